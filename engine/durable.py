@@ -1,0 +1,193 @@
+"""Every act that has to survive a power cut, and the fail points that prove it.
+
+All durable I/O of the engine goes through this module, so that a test can fail, kill or delay its N-th call for
+N = 1, 2, 3, ... until a run needs no more. The rules it keeps (docs/protocols/commit.md):
+
+* a file is fsynced before it is named, and its folder after;
+* a final name is taken by `link`, which never replaces an existing file;
+* an error of `fsync` is final for that file: Linux may report success the next time although the pages are gone
+  (Source: PostgreSQL, "PANIC on fsync() failure"), so nobody calls it twice;
+* small files are replaced whole: temporary, fsync, rename, fsync of the folder.
+
+Fail points come from `ENGINE_FAILPOINTS`: `[role/]name[#hit]=action` separated by `;`. Names are those passed to
+`point()`, or `durable` for every durable call of the process. Actions: `kill` (SIGKILL to oneself), `stop`
+(SIGSTOP), `sleep:SECONDS`, or an errno name such as `ENOSPC`. Without that variable a point costs one comparison.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.errors import ConfigError
+
+FAILPOINTS_ENV = "ENGINE_FAILPOINTS"
+TRACE_ENV = "ENGINE_DURABLE_TRACE"
+
+
+@dataclass(slots=True, kw_only=True)
+class _FailPoint:
+    name: str
+    hit: int  # fires at this visit; 0 fires at every visit
+    action: str
+    visits: int = 0
+
+
+@dataclass(slots=True)
+class _FailPoints:
+    """The armed fail points of this process."""
+
+    armed: list[_FailPoint] = field(default_factory=list)
+    trace: str | None = None
+
+    def visit(self, name: str) -> None:
+        for fail in self.armed:
+            if fail.name not in (name, "durable" if name.startswith("durable.") else name):
+                continue
+            fail.visits += 1
+            if fail.hit in (0, fail.visits):
+                _act(fail.action, name)
+        if self.trace is not None and name.startswith("durable."):
+            with open(self.trace, "a", encoding="utf-8") as out:
+                out.write(f"{os.getpid()} {name}\n")
+
+
+_points = _FailPoints()
+
+
+def arm(role: str, spec: str | None = None) -> None:
+    """Arm the fail points of `spec` (default: the environment) that are meant for `role` or for every role.
+
+    Raises:
+        ConfigError: the specification cannot be read.
+    """
+    text = os.environ.get(FAILPOINTS_ENV, "") if spec is None else spec
+    _points.armed = []
+    _points.trace = os.environ.get(TRACE_ENV)
+    for part in filter(None, (piece.strip() for piece in text.split(";"))):
+        target, equals, action = part.partition("=")
+        if not equals or not action:
+            raise ConfigError(f"{FAILPOINTS_ENV}: {part!r} is not of the form [role/]name[#hit]=action")
+        owner, slash, name = target.rpartition("/")
+        if slash and owner != role and not (owner == "client" and role.startswith("client")):
+            continue
+        name, _, hit = name.partition("#")
+        _points.armed.append(_FailPoint(name=name, hit=int(hit or 1), action=action))
+
+
+def point(name: str) -> None:
+    """Mark a numbered step of a protocol; a test may have armed it."""
+    if _points.armed or _points.trace is not None:
+        _points.visit(name)
+
+
+def _act(action: str, name: str) -> None:
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)  # the signal is on its way; nothing after this line may run
+    elif action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif action.startswith("sleep:"):
+        time.sleep(float(action[6:]))
+    else:
+        code = getattr(errno, action, None)
+        if code is None:
+            raise ConfigError(f"{FAILPOINTS_ENV}: {action!r} is neither kill, stop, sleep:SECONDS nor an errno name")
+        raise OSError(code, f"{os.strerror(code)} (injected at {name})")
+
+
+def create_exclusive(path: Path, mode: int = 0o640) -> int:
+    """Open a new file for writing and return its descriptor; it must not exist.
+
+    Raises:
+        FileExistsError: something of that name is there already.
+    """
+    point("durable.create")
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of `data`; a short write is continued, never ignored."""
+    point("durable.write")
+    view = memoryview(data).cast("B")
+    while len(view):
+        written = os.write(fd, view)
+        view = view[written:]
+
+
+def fsync_file(fd: int) -> None:
+    """Make a file's bytes durable; after an error the file is lost and must be thrown away."""
+    point("durable.fsync_file")
+    os.fsync(fd)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    point("durable.fsync_folder")
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def link_new(source: Path, target: Path) -> None:
+    """Give `source` its final name too; never replaces.
+
+    Raises:
+        FileExistsError: the final name is taken: a second writer or a foreign file.
+    """
+    point("durable.link")
+    os.link(source, target)
+
+
+def unlink(path: Path) -> None:
+    """Remove a name; its absence is not an error, because a crash may have come after the removal."""
+    point("durable.unlink")
+    path.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o640) -> None:
+    """Replace a small file as a whole: a reader sees the old or the new one, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        write_all(fd, data)
+        fsync_file(fd)
+    finally:
+        os.close(fd)
+    point("durable.rename")
+    temporary.replace(path)
+    fsync_folder(path.parent)
+
+
+def make_folder(path: Path, mode: int = 0o750) -> None:
+    """Create a folder and its missing parents; every new name is made durable in its parent."""
+    missing = []
+    step = path
+    while not step.exists():
+        missing.append(step)
+        step = step.parent
+    for folder in reversed(missing):
+        folder.mkdir(mode=mode, exist_ok=True)
+        fsync_folder(folder.parent)
+
+
+class Reserve:
+    """A pre-allocated file that is given up when the device is full."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self._path = path
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            os.posix_fallocate(fd, 0, size_bytes)
+        finally:
+            os.close(fd)
+
+    def release(self) -> None:
+        """Give the space back."""
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,97 @@
+"""The nouns that travel between processes, and the digest that proves a shard's ids."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """What makes two vectors comparable (G9): in the ledger, in every file footer, compared on resume and merge.
+
+    Attributes:
+        model_id: What the server says it serves.
+        model_sha: Its revision, or None when the server does not know.
+        dtype: Number type of the model, as the server names it.
+        pooling: Pooling of the model, as the server names it.
+        prompt: Text put before each document by this engine, or None.
+        dim: Numbers in a vector.
+        normalize: Whether vectors have length 1.
+        server_version: Version of the server; TEI 1.9 computes GELU otherwise than 1.8.
+    """
+
+    model_id: str
+    model_sha: str | None
+    dtype: str | None
+    pooling: str | None
+    prompt: str | None
+    dim: int
+    normalize: bool
+    server_version: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields in their order."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Fingerprint:
+        """Read a fingerprint back; unknown fields of newer versions are left out."""
+        known = {item.name for item in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """One phrase for each field in which they differ: `dtype 'float32' is not 'float16'`."""
+        mine, theirs = self.as_dict(), other.as_dict()
+        return [f"{name} {theirs[name]!r} is not {mine[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardFacts:
+    """What the writer says of a shard that is durable under its final name.
+
+    Attributes:
+        shard: Name without ending, unique in the data set.
+        file: File name inside the shards folder.
+        bytes: Size of the file.
+        sha256: SHA-256 of the whole file, hexadecimal.
+        rows: Rows in it.
+        id_digest: See `writers.schema.id_digest`; does not depend on the order of rows.
+        first_id, last_id: First and last id in file order, as text.
+        truncated: Rows flagged as truncated.
+        sequences: Lowest and highest batch number in it.
+        epoch: The start that wrote it.
+    """
+
+    shard: str
+    file: str
+    bytes: int
+    sha256: str
+    rows: int
+    id_digest: str
+    first_id: str
+    last_id: str
+    truncated: int
+    sequences: tuple[int, int]
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """One document that could not be embedded.
+
+    Attributes:
+        id: Its `_id` in canonical extended JSON.
+        reason: One word: `empty`, `missing`, `not_text`, `invalid_unicode`, `too_long`, `rejected`, `tokenizer`,
+            `backend`, `unsound_vector`, `id_type`, `too_large`.
+        detail: What was said about it.
+        attempts: Requests that failed on it alone.
+        text: The text, only when the user asked for it.
+    """
+
+    id: str
+    reason: str
+    detail: str
+    attempts: int
+    text: str | None = None
