@@ -3,11 +3,13 @@
 Document slot                                   Vector slot
     header, 64 bytes                                header, 64 bytes
     meta: ids | flags | columns                     meta: ids | flags | columns     (capacity fixed per ring)
-    body: JSON array of texts, ready to send        matrix: float32 (n_rows, dim), 64-byte aligned
+    fan-out: uint16 a row, or nothing               matrix: float32 (n_rows, dim), 64-byte aligned
+    body: JSON array of texts, ready to send
 
-`flags` is one byte a row (`TRUNCATED`). `columns` is a JSON array with one array of values a row, or empty. A
-batch keeps its sequence number and its generation on the way, so that a late result of an old generation is
-refused and every document can be accounted for.
+`flags` is one byte a row (`TRUNCATED`). `columns` is a JSON array with one array of values a row, or empty. When
+identical texts are embedded once, the body holds each text once and the fan-out says which text belongs to which
+row; without a fan-out, text i belongs to row i. A batch keeps its sequence number and its generation on the way, so
+that a late result of an old generation is refused and every document can be accounted for.
 """
 
 from __future__ import annotations
@@ -16,13 +18,11 @@ import struct
 from dataclasses import dataclass
 
 from engine.errors import ProtocolError
-from engine.ring import Ring
 
 HEADER_BYTES = 64
 TRUNCATED = 1
 
-_HEADER = struct.Struct("<IIQIIIIII")
-# generation, n_rows, sequence, ids_bytes, flags_bytes, columns_bytes, body_bytes, estimated_tokens, characters
+_HEADER = struct.Struct("<IIQIIIIIIII")  # the fields of Header in their order
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Header:
         flags_bytes: Size of the flags, `n_rows`.
         columns_bytes: Size of the further columns, 0 when there are none.
         body_bytes: Size of the JSON array of texts; 0 in a vector slot.
+        n_texts: Texts in the body; fewer than `n_rows` only with a fan-out.
+        fanout_bytes: Size of the fan-out, 0 or two bytes a row.
         estimated_tokens: What the reader expects the batch to cost, in tokens.
         characters: Characters of all texts.
     """
@@ -48,6 +50,8 @@ class Header:
     flags_bytes: int
     columns_bytes: int
     body_bytes: int = 0
+    n_texts: int = 0
+    fanout_bytes: int = 0
     estimated_tokens: int = 0
     characters: int = 0
 
@@ -68,6 +72,8 @@ class Header:
             self.flags_bytes,
             self.columns_bytes,
             self.body_bytes,
+            self.n_texts,
+            self.fanout_bytes,
             self.estimated_tokens,
             self.characters,
         )
@@ -82,7 +88,7 @@ class Header:
         header = cls(*_HEADER.unpack_from(slot, 0))
         if header.generation != generation:
             raise ProtocolError(f"slot of generation {header.generation} met in generation {generation}")
-        if HEADER_BYTES + header.meta_bytes + header.body_bytes > len(slot):
+        if HEADER_BYTES + header.meta_bytes + header.fanout_bytes + header.body_bytes > len(slot):
             raise ProtocolError("slot header names more bytes than the slot has")
         return header
 
@@ -109,8 +115,14 @@ def meta_of(slot: memoryview, header: Header) -> RowMeta:
 
 def body_of(slot: memoryview, header: Header) -> memoryview:
     """The JSON array of texts in a document slot, as a view into the slot."""
-    start = HEADER_BYTES + header.meta_bytes
+    start = HEADER_BYTES + header.meta_bytes + header.fanout_bytes
     return slot[start : start + header.body_bytes]
+
+
+def fanout_of(slot: memoryview, header: Header) -> memoryview:
+    """The fan-out in a document slot, uint16 (n_rows,) little endian, as a view into the slot; empty without one."""
+    start = HEADER_BYTES + header.meta_bytes
+    return slot[start : start + header.fanout_bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +154,3 @@ class VectorLayout:
         if n_rows > self.max_rows:
             raise ProtocolError(f"{n_rows} rows do not fit into a vector slot of {self.max_rows}")
         return slot[self.matrix_offset : self.matrix_offset + n_rows * self.dim * 4]
-
-
-def create_vector_ring(layout: VectorLayout, n_slots: int) -> Ring:
-    """Reserve a ring of vector slots."""
-    return Ring.create("vector", n_slots, layout.slot_bytes)

@@ -47,6 +47,10 @@ class Ticket:
         self.queue_sum_s = 0.0
         self.inference_sum_s = 0.0
 
+    def abandon(self) -> None:
+        """Skip the inputs that no batch has taken yet."""
+        self.gone = True
+
 
 @dataclass(slots=True)
 class Totals:
@@ -66,8 +70,7 @@ class _Batch:
     count: int
     longest: int
     tokens: int
-    ready_sum_s: float
-    runs: list[tuple[Ticket, int]]  # neighbours of one request, with their number
+    runs: list[tuple[Ticket, int, float]]  # neighbours of one request: number, sum of ready times
     poisoned: bool
     start_s: float = 0.0
     end_s: float = 0.0
@@ -153,11 +156,10 @@ class GpuModel:
         most = self._max_batch_requests or len(self._fifo)
         fifo = self._fifo
         count = longest = total = 0
-        ready_sum_s = 0.0
         poisoned = False
-        runs: list[tuple[Ticket, int]] = []
+        runs: list[tuple[Ticket, int, float]] = []
         run_ticket: Ticket | None = None
-        run = 0
+        run, run_ready_s = 0, 0.0
         while fifo and count < most:
             ready_s, tokens, ticket, poison = fifo[0]
             if ready_s > cut_s:
@@ -174,17 +176,17 @@ class GpuModel:
             longest = new_longest
             total += tokens
             count += 1
-            ready_sum_s += ready_s
             poisoned = poisoned or poison
             if ticket is not run_ticket:
                 if run_ticket is not None:
-                    runs.append((run_ticket, run))
-                run_ticket, run = ticket, 0
+                    runs.append((run_ticket, run, run_ready_s))
+                run_ticket, run, run_ready_s = ticket, 0, 0.0
             run += 1
+            run_ready_s += ready_s
         if run_ticket is None:
             return None
-        runs.append((run_ticket, run))
-        return _Batch(cut_s, count, longest, total, ready_sum_s, runs, poisoned)
+        runs.append((run_ticket, run, run_ready_s))
+        return _Batch(cut_s, count, longest, total, runs, poisoned)
 
     def _start(self, batch: _Batch) -> None:
         cost_tokens = batch.longest * batch.count if self._gpu.padded else batch.tokens
@@ -205,9 +207,8 @@ class GpuModel:
 
     def _end(self, batch: _Batch, done: list[Ticket]) -> None:
         self._gpu_free_s = batch.end_s
-        mean_ready_s = batch.ready_sum_s / batch.count
-        for ticket, run in batch.runs:
-            ticket.queue_sum_s += (batch.start_s - mean_ready_s) * run
+        for ticket, run, ready_sum_s in batch.runs:
+            ticket.queue_sum_s += batch.start_s * run - ready_sum_s
             ticket.inference_sum_s += (batch.end_s - batch.start_s) * run
             ticket.failed = ticket.failed or batch.poisoned
             ticket.left -= run

@@ -1,0 +1,81 @@
+"""Figures that add up over processes: a latency histogram and rates over a window."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+
+_GROWTH = 1.05
+_FLOOR_S = 1e-4
+_LOG_GROWTH = math.log(_GROWTH)
+N_BUCKETS = 320
+"""0.1 ms to about 570 s in steps of 5%."""
+
+
+class LatencyHistogram:
+    """Counts of latencies in buckets that grow by 5%, so that histograms of several processes can be added."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self, counts: Sequence[int] | None = None) -> None:
+        self.counts = [0] * N_BUCKETS
+        for bucket, count in enumerate(counts or ()):
+            self.counts[bucket] = count
+
+    def record(self, latency_s: float) -> None:
+        """Count one latency in seconds."""
+        bucket = int(math.log(latency_s / _FLOOR_S) / _LOG_GROWTH) + 1 if latency_s > _FLOOR_S else 0
+        self.counts[min(bucket, N_BUCKETS - 1)] += 1
+
+    def add(self, other: LatencyHistogram) -> None:
+        """Take another histogram's counts in."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+
+    def quantile(self, share: float) -> float | None:
+        """The latency in seconds that `share` of all do not exceed (upper edge of its bucket), None without any."""
+        total = sum(self.counts)
+        if not total:
+            return None
+        rank = math.ceil(share * total)
+        seen = 0
+        for bucket, count in enumerate(self.counts):
+            seen += count
+            if seen >= rank:
+                return _FLOOR_S * _GROWTH**bucket
+        return None
+
+    def sparse(self) -> dict[str, int]:
+        """The counts that are not zero, for a message."""
+        return {str(bucket): count for bucket, count in enumerate(self.counts) if count}
+
+    @classmethod
+    def from_sparse(cls, counts: dict[str, int]) -> LatencyHistogram:
+        """Read `sparse` back."""
+        histogram = cls()
+        for bucket, count in counts.items():
+            histogram.counts[int(bucket)] = count
+        return histogram
+
+
+class WindowedRate:
+    """Rate of a growing counter over the last seconds (an average since the start hides that a run slows down)."""
+
+    def __init__(self, window_s: float = 10.0) -> None:
+        self._window_s = window_s
+        self._samples: deque[tuple[float, float]] = deque()
+
+    def update(self, value: float, now: float | None = None) -> None:
+        """Note the counter's value now (monotonic seconds)."""
+        now = time.monotonic() if now is None else now
+        self._samples.append((now, value))
+        while len(self._samples) > 2 and now - self._samples[1][0] >= self._window_s:
+            self._samples.popleft()
+
+    def per_second(self) -> float:
+        """The rate, 0 before two samples."""
+        if len(self._samples) < 2:
+            return 0.0
+        (start, first), (end, last) = self._samples[0], self._samples[-1]
+        return (last - first) / (end - start) if end > start else 0.0
