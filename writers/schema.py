@@ -117,6 +117,19 @@ def id_array(id_type: IdType, blob: memoryview | bytes, n_rows: int) -> pa.Array
     return pa.Array.from_buffers(pa.string(), n_rows, buffers)
 
 
+def id_text(value: pa.Scalar) -> str:
+    """An id of the `_id` column as text, for records and messages."""
+    plain = value.as_py()
+    return plain.hex() if isinstance(plain, bytes) else str(plain)
+
+
+def carried_array(kind: str, values: list[Any]) -> pa.Array:
+    """A carried column from the JSON values that stand in the slots (timestamps as milliseconds since 1970)."""
+    if kind == "timestamp":
+        return pa.array(values, type=pa.int64()).cast(_COLUMN_TYPES[kind])
+    return pa.array(values, type=_COLUMN_TYPES[kind])
+
+
 def vector_array(schema: ShardSchema, matrix: npt.NDArray[np.float32]) -> pa.Array:
     """A matrix float32 (n_rows, dim) as an Arrow array; over the same memory unless it becomes float16."""
     values: npt.NDArray[Any] = matrix.reshape(-1)

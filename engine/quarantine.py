@@ -1,0 +1,93 @@
+"""The quarantine: documents that could not be embedded, one JSON object a line, never marked, never lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from engine import durable
+
+
+class Quarantine:
+    """The quarantine file of a run.
+
+    Attributes:
+        count: Documents in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create it; a torn last line (power cut) is cut off, its document will be read again."""
+        self._path = path
+        self._ids: set[str] = set()
+        end = 0
+        if path.exists():
+            for entry, offset in _entries(path):
+                self._ids.add(entry["_id"])
+                end = offset
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        os.ftruncate(self._fd, end)
+        os.lseek(self._fd, end, os.SEEK_SET)
+        self._dirty = False
+
+    @property
+    def count(self) -> int:
+        """Documents in quarantine."""
+        return len(self._ids)
+
+    def add(self, entries: Iterable[dict[str, Any]]) -> int:
+        """Append entries (`engine.records.Quarantined` as dicts); returns how many are new."""
+        added = 0
+        lines = []
+        for entry in entries:
+            identity = entry["id"]
+            if identity in self._ids:
+                continue
+            self._ids.add(identity)
+            line = {"_id": identity, **{name: value for name, value in entry.items() if name != "id"}}
+            if line.get("text") is None:
+                line.pop("text", None)
+            lines.append(orjson.dumps(line) + b"\n")
+            added += 1
+        if lines:
+            durable.write_all(self._fd, b"".join(lines))
+            self._dirty = True
+        return added
+
+    def sync(self) -> None:
+        """Make it durable; called before a COMMIT and at the end."""
+        if self._dirty:
+            durable.fsync_file(self._fd)
+            self._dirty = False
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def read_quarantine(path: Path) -> list[dict[str, Any]]:
+    """All entries of a quarantine file, oldest first; none when there is no file."""
+    return [entry for entry, _ in _entries(path)] if path.exists() else []
+
+
+def _entries(path: Path) -> Iterable[tuple[dict[str, Any], int]]:
+    """Every whole entry with the offset behind it."""
+    offset = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            offset += len(line)
+            if not line.endswith(b"\n"):
+                return
+            try:
+                entry = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                return
+            yield entry, offset
+
+
+def replace_quarantine(path: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Write the file anew with `entries` only (what `engine quarantine retry` leaves)."""
+    durable.replace_file(path, b"".join(orjson.dumps(entry) + b"\n" for entry in entries))

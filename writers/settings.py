@@ -1,0 +1,72 @@
+"""What the writer process is told."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.ids import IdType
+from writers.schema import ShardSchema
+
+ROW_GROUP_BYTES = 24 << 20
+"""Vectors in a row group, before compression: bounded in bytes, because a million 768-d rows would be 3 GB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterSettings:
+    """Settings of the writer stage.
+
+    Attributes:
+        folder: The shards folder.
+        prefix: Start of every shard name of this epoch; a number follows.
+        shard_bytes: A shard is sealed when its file has grown to that.
+        shard_seconds: A shard is sealed when its first row is that old.
+        row_group_bytes: Bytes of vectors in a row group.
+        id_type, columns, dim, vector_type, truncated: See `writers.schema.ShardSchema`.
+        fingerprint: For the footer (`engine.records.Fingerprint.as_dict`).
+        ledger: Id of the ledger, for the footer.
+        version: Version of the engine, for the footer.
+    """
+
+    folder: str
+    prefix: str
+    shard_bytes: int
+    shard_seconds: float
+    id_type: str
+    columns: tuple[tuple[str, str], ...]
+    dim: int
+    vector_type: str
+    truncated: bool
+    fingerprint: dict[str, Any]
+    ledger: str
+    version: str
+    row_group_bytes: int = ROW_GROUP_BYTES
+
+    def schema(self) -> ShardSchema:
+        """The columns of a shard."""
+        return ShardSchema(
+            id_type=IdType(self.id_type),
+            columns=self.columns,
+            dim=self.dim,
+            vector_type=self.vector_type,
+            truncated=self.truncated,
+        )
+
+    def folder_path(self) -> Path:
+        """The shards folder."""
+        return Path(self.folder)
+
+    def row_group_rows(self) -> int:
+        """Rows in a full row group, at least one."""
+        return max(1, self.row_group_bytes // (4 * self.dim))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the message that starts the process."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> WriterSettings:
+        """Read `as_dict` back."""
+        columns = tuple((str(name), str(kind)) for name, kind in values["columns"])
+        return cls(**{**values, "columns": columns})

@@ -1,0 +1,249 @@
+"""The writer process: vector slots become row groups, row groups shards.
+
+It holds slots until a row group is full, builds Arrow arrays over their memory without copying, writes, and hands
+the slots back. A full shard is sealed in a second thread (closing, fsync and naming release the interpreter lock),
+so that the disk's pace does not stop the next shard; at most one shard is being sealed at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from engine import durable
+from engine.records import ShardFacts
+from engine.slots import TRUNCATED, Header, RowMeta, meta_of
+from engine.worker import Heartbeat, StageContext
+from writers import schema as sc
+from writers.settings import WriterSettings
+from writers.shard import OpenShard, ShardIdentity
+
+_IDLE_S = 0.1
+_TAKE = 64
+_HELD_SHARE = 0.6
+"""A row group is cut early when it would hold more than this share of the ring: the clients need the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldSlot:
+    number: int
+    header: Header
+    meta: RowMeta
+    view: memoryview
+
+
+class _Sealing:
+    """A shard on its way through `seal` in a thread of its own."""
+
+    def __init__(self, shard: OpenShard, context: StageContext) -> None:
+        self._shard = shard
+        self._context = context
+        self.facts: ShardFacts | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="seal", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            facts = self._shard.seal()
+        except BaseException as error:  # noqa: BLE001 - carried to the main thread, which raises it
+            self._error = error
+            return
+        self.facts = facts
+        self._context.tell("sealed", facts={name: getattr(facts, name) for name in facts.__slots__})
+
+    def finished(self, timeout_s: float) -> bool:
+        """Whether it is over; raises what went wrong."""
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+
+class Writer:
+    """The state of the writer process."""
+
+    def __init__(self, context: StageContext, settings: WriterSettings) -> None:
+        self._context = context
+        self._settings = settings
+        self._schema = settings.schema()
+        self._arrow = self._schema.arrow()
+        self._heartbeat = Heartbeat()
+        self._held: list[_HeldSlot] = []
+        self._held_rows = 0
+        self._max_held_slots = max(1, int(context.vectors.n_slots * _HELD_SHARE))
+        self._row_group_rows = settings.row_group_rows()
+        self._shard: OpenShard | None = None
+        self._first_row_s = 0.0
+        self._n_opened = 0
+        self._sealing: _Sealing | None = None
+        self._drain_at: int | None = None
+        self._received = 0
+        self._committed = 0
+        self._shards = 0
+        self._bytes = 0
+        self._ring_wait_s = 0.0
+        self._busy_s = 0.0
+
+    def run(self) -> None:
+        """Work until told to exit."""
+        context = self._context
+        while True:
+            for command in context.poll_commands():
+                if command["do"] == "exit":
+                    return
+                if command["do"] == "drain":
+                    self._drain_at = int(command["rows"])
+            numbers = context.vectors_ready.take_many(_TAKE)
+            for number in numbers:
+                self._hold(number)
+            self._flush_if_due()
+            self._drain_if_due()
+            self._collect_sealed(0.0)
+            if self._heartbeat.due():
+                self._report()
+            if not numbers:
+                started = time.monotonic()
+                context.wait(_IDLE_S, context.vectors_ready.read_fd)
+                self._ring_wait_s += time.monotonic() - started
+
+    def _hold(self, number: int) -> None:
+        view = self._context.vectors.slot(number)
+        header = Header.unpack_from(view, self._context.generation)
+        if not self._held and self._shard is None:
+            self._first_row_s = time.monotonic()
+        self._held.append(_HeldSlot(number, header, meta_of(view, header), view))
+        self._held_rows += header.n_rows
+        self._received += header.n_rows
+        if self._held_rows >= self._row_group_rows or len(self._held) >= self._max_held_slots:
+            self._write_row_group()
+            self._seal_if_full()
+
+    def _flush_if_due(self) -> None:
+        """Seal a shard whose first row has become old."""
+        if (self._shard or self._held) and time.monotonic() - self._first_row_s >= self._settings.shard_seconds:
+            self._write_row_group()
+            self._seal()
+
+    def _seal_if_full(self) -> None:
+        if self._shard is not None and self._shard.size_bytes >= self._settings.shard_bytes:
+            self._seal()
+
+    def _drain_if_due(self) -> None:
+        if self._drain_at is None or self._received < self._drain_at:
+            return
+        self._drain_at = None
+        self._write_row_group()
+        self._seal()
+        self._wait_for_seal()
+        self._report()
+        self._context.tell("drained", rows=self._received)
+
+    def _write_row_group(self) -> None:
+        if not self._held:
+            return
+        started = time.monotonic()
+        shard = self._shard or self._open()
+        table = self._table()
+        truncated = sum(bytes(held.meta.flags).count(TRUNCATED) for held in self._held)
+        sequences = [held.header.sequence for held in self._held]
+        durable.point("writer.before_row_group")
+        shard.append(table, truncated=truncated, sequences=(min(sequences), max(sequences)))
+        del table  # its arrays look into the slots that are handed back next
+        self._context.vectors_free.put_many([held.number for held in self._held])
+        self._held.clear()
+        self._held_rows = 0
+        self._busy_s += time.monotonic() - started
+
+    def _table(self) -> pa.Table:
+        """The held slots as one table over the ring's memory, a chunk a slot."""
+        schema, layout = self._schema, self._context.layout
+        ids, vectors = [], []
+        for held in self._held:
+            n_rows = held.header.n_rows
+            ids.append(sc.id_array(schema.id_type, held.meta.ids, n_rows))
+            matrix = np.frombuffer(layout.matrix_bytes(held.view, n_rows), dtype="<f4").reshape(n_rows, schema.dim)
+            vectors.append(sc.vector_array(schema, matrix))
+        arrays = [pa.chunked_array(ids, type=self._arrow.field(sc.ID).type)]
+        arrays += self._carried()
+        if schema.truncated:
+            flags = b"".join(bytes(held.meta.flags) for held in self._held)
+            arrays.append(pa.array(np.frombuffer(flags, dtype=np.uint8) & TRUNCATED != 0))
+        arrays.append(pa.chunked_array(vectors, type=self._arrow.field(sc.EMBEDDING).type))
+        return pa.Table.from_arrays(arrays, schema=self._arrow)
+
+    def _carried(self) -> list[pa.Array]:
+        """The carried columns of the held slots."""
+        if not self._schema.columns:
+            return []
+        rows = [row for held in self._held for row in orjson.loads(held.meta.columns)]
+        return [
+            sc.carried_array(kind, [row[position] for row in rows])
+            for position, (_, kind) in enumerate(self._schema.columns)
+        ]
+
+    def _open(self) -> OpenShard:
+        settings = self._settings
+        self._n_opened += 1
+        identity = ShardIdentity(
+            name=f"{settings.prefix}-{self._n_opened:06d}",
+            epoch=self._context.epoch,
+            ledger=settings.ledger,
+            version=settings.version,
+            fingerprint=settings.fingerprint,
+        )
+        self._shard = OpenShard(settings.folder_path(), identity, self._schema)
+        return self._shard
+
+    def _seal(self) -> None:
+        if self._shard is None:
+            return
+        self._wait_for_seal()
+        self._sealing = _Sealing(self._shard, self._context)
+        self._shard = None
+
+    def _wait_for_seal(self) -> None:
+        while not self._collect_sealed(0.1):
+            if self._heartbeat.due():
+                self._report()
+
+    def _collect_sealed(self, timeout_s: float) -> bool:
+        """Take in the shard that was being sealed; True when none is any more."""
+        if self._sealing is None:
+            return True
+        if not self._sealing.finished(timeout_s):
+            return False
+        facts = self._sealing.facts
+        assert facts is not None  # finished without an error
+        self._sealing = None
+        self._shards += 1
+        self._committed += facts.rows
+        self._bytes += facts.bytes
+        return True
+
+    def _report(self) -> None:
+        self._context.tell(
+            "writer",
+            rows=self._received,
+            committed_rows=self._committed,
+            shards=self._shards,
+            bytes=self._bytes + (self._shard.size_bytes if self._shard else 0),
+            open_rows=self._received - self._committed,
+            state="sealing" if self._sealing else "writing" if self._shard or self._held else "idle",
+            ring_wait_s=self._ring_wait_s,
+            busy_s=self._busy_s,
+        )
+
+
+def run(context: StageContext) -> None:
+    """Write vector slots to shards until told to exit."""
+    settings = WriterSettings.from_dict(context.settings)
+    pa.set_cpu_count(1)  # one row group at a time; more threads only compete with the servers and MongoDB
+    Writer(context, settings).run()
