@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from engine import durable
+from engine.errors import DamageError
 
 
 class Quarantine:
@@ -83,8 +84,10 @@ def _entries(path: Path) -> Iterable[tuple[dict[str, Any], int]]:
                 return
             try:
                 entry = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                return
+            except orjson.JSONDecodeError as error:
+                raise DamageError(
+                    f"the quarantine file {path} is damaged before byte {offset}: repair or remove that line"
+                ) from error
             yield entry, offset
 
 

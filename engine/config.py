@@ -1,0 +1,234 @@
+"""The configuration of a run: frozen, validated where it is made, free of secrets.
+
+Environment and files are read once, at the edge of the command line; everything below gets these values.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError
+from engine.runfolder import RunFolders, check_folder_name
+
+MAX_BATCH_SIZE = 4096
+MIN_RING_BYTES = 16 << 20
+
+
+def _in_range(name: str, value: float, low: float, high: float | None = None) -> None:
+    if value < low or (high is not None and value > high):
+        allowed = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+        raise ConfigError(f"--{name.replace('_', '-')} is {value:g}; allowed is {allowed}")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"--{name.replace('_', '-')} is {value!r}; allowed is {' or '.join(allowed)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """What to read.
+
+    Attributes:
+        filter: Extended JSON that is ANDed to the work query, or None.
+        columns: Further fields carried into Parquet.
+        scan: `queue` for the partial index, `id` for `_id` order over the whole collection.
+    """
+
+    database: str = "twitter_data"
+    collection: str = "tweets"
+    text_field: str = "text"
+    done_field: str = "gemma_embedded_768"
+    langs: tuple[str, ...] = ()
+    filter: str | None = None
+    columns: tuple[str, ...] = ()
+    scan: str = "queue"
+    mark: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("database", "collection", "done_field"):
+            check_folder_name(f"--{name.replace('_', '-')}", getattr(self, name))
+        _one_of("scan", self.scan, ("queue", "id"))
+        if self.done_field.startswith("$") or "." in self.done_field:
+            raise ConfigError(f"--done-field is {self.done_field!r}; expected a top-level field name without '.' or '$'")
+        if not self.text_field or self.text_field.startswith("$"):
+            raise ConfigError(f"--text-field is {self.text_field!r}; expected a field name or a dotted path")
+        for column in self.columns:
+            if column in ("_id", "embedding", "truncated") or not column:
+                raise ConfigError(f"--columns names {column!r}, which the engine writes itself; leave it out")
+        if self.filter is not None:
+            try:
+                parsed = json.loads(self.filter)
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"--filter is not JSON ({error.msg} at character {error.pos})") from error
+            if not isinstance(parsed, dict):
+                raise ConfigError("--filter must be a JSON object, a MongoDB query in extended JSON")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServersConfig:
+    """Whom to ask, and how.
+
+    Attributes:
+        concurrency: Requests in flight per server, or None for adaptive.
+        target_p95_s: Upper bound for the 95th percentile of request latency in adaptive mode.
+        dimensions: Numbers to keep of each vector, or None for the model's.
+        kind: `auto`, `tei` or `openai`.
+        dedup: Embed identical texts of a window once.
+        bucketing: `auto`, `on` or `off`: requests of like length.
+    """
+
+    urls: tuple[str, ...] = tuple(f"http://localhost:{port}/embed" for port in range(18080, 18084))
+    batch_size: int = 32
+    concurrency: int | None = None
+    max_concurrency: int = 64
+    target_p95_s: float | None = None
+    prompt: str | None = None
+    dimensions: int | None = None
+    normalize: bool = True
+    truncate: bool = True
+    kind: str = "auto"
+    model: str | None = None
+    dedup: bool = False
+    bucketing: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.urls:
+            raise ConfigError("--tei-urls is empty; name at least one embedding server")
+        if len(set(self.urls)) != len(self.urls):
+            raise ConfigError("--tei-urls names a server twice; one client process works for each URL")
+        for url in self.urls:
+            if not url.startswith(("http://", "https://")):
+                raise ConfigError(f"--tei-urls holds {url!r}; expected http://HOST:PORT with or without a path")
+        _in_range("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
+        if self.concurrency is not None:
+            _in_range("concurrency", self.concurrency, 1, 1024)
+        _in_range("max_concurrency", self.max_concurrency, 1, 1024)
+        if self.target_p95_s is not None:
+            _in_range("target_p95", self.target_p95_s, 0.001)
+        if self.dimensions is not None:
+            _in_range("dimensions", self.dimensions, 1, 65536)
+        _one_of("server_kind", self.kind, ("auto", "tei", "openai"))
+        _one_of("bucketing", self.bucketing, ("auto", "on", "off"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkConfig:
+    """Where to write."""
+
+    hot_dir: Path = Path("hot")
+    cold_dir: Path = Path("cold")
+    shard_bytes: int = 256 << 20
+    shard_seconds: float = 60.0
+    vector_type: str = "float32"
+    truncated_column: bool = False
+    keep_text: bool = False
+
+    def __post_init__(self) -> None:
+        _in_range("shard_bytes", self.shard_bytes, 1 << 16)
+        _in_range("shard_seconds", self.shard_seconds, 0.1)
+        _one_of("vector_type", self.vector_type, ("float32", "float16"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsConfig:
+    """When to stop."""
+
+    limit: int | None = None
+    max_time_s: float | None = None
+    max_outage_s: float = 600.0
+    ring_bytes: int = 48 << 20
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            _in_range("limit", self.limit, 1)
+        if self.max_time_s is not None:
+            _in_range("max_time", self.max_time_s, 0.1)
+        _in_range("max_outage", self.max_outage_s, 0)
+        _in_range("ring_bytes", self.ring_bytes, MIN_RING_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run does, without secrets."""
+
+    source: SourceConfig = field(default_factory=SourceConfig)
+    servers: ServersConfig = field(default_factory=ServersConfig)
+    sink: SinkConfig = field(default_factory=SinkConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    @property
+    def folders(self) -> RunFolders:
+        """The folders of this run."""
+        return RunFolders.of(
+            self.sink.hot_dir,
+            self.sink.cold_dir,
+            self.source.database,
+            self.source.collection,
+            self.source.done_field,
+        )
+
+    @property
+    def namespace(self) -> str:
+        """`<database>.<collection>`."""
+        return f"{self.source.database}.{self.source.collection}"
+
+    @property
+    def name(self) -> str:
+        """`<database>.<collection>.<done-field>`."""
+        return self.folders.hot.name
+
+    def options(self) -> dict[str, Any]:
+        """The configuration under the names of the command's options, as it would stand in a TOML file."""
+        source, servers, sink, limits = self.source, self.servers, self.sink, self.limits
+        values: dict[str, Any] = {
+            "database": source.database,
+            "collection": source.collection,
+            "text_field": source.text_field,
+            "done_field": source.done_field,
+            "lang": ",".join(source.langs) or None,
+            "filter": source.filter,
+            "columns": ",".join(source.columns) or None,
+            "scan": source.scan,
+            "no_mark": not source.mark,
+            "tei_urls": ",".join(_without_credentials(url) for url in servers.urls),
+            "batch_size": servers.batch_size,
+            "concurrency": "auto" if servers.concurrency is None else str(servers.concurrency),
+            "max_concurrency": servers.max_concurrency,
+            "target_p95": servers.target_p95_s,
+            "prompt": servers.prompt,
+            "dimensions": servers.dimensions,
+            "normalize": servers.normalize,
+            "truncate": servers.truncate,
+            "server_kind": servers.kind,
+            "model": servers.model,
+            "dedup": servers.dedup,
+            "bucketing": servers.bucketing,
+            "hot_dir": str(sink.hot_dir),
+            "cold_dir": str(sink.cold_dir),
+            "shard_bytes": sink.shard_bytes,
+            "shard_seconds": sink.shard_seconds,
+            "vector_type": sink.vector_type,
+            "truncated_column": sink.truncated_column,
+            "keep_text": sink.keep_text,
+            "limit": limits.limit,
+            "max_time": limits.max_time_s,
+            "max_outage": limits.max_outage_s,
+            "ring_bytes": limits.ring_bytes,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def to_toml(table: str, options: dict[str, Any]) -> str:
+    """A flat table of strings, numbers and booleans as TOML (JSON's strings and numbers are TOML's)."""
+    lines = [f"[{table}]"]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in options.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _without_credentials(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

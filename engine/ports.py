@@ -1,0 +1,69 @@
+"""What the engine needs from the layers above it, as small protocols (it knows no MongoDB and no Parquet)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.records import ShardFacts
+
+IdList = list[int] | list[str] | list[bytes]
+"""Ids as the id column holds them: int64, strings (plain or extended JSON), or 12-byte object ids."""
+
+
+class Shards(Protocol):
+    """The shards of a data set."""
+
+    def ids(self, file: str) -> Iterator[IdList]:
+        """The ids of a shard in portions; DamageError when it cannot be read."""
+
+    def check_committed(self, file: str, size_bytes: int, sha256: str) -> None:
+        """DamageError unless the file is what its COMMIT record says."""
+
+    def inspect_orphan(self, file: str) -> ShardFacts | str:
+        """The facts of a complete shard of this ledger, or why it is not one."""
+
+
+class Marking(Protocol):
+    """What became of a shard's marks."""
+
+    @property
+    def matched(self) -> int:
+        """Documents marked now."""
+
+    @property
+    def already(self) -> int:
+        """Documents that bore the mark."""
+
+    @property
+    def gone(self) -> int:
+        """Documents that exist no more."""
+
+    @property
+    def foreign(self) -> int:
+        """Documents among `already` that no attempt of ours can have marked."""
+
+
+class DocumentMarker(Protocol):
+    """Sets the done field of documents, guarded by "still unset", durably."""
+
+    def mark(self, ids: IdList, *, ours_before: bool) -> Marking:
+        """Mark documents.
+
+        Args:
+            ids: The documents.
+            ours_before: Whether an earlier attempt of this data set may have marked some of them.
+
+        Raises:
+            SourceError: MongoDB is unavailable beyond the limit.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """One child process: which stage, under which role, with which settings."""
+
+    role: str
+    stage: str
+    settings: dict[str, Any]

@@ -1,0 +1,50 @@
+"""Signals as readable bytes: the handler does nothing, the supervisor's loop decides."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+_WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class SignalInbox:
+    """Collects SIGINT, SIGTERM and SIGHUP (a closed terminal counts as SIGTERM) while it is entered.
+
+    Attributes:
+        fd: Readable when a signal has come.
+    """
+
+    def __init__(self) -> None:
+        self.fd, self._notify_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._previous: dict[signal.Signals, Any] = {}
+        self._previous_fd = -1
+
+    def __enter__(self) -> SignalInbox:
+        self._previous_fd = signal.set_wakeup_fd(self._notify_fd, warn_on_full_buffer=False)
+        for number in _WATCHED:
+            self._previous[number] = signal.signal(number, _leave_it_to_the_loop)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.set_wakeup_fd(self._previous_fd)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        os.close(self.fd)
+        os.close(self._notify_fd)
+
+    def collect(self) -> list[signal.Signals]:
+        """Signals since the last call, in order."""
+        try:
+            data = os.read(self.fd, 64)
+        except BlockingIOError:
+            return []
+        return [signal.Signals(number) for number in data if number in _WATCHED]
+
+
+def _leave_it_to_the_loop(number: int, frame: FrameType | None) -> None:
+    """The wake-up descriptor has the signal; Python handlers must exist for it to be written."""

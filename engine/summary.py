@@ -1,0 +1,177 @@
+"""What a run says of itself: live figures while it goes on, one summary on the way out, the bottleneck in words."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.channels import Message
+from engine.metrics import LatencyHistogram, WindowedRate
+
+ROLE_GROUPS = ("reader", "client", "writer")
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """The counts of a run over all its generations.
+
+    Attributes:
+        resumed: Rows that were in committed shards when the run started.
+        committed_rows: Rows this run committed.
+        gone: Of these, rows whose document was deleted meanwhile.
+        quarantined: Documents this run found unfit, those known from before included.
+        shards, bytes: Shards this run committed.
+        read: Documents taken from the work queue and settled.
+        truncated: Rows flagged as truncated.
+        cpu_s: CPU seconds of ended children by group.
+        requests, tokens: What the clients did, in ended generations.
+        restarts: Generations that ended in a crash.
+    """
+
+    resumed: int = 0
+    committed_rows: int = 0
+    gone: int = 0
+    quarantined: int = 0
+    shards: int = 0
+    bytes: int = 0
+    read: int = 0
+    truncated: int = 0
+    cpu_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ROLE_GROUPS, 0.0))
+    requests: int = 0
+    tokens: int = 0
+    retries: int = 0
+    rejected_429: int = 0
+    saved_by_dedup: int = 0
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    restarts: int = 0
+
+    @property
+    def embedded(self) -> int:
+        """Documents that are in a committed row and existed to be marked."""
+        return self.committed_rows - self.gone
+
+    def sum_agrees(self) -> bool:
+        """G7: read = embedded + quarantined + gone."""
+        return self.read == self.embedded + self.quarantined + self.gone
+
+    def take_client(self, facts: Message) -> None:
+        """Add the last figures of a client whose generation is over."""
+        self.requests += facts.get("requests", 0)
+        self.tokens += facts.get("tokens", 0)
+        self.retries += facts.get("retries", 0)
+        self.rejected_429 += facts.get("rejected_429", 0)
+        self.saved_by_dedup += facts.get("saved_by_dedup", 0)
+        self.latency.add(LatencyHistogram.from_sparse(facts.get("latency", {})))
+
+
+@dataclass(slots=True)
+class Occupancy:
+    """How full the rings were, sampled while the pipeline was running: what the bottleneck verdict stands on."""
+
+    samples: int = 0
+    documents_ready: float = 0.0
+    vectors_ready: float = 0.0
+    vectors_busy: float = 0.0
+
+    def sample(self, documents_ready: float, vectors_ready: float, vectors_busy: float) -> None:
+        """Note three shares of a ring, each 0 to 1."""
+        self.samples += 1
+        self.documents_ready += documents_ready
+        self.vectors_ready += vectors_ready
+        self.vectors_busy += vectors_busy
+
+    def means(self) -> dict[str, float]:
+        """Mean shares."""
+        n = max(1, self.samples)
+        return {
+            "documents_ready": round(self.documents_ready / n, 3),
+            "vectors_ready": round(self.vectors_ready / n, 3),
+            "vectors_busy": round(self.vectors_busy / n, 3),
+        }
+
+    def verdict(self, reader: Message, clients: list[Message]) -> str:
+        """The bottleneck in words.
+
+        A full vector ring means that the writer or its disk is slow; documents waiting in the document ring mean
+        that the servers are; an empty one means that the reader is, and its own waiting time says whether MongoDB is.
+        """
+        if not self.samples:
+            return "nothing to judge by: the run was too short"
+        means = self.means()
+        if means["vectors_busy"] > 0.9:
+            return "the writer: the vector ring is full; cold storage or Parquet encoding sets the pace"
+        if means["documents_ready"] > 0.25:
+            return f"the embedding servers: documents wait for them{_server_split(clients)}"
+        if reader.get("source_wait_s", 0.0) > reader.get("ring_wait_s", 0.0):
+            return "the source: clients wait for documents while the reader waits for MongoDB"
+        return "the machine's processor: no ring is full and nobody waits long for another"
+
+
+def _server_split(clients: list[Message]) -> str:
+    queue_s = sum(facts.get("server_times", {}).get("queue_s", 0.0) for facts in clients)
+    inference_s = sum(facts.get("server_times", {}).get("inference_s", 0.0) for facts in clients)
+    tokenization_s = sum(facts.get("server_times", {}).get("tokenization_s", 0.0) for facts in clients)
+    total = queue_s + inference_s + tokenization_s
+    if not total:
+        return ""
+    return (
+        f" (of the servers' own time {queue_s / total:.0%} is queue, {inference_s / total:.0%} inference, "
+        f"{tokenization_s / total:.0%} tokenising)"
+    )
+
+
+@dataclass(slots=True)
+class RunClock:
+    """Times and rates of a run; everything on the monotonic clock."""
+
+    started_s: float = field(default_factory=time.monotonic)
+    rows: WindowedRate = field(default_factory=WindowedRate)
+    tokens: WindowedRate = field(default_factory=WindowedRate)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started_s
+
+
+def own_cpu_s() -> float:
+    """CPU seconds of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def summary(
+    tally: Tally, clock: RunClock, *, run: str, collection: str, bottleneck: str, exit_code: int
+) -> dict[str, Any]:
+    """The summary of a run, as `engine run --json` prints it."""
+    seconds = clock.seconds
+    documents = max(1, tally.committed_rows)
+    groups = {"reader": "reader", "client": "clients", "writer": "writer"}
+    cpu = {label: round(tally.cpu_s[group] / documents * 1e6, 2) for group, label in groups.items()}
+    cpu["supervisor"] = round(own_cpu_s() / documents * 1e6, 2)
+    return {
+        "run": run,
+        "collection": collection,
+        "read": tally.read,
+        "embedded": tally.embedded,
+        "quarantined": tally.quarantined,
+        "gone": tally.gone,
+        "resumed": tally.resumed,
+        "shards": tally.shards,
+        "bytes": tally.bytes,
+        "seconds": round(seconds, 3),
+        "docs_per_second": round(tally.embedded / seconds, 1),
+        "tokens_per_second": round(tally.tokens / seconds, 1),
+        "cpu_us_per_document": cpu,
+        "latency": {"p50": tally.latency.quantile(0.5), "p95": tally.latency.quantile(0.95)},
+        "requests": tally.requests,
+        "retries": tally.retries,
+        "rejected_429": tally.rejected_429,
+        "truncated": tally.truncated,
+        "saved_by_dedup": tally.saved_by_dedup,
+        "restarts": tally.restarts,
+        "bottleneck": bottleneck,
+        "exit": exit_code,
+    }

@@ -1,0 +1,637 @@
+"""The supervisor: owns ledger, signals and the one recovery path; moves a run from start to its exit code.
+
+Phases of a generation (docs/protocols/shutdown.md):
+
+    RUNNING -> DELIVERING -> SEALING -> SETTLING -> RUNNING (another pass) | FINISHED
+    RUNNING, DELIVERING -> STOPPING -> SEALING           a limit, a signal or an outage says stop
+
+When a child dies in any phase but FINISHED the generation is over: every child is killed, rings and queues go, the
+recovery that every start takes runs, and the next generation starts, up to a limit of restarts an hour.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import selectors
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine import durable
+from engine.channels import Message
+from engine.errors import (
+    BY_NAME,
+    EngineError,
+    Exit,
+    ProtocolError,
+    ServersUnavailable,
+    SourceError,
+    WorkerDied,
+)
+from engine.generation import Child, Generation, RingPlan
+from engine.ledger import Ledger, RunState
+from engine.marking import MarkingThread
+from engine.ports import DocumentMarker, Shards, StagePlan
+from engine.quarantine import Quarantine
+from engine.records import ShardFacts
+from engine.recovery import Recovery, commit_record
+from engine.runfolder import RunFolders, write_status
+from engine.signals import SignalInbox
+from engine.summary import ROLE_GROUPS, Occupancy, RunClock, Tally, summary
+
+_log = logging.getLogger("engine.supervisor")
+
+TICK_S = 0.25
+STATUS_EVERY_S = 1.0
+SILENCE_WARN_S = 30.0
+SILENCE_KILL_S = 180.0
+STOP_GRACE_S = 120.0
+FINISH_S = 2.0
+MAX_PASSES = 3
+"""Passes over the work queue in one run. The first reads the queue, the second proves it empty; a third picks up
+what moved in between. A collection that grows all the time would never end otherwise."""
+
+
+class Phase(enum.Enum):
+    """Where a generation stands."""
+
+    RUNNING = "running"
+    DELIVERING = "delivering"
+    STOPPING = "stopping"
+    SEALING = "sealing"
+    SETTLING = "settling"
+    FINISHED = "finished"
+
+
+MOVES: dict[Phase, frozenset[Phase]] = {
+    Phase.RUNNING: frozenset({Phase.DELIVERING, Phase.STOPPING}),
+    Phase.DELIVERING: frozenset({Phase.SEALING, Phase.STOPPING}),
+    Phase.STOPPING: frozenset({Phase.SEALING}),
+    Phase.SEALING: frozenset({Phase.SETTLING}),
+    Phase.SETTLING: frozenset({Phase.RUNNING, Phase.FINISHED}),
+    Phase.FINISHED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What a run is to do.
+
+    Attributes:
+        name: `<database>.<collection>.<done-field>`.
+        collection: `<database>.<collection>`.
+        prefix: Start of the name of every shard of this ledger.
+        rings: Sizes of the rings.
+        stages: The stage plans for an epoch and the number of documents that may still be read (None: all).
+        limit: Documents to read at most.
+        max_time_s: Seconds after which the run stops cleanly.
+        max_outage_s: Seconds without any healthy server before a clean stop.
+        max_restarts: Generations that may die within an hour.
+    """
+
+    name: str
+    collection: str
+    prefix: str
+    rings: RingPlan
+    stages: Callable[[int, int | None], list[StagePlan]]
+    limit: int | None
+    max_time_s: float | None
+    max_outage_s: float
+    max_restarts: int = 5
+
+
+class Observer(Protocol):
+    """Sees the live figures of a run (progress on a terminal, log lines, metrics)."""
+
+    def update(self, figures: dict[str, Any]) -> None:
+        """Take the figures of this moment."""
+
+
+class _Crashed(Exception):
+    """The generation is over; recover and start the next one."""
+
+
+class _GivenUp(Exception):
+    """The person, or the clock, does not want to wait for the open shard."""
+
+
+@dataclass(slots=True)
+class _Stop:
+    """Why a run ends before its work is done."""
+
+    code: Exit
+    sentence: str
+    since_s: float
+
+
+class Supervisor:
+    """One run, from recovery to the summary."""
+
+    def __init__(
+        self,
+        *,
+        plan: RunPlan,
+        folders: RunFolders,
+        lock_fd: int,
+        ledger: Ledger[RunState],
+        shards: Shards,
+        marker: DocumentMarker | None,
+        quarantine: Quarantine,
+        observers: list[Observer],
+        signals: SignalInbox,
+    ) -> None:
+        self._plan = plan
+        self._folders = folders
+        self._lock_fd = lock_fd
+        self._ledger = ledger
+        self._shards = shards
+        self._marker = marker
+        self._quarantine = quarantine
+        self._observers = observers
+        self._signals = signals
+        self._recovery = Recovery(folders, ledger, shards, marker, plan.prefix)
+        self._marking: MarkingThread | None = None
+        self._tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
+        self._clock = RunClock()
+        self._occupancy = Occupancy()
+        self._restarts: deque[float] = deque()
+        self._stop: _Stop | None = None
+        self._work_left = False
+        self._last_error: str | None = None
+        self._phase = Phase.RUNNING
+        self._generation: Generation | None = None
+        self._n_generations = 0
+        self._pass = 1
+        self._settled_ranges: dict[str, list[list[int]]] = {}
+        self._outage_since_s: float | None = None
+        self._next_status_s = 0.0
+        self._committed_here = 0
+
+    # -- the run ------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Run to the end and return the summary; its `exit` is the exit code.
+
+        Raises:
+            EngineError: the run cannot go on; what was durable stays so.
+        """
+        try:
+            before = self._ledger.state.rows
+            self._recovery.run()
+            self._tally.resumed += self._ledger.state.rows - before
+            while True:
+                try:
+                    self._run_generation()
+                    break
+                except _Crashed as crash:
+                    self._after_crash(str(crash))
+                except _GivenUp as given_up:
+                    self._after_giving_up(str(given_up))
+                    break
+        except EngineError as error:
+            self._last_error = str(error)
+            self._end_generation(kill=True)
+            self._record_stop(error.exit_code)
+            self._publish(error.exit_code)
+            raise
+        finally:
+            self._end_generation(kill=True)
+            self._stop_marking()
+        return self._conclude()
+
+    def _conclude(self) -> dict[str, Any]:
+        code = self._exit_code()
+        result = summary(
+            self._tally,
+            self._clock,
+            run=self._plan.name,
+            collection=self._plan.collection,
+            bottleneck=self._bottleneck,
+            exit_code=code,
+        )
+        if self._stop is not None:
+            self._last_error = self._stop.sentence
+        self._record_stop(code)
+        self._publish(code)
+        if self._stop is None and not self._tally.sum_agrees():
+            raise ProtocolError(
+                f"the sum does not agree: read {self._tally.read}, embedded {self._tally.embedded}, quarantined "
+                f"{self._tally.quarantined}, gone {self._tally.gone}; run `engine verify --level 4`"
+            )
+        return result
+
+    def _exit_code(self) -> Exit:
+        if self._stop is not None:
+            return self._stop.code
+        if self._work_left:
+            return Exit.LIMIT
+        if self._tally.quarantined:
+            return Exit.QUARANTINED
+        return Exit.DONE
+
+    @property
+    def stop_sentence(self) -> str | None:
+        """Why the run ended before its work was done, for the person who started it."""
+        return self._stop.sentence if self._stop else None
+
+    # -- one generation -----------------------------------------------------------------------------------------
+
+    def _run_generation(self) -> None:
+        remaining = None if self._plan.limit is None else max(0, self._plan.limit - self._tally.read)
+        epoch = self._ledger.state.epoch
+        self._n_generations += 1
+        self._phase = Phase.RUNNING
+        self._pass = 1
+        self._committed_here = 0
+        if self._marker is not None and self._marking is None:
+            self._marking = MarkingThread(self._shards, self._marker)
+        stages = self._plan.stages(epoch, remaining)
+        generation = Generation(self._n_generations, epoch, self._plan.rings, stages, [self._lock_fd])
+        self._generation = generation
+        if self._stop is not None:
+            self._tell_stop()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._signals.fd, selectors.EVENT_READ)
+            if self._marking is not None:
+                selector.register(self._marking.wake_fd, selectors.EVENT_READ)
+            for child in generation.children.values():
+                selector.register(child.channel.fd, selectors.EVENT_READ, child)
+            while self._phase is not Phase.FINISHED:
+                for key, _ in selector.select(TICK_S):
+                    if isinstance(key.data, Child) and self._hear(key.data):
+                        selector.unregister(key.fd)
+                self._heed_signals()
+                self._collect_marks()
+                self._advance(generation)
+                self._tick(generation)
+        self._take_counts(generation)
+        self._end_generation(kill=False)
+
+    def _hear(self, child: Child) -> bool:
+        """Take a child's messages in; True when it has ended and may be forgotten."""
+        messages, ended = child.channel.poll()
+        child.heard_s = time.monotonic()
+        for message in messages:
+            self._take_message(child, message)
+        if not ended:
+            return False
+        child.reap(block=True)
+        self._child_ended(child)
+        return True
+
+    def _take_message(self, child: Child, message: Message) -> None:
+        event = message.pop("event")
+        if event == "log":
+            facts = " ".join(f"{name}={value!r}" for name, value in message["facts"].items())
+            level = logging.getLevelName(message["level"].upper())
+            logging.getLogger(f"engine.{child.role}").log(level, "%s %s", message["name"], facts)
+        elif event == "error":
+            child.error = message
+        elif event == "quarantine":
+            self._quarantine.add(message["entries"])
+        elif event == "sealed":
+            self._commit(ShardFacts(**message["facts"]), message["ranges"])
+        else:
+            child.facts[event] = message
+            if message.get("last_error"):
+                self._last_error = message["last_error"]
+
+    def _child_ended(self, child: Child) -> None:
+        """A child has gone before its time: decide between a clean stop, the run's end, and recovery."""
+        kind = BY_NAME.get(child.error["kind"]) if child.error else None
+        if kind is not None and issubclass(kind, SourceError) and child.role == "reader":
+            self._request_stop(Exit.MONGODB, child.how_it_ended())
+            return
+        if kind is not None and not issubclass(kind, ProtocolError):
+            raise kind(child.how_it_ended())
+        if child.error and "traceback" in child.error:
+            _log.debug("child_traceback role=%s\n%s", child.role, child.error["traceback"])
+        raise _Crashed(f"{child.role} (process {child.process.pid}) ended: {child.how_it_ended()}")
+
+    def _commit(self, facts: ShardFacts, ranges: list[list[int]]) -> None:
+        """The commit point: after this append the shard counts, before it nothing of it does."""
+        self._quarantine.sync()
+        durable.point("commit.before")
+        self._ledger.append(commit_record(facts))
+        durable.point("commit.after")
+        self._tally.committed_rows += facts.rows
+        self._tally.shards += 1
+        self._tally.bytes += facts.bytes
+        self._tally.truncated += facts.truncated
+        self._committed_here += facts.rows
+        _log.info("shard_committed shard=%s rows=%d bytes=%d", facts.shard, facts.rows, facts.bytes)
+        if self._marking is None:
+            self._settle(ranges)
+        else:
+            self._settled_ranges[facts.shard] = ranges
+            self._marking.hand_in(self._ledger.state.commits[facts.shard])
+
+    def _collect_marks(self) -> None:
+        if self._marking is None:
+            return
+        for settled in self._marking.collect():
+            if settled.error is not None:
+                if not isinstance(settled.error, SourceError):
+                    raise settled.error
+                self._request_stop(Exit.MONGODB, f"{settled.error}; the unmarked shards are marked by the next start")
+                continue
+            assert settled.marked is not None  # no error
+            durable.point("marked.before")
+            self._ledger.append({**settled.marked, "epoch": self._ledger.state.epoch})
+            durable.point("marked.after")
+            self._tally.gone += settled.marked["gone"]
+            self._settle(self._settled_ranges.pop(settled.commit["shard"], []))
+
+    def _settle(self, ranges: list[list[int]]) -> None:
+        """Tell the reader which batches need no longer be kept from being read twice."""
+        if ranges and self._generation is not None:
+            self._generation.command("reader", do="settled", ranges=ranges)
+
+    # -- phases -------------------------------------------------------------------------------------------------
+
+    def _move(self, phase: Phase) -> None:
+        if phase not in MOVES[self._phase]:
+            raise ProtocolError(f"supervisor: {self._phase.value} -> {phase.value} is not a move")
+        self._phase = phase
+
+    def _advance(self, generation: Generation) -> None:
+        """Take whatever moves the facts allow now."""
+        if self._phase is Phase.RUNNING:
+            self._advance_running(generation)
+        if self._phase is Phase.DELIVERING and self._delivered(generation):
+            self._seal(generation)
+        if self._phase is Phase.STOPPING and self._stopped(generation):
+            self._seal(generation)
+        if self._phase is Phase.SEALING and "drained" in generation.role("writer").facts:
+            del generation.role("writer").facts["drained"]
+            self._move(Phase.SETTLING)
+        if self._phase is Phase.SETTLING and self._marks_are_settled():
+            self._after_pass(generation)
+
+    def _advance_running(self, generation: Generation) -> None:
+        reader = generation.role("reader").facts
+        if "pass_done" in reader or "stopped" in reader:
+            self._work_left = bool(reader.get("stopped", {}).get("work_left", False))
+            generation.command_clients(do="tail")
+            self._move(Phase.DELIVERING)
+
+    def _delivered(self, generation: Generation) -> bool:
+        """Whether every published document has reached the vector ring or the quarantine."""
+        reader = generation.role("reader").facts
+        published = (reader.get("pass_done") or reader["stopped"])["documents"]
+        settled = sum(c.facts.get("client", {}).get("rows", 0) for c in generation.clients())
+        settled += sum(c.facts.get("client", {}).get("quarantined", 0) for c in generation.clients())
+        return bool(settled == published)
+
+    def _stopped(self, generation: Generation) -> bool:
+        reader = generation.role("reader")
+        return (reader.ended is not None or "stopped" in reader.facts) and all(
+            "stopped" in client.facts for client in generation.clients()
+        )
+
+    def _seal(self, generation: Generation) -> None:
+        rows = sum(c.facts.get("client", {}).get("rows", 0) for c in generation.clients())
+        generation.command("writer", do="drain", rows=rows)
+        self._move(Phase.SEALING)
+
+    def _marks_are_settled(self) -> bool:
+        failed = self._stop is not None and self._stop.code is Exit.MONGODB
+        return self._marking is None or self._marking.pending == 0 or failed
+
+    def _after_pass(self, generation: Generation) -> None:
+        """The queue has been read once and all of it is marked: look again, or finish."""
+        reader = generation.role("reader").facts
+        done = reader.get("pass_done")
+        look_again = (
+            self._stop is None
+            and self._marker is not None
+            and done is not None
+            and done["found"] > 0
+            and self._pass < MAX_PASSES
+        )
+        if not look_again:
+            self._move(Phase.FINISHED)
+            return
+        self._pass += 1
+        del reader["pass_done"]
+        generation.command("reader", do="rescan")
+        self._move(Phase.RUNNING)
+
+    # -- stopping -----------------------------------------------------------------------------------------------
+
+    def _heed_signals(self) -> None:
+        for number in self._signals.collect():
+            code = Exit.SIGINT if number is signal.SIGINT else Exit.SIGTERM
+            if self._stop is None or self._stop.code not in (Exit.SIGINT, Exit.SIGTERM):
+                how = "run the same command again to continue"
+                _log.warning("stopping signal=%s: draining, sealing and marking; again to give up the open shard", code)
+                self._request_stop(code, f"stopped by {number.name} after a clean stop; {how}", override=True)
+            else:
+                raise _GivenUp(f"{number.name} again")
+
+    def _after_giving_up(self, why: str) -> None:
+        """End now: the open shard is given up, everything committed stays; marks are completed by the next start."""
+        _log.warning("giving_up reason=%r: the open shard is dropped and embedded again by the next run", why)
+        if self._generation is not None:
+            self._take_counts(self._generation)
+        self._end_generation(kill=True)
+
+    def _request_stop(self, code: Exit, sentence: str, *, override: bool = False) -> None:
+        """Stop reading, let the clients finish what is in flight, seal, commit, mark."""
+        if self._stop is not None and not override:
+            return
+        self._stop = _Stop(code, sentence, time.monotonic())
+        self._tell_stop()
+
+    def _tell_stop(self) -> None:
+        if self._generation is None or self._phase not in (Phase.RUNNING, Phase.DELIVERING):
+            return
+        self._generation.command("reader", do="stop")
+        self._generation.command_clients(do="stop")
+        self._move(Phase.STOPPING)
+
+    # -- the clock ----------------------------------------------------------------------------------------------
+
+    def _tick(self, generation: Generation) -> None:
+        now = time.monotonic()
+        limit_s = self._plan.max_time_s
+        if limit_s is not None and self._clock.seconds >= limit_s and self._phase is Phase.RUNNING:
+            self._request_stop(Exit.LIMIT, f"stopped after --max-time {limit_s:g} seconds; work is left")
+        if self._stop is not None and self._phase is Phase.STOPPING and now - self._stop.since_s > STOP_GRACE_S:
+            raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")
+        self._watch_outage(generation, now)
+        self._watch_silence(generation, now)
+        if now >= self._next_status_s:
+            self._next_status_s = now + STATUS_EVERY_S
+            self._publish(None)
+
+    def _watch_outage(self, generation: Generation, now: float) -> None:
+        states = [child.facts["client"]["state"] for child in generation.clients() if "client" in child.facts]
+        if not states or any(state not in ("out", "probing") for state in states):
+            self._outage_since_s = None
+            return
+        self._outage_since_s = self._outage_since_s or now
+        if now - self._outage_since_s >= self._plan.max_outage_s and self._stop is None:
+            self._request_stop(
+                ServersUnavailable.exit_code,
+                f"no embedding server was healthy for {self._plan.max_outage_s:g} seconds "
+                f"({self._last_error or 'no answer'}); what was embedded is committed; "
+                "start a server, then run the same command again",
+            )
+
+    def _watch_silence(self, generation: Generation, now: float) -> None:
+        for child in generation.children.values():
+            silence = now - child.heard_s
+            if child.ended is None and silence > SILENCE_KILL_S:
+                raise _Crashed(f"{child.role} (process {child.process.pid}) said nothing for {silence:.0f} s")
+            if child.ended is None and silence > SILENCE_WARN_S and not child.facts.get("silent"):
+                child.facts["silent"] = {"since": silence}
+                _log.warning("child_silent role=%s pid=%d seconds=%.0f", child.role, child.process.pid, silence)
+
+    # -- ends ---------------------------------------------------------------------------------------------------
+
+    def _after_crash(self, why: str) -> None:
+        """Account for a generation that died, then take the recovery that every start takes."""
+        _log.error("generation_ended number=%d reason=%r: recovering from the ledger", self._n_generations, why)
+        self._last_error = why
+        if self._generation is not None:
+            self._take_counts(self._generation, crashed=True)
+        self._end_generation(kill=True)
+        self._stop_marking()
+        self._tally.restarts += 1
+        now = time.monotonic()
+        self._restarts.append(now)
+        while self._restarts and now - self._restarts[0] > 3600:
+            self._restarts.popleft()
+        if len(self._restarts) > self._plan.max_restarts:
+            raise WorkerDied(
+                f"{why}; {len(self._restarts)} restarts within an hour are too many: what is committed is safe, "
+                "mend the cause and run the same command again"
+            )
+        before, gone_before = self._ledger.state.rows, self._ledger.state.gone
+        self._recovery.run()
+        adopted = self._ledger.state.rows - before
+        self._tally.committed_rows += adopted
+        self._tally.read += adopted
+        self._tally.gone += self._ledger.state.gone - gone_before
+
+    def _take_counts(self, generation: Generation, *, crashed: bool = False) -> None:
+        """Move a generation's figures into the tally: what is settled, nothing else."""
+        reader = generation.role("reader").facts.get("reader", {})
+        quarantined = reader.get("quarantined", 0) + reader.get("skipped", 0)
+        for client in generation.clients():
+            facts = client.facts.get("client", {})
+            self._tally.take_client(facts)
+            quarantined += facts.get("quarantined", 0)
+        if crashed:
+            self._tally.read += self._committed_here  # what is in quarantine is met again, and counted, by the next
+        elif self._stop is not None:
+            self._tally.read += self._committed_here + quarantined
+        else:
+            self._tally.read += reader.get("documents", 0) + quarantined
+        self._tally.quarantined += 0 if crashed else quarantined
+        self._bottleneck = self._occupancy.verdict(
+            reader, [client.facts.get("client", {}) for client in generation.clients()]
+        )
+
+    _bottleneck = "nothing to judge by: no generation ran"
+
+    def _end_generation(self, *, kill: bool) -> None:
+        generation = self._generation
+        if generation is None:
+            return
+        self._generation = None
+        if not kill:
+            generation.finish(FINISH_S)
+        else:
+            generation.kill()
+        for group in ROLE_GROUPS:
+            self._tally.cpu_s[group] += generation.cpu_s(group)
+
+    def _stop_marking(self) -> None:
+        """Let the marking thread finish the shard at hand and take its results into the ledger."""
+        marking = self._marking
+        if marking is None:
+            return
+        self._marking = None
+        marking.stop(timeout_s=60.0)
+        for settled in marking.collect():
+            if settled.marked is not None:
+                self._ledger.append({**settled.marked, "epoch": self._ledger.state.epoch})
+                self._tally.gone += settled.marked["gone"]
+
+    def _record_stop(self, code: Exit) -> None:
+        """Note the end in the ledger; on a full device the reserve makes room for it."""
+        record = {"type": "STOP", "exit": int(code), "at": time.time(), "rows": self._ledger.state.rows}
+        try:
+            self._quarantine.sync()
+            self._ledger.append(record)
+        except (EngineError, OSError):
+            self._folders.reserve.unlink(missing_ok=True)
+            try:
+                self._ledger.append(record)
+            except EngineError as error:
+                _log.error("stop_not_recorded error=%s", error)
+
+    # -- live figures -------------------------------------------------------------------------------------------
+
+    def _publish(self, code: Exit | None) -> None:
+        figures = self._figures(code)
+        try:
+            write_status(self._folders.status, figures)
+        except OSError as error:
+            _log.debug("status_not_written error=%s", error)
+        for observer in self._observers:
+            observer.update(figures)
+
+    def _figures(self, code: Exit | None) -> dict[str, Any]:
+        generation = self._generation
+        reader: Message = {}
+        clients: dict[str, Message] = {}
+        writer: Message = {}
+        rings: dict[str, float] = {}
+        if generation is not None:
+            reader = generation.role("reader").facts.get("reader", {})
+            clients = {child.role: child.facts.get("client", {}) for child in generation.clients()}
+            writer = generation.role("writer").facts.get("writer", {})
+            parts = generation.parts
+            rings = {
+                "documents_ready": parts.documents_ready.waiting() / parts.documents.n_slots,
+                "vectors_ready": parts.vectors_ready.waiting() / parts.vectors.n_slots,
+                "vectors_busy": 1 - parts.vectors_free.waiting() / parts.vectors.n_slots,
+            }
+            if self._phase is Phase.RUNNING and any(facts.get("rows") for facts in clients.values()):
+                self._occupancy.sample(rings["documents_ready"], rings["vectors_ready"], rings["vectors_busy"])
+        rows = self._tally.committed_rows - self._committed_here + sum(c.get("rows", 0) for c in clients.values())
+        self._clock.rows.update(rows if generation is not None else self._tally.committed_rows)
+        return {
+            "run": self._plan.name,
+            "collection": self._plan.collection,
+            "pid": os.getpid(),
+            "at": time.time(),
+            "phase": self._phase.value,
+            "pass": self._pass,
+            "epoch": self._ledger.state.epoch,
+            "generation": self._n_generations,
+            "seconds": round(self._clock.seconds, 1),
+            "embedded_now": rows,
+            "rate": round(self._clock.rows.per_second(), 1),
+            "left_at_start": reader.get("estimate"),
+            "resumed": self._tally.resumed,
+            "committed": self._ledger.state.rows,
+            "marked_shards": len(self._ledger.state.marked),
+            "shards": len(self._ledger.state.commits),
+            "quarantined": self._quarantine.count,
+            "reader": reader,
+            "clients": clients,
+            "writer": writer,
+            "rings": rings,
+            "restarts": self._tally.restarts,
+            "last_error": self._last_error,
+            "exit": None if code is None else int(code),
+        }
