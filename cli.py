@@ -1,1 +1,307 @@
-def main() -> None: ...
+"""The command line: parse, build the configuration, compose, run, exit code. Logic lives below, never here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from commands.options import api_keys, config_option, listed, mongo_uri, option, size
+from engine.errors import EngineError, Exit
+from engine.logs import configure, redact
+
+app = typer.Typer(
+    name="engine",
+    help="Embed hundreds of millions of MongoDB documents through a fleet of embedding servers into Parquet: "
+    "fast, resumable, without losing or doubling a single one.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+MongoUri = Annotated[str, option("mongo-uri", "MongoDB; a password belongs in ENGINE_MONGO_URI or --mongo-uri-file.")]
+MongoUriFile = Annotated[Path | None, option("mongo-uri-file", "File (mode 600) that holds the MongoDB URI.")]
+Database = Annotated[str, option("database", "Database of the collection.")]
+Collection = Annotated[str, option("collection", "Collection of the documents.")]
+DoneField = Annotated[str, option("done-field", "Field set to true once a document's shard is committed.")]
+TextField = Annotated[str, option("text-field", "Field with the text; dotted paths allowed.")]
+TeiUrls = Annotated[str, option("tei-urls", "Embedding servers, comma-separated; one client process each.")]
+ApiKeyFile = Annotated[Path | None, option("tei-api-key-file", "File (mode 600) with the servers' API keys.")]
+HotDir = Annotated[Path, option("hot-dir", "NVMe: lock, ledger, checkpoints, quarantine, temporaries.")]
+ColdDir = Annotated[Path, option("cold-dir", "Final Parquet.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Verbose = Annotated[bool, option("verbose", "Log debug events too.")]
+
+DEFAULT_URI = "mongodb://localhost:27017"
+DEFAULT_URLS = ",".join(f"http://localhost:{port}/embed" for port in range(18080, 18084))
+
+
+def _epilog(*examples: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
+
+
+def _logging(verbose: bool, *, quiet: bool = False) -> None:
+    configure(level=logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, default=str), flush=True)
+
+
+@app.callback()
+def _root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback with an error (anywhere on the line).")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command(
+    epilog=_epilog(
+        "engine run --collection tweets --hot-dir /nvme/engine --cold-dir /ssd/parquet",
+        "engine run --config engine.toml --limit 100000 --json",
+        "engine run --tuned tuned.toml --target-p95 5",
+    )
+)
+def run(
+    context: typer.Context,
+    config: Annotated[Path | None, config_option("run")] = None,
+    mongo_uri_: Annotated[
+        str, option("mongo-uri", "MongoDB; a password belongs in ENGINE_MONGO_URI or --mongo-uri-file.")
+    ] = DEFAULT_URI,
+    mongo_uri_file: MongoUriFile = None,
+    database: Database = "twitter_data",
+    collection: Collection = "tweets",
+    text_field: TextField = "text",
+    done_field: DoneField = "gemma_embedded_768",
+    lang: Annotated[str | None, option("lang", "Languages of the work queue, comma-separated [default: all].")] = None,
+    filter_: Annotated[str | None, option("filter", "Extended JSON, ANDed to the work query.")] = None,
+    columns: Annotated[str | None, option("columns", "Further fields carried into Parquet, comma-separated.")] = None,
+    scan: Annotated[str, option("scan", "queue: the partial index; id: the whole collection in _id order.")] = "queue",
+    no_mark: Annotated[
+        bool, typer.Option("--no-mark", help="Never write to MongoDB; resume from the ledger.", envvar="ENGINE_NO_MARK")
+    ] = False,
+    tei_urls: TeiUrls = DEFAULT_URLS,
+    tei_api_key_file: ApiKeyFile = None,
+    server_kind: Annotated[str, option("server-kind", "auto, tei or openai.")] = "auto",
+    model: Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")] = None,
+    batch_size: Annotated[int, option("batch-size", "Texts per request; never above what the server admits.")] = 32,
+    concurrency: Annotated[str, option("concurrency", "Requests in flight per server, or auto.")] = "auto",
+    max_concurrency: Annotated[int, option("max-concurrency", "Ceiling of auto.")] = 64,
+    target_p95: Annotated[
+        float | None, option("target-p95", "Seconds: auto keeps the 95th percentile under it.")
+    ] = None,
+    prompt: Annotated[str | None, option("prompt", "Text put before each document; part of the fingerprint.")] = None,
+    dimensions: Annotated[
+        int | None, option("dimensions", "Numbers to keep of each vector [default: model's].")
+    ] = None,
+    normalize: Annotated[
+        bool, option("normalize", "Vectors of length 1.", declared="--normalize/--no-normalize")
+    ] = True,
+    truncate: Annotated[
+        bool,
+        option("truncate", "Cut texts that are too long, or quarantine them.", declared="--truncate/--no-truncate"),
+    ] = True,
+    dedup: Annotated[
+        bool, option("dedup", "Embed identical texts of a window once.", declared="--dedup/--no-dedup")
+    ] = False,
+    bucketing: Annotated[str, option("bucketing", "Requests of like length: auto, on or off.")] = "auto",
+    hot_dir: HotDir = Path("hot"),
+    cold_dir: ColdDir = Path("cold"),
+    shard_bytes: Annotated[str, option("shard-bytes", "A shard is sealed at this size ...")] = "256MiB",
+    shard_seconds: Annotated[float, option("shard-seconds", "... or at this age: what a crash recomputes.")] = 60.0,
+    vector_type: Annotated[str, option("vector-type", "float32 or float16.")] = "float32",
+    truncated_column: Annotated[
+        bool, option("truncated-column", "Write a boolean column that flags cut texts.", declared="--truncated-column")
+    ] = False,
+    keep_text: Annotated[
+        bool, option("keep-text", "Keep texts in the quarantine file.", declared="--keep-text")
+    ] = False,
+    tuned: Annotated[Path | None, option("tuned", "The file that `engine bench` wrote.")] = None,
+    limit: Annotated[int | None, option("limit", "Stop after that many documents; exit 8 when work is left.")] = None,
+    max_time: Annotated[float | None, option("max-time", "Stop cleanly after that many seconds.")] = None,
+    max_outage: Annotated[
+        float, option("max-outage", "Seconds without a server or MongoDB before a clean stop.")
+    ] = 600.0,
+    ring_bytes: Annotated[str, option("ring-bytes", "Shared memory of the vector ring.")] = "48MiB",
+    progress: Annotated[
+        bool | None, option("progress", "Live progress [default: on a terminal].", declared="--progress/--no-progress")
+    ] = None,
+    metrics_port: Annotated[int | None, option("metrics-port", "Serve Prometheus metrics on 127.0.0.1.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; logs go to stderr.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Embed what is not yet embedded; the same command again continues or picks up what is new."""
+    from commands.tuned import apply_tuned
+
+    from commands import run as command
+    from engine.config import LimitsConfig, RunConfig, ServersConfig, SinkConfig, SourceConfig
+
+    show = sys.stderr.isatty() and not json_ if progress is None else progress
+    _logging(verbose, quiet=show)
+    servers = ServersConfig(
+        urls=listed(tei_urls),
+        batch_size=batch_size,
+        concurrency=None if concurrency == "auto" else _positive("concurrency", concurrency),
+        max_concurrency=max_concurrency,
+        target_p95_s=target_p95,
+        prompt=prompt,
+        dimensions=dimensions,
+        normalize=normalize,
+        truncate=truncate,
+        kind=server_kind,
+        model=model,
+        dedup=dedup,
+        bucketing=bucketing,
+    )
+    if tuned is not None:
+        servers = apply_tuned(servers, tuned, _given(context))
+    configuration = RunConfig(
+        source=SourceConfig(
+            database=database,
+            collection=collection,
+            text_field=text_field,
+            done_field=done_field,
+            langs=listed(lang),
+            filter=filter_,
+            columns=listed(columns),
+            scan=scan,
+            mark=not no_mark,
+        ),
+        servers=servers,
+        sink=SinkConfig(
+            hot_dir=hot_dir,
+            cold_dir=cold_dir,
+            shard_bytes=size(shard_bytes),
+            shard_seconds=shard_seconds,
+            vector_type=vector_type,
+            truncated_column=truncated_column,
+            keep_text=keep_text,
+        ),
+        limits=LimitsConfig(limit=limit, max_time_s=max_time, max_outage_s=max_outage, ring_bytes=size(ring_bytes)),
+    )
+    secrets = command.RunSecrets(
+        mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file), api_keys=api_keys(tei_api_key_file)
+    )
+    result = command.run(configuration, secrets, show_progress=show, metrics_port=metrics_port)
+    if json_:
+        _print_json(result.summary)
+    else:
+        print(command.as_text(result.summary, configuration), flush=True)
+    if result.sentence:
+        print(redact(result.sentence), file=sys.stderr)
+    raise typer.Exit(int(result.summary["exit"]))
+
+
+def _positive(name: str, text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"--{name} is {text!r}; expected auto or a number of at least 1")
+    return int(text)
+
+
+def _given(context: typer.Context) -> frozenset[str]:
+    """Names of the options that a person set in any way; the rest are defaults."""
+    default = click.core.ParameterSource.DEFAULT
+    return frozenset(name for name in context.params if context.get_parameter_source(name) is not default)
+
+
+@app.command(
+    epilog=_epilog(
+        "engine status --collection tweets --hot-dir /nvme/engine", "engine status --json --gpu-hour-price 0.30"
+    )
+)
+def status(
+    database: Database = "twitter_data",
+    collection: Collection = "tweets",
+    done_field: DoneField = "gemma_embedded_768",
+    hot_dir: HotDir = Path("hot"),
+    cold_dir: ColdDir = Path("cold"),
+    gpu_hour_price: Annotated[float | None, option("gpu-hour-price", "Price of one GPU for an hour.")] = None,
+    gpus: Annotated[int | None, option("gpus", "How many GPUs that price is paid for [default: servers].")] = None,
+    json_: Json = False,
+) -> None:
+    """Say how far a run is: works while it is going and after a crash."""
+    from commands import status as command
+    from engine.runfolder import RunFolders
+
+    folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
+    figures = command.collect(folders, gpu_hour_price=gpu_hour_price, n_gpus=gpus)
+    if json_:
+        _print_json(figures)
+    else:
+        print(command.as_text(figures, folders.hot))
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    epilog=_epilog(
+        "engine serve --backend canned --ports 18080-18083",
+        "engine serve --backend sim --ports 18080-18083 --speeds 1,1,2,4 --fault status:code=503,every=50",
+        "engine serve --backend minilm --ports 18080-18083",
+    ),
+)
+def serve(context: typer.Context) -> None:
+    """Stand-in embedding servers for trials and tests (`engine serve --help` lists the options)."""
+    from bench.standin.arguments import parse_arguments
+    from bench.standin.process import serve as serve_ports
+
+    serve_ports(parse_arguments(context.args))
+
+
+def main() -> None:
+    """Entry point of `engine`: one sentence for an error, a traceback only with --debug."""
+    debug = "--debug" in sys.argv[1:] or os.environ.get("ENGINE_DEBUG", "") not in ("", "0")
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        code = _run_app(arguments)
+    except EngineError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _complain("stopped by SIGINT")
+        code = Exit.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: end quietly, as filters do
+        code = Exit.UNEXPECTED
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"unexpected error: {type(error).__name__}: {error}; run again with --debug and report it")
+        code = Exit.UNEXPECTED
+    sys.exit(int(code))
+
+
+def _run_app(arguments: list[str]) -> int:
+    try:
+        outcome = app(args=arguments, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.ctx.get_help() if error.ctx else "")
+        return int(Exit.USAGE)
+    except click.ClickException as error:
+        where = f" (see `{error.ctx.command_path} --help`)" if isinstance(error, click.UsageError) and error.ctx else ""
+        _complain(f"{error.format_message()}{where}")
+        return int(Exit.USAGE)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _complain("stopped by SIGINT")
+        return int(Exit.SIGINT)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _complain(sentence: str) -> None:
+    print(f"engine: {redact(' '.join(sentence.split()))}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

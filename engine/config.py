@@ -53,7 +53,7 @@ class SourceConfig:
             check_folder_name(f"--{name.replace('_', '-')}", getattr(self, name))
         _one_of("scan", self.scan, ("queue", "id"))
         if self.done_field.startswith("$") or "." in self.done_field:
-            raise ConfigError(f"--done-field is {self.done_field!r}; expected a top-level field name without '.' or '$'")
+            raise ConfigError(f"--done-field is {self.done_field!r}; expected a plain field name")
         if not self.text_field or self.text_field.startswith("$"):
             raise ConfigError(f"--text-field is {self.text_field!r}; expected a field name or a dotted path")
         for column in self.columns:

@@ -7,7 +7,8 @@ ring is ever written by two processes at a time. There are no locks and no flags
 
 Memory: `memfd_create` + `posix_fallocate`. The pages are reserved before the first touch, so a machine with too
 little memory for them says so at start (never a SIGBUS later); the memory has no name, so nothing can be left in
-/dev/shm, and the kernel frees it with its last process.
+/dev/shm, and the kernel frees it with its last process. The kernel's own mount for such files has no size limit: it
+would reserve pages until the OOM killer strikes, so what is available is asked first.
 
 Queues: a pipe whose messages are 4-byte slot numbers. The kernel makes writes of up to PIPE_BUF bytes atomic and
 serialises readers, so many producers and many consumers need no lock of ours, and a process that is killed while
@@ -27,6 +28,7 @@ import os
 import struct
 import termios
 from collections.abc import Iterable
+from pathlib import Path
 
 from engine.errors import ConfigError, ProtocolError
 
@@ -34,6 +36,30 @@ _NUMBER = struct.Struct("<I")
 _PIPE_BYTES = 1 << 16
 MAX_SLOTS = _PIPE_BYTES // _NUMBER.size // 2
 """More slot numbers than that might not fit into a pipe, and a write could block."""
+
+
+_SHARE_OF_AVAILABLE = 0.8
+
+
+def available_bytes() -> int:
+    """Memory that may still be used: what the kernel says, or what the control group leaves, whichever is less."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        kibibytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    limits = [kibibytes << 10]
+    for folder, maximum, current in _CGROUPS:
+        try:
+            limit = Path(folder, maximum).read_text(encoding="ascii").strip()
+            used = Path(folder, current).read_text(encoding="ascii").strip()
+            limits.append(int(limit) - int(used))
+        except (OSError, ValueError):
+            continue  # another version of control groups, or no limit ("max")
+    return max(0, min(limits))
+
+
+_CGROUPS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 
 
 class Ring:
@@ -64,6 +90,12 @@ class Ring:
         if slot_bytes % 64:
             raise ProtocolError(f"ring {name}: slot size {slot_bytes} is not a multiple of 64")
         size_bytes = n_slots * slot_bytes
+        available = available_bytes()
+        if size_bytes > available * _SHARE_OF_AVAILABLE:
+            raise ConfigError(
+                f"cannot reserve {size_bytes >> 20} MiB of shared memory for the {name} ring: only {available >> 20} MiB "
+                "are available; free memory or lower --ring-bytes or --batch-size"
+            )
         fd = os.memfd_create(f"engine-{name}", os.MFD_CLOEXEC)
         try:
             os.posix_fallocate(fd, 0, size_bytes)
@@ -72,7 +104,7 @@ class Ring:
             os.close(fd)
             raise ConfigError(
                 f"cannot reserve {size_bytes >> 20} MiB of shared memory for the {name} ring ({error.strerror}); "
-                "free memory or lower --ring-bytes"
+                "free memory or lower --ring-bytes or --batch-size"
             ) from error
 
     @property

