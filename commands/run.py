@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import logging
-import secrets as tokens
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import engine
+from commands.dataset import DataSet, settle
+from commands.stages import StageComposer, plan_rings
 from engine import durable
 from engine.config import RunConfig, to_toml
-from engine.errors import ConfigError, Exit, FingerprintMismatch, SinkError
-from engine.generation import RingPlan
-from engine.ids import IdType
+from engine.errors import ConfigError, Exit, SinkError
 from engine.ledger import Ledger, RunState
-from engine.ports import StagePlan
+from engine.logs import redact
+from engine.progress import LineProgress, duration
 from engine.quarantine import Quarantine
-from engine.records import Fingerprint
 from engine.runfolder import RESERVE_BYTES, RunFolders, RunLock
 from engine.signals import SignalInbox
-from engine.slots import HEADER_BYTES, VectorLayout
+from engine.summary import RunClock, Tally, summary
 from engine.supervisor import Observer, RunPlan, Supervisor
+from gpu_clients.doctor import Fleet, examine
+from readers.marker import Marker
+from readers.preflight import Source, inspect_source
 
 _log = logging.getLogger("engine.run")
 
-LEDGER_FORMAT = 1
+START_GRACE_S = 10.0
+"""How long a start waits for MongoDB or a first server; an outage later may last --max-outage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,3 +37,181 @@ class RunSecrets:
 
     mongo_uri: str
     api_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a run ended: its summary, and why when it ended early."""
+
+    summary: dict[str, Any]
+    sentence: str | None
+
+
+def run(config: RunConfig, secrets: RunSecrets, *, show_progress: bool, metrics_port: int | None) -> RunResult:
+    """Run to the end; see the contract of `engine run`.
+
+    Raises:
+        EngineError: the run cannot start, or cannot go on; its exit code says which.
+    """
+    folders = config.folders
+    with ExitStack() as stack:
+        folders.make()
+        lock = RunLock(folders.lock)
+        stack.callback(lock.release)
+        source = inspect_source(config.source, secrets.mongo_uri, wait_s=min(START_GRACE_S, config.limits.max_outage_s))
+        if source.empty:
+            return _nothing_to_do(config, source)
+        fleet = examine_fleet(config, secrets)
+        _hold_reserve(folders, stack)
+        ledger = Ledger(folders.ledger, RunState())
+        stack.callback(ledger.close)
+        data_set = settle(
+            ledger,
+            config,
+            fingerprint=fleet.fingerprint,
+            id_type=source.id_type,
+            columns=source.columns,
+            canary=fleet.canary,
+        )
+        _write_config(folders, config)
+        return _supervise(config, secrets, lock.fd, ledger, data_set, fleet, source, show_progress, metrics_port, stack)
+
+
+def _supervise(
+    config: RunConfig,
+    secrets: RunSecrets,
+    lock_fd: int,
+    ledger: Ledger[RunState],
+    data_set: DataSet,
+    fleet: Fleet,
+    source: Source,
+    show_progress: bool,
+    metrics_port: int | None,
+    stack: ExitStack,
+) -> RunResult:
+    folders = config.folders
+    quarantine = Quarantine(folders.quarantine)
+    stack.callback(quarantine.close)
+    marker = None
+    if config.source.mark:
+        marker = Marker(
+            secrets.mongo_uri,
+            config.source.database,
+            config.source.collection,
+            config.source.done_field,
+            id_type=data_set.schema.id_type,
+            max_outage_s=config.limits.max_outage_s,
+        )
+        stack.callback(marker.close)
+    rings = plan_rings(config, fleet, data_set)
+    composer = StageComposer(config, secrets.mongo_uri, secrets.api_keys, fleet, data_set, source, rings)
+    durable.arm("supervisor")
+    _say_limits(config, fleet, rings.size_bytes)
+    signals = stack.enter_context(SignalInbox())
+    supervisor = Supervisor(
+        plan=RunPlan(
+            name=config.name,
+            collection=config.namespace,
+            prefix=data_set.prefix,
+            rings=rings,
+            stages=composer.stages,
+            limit=config.limits.limit,
+            max_time_s=config.limits.max_time_s,
+            max_outage_s=config.limits.max_outage_s,
+        ),
+        folders=folders,
+        lock_fd=lock_fd,
+        ledger=ledger,
+        shards=data_set.shards(folders),
+        marker=marker,
+        quarantine=quarantine,
+        observers=_observers(show_progress, metrics_port, config, stack),
+        signals=signals,
+    )
+    result = supervisor.run()
+    return RunResult(summary=result, sentence=supervisor.stop_sentence)
+
+
+def _nothing_to_do(config: RunConfig, source: Source) -> RunResult:
+    result = summary(
+        Tally(), RunClock(), run=config.name, collection=config.namespace, bottleneck="nothing to do", exit_code=0
+    )
+    return RunResult(summary=result, sentence=f"the collection {config.namespace} is empty: nothing to embed")
+
+
+def _hold_reserve(folders: RunFolders, stack: ExitStack) -> None:
+    """Keep a few MiB of hot storage back, so that a full device can still record a clean stop."""
+    try:
+        reserve = durable.Reserve(folders.reserve, RESERVE_BYTES)
+    except OSError as error:
+        raise SinkError(
+            f"cannot reserve {RESERVE_BYTES >> 20} MiB in {folders.hot} ({error.strerror}): free space on --hot-dir"
+        ) from error
+    stack.callback(reserve.release)
+
+
+def _write_config(folders: RunFolders, config: RunConfig) -> None:
+    try:
+        durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
+    except OSError as error:
+        raise SinkError(f"cannot write {folders.config} ({error.strerror}): make --hot-dir writable") from error
+
+
+def _say_limits(config: RunConfig, fleet: Fleet, ring_bytes: int) -> None:
+    """Print the fixed limits of this run (G5)."""
+    _log.info(
+        "limits shared_memory=%d MiB servers=%d batch_size=%d in_flight_per_server<=%d open_shard<=%d MiB or %g s",
+        ring_bytes >> 20,
+        len(config.servers.urls),
+        fleet.batch_size,
+        config.servers.concurrency or config.servers.max_concurrency,
+        config.sink.shard_bytes >> 20,
+        config.sink.shard_seconds,
+    )
+
+
+def _observers(show_progress: bool, metrics_port: int | None, config: RunConfig, stack: ExitStack) -> list[Observer]:
+    observers: list[Observer] = []
+    if show_progress:
+        from rich.console import Console  # noqa: PLC0415 - only a terminal pays for rich
+
+        from engine.panel import TerminalProgress  # noqa: PLC0415
+
+        panel = TerminalProgress(Console(stderr=True))
+        stack.callback(panel.close)
+        observers.append(panel)
+    else:
+        observers.append(LineProgress())
+    if metrics_port is not None:
+        from engine.exporter import MetricsExporter  # noqa: PLC0415 - only who asks for metrics pays for it
+
+        exporter = MetricsExporter(metrics_port, config.name)
+        stack.callback(exporter.close)
+        observers.append(exporter)
+    return observers
+
+
+def as_text(result: dict[str, Any], config: RunConfig) -> str:
+    """The summary for a person."""
+    latency = result["latency"]
+    p50, p95 = latency["p50"], latency["p95"]
+    cpu = result["cpu_us_per_document"]
+    lines = [
+        f"{result['collection']}: {result['embedded']:,} documents embedded in {duration(result['seconds'])} "
+        f"({result['docs_per_second']:,.0f}/s, {result['tokens_per_second']:,.0f} tokens/s)",
+        f"  read {result['read']:,} = embedded {result['embedded']:,} + quarantined {result['quarantined']:,} "
+        f"+ gone {result['gone']:,}; {result['resumed']:,} were there before",
+        f"  {result['shards']:,} shards, {result['bytes']:,} bytes in {config.folders.shards}",
+    ]
+    if p50 is not None and p95 is not None:
+        lines.append(
+            f"  latency p50 {p50:.3f} s, p95 {p95:.3f} s; {result['requests']:,} requests, {result['retries']:,} "
+            f"retries, {result['rejected_429']:,} answered 429"
+        )
+    lines.append("  CPU per document: " + ", ".join(f"{role} {value:.1f} us" for role, value in cpu.items()))
+    if result["truncated"]:
+        lines.append(f"  {result['truncated']:,} texts were cut to fit")
+    if result["quarantined"]:
+        lines.append(f"  quarantine: {config.folders.quarantine}")
+    lines.append(f"  bottleneck: {result['bottleneck']}")
+    return "\n".join(lines)

@@ -37,8 +37,14 @@ class Fingerprint:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Fingerprint:
-        """Read a fingerprint back; unknown fields of newer versions are left out."""
+        """Read a fingerprint back; unknown fields of newer versions are left out.
+
+        Raises:
+            ValueError: a field is missing.
+        """
         known = {item.name for item in dataclasses.fields(cls)}
+        if missing := known - set(values):
+            raise ValueError(f"a fingerprint without {', '.join(sorted(missing))}")
         return cls(**{name: value for name, value in values.items() if name in known})
 
     def differences(self, other: Fingerprint) -> list[str]:

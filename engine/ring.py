@@ -93,8 +93,8 @@ class Ring:
         available = available_bytes()
         if size_bytes > available * _SHARE_OF_AVAILABLE:
             raise ConfigError(
-                f"cannot reserve {size_bytes >> 20} MiB of shared memory for the {name} ring: only {available >> 20} MiB "
-                "are available; free memory or lower --ring-bytes or --batch-size"
+                f"cannot reserve {size_bytes >> 20} MiB of shared memory for the {name} ring: only {available >> 20} "
+                "MiB are available; free memory or lower --ring-bytes or --batch-size"
             )
         fd = os.memfd_create(f"engine-{name}", os.MFD_CLOEXEC)
         try:

@@ -13,7 +13,6 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import orjson
@@ -114,7 +113,11 @@ class OpenShard:
             self._file = HashingFile(self._temporary)
         except OSError as error:
             raise _device_error(folder, error) from error
-        self._writer = pq.ParquetWriter(self._file, arrow, **sc.writer_options(arrow))
+        try:
+            self._writer = pq.ParquetWriter(self._file, arrow, **sc.writer_options(arrow))
+        except OSError as error:
+            self.abort()
+            raise _device_error(folder, error) from error
 
     @property
     def size_bytes(self) -> int:
@@ -130,13 +133,13 @@ class OpenShard:
             sequences: Lowest and highest batch number among them.
 
         Raises:
-            SinkError: the device refused; the shard can only be aborted.
+            SinkError: the device refused; the file is removed.
         """
         ids = table.column(sc.ID)
         try:
             self._writer.write_table(table, row_group_size=table.num_rows)
         except OSError as error:
-            self._poisoned = True
+            self.abort()
             raise _device_error(self._folder, error) from error
         self._digests.append(sc.id_digest(ids))
         if not self.rows:
@@ -228,15 +231,6 @@ class OpenShard:
             raise OSError(5, f"the file has no readable footer: {error}") from error
         if metadata.num_rows != self.rows:
             raise OSError(5, f"the file has {metadata.num_rows} rows, {self.rows} were appended")
-
-    def __enter__(self) -> OpenShard:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.abort()
 
 
 def _device_error(folder: Path, error: OSError) -> SinkError:

@@ -25,6 +25,7 @@ from writers.shard import OpenShard, ShardIdentity
 
 _IDLE_S = 0.1
 _TAKE = 64
+_MAX_RANGES = 4000
 _HELD_SHARE = 0.6
 """A row group is cut early when it would hold more than this share of the ring: the clients need the rest."""
 
@@ -40,8 +41,9 @@ class _HeldSlot:
 class _Sealing:
     """A shard on its way through `seal` in a thread of its own."""
 
-    def __init__(self, shard: OpenShard, context: StageContext) -> None:
+    def __init__(self, shard: OpenShard, sequences: list[int], context: StageContext) -> None:
         self._shard = shard
+        self._sequences = sequences
         self._context = context
         self.facts: ShardFacts | None = None
         self._error: BaseException | None = None
@@ -55,7 +57,11 @@ class _Sealing:
             self._error = error
             return
         self.facts = facts
-        self._context.tell("sealed", facts={name: getattr(facts, name) for name in facts.__slots__})
+        self._context.tell(
+            "sealed",
+            facts={name: getattr(facts, name) for name in facts.__slots__},
+            ranges=_ranges(self._sequences),
+        )
 
     def finished(self, timeout_s: float) -> bool:
         """Whether it is over; raises what went wrong."""
@@ -81,6 +87,7 @@ class Writer:
         self._max_held_slots = max(1, int(context.vectors.n_slots * _HELD_SHARE))
         self._row_group_rows = settings.row_group_rows()
         self._shard: OpenShard | None = None
+        self._sequences: list[int] = []
         self._first_row_s = 0.0
         self._n_opened = 0
         self._sealing: _Sealing | None = None
@@ -156,6 +163,7 @@ class Writer:
         sequences = [held.header.sequence for held in self._held]
         durable.point("writer.before_row_group")
         shard.append(table, truncated=truncated, sequences=(min(sequences), max(sequences)))
+        self._sequences += sequences
         del table  # its arrays look into the slots that are handed back next
         self._context.vectors_free.put_many([held.number for held in self._held])
         self._held.clear()
@@ -206,8 +214,9 @@ class Writer:
         if self._shard is None:
             return
         self._wait_for_seal()
-        self._sealing = _Sealing(self._shard, self._context)
+        self._sealing = _Sealing(self._shard, self._sequences, self._context)
         self._shard = None
+        self._sequences = []
 
     def _wait_for_seal(self) -> None:
         while not self._collect_sealed(0.1):
@@ -240,6 +249,17 @@ class Writer:
             ring_wait_s=self._ring_wait_s,
             busy_s=self._busy_s,
         )
+
+
+def _ranges(sequences: list[int]) -> list[tuple[int, int]]:
+    """Batch numbers as ranges, both ends included; none when there are too many to tell (they are only a help)."""
+    ranges: list[tuple[int, int]] = []
+    for sequence in sorted(sequences):
+        if ranges and sequence <= ranges[-1][1] + 1:
+            ranges[-1] = ranges[-1][0], sequence
+        else:
+            ranges.append((sequence, sequence))
+    return ranges if len(ranges) <= _MAX_RANGES else []
 
 
 def run(context: StageContext) -> None:

@@ -18,6 +18,10 @@ from writers import schema as sc
 
 _READ_BYTES = 1 << 20
 
+_UNREADABLE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)
+"""What pyarrow raises on a damaged file: besides its own errors also UnicodeDecodeError for a bit in a column's name,
+or a wish for absurd amounts of memory."""
+
 
 class ParquetShards:
     """The shards folder of a data set, as the engine's recovery sees it."""
@@ -39,7 +43,7 @@ class ParquetShards:
             with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
                 for group in range(parquet.num_row_groups):
                     yield parquet.read_row_group(group, columns=[sc.ID]).column(0).to_pylist()
-        except (OSError, pa.ArrowException) as error:
+        except _UNREADABLE as error:
             raise DamageError(
                 f"the committed shard {path} cannot be read ({error}): restore it from a copy; "
                 "its documents are not marked from it"
@@ -72,7 +76,7 @@ class ParquetShards:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
                 return self._judge(path, parquet)
-        except (OSError, pa.ArrowException) as error:
+        except _UNREADABLE as error:
             return f"cannot be read whole: {error}"
 
     def _judge(self, path: Path, parquet: pq.ParquetFile) -> ShardFacts | str:

@@ -1,0 +1,161 @@
+"""The identity of a data set: made at the first start, compared at every other (G9)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from engine.config import RunConfig
+from engine.errors import ConfigError, DamageError, FingerprintMismatch
+from engine.ids import IdType
+from engine.ledger import Ledger, Record, RunState
+from engine.records import Fingerprint
+from engine.runfolder import IN_PROGRESS, RunFolders
+from writers.schema import ShardSchema
+from writers.store import ParquetShards
+
+LEDGER_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSet:
+    """What every shard of a ledger has in common.
+
+    Attributes:
+        ledger: Id of the ledger, 12 hexadecimal digits.
+        prefix: Start of the name of every shard.
+        schema: Columns of every shard.
+        fingerprint: The vector space.
+    """
+
+    ledger: str
+    prefix: str
+    schema: ShardSchema
+    fingerprint: Fingerprint
+
+    def shards(self, folders: RunFolders) -> ParquetShards:
+        """The shards folder, as recovery sees it."""
+        return ParquetShards(folders.shards, self.schema, self.fingerprint, self.ledger)
+
+
+def recorded(state: RunState) -> DataSet | None:
+    """The data set that a ledger describes, None for a new ledger.
+
+    Raises:
+        ConfigError: the ledger was written by a newer version.
+        DamageError: there are shards but no RUN record.
+    """
+    record = state.run
+    if record is None:
+        if state.commits:
+            raise DamageError("the ledger has shards but no RUN record: it is damaged; restore it from a copy")
+        return None
+    if record.get("format", 0) > LEDGER_FORMAT:
+        raise ConfigError(
+            f"the ledger has format {record['format']}, this version knows {LEDGER_FORMAT}: use the newer version"
+        )
+    return from_record(record)
+
+
+def from_record(record: Record) -> DataSet:
+    """The data set of a RUN record."""
+    schema: dict[str, Any] = record["schema"]
+    return DataSet(
+        ledger=record["ledger"],
+        prefix=_prefix(record["done_field"], record["ledger"]),
+        schema=ShardSchema(
+            id_type=IdType(schema["id_type"]),
+            columns=tuple((name, kind) for name, kind in schema["columns"]),
+            dim=schema["dim"],
+            vector_type=schema["vector_type"],
+            truncated=schema["truncated"],
+        ),
+        fingerprint=Fingerprint.from_dict(record["fingerprint"]),
+    )
+
+
+def _prefix(done_field: str, ledger: str) -> str:
+    return f"{done_field}-{ledger[:6]}-"
+
+
+def settle(
+    ledger: Ledger[RunState],
+    config: RunConfig,
+    *,
+    fingerprint: Fingerprint,
+    id_type: IdType,
+    columns: tuple[tuple[str, str], ...],
+    canary: str,
+) -> DataSet:
+    """Begin a data set, or make sure that this run continues the one that is there.
+
+    Args:
+        id_type, columns: What the collection suggests; a data set that is there decides for itself.
+        canary: The servers' answer to the canary texts, kept to recognise another model under the same name.
+
+    Raises:
+        FingerprintMismatch: the vectors would not be comparable; names the fields.
+        ConfigError: another column set or vector type, or shards of a ledger that is not this one.
+    """
+    known = recorded(ledger.state)
+    if known is None:
+        _refuse_foreign_shards(config)
+        record: Record = {
+            "type": "RUN",
+            "format": LEDGER_FORMAT,
+            "ledger": secrets.token_hex(6),
+            "database": config.source.database,
+            "collection": config.source.collection,
+            "done_field": config.source.done_field,
+            "fingerprint": fingerprint.as_dict(),
+            "schema": {
+                "id_type": id_type.value,
+                "columns": [list(column) for column in columns],
+                "dim": fingerprint.dim,
+                "vector_type": config.sink.vector_type,
+                "truncated": config.sink.truncated_column,
+            },
+            "canary": canary,
+        }
+        ledger.append(record)
+        return from_record(record)
+    if differences := known.fingerprint.differences(fingerprint):
+        raise FingerprintMismatch(
+            f"this run would not continue the data set of {config.folders.hot}: {'; '.join(differences)}. "
+            "Start the servers as before, or begin another data set with another --done-field"
+        )
+    _compare_columns(known, config)
+    return known
+
+
+def _compare_columns(known: DataSet, config: RunConfig) -> None:
+    asked = {
+        "columns": config.source.columns,
+        "vector-type": config.sink.vector_type,
+        "truncated-column": config.sink.truncated_column,
+    }
+    there = {
+        "columns": tuple(name for name, _ in known.schema.columns),
+        "vector-type": known.schema.vector_type,
+        "truncated-column": known.schema.truncated,
+    }
+    for name, value in asked.items():
+        if value != there[name]:
+            raise ConfigError(
+                f"--{name} is {value!r}, but the data set in {config.folders.hot} was begun with {there[name]!r}: "
+                "use the same, or begin another data set with another --done-field"
+            )
+
+
+def _refuse_foreign_shards(config: RunConfig) -> None:
+    """A new ledger beside shards of the same done field means that a ledger was lost or another one is in use."""
+    own = re.compile(re.escape(config.source.done_field) + r"-[0-9a-f]{6}-e\d+-\d+\.parquet(" + IN_PROGRESS + ")?")
+    names = sorted(path.name for path in config.folders.shards.iterdir() if own.fullmatch(path.name))
+    if names:
+        raise ConfigError(
+            f"{config.folders.shards} holds {len(names)} shards of --done-field {config.source.done_field} (for "
+            f"example {names[0]}), but the ledger in {config.folders.hot} is new: name the --hot-dir they were "
+            "written with, restore its ledger, or use another --cold-dir"
+        )

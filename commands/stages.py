@@ -1,0 +1,152 @@
+"""Composes the stages of a run: what each child process is told, and how large the rings are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import engine
+from commands.dataset import DataSet
+from engine.config import RunConfig
+from engine.generation import RingPlan
+from engine.ports import StagePlan
+from engine.slots import HEADER_BYTES, VectorLayout
+from gpu_clients.doctor import Fleet
+from gpu_clients.settings import ClientSettings
+from readers.preflight import Source
+from readers.settings import ReaderSettings
+from writers.settings import WriterSettings
+
+META_BYTES = 8 << 10
+META_WITH_COLUMNS_BYTES = 128 << 10
+META_PER_ROW_BYTES = 64
+"""Ids of ordinary size; a batch whose ids need more is cut by the reader."""
+
+_JSON_BYTES_PER_TOKEN = 4
+_MIN_DOCUMENT_BYTES = 64 << 10
+_MAX_DOCUMENT_BYTES = 512 << 10
+_MAX_DOCUMENT_RING_BYTES = 96 << 20
+_MIN_VECTOR_SLOTS = 16
+_SPARE_DOCUMENT_SLOTS = 64
+DEFAULT_MAX_INPUT_TOKENS = 512
+CHARACTERS_PER_TOKEN = 32
+"""A text is cut on the client at so many characters for each token the model takes: far beyond what a tokenizer
+makes of ordinary text, so that only absurd texts are cut before the server would cut them."""
+
+WINDOW_ROWS = 8192
+
+
+def plan_rings(config: RunConfig, fleet: Fleet, data_set: DataSet) -> RingPlan:
+    """Sizes of both rings from the batch size, the model and what the servers admit."""
+    batch = fleet.batch_size
+    meta = (META_WITH_COLUMNS_BYTES if config.source.columns else META_BYTES) + batch * META_PER_ROW_BYTES
+    layout = VectorLayout(dim=data_set.schema.dim, max_rows=batch, meta_capacity_bytes=meta)
+    tokens = fleet.max_input_length or DEFAULT_MAX_INPUT_TOKENS
+    body = min(max(batch * tokens * _JSON_BYTES_PER_TOKEN, _MIN_DOCUMENT_BYTES), _MAX_DOCUMENT_BYTES)
+    document_bytes = _round_up(HEADER_BYTES + meta + batch * 2 + body)
+    in_flight = len(config.servers.urls) * (config.servers.concurrency or fleet.max_in_flight)
+    n_documents = min(in_flight + _SPARE_DOCUMENT_SLOTS, _MAX_DOCUMENT_RING_BYTES // document_bytes)
+    return RingPlan(
+        n_documents=max(8, n_documents),
+        document_bytes=document_bytes,
+        n_vectors=max(_MIN_VECTOR_SLOTS, config.limits.ring_bytes // layout.slot_bytes),
+        layout=layout,
+    )
+
+
+def _round_up(size_bytes: int) -> int:
+    return -(-size_bytes // 64) * 64
+
+
+class StageComposer:
+    """Makes the stage plans of each generation."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        mongo_uri: str,
+        clients: ClientSettings,
+        fleet: Fleet,
+        data_set: DataSet,
+        source: Source,
+        rings: RingPlan,
+    ) -> None:
+        self._config = config
+        self._mongo_uri = mongo_uri
+        self._clients = clients
+        self._fleet = fleet
+        self._data_set = data_set
+        self._source = source
+        self._rings = rings
+
+    def stages(self, epoch: int, remaining: int | None) -> list[StagePlan]:
+        """The plans of all child processes.
+
+        Args:
+            epoch: The epoch of this generation; shard names carry it.
+            remaining: Documents that may still be read, None for all.
+        """
+        clients = [
+            StagePlan(
+                role=f"client-{index}",
+                stage="gpu_clients.stage",
+                settings=dataclasses.replace(self._clients, index=index).as_dict(),
+            )
+            for index in range(len(self._config.servers.urls))
+        ]
+        return [
+            StagePlan(role="reader", stage="readers.stage", settings=self._reader(remaining).as_dict()),
+            *clients,
+            StagePlan(role="writer", stage="writers.stage", settings=self._writer(epoch).as_dict()),
+        ]
+
+    def _reader(self, remaining: int | None) -> ReaderSettings:
+        source, servers, limits = self._config.source, self._config.servers, self._config.limits
+        body = self._rings.document_bytes - HEADER_BYTES - self._rings.layout.meta_capacity_bytes
+        tokens = self._fleet.max_input_length or DEFAULT_MAX_INPUT_TOKENS
+        return ReaderSettings(
+            uri=self._mongo_uri,
+            database=source.database,
+            collection=source.collection,
+            text_field=source.text_field,
+            done_field=source.done_field,
+            langs=source.langs,
+            filter=source.filter,
+            columns=self._data_set.schema.columns,
+            scan=source.scan,
+            id_type=self._data_set.schema.id_type.value,
+            prompt=servers.prompt,
+            batch_size=self._fleet.batch_size,
+            max_text_bytes=body - self._fleet.batch_size * 2 - 2,
+            max_characters=tokens * CHARACTERS_PER_TOKEN,
+            truncate=servers.truncate,
+            bucketing=self._bucketing(),
+            window_rows=WINDOW_ROWS,
+            dedup=servers.dedup,
+            limit=remaining,
+            mark=source.mark,
+            quarantine_file=str(self._config.folders.quarantine),
+            done_ids_file=None,
+            keep_text=self._config.sink.keep_text,
+            max_outage_s=limits.max_outage_s,
+        )
+
+    def _bucketing(self) -> bool:
+        """`auto` sorts by length: it pays for padded models and costs next to nothing for the others."""
+        return self._config.servers.bucketing != "off"
+
+    def _writer(self, epoch: int) -> WriterSettings:
+        sink, data_set = self._config.sink, self._data_set
+        return WriterSettings(
+            folder=str(self._config.folders.shards),
+            prefix=f"{data_set.prefix}e{epoch:04d}",
+            shard_bytes=sink.shard_bytes,
+            shard_seconds=sink.shard_seconds,
+            id_type=data_set.schema.id_type.value,
+            columns=data_set.schema.columns,
+            dim=data_set.schema.dim,
+            vector_type=data_set.schema.vector_type,
+            truncated=data_set.schema.truncated,
+            fingerprint=data_set.fingerprint.as_dict(),
+            ledger=data_set.ledger,
+            version=engine.__version__,
+        )
