@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 from bench.standin import tokens
 from bench.standin.http import Block
@@ -81,6 +81,9 @@ class Backend(Protocol):
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         """Return the text of `ids`."""
 
+    def free_at_s(self) -> float:
+        """Return the loop's time at which the batch that is running now ends; any past time when idle."""
+
     def set_slow_factor(self, factor: float) -> None:
         """Take `factor` times as long from now on."""
 
@@ -115,13 +118,20 @@ def prepare_by_rule(job: Job, max_input_length: int) -> list[str]:
     Sets `n_tokens`, `n_chars` and `error` of the job. An input that is in error is left out: the real server, too,
     computes the others before it answers with the first error.
     """
+    limit_chars = (max_input_length - tokens.SPECIAL_TOKENS) * tokens.CHARS_PER_TOKEN
+    if not job.prompt and set(map(type, job.inputs)) == {str}:
+        # the usual case, without a look at each text: it is half of what a canned answer costs
+        lengths = list(map(len, job.inputs))
+        if min(lengths) > 0 and max(lengths) <= limit_chars:
+            job.n_chars = sum(lengths)
+            job.n_tokens = [(length + 3) // 4 + 2 for length in lengths]
+            return cast("list[str]", job.inputs)
     texts: list[str] = []
     counts = job.n_tokens
-    limit_chars = (max_input_length - tokens.SPECIAL_TOKENS) * tokens.CHARS_PER_TOKEN
     prompt = job.prompt
     n_chars = 0
     for one in job.inputs:
-        text = one if type(one) is str else tokens.decode(list(one))
+        text = one if isinstance(one, str) else tokens.decode(one)
         if not text:
             job.error = job.error or empty_input()
             continue
@@ -134,7 +144,7 @@ def prepare_by_rule(job: Job, max_input_length: int) -> list[str]:
                 continue
             text = tokens.cut(text, max_input_length, left=job.left, prompt_chars=len(prompt))
         texts.append(text)
-        counts.append((len(text) + 3) // 4 + 2)
+        counts.append(tokens.n_tokens(text))
     job.n_chars = n_chars
     return texts
 

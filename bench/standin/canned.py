@@ -55,6 +55,9 @@ class CannedBackend(Backend):
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         return tokens.decode(ids, skip_special_tokens=skip_special_tokens)
 
+    def free_at_s(self) -> float:
+        return 0.0
+
     def set_slow_factor(self, factor: float) -> None:
         """Do nothing: an answer that takes no time stays so. Use the `delay` fault."""
 

@@ -125,7 +125,9 @@ def predict(
     )
     waiting = iter(batches)
     done: list[Ticket] = []
-    due: list[tuple[float, list[int]]] = [(0.0, batch) for _, batch in zip(range(in_flight), waiting, strict=False)]
+    due: list[tuple[float, list[int]]] = [
+        (0.0, batch) for _, batch in zip(range(in_flight), waiting, strict=False)
+    ]
     while due or model.next_event_s() is not None:
         event_s = model.next_event_s()
         if due and (event_s is None or due[0][0] <= event_s):

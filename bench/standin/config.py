@@ -42,7 +42,10 @@ class GpuConfig:
         _require(self.tokens_per_s > 0, "tokens_per_s", self.tokens_per_s, "a number above 0")
         _require(self.fixed_overhead_s >= 0, "fixed_overhead_s", self.fixed_overhead_s, "0 or more")
         _require(
-            self.tokenizer_tokens_per_s >= 0, "tokenizer_tokens_per_s", self.tokenizer_tokens_per_s, "0 or more"
+            self.tokenizer_tokens_per_s >= 0,
+            "tokenizer_tokens_per_s",
+            self.tokenizer_tokens_per_s,
+            "0 or more",
         )
 
 
@@ -81,7 +84,7 @@ class StandinConfig:
     slow_factor: float = 1.0
     faults: tuple[str, ...] = ()
     count_texts: bool = False
-    threads: int = 1
+    threads: int | None = None  # of the minilm backend; None: one per core
     lifeline: bool = False
 
     def __post_init__(self) -> None:
@@ -91,7 +94,7 @@ class StandinConfig:
             _require(0 <= port <= 65_535, "ports", port, "0 to 65535")
         named = [port for port in self.ports if port]
         _require(len(named) == len(set(named)), "ports", self.ports, "each port once")
-        for name in ("dim", "max_input_length", "max_batch_requests"):
+        for name in ("dim", "max_input_length", "max_batch_requests", "threads"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "1 or more")
         for name in (
@@ -100,7 +103,6 @@ class StandinConfig:
             "max_client_batch_size",
             "payload_limit_bytes",
             "tokenization_workers",
-            "threads",
         ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         _require(
@@ -108,6 +110,18 @@ class StandinConfig:
             "speeds",
             self.speeds,
             f"one factor for each of the {len(self.ports)} ports",
+        )
+        _require(
+            self.backend != "minilm" or self.dim in (None, 384),
+            "dim",
+            self.dim,
+            "384, the dimension of minilm",
+        )
+        _require(
+            self.backend != "minilm" or (self.max_input_length or 0) <= 512,
+            "max_input_length",
+            self.max_input_length,
+            "at most 512 for minilm",
         )
         _require(all(s > 0 for s in self.speeds), "speeds", self.speeds, "numbers above 0")
         _require(self.slow_factor > 0, "slow_factor", self.slow_factor, "a number above 0")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import orjson
 import pybase64
 
@@ -32,9 +30,9 @@ def encoded_rows(rows: Rows, *, base64: bool, openai: bool) -> list[bytes]:
     ]
 
 
-def answer_body(inside: Sequence[Block], *, openai: bool, model: bytes, n_tokens: int) -> list[Block]:
+def answer_body(inside: Block, *, openai: bool, model: bytes, n_tokens: int) -> list[Block]:
     """Return the blocks of a whole body around the comma-joined rows in `inside`; `model` is a JSON string."""
     if not openai:
-        return [b"[", *inside, b"]"]
+        return [b"[", inside, b"]"]
     tail = b'],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (model, n_tokens, n_tokens)
-    return [b'{"object":"list","data":[', *inside, tail]
+    return [b'{"object":"list","data":[', inside, tail]

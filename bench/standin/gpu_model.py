@@ -108,6 +108,14 @@ class GpuModel:
         """Return the number of inputs that no batch has taken yet."""
         return len(self._fifo)
 
+    def free_at_s(self, now_s: float) -> float:
+        """Return when the running batch ends; `now_s` while there is none."""
+        return now_s if self._running is None else max(now_s, self._running.end_s)
+
+    def busy_s(self, now_s: float) -> float:
+        """Return the GPU time spent until `now_s`, the running batch only as far as it has got."""
+        return self.totals.busy_s - (self.free_at_s(now_s) - now_s)
+
     def submit(self, ticket: Ticket, n_tokens: list[int], poison: frozenset[int] = frozenset()) -> None:
         """Queue the inputs of one request, in order; a batch with an index of `poison` in it fails whole."""
         rate = self._gpu.tokenizer_tokens_per_s

@@ -6,7 +6,6 @@ to the kernel in one `sendmsg`, so a prepared body is never copied in user space
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
 from collections import deque
@@ -15,7 +14,14 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
-import httptools
+from engine.errors import ConfigError
+
+try:
+    import httptools
+except ModuleNotFoundError as missing:
+    raise ConfigError(
+        "The stand-in servers need httptools, which is not installed: pip install httptools."
+    ) from missing
 
 from bench.standin.loop import READ, WRITE, Loop
 
@@ -145,7 +151,7 @@ class Connection:
             return
         if not request.keep_alive or request.too_large:
             response.close = True
-        blocks = [response.head()]
+        blocks: list[Block] = [response.head()]
         if request.method != b"HEAD":
             blocks += response.blocks
         self.send(blocks)
@@ -174,7 +180,7 @@ class Connection:
             sent -= len(block)
 
     def stream(self, source: Iterator[Block]) -> None:
-        """Send what `source` gives for as long as the client takes it; the answer stays open at its end."""
+        """Send what `source` gives for as long as the client takes it, then end the active request."""
         self._source = source
         self._loop.change(self._sock.fileno(), READ | WRITE)
 
@@ -254,7 +260,6 @@ class Connection:
             if not self._out:
                 block = next(self._source, None) if self._source is not None else None
                 if block is None:
-                    self._source = None
                     break
                 self._out.append(block)
             try:
@@ -272,8 +277,11 @@ class Connection:
             return
         if self._close_when_sent:
             self.close()
-        else:
-            self._loop.change(self._sock.fileno(), READ)
+            return
+        self._loop.change(self._sock.fileno(), READ)
+        if self._source is not None:
+            self._source = None
+            self.finish(close=False)
 
     # -- parser events ---------------------------------------------------------------------------------
 
@@ -326,22 +334,3 @@ class Connection:
     def _begin(self, request: Request) -> None:
         self.active = request
         self._serve(self, request)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a non-blocking listening socket.
-
-    Raises:
-        OSError: the address is taken or not ours.
-    """
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(1024)
-        sock.setblocking(False)
-    except OSError:
-        with contextlib.suppress(OSError):
-            sock.close()
-        raise
-    return sock

@@ -6,11 +6,14 @@ A metric is absent until it is first used, so a fresh server's page is empty, as
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 _DURATIONS_S: Final = tuple(15e-6 * 1.5**step for step in range(35))
 _SIZES: Final = tuple(float(2**power) for power in range(21))
+
+_STAGES: Final = ("duration", "tokenization_duration", "queue_duration", "inference_duration")
 
 #: Observations are folded into the histogram when so many wait.
 _FOLD_AT: Final = 4_096
@@ -59,7 +62,9 @@ class Metrics:
     def __init__(self) -> None:
         self._counters: dict[str, int] = {}
         self._histograms: dict[str, Histogram] = {}
+        # put off like the folding: one append per request instead of one call per input and stage
         self._lengths: list[int] = []
+        self._answers: list[tuple[int, tuple[float, float, float, float]]] = []
 
     def count(self, series: str, by: int = 1) -> None:
         """Add to a counter; `series` is the name with its label, as it is printed."""
@@ -79,7 +84,6 @@ class Metrics:
 
     def observe_lengths(self, n_tokens: list[int]) -> None:
         """Add the inputs of one request to `te_request_input_length`."""
-        # put off like the folding: a list append per request, not per input
         self._lengths.extend(n_tokens)
         if len(self._lengths) >= _FOLD_AT:
             self._fold_lengths()
@@ -103,18 +107,14 @@ class Metrics:
         """Count one answered embedding request; the last three are means over its inputs."""
         self.count('te_request_success{method="single"}' if single else 'te_request_success{method="batch"}')
         self.count("te_embed_success", n_inputs)
-        for name, value in (
-            ("duration", total_s),
-            ("tokenization_duration", tokenization_s),
-            ("queue_duration", queue_s),
-            ("inference_duration", inference_s),
-        ):
-            self.observe("te_request_" + name, value)
-            self.observe("te_embed_" + name, value, n_inputs)
+        self._answers.append((n_inputs, (total_s, tokenization_s, queue_s, inference_s)))
+        if len(self._answers) >= _FOLD_AT:
+            self._fold_answers()
 
     def page(self, extra: Mapping[str, float]) -> bytes:
         """Return the page; `extra` are gauges and counters that somebody else keeps."""
         self._fold_lengths()
+        self._fold_answers()
         lines: list[str] = []
         typed: set[str] = set()
         for series, count in sorted(self._counters.items()):
@@ -133,6 +133,13 @@ class Metrics:
         return "".join(line + "\n" for line in lines).encode()
 
     def _fold_lengths(self) -> None:
-        for length in self._lengths:
-            self.observe("te_request_input_length", length)
+        for length, times in Counter(self._lengths).items():
+            self.observe("te_request_input_length", length, times)
         self._lengths.clear()
+
+    def _fold_answers(self) -> None:
+        for n_inputs, stages_s in self._answers:
+            for stage, value_s in zip(_STAGES, stages_s, strict=True):
+                self.observe("te_request_" + stage, value_s)
+                self.observe("te_embed_" + stage, value_s, n_inputs)
+        self._answers.clear()

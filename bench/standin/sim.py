@@ -52,6 +52,9 @@ class SimBackend(Backend):
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         return tokens.decode(ids, skip_special_tokens=skip_special_tokens)
 
+    def free_at_s(self) -> float:
+        return self._gpu.free_at_s(self._loop.now())
+
     def set_slow_factor(self, factor: float) -> None:
         self._gpu.slow_factor = factor
 
@@ -59,13 +62,14 @@ class SimBackend(Backend):
         self.model_id = model_id
 
     def metrics(self) -> dict[str, float]:
+        self._run()
         totals = self._gpu.totals
         return {
             "standin_batches_total": totals.batches,
             "standin_inputs_total": totals.inputs,
             "standin_real_tokens_total": totals.real_tokens,
             "standin_padded_tokens_total": totals.padded_tokens,
-            "standin_busy_seconds_total": totals.busy_s,
+            "standin_busy_seconds_total": self._gpu.busy_s(self._loop.now()),
             "standin_dropped_total": totals.dropped,
             "te_queue_size": self._gpu.queued,
         }
@@ -79,7 +83,9 @@ class SimBackend(Backend):
             gpu.batch_sizes.clear()
             gpu.batch_tokens.clear()
         next_s = gpu.next_event_s()
-        if next_s is not None and (self._timer is None or self._timer.call is None or next_s != self._timer_s):
+        if next_s is not None and (
+            self._timer is None or self._timer.call is None or next_s != self._timer_s
+        ):
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_at(next_s, self._on_timer)

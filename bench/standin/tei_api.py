@@ -16,6 +16,7 @@ from bench.standin.http import Request, Response
 
 JSON: Final = b"application/json"
 PLAIN: Final = b"text/plain; charset=utf-8"
+_ID_LIMIT: Final = 1 << 32
 
 
 class Refused(Exception):
@@ -72,6 +73,9 @@ def validation(message: str, dialect: Dialect) -> ApiError:
 
 
 OVERLOADED: Final = ApiError(status=429, kind="Overloaded", message="Model is overloaded")
+BACKEND_FAILED: Final = ApiError(
+    status=424, kind="Backend", message="Backend error: CUDA_ERROR_ILLEGAL_ADDRESS"
+)
 EMPTY_BATCH: Final = ApiError(status=400, kind="Empty", message="`inputs` cannot be empty")
 
 
@@ -102,15 +106,15 @@ def embed_request(document: dict[str, Any], *, openai: bool) -> EmbedRequest:
         Refused: 422 in plain text when a field has another type than the schema says.
     """
     inputs, single = inputs_of(document, "input" if openai else "inputs")
-    dimensions = _optional(document, "dimensions", int)
+    dimensions = optional(document, "dimensions", int)
     if dimensions is not None and dimensions < 0:
         raise _schema("dimensions: invalid value, expected usize")
     if openai:
         encoding = document.get("encoding_format", "float")
         if encoding not in ("float", "base64"):
             raise _schema(f"encoding_format: unknown variant `{encoding}`, expected `float` or `base64`")
-        _optional(document, "model", str)
-        _optional(document, "user", str)
+        optional(document, "model", str)
+        optional(document, "user", str)
         return EmbedRequest(
             inputs=inputs, single=single, openai=True, dimensions=dimensions, base64=encoding == "base64"
         )
@@ -121,9 +125,9 @@ def embed_request(document: dict[str, Any], *, openai: bool) -> EmbedRequest:
         inputs=inputs,
         single=single,
         openai=False,
-        truncate=_optional(document, "truncate", bool),
+        truncate=optional(document, "truncate", bool),
         left=_is_left(document),
-        prompt_name=_optional(document, "prompt_name", str),
+        prompt_name=optional(document, "prompt_name", str),
         normalize=normalize,
         dimensions=dimensions,
     )
@@ -144,7 +148,7 @@ def inputs_of(document: dict[str, Any], name: str) -> tuple[list[Input], bool]:
         kinds = set(map(type, value))
         if kinds <= {str}:
             return value, False
-        if kinds == {int} and min(value) >= 0:
+        if kinds == {int} and _is_ids(value):
             return [value], True
         if kinds <= {str, list} and all(_is_ids(one) for one in value if type(one) is list):
             return value, False
@@ -157,7 +161,7 @@ def is_ids(value: object) -> bool:
 
 
 def _is_ids(value: list[Any]) -> bool:
-    return all(type(one) is int and one >= 0 for one in value)
+    return all(type(one) is int and 0 <= one < _ID_LIMIT for one in value)
 
 
 def _is_left(document: dict[str, Any]) -> bool:
@@ -167,7 +171,12 @@ def _is_left(document: dict[str, Any]) -> bool:
     return side in ("left", "Left")
 
 
-def _optional(document: dict[str, Any], name: str, kind: type[Any]) -> Any:
+def optional(document: dict[str, Any], name: str, kind: type[Any]) -> Any:
+    """Return a field that may be absent or null.
+
+    Raises:
+        Refused: it is of another type than `kind`.
+    """
     value = document.get(name)
     if value is not None and type(value) is not kind:
         raise _schema(f"{name}: invalid type, expected {kind.__name__} or null")
@@ -176,3 +185,22 @@ def _optional(document: dict[str, Any], name: str, kind: type[Any]) -> Any:
 
 def _schema(what: str) -> Refused:
     return Refused(plain(422, f"Failed to deserialize the JSON body into the target type: {what}"))
+
+
+def batch_too_big(n_inputs: int, limit: int, dialect: Dialect) -> ApiError:
+    """Return the error of a request with more inputs than max_client_batch_size."""
+    return validation(f"batch size {n_inputs} > maximum allowed batch size {limit}", dialect)
+
+
+def bad_dimensions(dimensions: int, dialect: Dialect) -> ApiError:
+    """Return the error of `dimensions` that the model does not have."""
+    what = "be positive" if dimensions == 0 else "be smaller than the maximum embedding dimension."
+    return validation(f"Input validation error: `dimensions` should {what}", dialect)
+
+
+def unknown_prompt(name: str, known: list[str], dialect: Dialect) -> ApiError:
+    """Return the error of a `prompt_name` that the model does not have."""
+    return validation(
+        f"Input validation error: prompt name `{name}` was not found, available: [{', '.join(known)}]",
+        dialect,
+    )
