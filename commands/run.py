@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from readers.marker import Marker
+from readers.preflight import Source, inspect_source
+
 from commands.dataset import DataSet, settle
+from commands.marking import ShardMarker
 from commands.stages import StageComposer, plan_rings
 from engine import durable
 from engine.config import RunConfig, to_toml
-from engine.errors import ConfigError, Exit, SinkError
+from engine.errors import ConfigError, ServersUnavailable, SinkError
 from engine.ledger import Ledger, RunState
 from engine.logs import redact
 from engine.progress import LineProgress, duration
@@ -22,8 +27,7 @@ from engine.signals import SignalInbox
 from engine.summary import RunClock, Tally, summary
 from engine.supervisor import Observer, RunPlan, Supervisor
 from gpu_clients.doctor import Fleet, examine
-from readers.marker import Marker
-from readers.preflight import Source, inspect_source
+from gpu_clients.settings import ClientSettings
 
 _log = logging.getLogger("engine.run")
 
@@ -61,7 +65,8 @@ def run(config: RunConfig, secrets: RunSecrets, *, show_progress: bool, metrics_
         source = inspect_source(config.source, secrets.mongo_uri, wait_s=min(START_GRACE_S, config.limits.max_outage_s))
         if source.empty:
             return _nothing_to_do(config, source)
-        fleet = examine_fleet(config, secrets)
+        clients = _client_settings(config, secrets)
+        fleet = examine_patiently(clients, wait_s=min(START_GRACE_S, config.limits.max_outage_s))
         _hold_reserve(folders, stack)
         ledger = Ledger(folders.ledger, RunState())
         stack.callback(ledger.close)
@@ -74,62 +79,94 @@ def run(config: RunConfig, secrets: RunSecrets, *, show_progress: bool, metrics_
             canary=fleet.canary,
         )
         _write_config(folders, config)
-        return _supervise(config, secrets, lock.fd, ledger, data_set, fleet, source, show_progress, metrics_port, stack)
+        quarantine = Quarantine(folders.quarantine)
+        stack.callback(quarantine.close)
+        clients = dataclasses.replace(clients, id_type=data_set.schema.id_type)
+        rings = plan_rings(config, fleet, data_set)
+        composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings)
+        _say_limits(config, fleet, rings.size_bytes)
+        durable.arm("supervisor")
+        supervisor = Supervisor(
+            plan=RunPlan(
+                name=config.name,
+                collection=config.namespace,
+                prefix=data_set.prefix,
+                rings=rings,
+                stages=composer.stages,
+                limit=config.limits.limit,
+                max_time_s=config.limits.max_time_s,
+                max_outage_s=config.limits.max_outage_s,
+            ),
+            folders=folders,
+            lock_fd=lock.fd,
+            ledger=ledger,
+            shards=data_set.shards(folders),
+            marker=_marker(config, secrets, data_set, stack),
+            quarantine=quarantine,
+            observers=_observers(show_progress, metrics_port, config, stack),
+            signals=stack.enter_context(SignalInbox()),
+        )
+        return RunResult(summary=supervisor.run(), sentence=supervisor.stop_sentence)
 
 
-def _supervise(
-    config: RunConfig,
-    secrets: RunSecrets,
-    lock_fd: int,
-    ledger: Ledger[RunState],
-    data_set: DataSet,
-    fleet: Fleet,
-    source: Source,
-    show_progress: bool,
-    metrics_port: int | None,
-    stack: ExitStack,
-) -> RunResult:
-    folders = config.folders
-    quarantine = Quarantine(folders.quarantine)
-    stack.callback(quarantine.close)
-    marker = None
-    if config.source.mark:
-        marker = Marker(
+def _client_settings(config: RunConfig, secrets: RunSecrets) -> ClientSettings:
+    servers, n_keys = config.servers, len(secrets.api_keys)
+    if n_keys not in (0, 1, len(servers.urls)):
+        raise ConfigError(f"{n_keys} API keys for {len(servers.urls)} servers: give one for all, or one for each URL")
+    keys = secrets.api_keys * len(servers.urls) if n_keys == 1 else secrets.api_keys
+    return ClientSettings(
+        urls=servers.urls,
+        server_kind=servers.kind,
+        model=servers.model,
+        batch_size=servers.batch_size,
+        concurrency=servers.concurrency,
+        max_concurrency=servers.max_concurrency,
+        target_p95_s=servers.target_p95_s,
+        prompt=servers.prompt,
+        dimensions=servers.dimensions,
+        normalize=servers.normalize,
+        truncate=servers.truncate,
+        keep_text=config.sink.keep_text,
+        api_keys=keys,
+    )
+
+
+def examine_patiently(settings: ClientSettings, *, wait_s: float) -> Fleet:
+    """Examine the servers; when none answers, look again for a while: they may just be starting.
+
+    Raises:
+        ConfigError: see `gpu_clients.doctor.examine`.
+        ServersUnavailable: none answered in time.
+    """
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        try:
+            fleet = examine(settings)
+        except ServersUnavailable as error:
+            if time.monotonic() >= deadline_s:
+                raise
+            _log.warning("waiting_for_servers reason=%r", str(error))
+            time.sleep(min(1.0, max(0.0, deadline_s - time.monotonic())))
+            continue
+        for warning in fleet.warnings:
+            _log.warning("%s", warning)
+        return fleet
+
+
+def _marker(config: RunConfig, secrets: RunSecrets, data_set: DataSet, stack: ExitStack) -> ShardMarker | None:
+    if not config.source.mark:
+        return None
+    marker = ShardMarker(
+        Marker(
             secrets.mongo_uri,
             config.source.database,
             config.source.collection,
             config.source.done_field,
-            id_type=data_set.schema.id_type,
-            max_outage_s=config.limits.max_outage_s,
-        )
-        stack.callback(marker.close)
-    rings = plan_rings(config, fleet, data_set)
-    composer = StageComposer(config, secrets.mongo_uri, secrets.api_keys, fleet, data_set, source, rings)
-    durable.arm("supervisor")
-    _say_limits(config, fleet, rings.size_bytes)
-    signals = stack.enter_context(SignalInbox())
-    supervisor = Supervisor(
-        plan=RunPlan(
-            name=config.name,
-            collection=config.namespace,
-            prefix=data_set.prefix,
-            rings=rings,
-            stages=composer.stages,
-            limit=config.limits.limit,
-            max_time_s=config.limits.max_time_s,
-            max_outage_s=config.limits.max_outage_s,
         ),
-        folders=folders,
-        lock_fd=lock_fd,
-        ledger=ledger,
-        shards=data_set.shards(folders),
-        marker=marker,
-        quarantine=quarantine,
-        observers=_observers(show_progress, metrics_port, config, stack),
-        signals=signals,
+        data_set.schema.id_type,
     )
-    result = supervisor.run()
-    return RunResult(summary=result, sentence=supervisor.stop_sentence)
+    stack.callback(marker.close)
+    return marker
 
 
 def _nothing_to_do(config: RunConfig, source: Source) -> RunResult:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import engine
 from commands.dataset import DataSet
 from engine.config import RunConfig
@@ -12,7 +10,6 @@ from engine.ports import StagePlan
 from engine.slots import HEADER_BYTES, VectorLayout
 from gpu_clients.doctor import Fleet
 from gpu_clients.settings import ClientSettings
-from readers.preflight import Source
 from readers.settings import ReaderSettings
 from writers.settings import WriterSettings
 
@@ -40,10 +37,11 @@ def plan_rings(config: RunConfig, fleet: Fleet, data_set: DataSet) -> RingPlan:
     batch = fleet.batch_size
     meta = (META_WITH_COLUMNS_BYTES if config.source.columns else META_BYTES) + batch * META_PER_ROW_BYTES
     layout = VectorLayout(dim=data_set.schema.dim, max_rows=batch, meta_capacity_bytes=meta)
-    tokens = fleet.max_input_length or DEFAULT_MAX_INPUT_TOKENS
+    tokens = max_input_tokens(fleet)
     body = min(max(batch * tokens * _JSON_BYTES_PER_TOKEN, _MIN_DOCUMENT_BYTES), _MAX_DOCUMENT_BYTES)
     document_bytes = _round_up(HEADER_BYTES + meta + batch * 2 + body)
-    in_flight = len(config.servers.urls) * (config.servers.concurrency or fleet.max_in_flight)
+    window = config.servers.concurrency or min(fleet.max_concurrency, config.servers.max_concurrency)
+    in_flight = len(config.servers.urls) * window
     n_documents = min(in_flight + _SPARE_DOCUMENT_SLOTS, _MAX_DOCUMENT_RING_BYTES // document_bytes)
     return RingPlan(
         n_documents=max(8, n_documents),
@@ -51,6 +49,12 @@ def plan_rings(config: RunConfig, fleet: Fleet, data_set: DataSet) -> RingPlan:
         n_vectors=max(_MIN_VECTOR_SLOTS, config.limits.ring_bytes // layout.slot_bytes),
         layout=layout,
     )
+
+
+def max_input_tokens(fleet: Fleet) -> int:
+    """Tokens of the longest text that the model takes."""
+    lengths = [server.facts.max_input_length for server in fleet.servers if server.facts]
+    return next((length for length in lengths if length), DEFAULT_MAX_INPUT_TOKENS)
 
 
 def _round_up(size_bytes: int) -> int:
@@ -67,7 +71,6 @@ class StageComposer:
         clients: ClientSettings,
         fleet: Fleet,
         data_set: DataSet,
-        source: Source,
         rings: RingPlan,
     ) -> None:
         self._config = config
@@ -75,7 +78,6 @@ class StageComposer:
         self._clients = clients
         self._fleet = fleet
         self._data_set = data_set
-        self._source = source
         self._rings = rings
 
     def stages(self, epoch: int, remaining: int | None) -> list[StagePlan]:
@@ -89,7 +91,7 @@ class StageComposer:
             StagePlan(
                 role=f"client-{index}",
                 stage="gpu_clients.stage",
-                settings=dataclasses.replace(self._clients, index=index).as_dict(),
+                settings=self._fleet.client_settings(self._clients, index).as_dict(),
             )
             for index in range(len(self._config.servers.urls))
         ]
@@ -102,7 +104,7 @@ class StageComposer:
     def _reader(self, remaining: int | None) -> ReaderSettings:
         source, servers, limits = self._config.source, self._config.servers, self._config.limits
         body = self._rings.document_bytes - HEADER_BYTES - self._rings.layout.meta_capacity_bytes
-        tokens = self._fleet.max_input_length or DEFAULT_MAX_INPUT_TOKENS
+        tokens = self._max_input_tokens(self._fleet)
         return ReaderSettings(
             uri=self._mongo_uri,
             database=source.database,

@@ -1,0 +1,233 @@
+"""The engine's own ceiling on this machine: a real mongod, servers that answer at once, every stage measured.
+
+    engine bench pipeline --documents 200000 --compare
+
+Everything shares the machine's cores: mongod, the canned servers, the engine. What is printed was measured in this
+call; with `compare` the plain script works on the same collection, mongod and servers right after.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pymongo import MongoClient
+
+from bench.local_mongod import LocalMongod
+from bench.plain_script import run_plain_script
+from bench.standin import StandinConfig, StandinFleet
+from bench.tweets import documents
+from engine.errors import EngineError, ProtocolError
+
+DATABASE, COLLECTION, DONE_FIELD = "bench", "tweets", "embedded_bench"
+SCRIPT_SHARE = 10
+"""The plain script gets a tenth of the documents: it is ten times slower."""
+
+_LOAD_BATCH = 10_000
+_MEMORY_EVERY_S = 0.25
+_NULL_FIELDS = {"retweeted": None, DONE_FIELD: None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineConfig:
+    """What to measure.
+
+    Attributes:
+        n_documents: Documents in the work queue.
+        already_marked: Further documents that are marked before the run starts.
+        dim: Numbers in a vector.
+        batch_size: Texts of a request.
+        n_servers: Canned servers, all in one process.
+        compare: Whether the plain script runs afterwards.
+        mongod: A mongod binary, or None to look for one.
+    """
+
+    n_documents: int = 200_000
+    already_marked: int = 0
+    dim: int = 768
+    batch_size: int = 32
+    n_servers: int = 4
+    compare: bool = False
+    mongod: Path | None = None
+
+
+def measure(config: PipelineConfig) -> dict[str, Any]:
+    """Measure one run from the start of the command to its end.
+
+    Raises:
+        EngineError: a part could not be started, or the run failed.
+    """
+    servers = StandinConfig(
+        backend="canned",
+        ports=(0,) * config.n_servers,
+        dim=config.dim,
+        max_client_batch_size=max(32, config.batch_size),
+        max_concurrent_requests=max(512, 16 * config.batch_size),
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="engine-bench-") as name,
+        LocalMongod(Path(name) / "mongod", mongod=config.mongod) as mongod,
+        StandinFleet(servers) as fleet,
+    ):
+        _load(mongod.uri, config)
+        engine = _run_engine(Path(name), mongod.uri, list(fleet.urls), config, mongod.pid)
+        figures: dict[str, Any] = {"machine": _machine(), "config": _plain(config), "engine": engine}
+        if config.compare:
+            figures["plain_script"] = _run_script(Path(name), mongod.uri, list(fleet.urls), config)
+    return figures
+
+
+def _load(uri: str, config: PipelineConfig) -> None:
+    with MongoClient[dict[str, Any]](uri) as client:
+        collection = client[DATABASE][COLLECTION]
+        wanted = documents(config.n_documents + config.already_marked, retweeted=False)
+        for number in itertools.count():
+            chunk = list(itertools.islice(wanted, _LOAD_BATCH))
+            if not chunk:
+                break
+            for document in chunk:
+                if document["_id"] <= config.already_marked:
+                    document[DONE_FIELD] = True
+            collection.insert_many(chunk, ordered=False)
+            assert number < 1_000_000  # bounded
+
+
+def _environment(folder: Path, uri: str, urls: list[str]) -> dict[str, str]:
+    return {
+        **os.environ,
+        "ENGINE_MONGO_URI": uri,
+        "ENGINE_DATABASE": DATABASE,
+        "ENGINE_COLLECTION": COLLECTION,
+        "ENGINE_DONE_FIELD": DONE_FIELD,
+        "ENGINE_TEI_URLS": ",".join(urls),
+        "ENGINE_HOT_DIR": str(folder / "hot"),
+        "ENGINE_COLD_DIR": str(folder / "cold"),
+    }
+
+
+def _run_engine(folder: Path, uri: str, urls: list[str], config: PipelineConfig, mongod_pid: int) -> dict[str, Any]:
+    environment = _environment(folder, uri, urls)
+    _call(environment, "index")
+    mongod = psutil.Process(mongod_pid)
+    mongod_before = _cpu_s(mongod)
+    command = [sys.executable, "-m", "cli", "run", "--json", "--batch-size", str(config.batch_size)]
+    started = time.monotonic()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peak_bytes = 0
+    while process.poll() is None:
+        peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
+        time.sleep(_MEMORY_EVERY_S)
+    wall_s = time.monotonic() - started
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout as out, process.stderr as err:
+        answer, complaint = out.read(), err.read()
+    if process.returncode != 0:
+        raise ProtocolError(f"the measured run ended with exit code {process.returncode}: {complaint[-2000:]}")
+    summary: dict[str, Any] = json.loads(answer)
+    if summary["embedded"] != config.n_documents:
+        raise ProtocolError(f"the measured run embedded {summary['embedded']} of {config.n_documents} documents")
+    cpu = summary["cpu_us_per_document"]
+    return {
+        "documents_per_second": round(config.n_documents / wall_s, 1),
+        "wall_s": round(wall_s, 2),
+        "cpu_us_per_document": {**cpu, "engine": round(sum(cpu.values()), 2)},
+        "mongod_cpu_us_per_document": round((_cpu_s(mongod) - mongod_before) / config.n_documents * 1e6, 2),
+        "peak_resident_mib": peak_bytes >> 20,
+        "latency": summary["latency"],
+        "bottleneck": summary["bottleneck"],
+        "shards": summary["shards"],
+        "bytes_per_row": round(summary["bytes"] / config.n_documents, 1),
+    }
+
+
+def _run_script(folder: Path, uri: str, urls: list[str], config: PipelineConfig) -> dict[str, Any]:
+    limit = max(1000, config.n_documents // SCRIPT_SHARE)
+    with MongoClient[dict[str, Any]](uri) as client:
+        client[DATABASE][COLLECTION].update_many(
+            {"_id": {"$gt": config.already_marked, "$lte": config.already_marked + limit}}, {"$unset": {DONE_FIELD: ""}}
+        )
+    figures = run_plain_script(
+        uri, DATABASE, COLLECTION, DONE_FIELD, urls, folder / "plain", batch_size=config.batch_size, limit=limit
+    )
+    return {
+        "documents": figures.documents,
+        "documents_per_second": round(figures.documents / figures.seconds, 1),
+        "cpu_us_per_document": round(figures.cpu_s / figures.documents * 1e6, 1),
+    }
+
+
+def _call(environment: dict[str, str], *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise EngineError(
+            f"`engine {' '.join(arguments)}` ended with exit code {done.returncode}: {done.stderr[-2000:]}"
+        )
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _resident_bytes(pid: int) -> int:
+    """Resident memory of a process and its descendants; shared pages count in each of them."""
+    total = 0
+    try:
+        parent = psutil.Process(pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            total += process.memory_info().rss
+    except psutil.Error:
+        return total
+    return total
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def _plain(config: PipelineConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__slots__ if name != "mongod"}
+
+
+def as_text(figures: dict[str, Any]) -> str:
+    """The figures as a table."""
+    engine, config = figures["engine"], figures["config"]
+    machine = ", ".join(f"{name} {value}" for name, value in figures["machine"].items())
+    lines = [
+        f"{config['n_documents']:,} documents of {config['dim']} dimensions, batch {config['batch_size']}, "
+        f"{config['n_servers']} canned servers and mongod on the same machine ({machine})",
+        f"{'stage':<12} {'us CPU per document':>20}",
+    ]
+    lines += [f"{name:<12} {value:>20.1f}" for name, value in engine["cpu_us_per_document"].items()]
+    lines += [
+        f"{'mongod':<12} {engine['mongod_cpu_us_per_document']:>20.1f}",
+        f"end to end   {engine['documents_per_second']:>20,.0f} documents/s, from the command's start to its end",
+        f"memory       {engine['peak_resident_mib']:>20,} MiB resident at the peak, all processes",
+        f"bottleneck: {engine['bottleneck']}",
+    ]
+    if script := figures.get("plain_script"):
+        ratio = engine["documents_per_second"] / script["documents_per_second"]
+        lines.append(
+            f"plain script {script['documents_per_second']:>20,.0f} documents/s, "
+            f"{script['cpu_us_per_document']:,.0f} us CPU per document ({script['documents']:,} documents); "
+            f"the engine is {ratio:.1f} times as fast"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Stages without MongoDB and without HTTP, for tests of the supervisor alone."""

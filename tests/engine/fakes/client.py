@@ -1,0 +1,57 @@
+"""A client whose server is a formula: the vector of number i is the i-th unit vector, modulo the dimension."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+
+from engine.slots import HEADER_BYTES, Header, body_of
+from engine.worker import Heartbeat, StageContext
+
+
+def run(context: StageContext) -> None:
+    """Turn document slots into vector slots until told to stop."""
+    heartbeat = Heartbeat(0.1)
+    rows = 0
+    stopping = False
+    dim = context.layout.dim
+    last_report = -1
+
+    def report() -> None:
+        state = context.settings.get("state", "ok")
+        context.tell("client", rows=rows, requests=rows, quarantined=0, state=state, taken_rows=rows)
+
+    while True:
+        for command in context.poll_commands():
+            if command["do"] == "exit":
+                return
+            if command["do"] == "stop":
+                stopping = True
+                report()
+                context.tell("stopped", rows=rows, taken_rows=rows)
+        slot = None if stopping or context.settings.get("state") == "out" else context.documents_ready.take()
+        if slot is None:
+            context.wait(0.05)
+        else:
+            source = context.documents.slot(slot)
+            header = Header.unpack_from(source, context.generation)
+            assert len(body_of(source, header)) == 0
+            while (target_number := context.vectors_free.take()) is None:
+                context.wait(0.01)
+            target = context.vectors.slot(target_number)
+            end = HEADER_BYTES + header.meta_bytes
+            target[HEADER_BYTES:end] = source[HEADER_BYTES:end]
+            ids = struct.unpack_from(f"<{header.n_rows}q", source, HEADER_BYTES)
+            values = [1.0 if column == number % dim else 0.0 for number in ids for column in range(dim)]
+            context.layout.matrix_bytes(target, header.n_rows)[:] = struct.pack(f"<{len(values)}f", *values)
+            header.pack_into(target)
+            context.vectors_ready.put(target_number)
+            context.documents_free.put(slot)
+            rows += header.n_rows
+            if context.settings.get("die_at_rows", 1 << 60) <= rows and context.generation == 1:
+                os._exit(7)
+            time.sleep(context.settings.get("pause_s", 0))
+        if heartbeat.due() or (slot is None and rows != last_report):
+            last_report = rows
+            report()

@@ -1,0 +1,384 @@
+"""The supervisor with real processes, rings, writer, ledger and files; only MongoDB and the servers are formulas."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from engine.errors import EngineError, Exit, LockHeld, SourceError, WorkerDied
+from engine.generation import RingPlan
+from engine.ids import IdType
+from engine.ledger import Ledger, RunState
+from engine.ports import IdList, StagePlan
+from engine.quarantine import Quarantine
+from engine.records import Fingerprint
+from engine.runfolder import RunFolders, RunLock
+from engine.signals import SignalInbox
+from engine.slots import VectorLayout
+from engine.supervisor import RunPlan, Supervisor
+from writers.schema import ShardSchema
+from writers.settings import WriterSettings
+from writers.store import ParquetShards
+
+DIM, BATCH, N = 8, 10, 1000
+LEDGER = "0123456789ab"
+SCHEMA = ShardSchema(id_type=IdType.INT64, columns=(), dim=DIM, vector_type="float32")
+FINGERPRINT = Fingerprint(
+    model_id="m", model_sha=None, dtype=None, pooling=None, prompt=None, dim=DIM, normalize=True, server_version=None
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a marking came to."""
+
+    matched: int
+    already: int
+    gone: int
+    foreign: int
+
+
+class MarkedFile:
+    """Marks in a file instead of MongoDB."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.gone: set[int] = set()
+        self.foreign = 0
+        self.error: Exception | None = None
+        self.marks: list[int] = []
+        if not path.exists():
+            path.write_text("[]")
+
+    def mark(self, ids: IdList, *, ours_before: bool) -> Outcome:
+        """Mark what is not marked."""
+        if self.error is not None:
+            raise self.error
+        known = set(json.loads(self.path.read_text()))
+        new = [number for number in ids if number not in known and number not in self.gone]
+        self.marks += new  # type: ignore[arg-type]
+        self.path.write_text(json.dumps(sorted(known | set(new))))  # type: ignore[type-var]
+        already = sum(number in known for number in ids)
+        return Outcome(len(new), already, len(ids) - len(new) - already, 0 if ours_before else self.foreign)
+
+
+@dataclass
+class World:
+    """Everything around one run."""
+
+    folder: Path
+    reader: dict[str, Any] = field(default_factory=dict)
+    client: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    max_time_s: float | None = None
+    max_outage_s: float = 60.0
+    shard_bytes: int = 1 << 16
+    n: int = N
+
+    def __post_init__(self) -> None:
+        self.folders = RunFolders.of(self.folder / "hot", self.folder / "cold", "db", "c", "done")
+        self.folders.make()
+        self.marker = MarkedFile(self.folder / "marked.json")
+        self.figures: list[dict[str, Any]] = []
+
+    def update(self, figures: dict[str, Any]) -> None:
+        """Observe."""
+        self.figures.append(figures)
+
+    def stages(self, epoch: int, remaining: int | None) -> list[StagePlan]:
+        """Fake reader, two fake clients, the real writer."""
+        writer = WriterSettings(
+            folder=str(self.folders.shards),
+            prefix=f"done-{LEDGER[:6]}-e{epoch:04d}",
+            shard_bytes=self.shard_bytes,
+            shard_seconds=60,
+            id_type="int64",
+            columns=(),
+            dim=DIM,
+            vector_type="float32",
+            truncated=False,
+            fingerprint=FINGERPRINT.as_dict(),
+            ledger=LEDGER,
+            version="0",
+            row_group_bytes=100 * DIM * 4,
+        )
+        reader = {"n": self.n, "batch": BATCH, "marked": str(self.marker.path), **self.reader}
+        clients = [
+            StagePlan(role=f"client-{index}", stage="tests.engine.fakes.client", settings=self.client)
+            for index in (0, 1)
+        ]
+        return [
+            StagePlan(role="reader", stage="tests.engine.fakes.reader", settings=reader),
+            *clients,
+            StagePlan(role="writer", stage="writers.stage", settings=writer.as_dict()),
+        ]
+
+    def run(self) -> dict[str, Any]:
+        """One run, start to end."""
+        lock = RunLock(self.folders.lock)
+        ledger = Ledger(self.folders.ledger, RunState())
+        quarantine = Quarantine(self.folders.quarantine)
+        try:
+            with SignalInbox() as signals:
+                supervisor = Supervisor(
+                    plan=RunPlan(
+                        name="db.c.done",
+                        collection="db.c",
+                        prefix=f"done-{LEDGER[:6]}-",
+                        rings=RingPlan(
+                            n_documents=8,
+                            document_bytes=1024,
+                            n_vectors=32,
+                            layout=VectorLayout(dim=DIM, max_rows=BATCH, meta_capacity_bytes=256),
+                        ),
+                        stages=self.stages,
+                        limit=self.limit,
+                        max_time_s=self.max_time_s,
+                        max_outage_s=self.max_outage_s,
+                        max_restarts=3,
+                    ),
+                    folders=self.folders,
+                    lock_fd=lock.fd,
+                    ledger=ledger,
+                    shards=ParquetShards(self.folders.shards, SCHEMA, FINGERPRINT, LEDGER),
+                    marker=self.marker,
+                    quarantine=quarantine,
+                    observers=[self],
+                    signals=signals,
+                )
+                return supervisor.run()
+        finally:
+            quarantine.close()
+            ledger.close()
+            lock.release()
+
+    def assert_exact(self, n: int | None = None) -> None:
+        """Every number is in exactly one committed row, marked, and nothing else is left."""
+        n = self.n if n is None else n
+        state = Ledger(self.folders.ledger, RunState()).state
+        files = sorted(path.name for path in self.folders.shards.iterdir())
+        assert files == sorted(commit["file"] for commit in state.commits.values())
+        ids = [number for name in files for number in pq.read_table(self.folders.shards / name)["_id"].to_pylist()]
+        assert sorted(ids) == list(range(n))
+        assert json.loads(self.marker.path.read_text()) == list(range(n))
+        assert not state.unmarked()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A fresh world."""
+    return World(tmp_path)
+
+
+def test_a_run_embeds_everything_once_and_the_next_finds_nothing(world: World) -> None:
+    """G1, G2, G7 on the quiet path, and a second start after it."""
+    first = world.run()
+    second = world.run()
+
+    world.assert_exact()
+    assert (first["exit"], first["read"], first["embedded"], first["resumed"]) == (0, N, N, 0)
+    assert (second["exit"], second["read"], second["embedded"], second["resumed"]) == (0, 0, 0, N)
+    assert first["shards"] >= 1
+    assert set(first["cpu_us_per_document"]) == {"reader", "clients", "writer", "supervisor"}
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("role", ["reader", "client"])
+def test_a_child_that_dies_starts_a_new_generation_and_nothing_is_lost_or_doubled(world: World, role: str) -> None:
+    """The recovery inside a run is the recovery of a start."""
+    if role == "reader":
+        world.reader = {"die_at": 40}
+    else:
+        world.client = {"die_at_rows": 300}
+
+    result = world.run()
+
+    world.assert_exact()
+    assert (result["exit"], result["restarts"], result["read"], result["embedded"]) == (0, 1, N, N)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize(
+    "point",
+    [
+        "writer.before_row_group#3",
+        "writer.before_close",
+        "writer.after_close",
+        "writer.after_check",
+        "writer.after_fsync",
+        "writer.after_link",
+        "writer.after_folder_fsync",
+    ],
+)
+def test_a_writer_killed_at_each_step_of_the_commit_order(
+    world: World, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G2, G3, G6: crash table of docs/protocols/commit.md, writer's half, within one run."""
+    # the epoch is in the file's name: only the first generation's writer dies
+    monkeypatch.setenv("ENGINE_FAILPOINTS", f"writer/{point}=kill")
+    world.client = {"pause_s": 0.001}
+    original = world.stages
+
+    def disarm_later(epoch: int, remaining: int | None) -> list[StagePlan]:
+        if epoch > 1:
+            monkeypatch.setenv("ENGINE_FAILPOINTS", "")
+        return original(epoch, remaining)
+
+    world.stages = disarm_later  # type: ignore[method-assign]
+
+    result = world.run()
+
+    world.assert_exact()
+    assert (result["exit"], result["restarts"], result["embedded"]) == (0, 1, N)
+
+
+def test_a_child_that_always_dies_ends_the_run_after_some_restarts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug that repeats does not restart for ever, and what is committed stays."""
+    monkeypatch.setenv("ENGINE_FAILPOINTS", "writer/writer.before_row_group=kill")
+
+    with pytest.raises(WorkerDied, match="restarts within an hour are too many"):
+        world.run()
+
+    monkeypatch.setenv("ENGINE_FAILPOINTS", "")
+    assert world.run()["exit"] == 0
+    world.assert_exact()
+
+
+def signal_after(seconds: float, number: int, times: int = 1) -> threading.Thread:
+    """Send this process a signal, once or more often."""
+
+    def send() -> None:
+        time.sleep(seconds)
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_drains_commits_marks_and_the_next_run_finishes(world: World, number: int, code: int) -> None:
+    """What was in flight is committed and marked; nothing in the ring is lost."""
+    world.client = {"pause_s": 0.02}
+    thread = signal_after(1.0, number)
+
+    result = world.run()
+
+    thread.join()
+    assert result["exit"] == code
+    assert 0 < result["embedded"] < N
+    assert result["read"] == result["embedded"]
+    assert len(json.loads(world.marker.path.read_text())) == result["embedded"]
+    world.client = {}
+    assert world.run()["resumed"] == result["embedded"]
+    world.assert_exact()
+
+
+def test_a_second_signal_gives_up_the_open_shard_and_stays_exact(world: World) -> None:
+    """Faster, still consistent."""
+    world.client = {"pause_s": 2.0}
+    world.shard_bytes = 1 << 30
+    thread = signal_after(0.8, signal.SIGINT, times=2)
+
+    result = world.run()
+
+    thread.join()
+    assert result["exit"] == 130
+    assert not list(world.folders.shards.glob("*.parquet"))
+    world.client = {}
+    assert world.run()["exit"] == 0
+    world.assert_exact()
+
+
+def test_max_time_stops_cleanly_with_exit_8(world: World) -> None:
+    """The rest is done by the next run."""
+    world.client = {"pause_s": 0.05}
+    world.max_time_s = 1.0
+
+    result = world.run()
+
+    assert result["exit"] == Exit.LIMIT
+    world.client, world.max_time_s = {}, None
+    assert world.run()["exit"] == 0
+    world.assert_exact()
+
+
+def test_no_healthy_server_beyond_the_limit_is_exit_7_and_nothing_is_lost(world: World) -> None:
+    """The clients say that their servers are out."""
+    world.client = {"state": "out"}
+    world.max_outage_s = 0.5
+
+    assert world.run()["exit"] == Exit.SERVERS
+    world.client = {}
+    assert world.run()["exit"] == 0
+    world.assert_exact()
+
+
+def test_marks_that_cannot_be_set_end_the_run_with_exit_6_and_are_set_by_the_next(world: World) -> None:
+    """G4: committed, unmarked; the next start marks before it reads."""
+    world.marker.error = SourceError("MongoDB does not answer")
+
+    result = world.run()
+
+    assert result["exit"] == Exit.MONGODB
+    assert json.loads(world.marker.path.read_text()) == []
+    world.marker.error = None
+    assert world.run()["exit"] == 0
+    world.assert_exact()
+
+
+def test_marks_of_another_run_stop_this_one(world: World) -> None:
+    """Two engines on one collection are noticed by the marks."""
+    world.marker.foreign = 3
+
+    with pytest.raises(LockHeld, match="another run works on the same collection"):
+        world.run()
+
+
+def test_documents_deleted_meanwhile_are_counted_as_gone(world: World) -> None:
+    """Their rows stay; the sum still agrees."""
+    world.marker.gone = {3, 500}
+    world.reader = {"deleted_after_first_pass": [3, 500]}
+
+    result = world.run()
+
+    assert (result["exit"], result["read"], result["embedded"], result["gone"]) == (0, N, N - 2, 2)
+
+
+def test_a_second_run_on_the_same_folder_is_refused_at_once(world: World) -> None:
+    """Exit 11; the first one is not disturbed."""
+    lock = RunLock(world.folders.lock)
+    started = time.monotonic()
+
+    with pytest.raises(LockHeld) as refused:
+        world.run()
+
+    assert refused.value.exit_code == 11
+    assert time.monotonic() - started < 4
+    lock.release()
+
+
+def test_a_full_disk_is_exit_5_and_the_next_run_finishes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSPC while a row group is written."""
+    monkeypatch.setenv("ENGINE_FAILPOINTS", "writer/durable.write#4=ENOSPC")
+
+    with pytest.raises(EngineError, match="No space left") as error:
+        world.run()
+
+    assert error.value.exit_code == Exit.OUTPUT_DEVICE
+    monkeypatch.setenv("ENGINE_FAILPOINTS", "")
+    assert world.run()["exit"] == 0
+    world.assert_exact()
