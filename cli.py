@@ -27,7 +27,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
-MongoUri = Annotated[str, option("mongo-uri", "MongoDB; a password belongs in ENGINE_MONGO_URI or --mongo-uri-file.")]
+MongoUriOption = Annotated[
+    str, option("mongo-uri", "MongoDB; a password belongs in ENGINE_MONGO_URI or --mongo-uri-file.")
+]
 MongoUriFile = Annotated[Path | None, option("mongo-uri-file", "File (mode 600) that holds the MongoDB URI.")]
 Database = Annotated[str, option("database", "Database of the collection.")]
 Collection = Annotated[str, option("collection", "Collection of the documents.")]
@@ -75,9 +77,7 @@ def _root(
 def run(
     context: typer.Context,
     config: Annotated[Path | None, config_option("run")] = None,
-    mongo_uri_: Annotated[
-        str, option("mongo-uri", "MongoDB; a password belongs in ENGINE_MONGO_URI or --mongo-uri-file.")
-    ] = DEFAULT_URI,
+    mongo_uri_: MongoUriOption = DEFAULT_URI,
     mongo_uri_file: MongoUriFile = None,
     database: Database = "twitter_data",
     collection: Collection = "tweets",
@@ -141,7 +141,6 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Embed what is not yet embedded; the same command again continues or picks up what is new."""
-    from commands.tuned import apply_tuned
 
     from commands import run as command
     from engine.config import LimitsConfig, RunConfig, ServersConfig, SinkConfig, SourceConfig
@@ -164,6 +163,8 @@ def run(
         bucketing=bucketing,
     )
     if tuned is not None:
+        from commands.tuned import apply_tuned
+
         servers = apply_tuned(servers, tuned, _given(context))
     configuration = RunConfig(
         source=SourceConfig(
@@ -239,6 +240,127 @@ def status(
         _print_json(figures)
     else:
         print(command.as_text(figures, folders.hot))
+
+
+@app.command(
+    epilog=_epilog(
+        "engine index --collection tweets,tweets_usa",
+        "engine index --check --json",
+    )
+)
+def index(
+    context: typer.Context,
+    config: Annotated[Path | None, config_option("index")] = None,
+    mongo_uri_: MongoUriOption = DEFAULT_URI,
+    mongo_uri_file: MongoUriFile = None,
+    database: Database = "twitter_data",
+    collection: Annotated[str, option("collection", "One collection, or several with commas.")] = "tweets",
+    done_field: DoneField = "gemma_embedded_768",
+    check: Annotated[bool, typer.Option("--check", help="Only report; exit 2 when one is missing.")] = False,
+    json_: Json = False,
+) -> None:
+    """Create the two indexes of the work queue, with progress while they build."""
+    from commands import index as command
+
+    _logging(verbose=False)
+    reports = command.index(
+        command.IndexConfig(database=database, collections=listed(collection), done_field=done_field, check=check),
+        mongo_uri(context, mongo_uri_, mongo_uri_file),
+    )
+    if json_:
+        _print_json([report.as_dict() for report in reports])
+    else:
+        print(command.as_text(reports))
+    raise typer.Exit(int(command.exit_code(reports)))
+
+
+@app.command(epilog=_epilog("engine doctor --tei-urls http://localhost:18080,http://localhost:18081"))
+def doctor(
+    config: Annotated[Path | None, config_option("doctor")] = None,
+    tei_urls: TeiUrls = DEFAULT_URLS,
+    tei_api_key_file: ApiKeyFile = None,
+    server_kind: Annotated[str, option("server-kind", "auto, tei or openai.")] = "auto",
+    model: Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")] = None,
+    batch_size: Annotated[int, option("batch-size", "Texts per request that a run would send.")] = 32,
+    prompt: Annotated[str | None, option("prompt", "The client's prompt.")] = None,
+    json_: Json = False,
+) -> None:
+    """Examine the embedding servers as every run does before it starts."""
+    from commands import doctor as command
+    from commands.run import RunSecrets, client_settings
+    from engine.config import RunConfig, ServersConfig
+    from gpu_clients.doctor import examine
+
+    _logging(verbose=False)
+    servers = ServersConfig(urls=listed(tei_urls), batch_size=batch_size, prompt=prompt, kind=server_kind, model=model)
+    fleet = examine(
+        client_settings(RunConfig(servers=servers), RunSecrets(mongo_uri="", api_keys=api_keys(tei_api_key_file)))
+    )
+    if json_:
+        _print_json(command.as_dict(fleet))
+    else:
+        print(command.as_text(fleet))
+
+
+quarantine_app = typer.Typer(help="Documents that could not be embedded: list them, or let them be tried again.")
+app.add_typer(quarantine_app, name="quarantine", no_args_is_help=True)
+Reasons = Annotated[str | None, option("reason", "Only these reasons, comma-separated.")]
+
+
+@quarantine_app.command("list", epilog=_epilog("engine quarantine list --collection tweets --reason too_long"))
+def quarantine_list(
+    database: Database = "twitter_data",
+    collection: Collection = "tweets",
+    done_field: DoneField = "gemma_embedded_768",
+    hot_dir: HotDir = Path("hot"),
+    reason: Reasons = None,
+    json_: Json = False,
+) -> None:
+    """List documents in quarantine."""
+    from commands import quarantine as command
+    from engine.runfolder import RunFolders
+
+    entries = command.listed(RunFolders.of(hot_dir, Path(), database, collection, done_field), listed(reason))
+    if json_:
+        _print_json(entries)
+    else:
+        print(command.as_text(entries))
+
+
+@quarantine_app.command("retry", epilog=_epilog("engine quarantine retry --reason backend && engine run"))
+def quarantine_retry(
+    database: Database = "twitter_data",
+    collection: Collection = "tweets",
+    done_field: DoneField = "gemma_embedded_768",
+    hot_dir: HotDir = Path("hot"),
+    reason: Reasons = None,
+    id_: Annotated[str | None, option("id", "Only these ids as the list shows them, comma-separated.")] = None,
+    json_: Json = False,
+) -> None:
+    """Take documents out of quarantine, so that the next run tries them again."""
+    from commands import quarantine as command
+    from engine.runfolder import RunFolders
+
+    folders = RunFolders.of(hot_dir, Path(), database, collection, done_field)
+    count = command.retry(folders, listed(reason), listed(id_))
+    if json_:
+        _print_json({"released": count})
+    else:
+        print(f"{count:,} documents will be tried again by the next run")
+
+
+@app.command(epilog=_epilog("engine demo", "engine demo --folder demo --question 'rain on my wedding day'"))
+def demo(
+    folder: Annotated[Path | None, option("folder", "New folder that keeps the result [default: temporary].")] = None,
+    mongod: Annotated[Path | None, option("mongod", "A mongod binary [default: PATH, or the bundled part].")] = None,
+    question: Annotated[str | None, option("question", "A text whose nearest tweets are shown.")] = None,
+) -> None:
+    """Show the whole job on this machine: MongoDB, four servers with a small real model, run, merge, verify, search."""
+    from commands.demo import DemoConfig
+    from commands.demo import demo as run_demo
+
+    _logging(verbose=False)
+    raise typer.Exit(run_demo(DemoConfig(folder=folder, mongod=mongod, question=question)))
 
 
 @app.command(

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from readers.marker import Marker
-from readers.preflight import Source, inspect_source
 
 from commands.dataset import DataSet, settle
-from commands.marking import ShardMarker
+from commands.source import Source, inspect_source
 from commands.stages import StageComposer, plan_rings
 from engine import durable
 from engine.config import RunConfig, to_toml
@@ -65,7 +64,7 @@ def run(config: RunConfig, secrets: RunSecrets, *, show_progress: bool, metrics_
         source = inspect_source(config.source, secrets.mongo_uri, wait_s=min(START_GRACE_S, config.limits.max_outage_s))
         if source.empty:
             return _nothing_to_do(config, source)
-        clients = _client_settings(config, secrets)
+        clients = client_settings(config, secrets)
         fleet = examine_patiently(clients, wait_s=min(START_GRACE_S, config.limits.max_outage_s))
         _hold_reserve(folders, stack)
         ledger = Ledger(folders.ledger, RunState())
@@ -83,7 +82,7 @@ def run(config: RunConfig, secrets: RunSecrets, *, show_progress: bool, metrics_
         stack.callback(quarantine.close)
         clients = dataclasses.replace(clients, id_type=data_set.schema.id_type)
         rings = plan_rings(config, fleet, data_set)
-        composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings)
+        composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger)
         _say_limits(config, fleet, rings.size_bytes)
         durable.arm("supervisor")
         supervisor = Supervisor(
@@ -109,7 +108,12 @@ def run(config: RunConfig, secrets: RunSecrets, *, show_progress: bool, metrics_
         return RunResult(summary=supervisor.run(), sentence=supervisor.stop_sentence)
 
 
-def _client_settings(config: RunConfig, secrets: RunSecrets) -> ClientSettings:
+def client_settings(config: RunConfig, secrets: RunSecrets) -> ClientSettings:
+    """What every client is told, before the doctor has seen the servers.
+
+    Raises:
+        ConfigError: the keys do not match the servers.
+    """
     servers, n_keys = config.servers, len(secrets.api_keys)
     if n_keys not in (0, 1, len(servers.urls)):
         raise ConfigError(f"{n_keys} API keys for {len(servers.urls)} servers: give one for all, or one for each URL")
@@ -153,17 +157,16 @@ def examine_patiently(settings: ClientSettings, *, wait_s: float) -> Fleet:
         return fleet
 
 
-def _marker(config: RunConfig, secrets: RunSecrets, data_set: DataSet, stack: ExitStack) -> ShardMarker | None:
+def _marker(config: RunConfig, secrets: RunSecrets, data_set: DataSet, stack: ExitStack) -> Marker | None:
     if not config.source.mark:
         return None
-    marker = ShardMarker(
-        Marker(
-            secrets.mongo_uri,
-            config.source.database,
-            config.source.collection,
-            config.source.done_field,
-        ),
+    marker = Marker(
+        secrets.mongo_uri,
+        config.source.database,
+        config.source.collection,
+        config.source.done_field,
         data_set.schema.id_type,
+        max_outage_s=config.limits.max_outage_s,
     )
     stack.callback(marker.close)
     return marker

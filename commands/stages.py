@@ -5,7 +5,9 @@ from __future__ import annotations
 import engine
 from commands.dataset import DataSet
 from engine.config import RunConfig
+from engine.errors import SinkError
 from engine.generation import RingPlan
+from engine.ledger import Ledger, RunState
 from engine.ports import StagePlan
 from engine.slots import HEADER_BYTES, VectorLayout
 from gpu_clients.doctor import Fleet
@@ -72,6 +74,7 @@ class StageComposer:
         fleet: Fleet,
         data_set: DataSet,
         rings: RingPlan,
+        ledger: Ledger[RunState],
     ) -> None:
         self._config = config
         self._mongo_uri = mongo_uri
@@ -79,6 +82,7 @@ class StageComposer:
         self._fleet = fleet
         self._data_set = data_set
         self._rings = rings
+        self._ledger = ledger
 
     def stages(self, epoch: int, remaining: int | None) -> list[StagePlan]:
         """The plans of all child processes.
@@ -104,7 +108,7 @@ class StageComposer:
     def _reader(self, remaining: int | None) -> ReaderSettings:
         source, servers, limits = self._config.source, self._config.servers, self._config.limits
         body = self._rings.document_bytes - HEADER_BYTES - self._rings.layout.meta_capacity_bytes
-        tokens = self._max_input_tokens(self._fleet)
+        tokens = max_input_tokens(self._fleet)
         return ReaderSettings(
             uri=self._mongo_uri,
             database=source.database,
@@ -127,10 +131,28 @@ class StageComposer:
             limit=remaining,
             mark=source.mark,
             quarantine_file=str(self._config.folders.quarantine),
-            done_ids_file=None,
+            done_ids_file=self._done_ids_file(),
             keep_text=self._config.sink.keep_text,
             max_outage_s=limits.max_outage_s,
         )
+
+    def _done_ids_file(self) -> str | None:
+        """Without marks the shards say what is done: every id of them, sorted into a file for the reader."""
+        if self._config.source.mark:
+            return None
+        from readers.done_ids import build  # noqa: PLC0415 - imports numpy, which only this mode needs here
+
+        folders = self._config.folders
+        path = folders.hot / "done-ids"
+        shards = self._data_set.shards(folders)
+        committed = self._ledger.state.commits.values()
+        try:
+            build(
+                path, self._data_set.schema.id_type, (ids for commit in committed for ids in shards.ids(commit["file"]))
+            )
+        except OSError as error:
+            raise SinkError(f"cannot write {path} ({error.strerror}): free space on --hot-dir") from error
+        return str(path)
 
     def _bucketing(self) -> bool:
         """`auto` sorts by length: it pays for padded models and costs next to nothing for the others."""

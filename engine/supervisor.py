@@ -12,6 +12,7 @@ recovery that every start takes runs, and the next generation starts, up to a li
 from __future__ import annotations
 
 import enum
+import heapq
 import logging
 import os
 import selectors
@@ -167,7 +168,9 @@ class Supervisor:
         self._generation: Generation | None = None
         self._n_generations = 0
         self._pass = 1
-        self._settled_ranges: dict[str, list[list[int]]] = {}
+        self._ranges_to_mark: dict[str, list[list[int]]] = {}
+        self._settled: list[tuple[int, int]] = []
+        self._settled_to = -1
         self._outage_since_s: float | None = None
         self._next_status_s = 0.0
         self._committed_here = 0
@@ -248,6 +251,7 @@ class Supervisor:
         self._phase = Phase.RUNNING
         self._pass = 1
         self._committed_here = 0
+        self._settled, self._settled_to = [], -1
         if self._marker is not None and self._marking is None:
             self._marking = MarkingThread(self._shards, self._marker)
         stages = self._plan.stages(epoch, remaining)
@@ -294,6 +298,8 @@ class Supervisor:
             child.error = message
         elif event == "quarantine":
             self._quarantine.add(message["entries"])
+        elif event == "void":  # a batch of which nothing was left to embed
+            self._settle([[message["sequence"], message["sequence"]]])
         elif event == "sealed":
             self._commit(ShardFacts(**message["facts"]), message["ranges"])
         else:
@@ -328,7 +334,7 @@ class Supervisor:
         if self._marking is None:
             self._settle(ranges)
         else:
-            self._settled_ranges[facts.shard] = ranges
+            self._ranges_to_mark[facts.shard] = ranges
             self._marking.hand_in(self._ledger.state.commits[facts.shard])
 
     def _collect_marks(self) -> None:
@@ -345,12 +351,17 @@ class Supervisor:
             self._ledger.append({**settled.marked, "epoch": self._ledger.state.epoch})
             durable.point("marked.after")
             self._tally.gone += settled.marked["gone"]
-            self._settle(self._settled_ranges.pop(settled.commit["shard"], []))
+            self._settle(self._ranges_to_mark.pop(settled.commit["shard"], []))
 
     def _settle(self, ranges: list[list[int]]) -> None:
-        """Tell the reader which batches need no longer be kept from being read twice."""
-        if ranges and self._generation is not None:
-            self._generation.command("reader", do="settled", ranges=ranges)
+        """Tell the reader up to which batch all are marked; these need no longer be kept from being read twice."""
+        for low, high in ranges:
+            heapq.heappush(self._settled, (low, high))
+        before = self._settled_to
+        while self._settled and self._settled[0][0] <= self._settled_to + 1:
+            self._settled_to = max(self._settled_to, heapq.heappop(self._settled)[1])
+        if self._settled_to > before and self._generation is not None:
+            self._generation.command("reader", do="settled", sequence=self._settled_to)
 
     # -- phases -------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,9 @@ KEY_EPOCH = b"engine.epoch"
 KEY_ID_TYPE = b"id_type"
 KEY_LEDGER = b"engine.ledger"
 KEY_ID_DIGEST = b"engine.id_digest"
+KEY_ROW_DIGEST = b"engine.row_digest"
+KEY_MERGE = b"engine.merge"
+KEY_LINEAGE = b"engine.lineage"
 
 _COLUMN_TYPES: dict[str, pa.DataType] = {
     "int64": pa.int64(),

@@ -98,9 +98,7 @@ def test_metrics_of_a_fresh_server_are_an_empty_page_and_then_count_requests_and
         embed(url, ["one", "two", "three"])
         embed(url, "alone")
         embed(url, [""])
-        page = dict(
-            line.rsplit(" ", 1) for line in get(url, "/metrics").text.splitlines() if not line.startswith("#")
-        )
+        page = dict(line.rsplit(" ", 1) for line in get(url, "/metrics").text.splitlines() if not line.startswith("#"))
     assert page['te_request_count{method="batch"}'] == "2"
     assert page['te_request_count{method="single"}'] == "1"
     assert page['te_request_failure{err="validation"}'] == "1"
@@ -181,9 +179,7 @@ def test_the_openai_shape_has_index_model_and_usage(url: str) -> None:
     body = answer.json()
     n_tokens = sum(tokens.n_tokens(text) for text in texts)
     assert (body["object"], body["model"]) == ("list", "google/embeddinggemma-300m")
-    assert [(item["object"], item["index"]) for item in body["data"]] == [
-        ("embedding", index) for index in range(3)
-    ]
+    assert [(item["object"], item["index"]) for item in body["data"]] == [("embedding", index) for index in range(3)]
     assert body["usage"] == {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     assert {len(item["embedding"]) for item in body["data"]} == {4096}
     assert post(url, "/embeddings", {"input": texts, "encoding_format": "base64"}).json() == body
@@ -301,18 +297,14 @@ def test_an_unknown_encoding_format_is_422_in_plain_text(url: str) -> None:
 
 @pytest.mark.parametrize("body", [b"{", b'{"inputs": "\xff"}', b'{"inputs": "\\ud800"}', b""])
 def test_what_is_not_json_is_400_in_plain_text(url: str, body: bytes) -> None:
-    answer = requests.post(
-        url + "/embed", data=body, headers={"Content-Type": "application/json"}, timeout=TIMEOUT_S
-    )
+    answer = requests.post(url + "/embed", data=body, headers={"Content-Type": "application/json"}, timeout=TIMEOUT_S)
     assert answer.status_code == 400
     assert answer.headers["content-type"].startswith("text/plain")
 
 
 @pytest.mark.parametrize("kind", ["text/plain", ""])
 def test_another_content_type_is_415_in_plain_text(url: str, kind: str) -> None:
-    answer = requests.post(
-        url + "/embed", data=b'{"inputs":"a"}', headers={"Content-Type": kind}, timeout=TIMEOUT_S
-    )
+    answer = requests.post(url + "/embed", data=b'{"inputs":"a"}', headers={"Content-Type": kind}, timeout=TIMEOUT_S)
     assert (answer.status_code, answer.headers["content-type"][:10]) == (415, "text/plain")
 
 
@@ -375,8 +367,7 @@ def test_in_the_older_dialect_lists_wait_for_permits_and_single_strings_do_not(o
     url, port = old.urls[0], old.ports[0]
     statuses: list[int] = []
     threads = [
-        threading.Thread(target=lambda: statuses.append(embed(url, ["x", "y", "z"]).status_code))
-        for _ in range(4)
+        threading.Thread(target=lambda: statuses.append(embed(url, ["x", "y", "z"]).status_code)) for _ in range(4)
     ]
     for thread in threads:
         thread.start()

@@ -322,9 +322,7 @@ def test_dim_changes_the_length_of_every_vector(target: Target, dim: int) -> Non
         ("1e400", "1e400", math.inf),
     ],
 )
-def test_value_puts_an_unsound_number_into_one_vector(
-    target: Target, value: str, literal: str, number: float
-) -> None:
+def test_value_puts_an_unsound_number_into_one_vector(target: Target, value: str, literal: str, number: float) -> None:
     target.fault({"kind": "value", "value": value, "row": 1, "column": 5})
     rows = base64_rows(target.ask())
     assert np.array_equal(rows[1, 5], np.float32(number), equal_nan=True)
@@ -354,9 +352,7 @@ def test_index_reorder_keeps_each_vector_with_its_index(target: Target) -> None:
     ("how", "indexes"),
     [("duplicate", [0, 1, 2, 0]), ("missing", [None, 1, 2, 3]), ("gap", [0, 1, 2, 4])],
 )
-def test_index_can_be_doubled_absent_or_out_of_range(
-    target: Target, how: str, indexes: list[int | None]
-) -> None:
+def test_index_can_be_doubled_absent_or_out_of_range(target: Target, how: str, indexes: list[int | None]) -> None:
     target.fault(f"index:how={how}")
     assert [item.get("index") for item in target.ask().json()["data"]] == indexes
 
@@ -407,9 +403,7 @@ def test_poison_fails_every_request_that_holds_the_text_and_no_other(target: Tar
 
 def test_poison_of_the_batch_fails_other_requests_in_the_same_gpu_batch() -> None:
     gpu = GpuConfig(tokens_per_s=1e6, fixed_overhead_s=0.15, tokenizer_tokens_per_s=0)
-    with StandinFleet(
-        StandinConfig(backend="sim", gpu=gpu, faults=("poison:contains=BAD,scope=batch",))
-    ) as fleet:
+    with StandinFleet(StandinConfig(backend="sim", gpu=gpu, faults=("poison:contains=BAD,scope=batch",))) as fleet:
         url, port = fleet.urls[0], fleet.ports[0]
         statuses: dict[str, int] = {}
 

@@ -41,13 +41,9 @@ def cosines(one: Rows, other: Rows) -> Rows:
 
 
 def test_vectors_agree_with_another_implementation_of_the_model(fleet: StandinFleet) -> None:
-    candding = pytest.importorskip(
-        "candding", reason="candding, the implementation to compare with, is not installed"
-    )
+    candding = pytest.importorskip("candding", reason="candding, the implementation to compare with, is not installed")
     texts = [*tweets(60), "a", "Ünïcödé and 漢字 and 😀", " ".join(tweets(60))]
-    reference = candding.TextEmbedding(str(minilm_model.model_folder()), device="cpu").embed(
-        texts, batch_size=16
-    )
+    reference = candding.TextEmbedding(str(minilm_model.model_folder()), device="cpu").embed(texts, batch_size=16)
     found = np.concatenate(
         [base64_rows(embed64(fleet.urls[0], texts[at : at + 32])) for at in range(0, len(texts), 32)]
     )
@@ -145,9 +141,7 @@ def test_a_missing_model_package_is_one_sentence_and_exit_code_2(monkeypatch: py
         "import sys; from bench.standin import __main__, minilm_model; minilm_model.PACKAGE = 'gt-no-such-model'; "
         "sys.argv = ['x', '--backend', 'minilm']; sys.exit(__main__.main())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.strip().count("\n") == 0
     assert "not installed" in done.stderr

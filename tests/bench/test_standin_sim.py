@@ -252,10 +252,7 @@ def test_numbered_rows_keep_their_beginning_and_shaping_keeps_directions() -> No
 
 
 def test_texts_with_any_character_have_a_vector() -> None:
-    assert (
-        len({row.tobytes() for row in text_rows("m", ["a\0b", "ab", "\u05d0\u05d1", "\U0001f600", "a"], 8)})
-        == 5
-    )
+    assert len({row.tobytes() for row in text_rows("m", ["a\0b", "ab", "\u05d0\u05d1", "\U0001f600", "a"], 8)}) == 5
 
 
 # -- the token rule ---------------------------------------------------------------------------------------

@@ -1,0 +1,183 @@
+"""The texts of a measurement, in the order and in the requests in which `engine run` would send them.
+
+A run sorts a window of documents by length and lets windows alternate between rising and falling lengths, so that
+neighbours in a server's queue are alike. A measurement has to send the same, or a server that pads would look slower
+than it is, and at other points. It also has to end soon, wherever it happens to stop. So the texts form a closed
+*cycle*: every other text in rising order, the rest in falling order, and from the start again. There is no jump in it,
+and any stretch as long as the cycle holds every text once, wherever it begins.
+
+A shorter stretch does not. Therefore every request has a *weight*: its share of the work of an average text, first by
+its characters, later by the time that requests of such length really took. Work per second is the rate in documents
+per second, corrected for the texts that happened to be in the stretch.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+
+from bench.tuner.statistics import Numbers
+from engine.errors import ConfigError
+
+MAX_REQUEST_BYTES = 512 << 10
+"""Of the JSON array of a request; what a slot of a run's document ring holds at most."""
+
+WINDOW_TEXTS = 8192
+"""The window that a run sorts."""
+
+_MIN_CYCLE_REQUESTS = 4
+_OVERHEAD_CHARACTERS = 16
+"""What a text costs beside its characters: two special tokens and a place in the batch."""
+
+N_STRATA = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of a cycle.
+
+    Attributes:
+        body: The JSON array of its texts.
+        n_texts: Texts in it.
+        n_characters: Characters of all its texts.
+        weight: Its work in average texts; sums to the number of texts over a cycle.
+        stratum: Which of the `N_STRATA` classes of length most of its texts belong to.
+    """
+
+    body: bytes
+    n_texts: int
+    n_characters: int
+    weight: float
+    stratum: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cycle:
+    """Requests that are sent round and round.
+
+    Attributes:
+        batch_size: Texts of a usual request.
+        requests: In sending order.
+        n_texts: Texts of all of them.
+        like_run: Whether neighbours are of like length, as in a run; otherwise the requests are shuffled.
+    """
+
+    batch_size: int
+    requests: tuple[Request, ...]
+    n_texts: int
+    like_run: bool
+
+
+class Corpus:
+    """All texts of a measurement.
+
+    Attributes:
+        n_texts: How many.
+        n_unusable: Empty texts and such that are no valid Unicode; a run puts them into quarantine.
+        n_cut: Texts that were cut because no model takes so many characters.
+        lengths: Characters of each text, prompt included, int64 (n_texts,), rising.
+    """
+
+    def __init__(self, texts: Sequence[str], *, prompt: str | None = None, max_characters: int | None = None) -> None:
+        """
+        Args:
+            prompt: Put before every text.
+            max_characters: Texts are cut there, as a run does it.
+
+        Raises:
+            ConfigError: no text can be used.
+        """
+        usable = []
+        self.n_cut = 0
+        for given in texts:
+            if not given.strip():
+                continue
+            text = (prompt or "") + given
+            if max_characters is not None and len(text) > max_characters:
+                text = text[:max_characters]
+                self.n_cut += 1
+            try:
+                usable.append((len(text), orjson.dumps(text)))
+            except orjson.JSONEncodeError:  # a lone surrogate
+                continue
+        if not usable:
+            raise ConfigError(
+                f"none of the {len(texts)} texts can be embedded (all are empty or no valid Unicode): name others"
+                if texts
+                else "there are no texts to measure with: name a file with texts, or a collection that holds some"
+            )
+        usable.sort(key=lambda item: item[0])
+        self.n_texts = len(usable)
+        self.n_unusable = len(texts) - len(usable)
+        self.lengths = np.array([length for length, _ in usable], dtype=np.int64)
+        self._encoded = [encoded for _, encoded in usable]
+        self._costs = self._normed(self.lengths + float(_OVERHEAD_CHARACTERS))
+
+    def calibrate(self, seconds_per_text: Numbers) -> None:
+        """Weigh texts by the time they took.
+
+        Args:
+            seconds_per_text: For each of the `N_STRATA` classes of length, from short to long; NaN where unknown.
+        """
+        known = np.flatnonzero(np.isfinite(seconds_per_text) & (seconds_per_text > 0))
+        if len(known) < N_STRATA // 2:
+            return
+        ranks = (np.arange(self.n_texts) + 0.5) / self.n_texts
+        self._costs = self._normed(np.interp(ranks, (known + 0.5) / N_STRATA, seconds_per_text[known]))
+
+    def cycle(self, batch_size: int, n_texts: int, shuffler: random.Random | None = None) -> Cycle:
+        """Requests over about `n_texts` texts whose lengths are spread as those of the whole corpus.
+
+        Args:
+            batch_size: Texts of a request.
+            n_texts: Texts of the cycle; rounded to whole requests.
+            shuffler: Sends the requests in random order. That is only like a run while requests do not meet in the
+                server's queue, at one or two in flight; then any short stretch is a fair sample.
+        """
+        n_requests = max(_MIN_CYCLE_REQUESTS, round(n_texts / batch_size))
+        spread = np.linspace(0, self.n_texts, n_requests * batch_size, endpoint=False).astype(int)
+        order = [*spread[0::2], *reversed(spread[1::2])]
+        requests = self._requests(order, batch_size)
+        if shuffler is not None:
+            shuffler.shuffle(requests)
+        return Cycle(
+            batch_size=batch_size, requests=tuple(requests), n_texts=len(order), like_run=shuffler is None
+        )
+
+    def sample(self, n_texts: int) -> list[bytes]:
+        """Texts as JSON whose lengths are spread as those of the whole corpus, from short to long."""
+        count = min(n_texts, self.n_texts)
+        return [self._encoded[at] for at in np.linspace(0, self.n_texts, count, endpoint=False).astype(int)]
+
+    def _requests(self, order: list[int], batch_size: int) -> list[Request]:
+        requests = []
+        batch: list[int] = []
+        n_bytes = 2
+        for at in order:
+            if batch and (len(batch) == batch_size or n_bytes + len(self._encoded[at]) + 1 > MAX_REQUEST_BYTES):
+                requests.append(self._request(batch))
+                batch, n_bytes = [], 2
+            batch.append(at)
+            n_bytes += len(self._encoded[at]) + 1
+        if batch:
+            requests.append(self._request(batch))
+        return requests
+
+    def _request(self, batch: list[int]) -> Request:
+        return Request(
+            body=b"[" + b",".join(self._encoded[at] for at in batch) + b"]",
+            n_texts=len(batch),
+            n_characters=int(self.lengths[batch].sum()),
+            weight=float(self._costs[batch].sum()),
+            stratum=batch[len(batch) // 2] * N_STRATA // self.n_texts,
+        )
+
+    @staticmethod
+    def _normed(costs: Numbers) -> Numbers:
+        """Costs of mean 1."""
+        return costs * (len(costs) / math.fsum(costs))

@@ -1,0 +1,46 @@
+"""`engine quarantine list|retry`: look at what could not be embedded, and give it another chance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.quarantine import read_quarantine, replace_quarantine
+from engine.runfolder import RunFolders, RunLock
+
+
+def listed(folders: RunFolders, reasons: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The entries with one of the reasons, all when none is named."""
+    return [entry for entry in read_quarantine(folders.quarantine) if not reasons or entry["reason"] in reasons]
+
+
+def retry(folders: RunFolders, reasons: tuple[str, ...], ids: tuple[str, ...]) -> int:
+    """Take entries out, so that the next run reads their documents again; returns how many.
+
+    Raises:
+        LockHeld: a run is going on; it has the quarantine in its hands.
+    """
+    if not folders.quarantine.exists():
+        return 0
+    lock = RunLock(folders.lock)
+    try:
+        entries = read_quarantine(folders.quarantine)
+        kept = [entry for entry in entries if not _is_meant(entry, reasons, ids)]
+        if len(kept) < len(entries):
+            replace_quarantine(folders.quarantine, kept)
+        return len(entries) - len(kept)
+    finally:
+        lock.release()
+
+
+def _is_meant(entry: dict[str, Any], reasons: tuple[str, ...], ids: tuple[str, ...]) -> bool:
+    return (not reasons or entry["reason"] in reasons) and (not ids or entry["_id"] in ids)
+
+
+def as_text(entries: list[dict[str, Any]]) -> str:
+    """The entries for a person, one a line."""
+    if not entries:
+        return "the quarantine is empty"
+    lines = [f"{entry['_id']}  {entry['reason']}  attempts {entry['attempts']}  {entry['detail']}" for entry in entries]
+    return "\n".join(
+        [*lines, f"{len(entries):,} documents; `engine quarantine retry` lets the next run try them again"]
+    )

@@ -1,0 +1,240 @@
+"""How many texts may be in flight at one server: from a small start to its knee, and there.
+
+The window is counted in texts, because a permit of TEI belongs to a text. Once a window's worth of answers has come
+(a *round*), the controller looks at
+
+* the server's own account: `x-inference-time` T is the time of a GPU batch, `x-queue-time` Q the time a text waits
+  for one. While GPU batches are not full, every waiting text goes into the next one, so Q is about T; once they are
+  full the queue grows, and Q/T + 1 is the number of GPU batches in hand. Two to three keep the GPU busy.
+* throughput: a larger window has to pay.
+* 429, and the 95th percentile against a target: multiplicative decrease.
+
+    STARTING   doubles every round while throughput grows or GPU batches are not full
+    STEADY     holds 2 to 3 GPU batches in hand: corrects by a quarter up, a fifth down
+    FIXED      the user chose a number of requests; only 429 lowers it for a while
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from engine.errors import ProtocolError
+from gpu_clients.requester import ServerTimes
+
+ENOUGH_IN_HAND = 1.75
+TOO_MANY_IN_HAND = 2.75
+TOO_FEW_IN_HAND = 1.4
+GROWTH_THAT_PAYS = 0.10
+GROWTH_WITHOUT_ACCOUNT = 0.03
+MARGIN = 0.05
+"""Share of the permits that is left to others, unless that would leave fewer than two requests in flight."""
+_RECENT = 200
+_MIN_ANSWERS_IN_A_ROUND = 4
+
+
+class AdmissionState(enum.Enum):
+    """How the window moves."""
+
+    STARTING = "starting"
+    STEADY = "steady"
+    FIXED = "fixed"
+
+
+MOVES: dict[AdmissionState, frozenset[AdmissionState]] = {
+    AdmissionState.STARTING: frozenset({AdmissionState.STEADY}),
+    AdmissionState.STEADY: frozenset({AdmissionState.STARTING}),
+    AdmissionState.FIXED: frozenset(),
+}
+
+
+@dataclass(slots=True)
+class _Round:
+    """What has come in since the controller last looked."""
+
+    began_s: float
+    answers: int = 0
+    texts: int = 0
+    queue_s: float = 0.0
+    inference_s: float = 0.0
+    accounts: int = 0
+    full: bool = False  # the window was used up at some time, so the round says something about it
+    overloaded: int = 0
+
+
+class Admission:
+    """The window of one server.
+
+    Args:
+        batch_texts: Texts of a usual request.
+        permits: The server's `max_concurrent_requests`, or None when it does not say.
+        concurrency: A fixed number of requests, or None to adapt.
+        max_concurrency: Ceiling in requests.
+        target_p95_s: Bound on the 95th percentile of latency, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_texts: int,
+        permits: int | None,
+        concurrency: int | None,
+        max_concurrency: int,
+        target_p95_s: float | None,
+    ) -> None:
+        self._batch_texts = batch_texts
+        self._target_p95_s = target_p95_s
+        requests = max_concurrency if concurrency is None else concurrency
+        self._ceiling_texts = max(1, requests * batch_texts)
+        if permits is not None:
+            self._ceiling_texts = max(1, min(self._ceiling_texts, _without_margin(permits, batch_texts)))
+        self._limit_texts = float(self._ceiling_texts)  # lowered for a while by 429
+        if concurrency is None:
+            self.state = AdmissionState.STARTING
+            self._window_texts = float(min(2 * batch_texts, self._ceiling_texts))
+        else:
+            self.state = AdmissionState.FIXED
+            self._window_texts = float(self._ceiling_texts)
+        self._round = _Round(time.monotonic())
+        self._last_rate = 0.0
+        self._last_window = 0.0
+        self._latencies: deque[float] = deque(maxlen=_RECENT)
+        self._overloaded_in_a_row = 0
+
+    @property
+    def window_texts(self) -> int:
+        """Texts that may be in flight."""
+        return max(1, int(min(self._window_texts, self._limit_texts)))
+
+    @property
+    def window_requests(self) -> int:
+        """The same in usual requests."""
+        return max(1, self.window_texts // self._batch_texts)
+
+    @property
+    def overloaded_in_a_row(self) -> int:
+        """Answers 429 since the last good one."""
+        return self._overloaded_in_a_row
+
+    def admits(self, in_flight_texts: int, n_texts: int) -> bool:
+        """Whether a request of `n_texts` may go out now; an idle server always gets one."""
+        if in_flight_texts == 0 or in_flight_texts + n_texts <= self.window_texts:
+            return True
+        self._round.full = True
+        return False
+
+    def answered(self, n_texts: int, latency_s: float, times: ServerTimes, now_s: float) -> None:
+        """Take note of a good answer."""
+        self._overloaded_in_a_row = 0
+        self._latencies.append(latency_s)
+        current = self._round
+        current.answers += 1
+        current.texts += n_texts
+        if times.inference_s or times.queue_s:
+            current.accounts += 1
+            # the headers hold whole milliseconds, cut off
+            current.queue_s += times.queue_s + 0.0005
+            current.inference_s += times.inference_s + 0.0005
+        if current.texts >= self._window_texts and current.answers >= _MIN_ANSWERS_IN_A_ROUND:
+            self._end_round(now_s)
+
+    def overloaded(self) -> None:
+        """Take note of a 429: half the window, once a round."""
+        self._overloaded_in_a_row += 1
+        current = self._round
+        current.overloaded += 1
+        if current.overloaded == 1:
+            floor = float(self._batch_texts)
+            self._window_texts = max(floor, self._window_texts / 2)
+            # what was too much once is not tried again at once
+            self._limit_texts = max(floor, min(self._limit_texts, 2 * self._window_texts))
+            if self.state is AdmissionState.STARTING:
+                self._move(AdmissionState.STEADY)
+
+    def restart(self) -> None:
+        """The server was away: begin small again."""
+        if self.state is AdmissionState.STEADY:
+            self._move(AdmissionState.STARTING)
+        if self.state is AdmissionState.STARTING:
+            self._window_texts = float(min(2 * self._batch_texts, self._ceiling_texts))
+        self._limit_texts = float(self._ceiling_texts)
+        self._last_rate = self._last_window = 0.0
+        self._latencies.clear()
+        self._round = _Round(time.monotonic())
+
+    def p95_s(self) -> float | None:
+        """95th percentile of the last latencies, None before there are enough."""
+        if len(self._latencies) < 8:
+            return None
+        ordered = sorted(self._latencies)
+        return ordered[int(0.95 * (len(ordered) - 1))]
+
+    def _move(self, state: AdmissionState) -> None:
+        if state not in MOVES[self.state]:
+            raise ProtocolError(f"admission cannot go from {self.state.name} to {state.name}")
+        self.state = state
+
+    def _end_round(self, now_s: float) -> None:
+        ended, self._round = self._round, _Round(now_s)
+        took_s = now_s - ended.began_s
+        if took_s <= 0:
+            return
+        if not ended.overloaded:
+            self._limit_texts = min(float(self._ceiling_texts), self._limit_texts + self._batch_texts * 0.1)
+        if self.state is AdmissionState.FIXED or ended.overloaded:
+            if self.state is AdmissionState.FIXED and not ended.overloaded:
+                self._grow_to(self._window_texts + self._batch_texts)
+            return
+        if self._over_target():
+            self._window_texts = max(float(self._batch_texts), self._window_texts * 0.85)
+            self._latencies.clear()
+            if self.state is AdmissionState.STARTING:
+                self._move(AdmissionState.STEADY)
+            return
+        if not ended.full:
+            return  # the window was never used up: nothing learnt about it
+        rate = ended.texts / took_s
+        in_hand = ended.queue_s / ended.inference_s if ended.accounts else None
+        if self.state is AdmissionState.STARTING:
+            self._start_round(rate, in_hand)
+        else:
+            self._steady_round(in_hand)
+        self._last_rate, self._last_window = rate, self._window_texts
+
+    def _start_round(self, rate: float, in_hand: float | None) -> None:
+        gain = rate / self._last_rate - 1.0 if self._last_rate else 1.0
+        if in_hand is None:
+            pays = gain >= GROWTH_WITHOUT_ACCOUNT
+        else:
+            pays = gain >= GROWTH_THAT_PAYS or (0.5 <= in_hand < ENOUGH_IN_HAND)
+        if pays and self._may_grow():
+            self._grow_to(self._window_texts * 2)
+        else:
+            self._move(AdmissionState.STEADY)
+
+    def _steady_round(self, in_hand: float | None) -> None:
+        if in_hand is None:
+            return
+        if in_hand > TOO_MANY_IN_HAND:
+            self._window_texts = max(float(self._batch_texts), self._window_texts * 0.8)
+        elif in_hand < TOO_FEW_IN_HAND and self._may_grow():
+            self._grow_to(self._window_texts * 1.25)
+
+    def _may_grow(self) -> bool:
+        """Not beyond what is left of the latency target."""
+        p95_s = self.p95_s()
+        return self._target_p95_s is None or p95_s is None or p95_s < 0.8 * self._target_p95_s
+
+    def _over_target(self) -> bool:
+        p95_s = self.p95_s()
+        return self._target_p95_s is not None and p95_s is not None and p95_s > self._target_p95_s
+
+    def _grow_to(self, texts: float) -> None:
+        self._window_texts = min(float(self._ceiling_texts), texts)
+
+
+def _without_margin(permits: int, batch_texts: int) -> int:
+    with_margin = int(permits * (1 - MARGIN)) // batch_texts * batch_texts
+    return with_margin if with_margin >= 2 * batch_texts else permits

@@ -1,0 +1,110 @@
+"""The way to one server: connections, window, breaker, retries. What the stage pulls batches for."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from gpu_clients.admission import Admission
+from gpu_clients.breaker import Breaker
+from gpu_clients.http import Address, HttpClient, Poller
+from gpu_clients.probe import ServerProbe, examine_server
+from gpu_clients.requester import Completion, Requester, ServerTimes
+from gpu_clients.retry import RetryBudget
+from gpu_clients.routes import ServerFacts, choose_route
+from gpu_clients.settings import ClientSettings
+
+FIRST_TIMEOUT_S = 120.0
+SHORTEST_TIMEOUT_S = 15.0
+LONGEST_TIMEOUT_S = 600.0
+TIMEOUT_FACTOR = 8.0
+"""A deadline is that many times the slowest recent answer: a request that is given up too early is queued behind
+itself, which is how retry storms begin."""
+PROBE_TIMEOUT_S = 20.0
+
+
+class Lane:
+    """One server as a client sees it.
+
+    Attributes:
+        index: Number of the server in the fleet.
+        address: Where it is.
+        facts: What is known of it; None until it has been examined.
+        requester: How it is asked; None until it has been examined.
+        breaker: Whether it is used.
+        admission: How many texts may be in flight.
+        budget: Retries left.
+        resume_s: Monotonic time before which nothing is sent: the cool-down after a 429.
+        max_body_bytes: Bodies of that size have been refused as too large; None as long as none was.
+    """
+
+    def __init__(self, settings: ClientSettings, index: int, poller: Poller, rng: random.Random) -> None:
+        self.index = index
+        self.address = Address.parse(settings.urls[index])
+        self.facts: ServerFacts | None = None
+        self.requester: Requester | None = None
+        self.breaker = Breaker(rng)
+        self.admission = self._make_admission(settings, None)
+        self.budget = RetryBudget(settings.retry_share)
+        self.resume_s = 0.0
+        self.max_body_bytes: int | None = None
+        self._settings = settings
+        self._poller = poller
+        self._slowest_s = 0.0
+        self._n_answers = 0
+        facts = settings.facts_of(index)
+        if facts is not None:
+            self.meet(facts)
+
+    def meet(self, facts: ServerFacts) -> None:
+        """Take in what an examination found out."""
+        settings = self._settings
+        self.facts = facts
+        http = HttpClient(self.address, self._poller, api_key=settings.api_key(self.index))
+        route = choose_route(facts, settings.options)
+        self.requester = Requester(http, route, dim=settings.dim, normalized=settings.normalize)
+        self.admission = self._make_admission(settings, facts)
+
+    def probe(self) -> ServerProbe:
+        """Begin to examine the server."""
+        settings = self._settings
+        http = HttpClient(self.address, self._poller, api_key=settings.api_key(self.index))
+        return ServerProbe(http, examine_server(settings.server_kind, settings.options), timeout_s=PROBE_TIMEOUT_S)
+
+    @property
+    def timeout_s(self) -> float:
+        """Time for one request: as the user says, or derived from the slowest recent answer."""
+        if self._settings.request_timeout_s is not None:
+            return self._settings.request_timeout_s
+        if self._n_answers < 20:
+            return FIRST_TIMEOUT_S
+        return min(LONGEST_TIMEOUT_S, max(SHORTEST_TIMEOUT_S, TIMEOUT_FACTOR * self._slowest_s))
+
+    def answered(self, completion: Completion, times: ServerTimes) -> None:
+        """Take note of a good answer."""
+        self._n_answers += 1
+        # forgets slowly: half after 200 answers
+        self._slowest_s = max(completion.latency_s, self._slowest_s * 0.9965)
+        self.breaker.succeeded()
+        self.budget.earn()
+        self.admission.answered(completion.n_texts, completion.latency_s, times, time.monotonic())
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight."""
+        return self.requester.in_flight if self.requester else 0
+
+    @property
+    def in_flight_texts(self) -> int:
+        """Texts in flight."""
+        return self.requester.in_flight_texts if self.requester else 0
+
+    @staticmethod
+    def _make_admission(settings: ClientSettings, facts: ServerFacts | None) -> Admission:
+        return Admission(
+            batch_texts=settings.batch_size,
+            permits=facts.max_concurrent_requests if facts else None,
+            concurrency=settings.concurrency,
+            max_concurrency=settings.max_concurrency,
+            target_p95_s=settings.target_p95_s,
+        )

@@ -1,0 +1,276 @@
+"""Marks documents as done: the only place where the engine writes to the user's collection.
+
+A mark is `update_many({_id: {$in: ids}, <done-field>: null}, {$set: {<done-field>: true}})` with write concern
+majority. The condition makes it a compare-and-set, so it may be repeated at will: after any error the same chunk is
+simply sent again (drivers never retry an update of many). What a chunk did not match is looked up: such a document
+bears the mark already, or is gone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pymongo.errors import OperationFailure, PyMongoError, WriteError
+
+from engine.errors import ConfigError, SourceError
+from engine.ids import IdType
+from readers.connection import Document, open_client, open_collection, ping
+from readers.mongo_errors import Outage, attempt, describe
+from readers.mongo_ids import from_bson_ids, key_of, to_bson_ids
+
+T = TypeVar("T")
+
+CHUNK_ROWS = 2_000
+CHUNK_BYTES = 8 << 20
+"""Half of what a command may have; ids can be large documents."""
+
+N_THREADS = 2
+_VALIDATION_FAILED = 121
+_EXAMPLES = 3
+
+StoredIds = Sequence[int] | Sequence[str] | Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkResult:
+    """What became of the marks of some documents; `matched + already + gone` is their number.
+
+    Attributes:
+        matched: Documents marked now.
+        already: Documents that bore the mark.
+        gone: Documents that exist no more.
+        foreign: Documents among `already` that no attempt of ours can have marked: another run works on the same
+            documents.
+    """
+
+    matched: int = 0
+    already: int = 0
+    gone: int = 0
+    foreign: int = 0
+
+    def __add__(self, other: MarkResult) -> MarkResult:
+        return MarkResult(
+            matched=self.matched + other.matched,
+            already=self.already + other.already,
+            gone=self.gone + other.gone,
+            foreign=self.foreign + other.foreign,
+        )
+
+
+class Marker:
+    """Sets the done field; keeps a connection of its own. Close it in the end."""
+
+    def __init__(
+        self, uri: str, database: str, collection: str, done_field: str, id_type: IdType, *, max_outage_s: float = 600.0
+    ) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            done_field: The field to set to true.
+            id_type: How the ids that `mark` gets are stored.
+            max_outage_s: How long MongoDB may be away before `mark` gives up.
+
+        Raises:
+            ConfigError: the connection string or a name cannot be used.
+        """
+        self._uri = uri
+        self._client = open_client(uri, name="engine-marker")
+        self._collection = open_collection(self._client, database, collection)
+        self._done_field = done_field
+        self._id_type = id_type
+        self._max_outage_s = max_outage_s
+        self._threads = ThreadPoolExecutor(N_THREADS, thread_name_prefix="mark")
+
+    def ping(self) -> None:
+        """Make sure that MongoDB answers and takes the credentials.
+
+        Raises:
+            ConfigError, SourceError: see `readers.connection.ping`.
+        """
+        ping(self._client, self._uri)
+
+    def mark(self, ids: StoredIds, *, ours_before: bool) -> MarkResult:
+        """Mark documents, durably.
+
+        Args:
+            ids: The documents, as the id column holds them: int for int64, text for string and extended JSON, 12
+                bytes for an ObjectId.
+            ours_before: Whether an earlier attempt of this data set may have marked some of them.
+
+        Raises:
+            SourceError: MongoDB is away for longer than allowed, refuses the update, or a document stays unmarked.
+            ConfigError: the credentials do not allow the update.
+        """
+        return self.mark_values(to_bson_ids(self._id_type, ids), ours_before=ours_before)
+
+    def mark_values(self, values: Sequence[Any], *, ours_before: bool) -> MarkResult:
+        """`mark` for ids that are BSON values."""
+        total = MarkResult()
+        futures = [
+            self._threads.submit(self._mark_chunk, chunk, ours_before) for chunk in _chunks(self._id_type, values)
+        ]
+        try:
+            for future in futures:
+                total += future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+        return total
+
+    def are_marked(self, ids: StoredIds) -> list[bool | None]:
+        """For each document whether it is marked, None when it is gone; for `engine verify`.
+
+        Raises:
+            ConfigError, SourceError: MongoDB refuses or is away for longer than allowed.
+        """
+        values = to_bson_ids(self._id_type, ids)
+        states: dict[Any, bool] = {}
+        for chunk in _chunks(self._id_type, values):
+            states.update(self._retried(lambda chunk=chunk: self._states_of(chunk)))  # type: ignore[misc]
+        return [states.get(key_of(value)) for value in values]
+
+    def marked_ids(self) -> Iterator[list[int] | list[str] | list[bytes]]:
+        """The ids of all marked documents in portions, as the id column holds them; for `engine verify`.
+
+        Raises:
+            ConfigError, SourceError: MongoDB refuses or is away for longer than allowed.
+        """
+        last: Any = None
+        is_first = True
+        while True:
+            condition: Document = {self._done_field: True}
+            rows = self._retried(lambda: self._page_by_id(condition, None if is_first else last))  # noqa: B023
+            if not is_first and rows and key_of(rows[0]) == key_of(last):
+                del rows[0]
+            if not rows:
+                return
+            yield from_bson_ids(self._id_type, rows)
+            last, is_first = rows[-1], False
+
+    def close(self) -> None:
+        """Close the connection and end the threads; chunks that were not begun are dropped."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def _page_by_id(self, condition: Document, last: Any) -> list[Any]:
+        arguments: dict[str, Any] = {"hint": "_id_", "limit": CHUNK_ROWS}
+        if last is not None:
+            arguments["min"] = {"_id": last}
+        return [row["_id"] for row in self._collection.find(condition, {"_id": 1}, **arguments)]
+
+    def _mark_chunk(self, values: list[Any], ours_before: bool) -> MarkResult:
+        outage = self._outage()
+        is_repeated = ours_before
+        while True:
+            try:
+                return self._mark_once(values, is_repeated)
+            except WriteError as error:
+                raise self._refused(error) from error
+            except PyMongoError as error:
+                # the update may have happened although its answer was lost: from now on marks may be ours
+                is_repeated = True
+                time.sleep(outage.pause_s(error))
+
+    def _mark_once(self, values: list[Any], is_repeated: bool) -> MarkResult:
+        """One attempt.
+
+        Raises:
+            SourceError: documents exist, bear no mark, and still were not matched.
+        """
+        updated = self._collection.update_many(
+            {"_id": {"$in": values}, self._done_field: None}, {"$set": {self._done_field: True}}
+        )
+        missed = len(values) - updated.matched_count
+        if not missed:
+            return MarkResult(matched=len(values))
+        states = self._states_of(values)
+        unmarked = [key for key, is_marked in states.items() if not is_marked]
+        if unmarked:  # it came back, or its mark was removed, between the two calls
+            again = self._collection.update_many(
+                {"_id": {"$in": values}, self._done_field: None}, {"$set": {self._done_field: True}}
+            )
+            states = self._states_of(values)
+            if not all(states.values()):
+                raise SourceError(
+                    f"marking {self._collection.full_name}: {len(unmarked)} documents stay without {self._done_field} "
+                    f"although they were updated, the first _id is {unmarked[0]!r}: does something remove the field?"
+                )
+            matched = updated.matched_count + again.matched_count
+        else:
+            matched = updated.matched_count
+        gone = len(values) - len(states)
+        # a document that was marked and then deleted counts as gone, so the three always add up
+        already = max(0, len(values) - gone - matched)
+        return MarkResult(
+            matched=len(values) - gone - already, already=already, gone=gone, foreign=0 if is_repeated else already
+        )
+
+    def _states_of(self, values: list[Any]) -> dict[Any, bool]:
+        """Whether each document that exists bears a mark, by key."""
+        rows = self._collection.find({"_id": {"$in": values}}, {self._done_field: 1})
+        return {key_of(row["_id"]): row.get(self._done_field) is not None for row in rows}
+
+    def _refused(self, error: WriteError) -> SourceError | ConfigError:
+        if error.code == _VALIDATION_FAILED:
+            return ConfigError(
+                f"a validator of {self._collection.full_name} refuses {self._done_field}: true ({describe(error)}): "
+                "allow the field in the collection's validator, or run with --no-mark; "
+                "the shards are safe, and the same command marks them later"
+            )
+        return SourceError(f"marking {self._collection.full_name}: MongoDB refused: {describe(error)}")
+
+    def _retried(self, call: Callable[[], T]) -> T:
+        outage = self._outage()
+        while True:
+            try:
+                return call()
+            except PyMongoError as error:
+                time.sleep(outage.pause_s(error))
+
+    def _outage(self) -> Outage:
+        return Outage(self._max_outage_s, f"marking {self._collection.full_name}")
+
+
+def probe_write_right(uri: str, database: str, collection: str, done_field: str) -> None:
+    """Make sure that the credentials allow to mark, with an update that matches nothing.
+
+    Raises:
+        ConfigError: they do not.
+        SourceError: MongoDB does not answer.
+    """
+    with open_client(uri, name="engine-preflight") as client:
+        documents = open_collection(client, database, collection)
+        never = {"_id": {"$in": []}, done_field: None}
+        attempt(
+            lambda: documents.update_many(never, {"$set": {done_field: True}}),
+            f"checking the right to mark {documents.full_name}",
+        )
+
+
+def _chunks(id_type: IdType, values: Sequence[Any]) -> Iterator[list[Any]]:
+    """The ids in portions that fit into a command."""
+    if id_type is IdType.INT64 or id_type is IdType.OBJECTID:
+        for start in range(0, len(values), CHUNK_ROWS):
+            yield list(values[start : start + CHUNK_ROWS])
+        return
+    chunk: list[Any] = []
+    size_bytes = 0
+    for value in values:
+        size_bytes += _size_of(value)
+        if chunk and (len(chunk) >= CHUNK_ROWS or size_bytes > CHUNK_BYTES):
+            yield chunk
+            chunk, size_bytes = [], _size_of(value)
+        chunk.append(value)
+    if chunk:
+        yield chunk
+
+
+def _size_of(value: Any) -> int:
+    """About how many bytes an id takes in a command."""
+    if isinstance(value, str | bytes):
+        return 4 * len(value) + 16
+    return 64 if not isinstance(value, dict) else 64 + sum(len(name) + _size_of(part) for name, part in value.items())

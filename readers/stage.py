@@ -1,0 +1,346 @@
+"""The reader's process: turns the work queue into batches in the document ring.
+
+    fetching thread     pages ahead of the reader, retries while MongoDB is away
+    this thread         screening -> window -> encoder -> slot; commands and heartbeats in between
+
+It keeps no position: what is not marked is still in the queue, so a new generation simply begins again.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from engine import durable
+from engine.errors import ConfigError, ProtocolError
+from engine.ids import IdType
+from engine.slots import HEADER_BYTES
+from engine.worker import HEARTBEAT_S, Heartbeat, StageContext
+from readers.columns import ColumnReader
+from readers.connection import Client, Document, Documents, open_client, open_collection
+from readers.encode import BatchEncoder, Encoded
+from readers.estimate import EstimateInBackground
+from readers.fetch import PageFetcher, PageSize
+from readers.index import open_queue
+from readers.mongo_errors import Outage
+from readers.screening import Screening
+from readers.settings import ReaderSettings
+from readers.skip import QuarantineLog, SkipSet
+from readers.window import BatchLimits, Window
+from readers.work_queue import WorkQuery, WorkQueue
+
+if TYPE_CHECKING:
+    from readers.done_ids import DoneIds
+
+_IDLE_WAIT_S = 0.1
+_STARVING_AFTER_S = 0.02
+"""Rows are not held back for a better order while the next page takes longer than that."""
+
+_ATTEND_EVERY_BATCHES = 8
+_SMALLEST_ROOM_BYTES = 256
+_QUARANTINE_MESSAGE_BYTES = 96 << 10
+_QUARANTINE_MESSAGE_ENTRIES = 50
+_COLLECT_EVERY = 50_000
+"""Allocations between two runs of Python's cycle collector. Every document is a dict, so the usual 700 would have it
+run all the time, and find nothing (0.6 us a document)."""
+
+
+def run(context: StageContext) -> None:
+    """Read until told to exit; see `engine.worker` for how the supervisor starts this.
+
+    Raises:
+        ConfigError: no usable index, wrong credentials, or settings that do not fit the rings.
+        SourceError: MongoDB is away for longer than allowed, or refuses.
+    """
+    settings = ReaderSettings.from_dict(context.settings)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(_COLLECT_EVERY, 20, 50)
+    client = open_client(settings.uri, name="engine-reader")
+    try:
+        Reader(context, settings, client).run()
+    finally:
+        client.close()
+        gc.set_threshold(*thresholds)
+
+
+class Reader:
+    """One reader: passes over the work queue, at the supervisor's command."""
+
+    def __init__(self, context: StageContext, settings: ReaderSettings, client: Client) -> None:
+        self._context = context
+        self._settings = settings
+        self._collection: Documents = open_collection(client, settings.database, settings.collection)
+        self._query = WorkQuery.of(settings.done_field, settings.langs, settings.filter, settings.scan)
+        id_type = IdType(settings.id_type)
+        self._skip = SkipSet(QuarantineLog(settings.quarantine_file), _done_ids(settings, id_type), id_type)
+        self._columns = ColumnReader(settings.columns, self._log_misfit) if settings.columns else None
+        max_text_bytes = _room_for_a_text(context, settings)
+        self._screening = Screening(settings, self._skip, self._columns, max_text_bytes)
+        self._window = Window(
+            BatchLimits(
+                max_texts=settings.batch_size,
+                max_rows=context.layout.max_rows,
+                max_characters=min(settings.max_request_bytes, context.documents.slot_bytes),
+                max_tokens=settings.max_request_tokens,
+            ),
+            max_rows=settings.window_rows,
+            bucketing=settings.bucketing,
+            dedup=settings.dedup,
+        )
+        self._encoder = BatchEncoder(
+            id_type,
+            context.layout,
+            context.documents.slot_bytes,
+            settings.max_request_bytes,
+            self._screening.refuse_sent,
+        )
+        self._page_size = PageSize(settings.page_rows, first_rows=max(256, 4 * settings.batch_size))
+        self._outage = Outage(settings.max_outage_s, f"reading {self._collection.full_name}")
+        self._heartbeat = Heartbeat()
+        self._fetcher: PageFetcher | None = None
+        self._estimate: EstimateInBackground | None = None
+        self._index = ""
+        self._state = "reading"
+        self._pass = 0
+        self._documents = 0
+        self._batches = 0
+        self._ring_wait_s = 0.0
+        self._source_wait_s = 0.0
+        self._read = 0  # published, waiting in the window, or refused
+        self._stop = False
+        self._has_told_stopped = False
+        self._rescan = False
+        self._exit = False
+
+    def run(self) -> None:
+        """Make a pass at once and one for every `rescan`, until `exit`."""
+        try:
+            self._make_pass()
+            while not self._exit:
+                self._context.wait(_IDLE_WAIT_S)
+                self._attend()
+                if self._stop and not self._has_told_stopped:
+                    self._tell_stopped(work_left=False)
+                elif self._rescan and not self._stop:
+                    self._rescan = False
+                    self._make_pass()
+        finally:
+            self._end_fetching()
+            if self._estimate is not None:
+                self._estimate.join(0.0)
+
+    def _make_pass(self) -> None:
+        self._pass += 1
+        before = self._documents
+        self._skip.follow_quarantine()
+        self._state = "reading"
+        self._fetcher = PageFetcher(self._open_queue, self._page_size, self._outage)
+        try:
+            is_complete = self._read_pages(self._fetcher)
+        finally:
+            self._end_fetching()
+        self._tell_quarantined()
+        if self._stop or self._room() == 0:
+            self._tell_stopped(work_left=not is_complete)
+        elif is_complete:
+            self._state = "pass_done"
+            self._report()
+            self._context.tell(
+                "pass_done", **{"pass": self._pass}, documents=self._documents, found=self._documents - before
+            )
+
+    def _tell_stopped(self, *, work_left: bool) -> None:
+        self._stop = True
+        self._has_told_stopped = True
+        self._state = "stopped"
+        self._report()
+        self._context.tell("stopped", documents=self._documents, work_left=work_left)
+
+    def _open_queue(self) -> WorkQueue:
+        """Called by the fetching thread, which retries it."""
+        fields = (self._settings.text_field, *(name for name, _ in self._settings.columns))
+        queue = open_queue(self._collection, self._query, fields)
+        self._index = queue.index
+        return queue
+
+    def _read_pages(self, fetcher: PageFetcher) -> bool:
+        """Publish page after page until the end, a stop or the limit; whether nothing is left that could be read."""
+        starving_since: float | None = None
+        while not self._attend():
+            fetcher.clear_wake()
+            documents = fetcher.poll()
+            if documents is None:
+                starving_since = starving_since or time.monotonic()
+                self._wait_for_source(fetcher, starving_since)
+                continue
+            starving_since = None
+            self._state = "reading"
+            if not documents:
+                self._publish_window(flush=True)
+                return not self._stop
+            if self._take_page(documents):
+                return False
+            if self._estimate is None:
+                self._estimate = EstimateInBackground(self._collection, self._query, self._index)
+        return False
+
+    def _take_page(self, documents: list[Document]) -> bool:
+        """Publish what a page holds, as far as the limit allows; True when it holds more than that."""
+        if self._room() == 0:
+            return self._screening.has_new(documents)
+        refused_before = self._screening.n_quarantined
+        rows, behind = self._screening.screen(documents, self._room())
+        self._read += len(rows) + self._screening.n_quarantined - refused_before
+        if len(rows):
+            self._page_size.observe(len(rows), self._screening.page_characters)
+            self._window.add(rows)
+        self._publish_window(flush=self._room() == 0)
+        self._tell_quarantined()
+        return bool(behind) and self._screening.has_new(behind)
+
+    def _room(self) -> int | None:
+        """How many documents may still be read, or None when there is no limit."""
+        return None if self._settings.limit is None else max(0, self._settings.limit - self._read)
+
+    def _publish_window(self, *, flush: bool) -> None:
+        for batch in self._window.batches(flush=flush):
+            for encoded in self._encoder.encode(batch):
+                if not self._publish(encoded):
+                    return
+
+    def _publish(self, encoded: Encoded) -> bool:
+        """Put a batch into the next free slot; False when told to stop first."""
+        if self._batches % _ATTEND_EVERY_BATCHES == 0 and self._attend():
+            return False
+        number = self._context.documents_free.take()
+        if number is None:
+            number = self._wait_for_slot()
+            if number is None:
+                return False
+        encoded.write(self._context.documents.slot(number), self._context.generation, self._batches)
+        batch = encoded.batch
+        self._skip.published(self._batches, batch.ids)
+        self._batches += 1
+        self._documents += len(batch)
+        durable.point("reader.slot_filled")
+        self._context.documents_ready.put(number)
+        durable.point("reader.slot_ready")
+        return True
+
+    def _wait_for_slot(self) -> int | None:
+        began = time.monotonic()
+        self._state = "waiting_ring"
+        number = None
+        while number is None and not self._attend():
+            self._context.wait(_IDLE_WAIT_S, self._context.documents_free.read_fd)
+            number = self._context.documents_free.take()
+        self._state = "reading"
+        self._ring_wait_s += time.monotonic() - began
+        return number
+
+    def _wait_for_source(self, fetcher: PageFetcher, starving_since: float) -> None:
+        """Wait for a page; rows in the window wait no longer than that is likely to help."""
+        began = time.monotonic()
+        if len(self._window) and began - starving_since >= _STARVING_AFTER_S:
+            self._publish_window(flush=True)
+            return
+        is_long = self._outage.going_on or began - starving_since > HEARTBEAT_S
+        self._state = "waiting_source" if is_long else "reading"
+        self._context.wait(_STARVING_AFTER_S if len(self._window) else _IDLE_WAIT_S, fetcher.wake_fd)
+        self._source_wait_s += time.monotonic() - began
+
+    def _attend(self) -> bool:
+        """Obey commands and report when it is time; True when no more may be published."""
+        for command in self._context.poll_commands():
+            kind = command.get("do")
+            if kind == "settled":
+                self._skip.settle(int(command["sequence"]))
+            elif kind == "rescan":
+                self._rescan = True
+            elif kind == "stop":
+                self._stop = True
+            elif kind == "exit":
+                self._exit = True
+            else:
+                raise ProtocolError(f"the reader was told to {kind!r}")
+        if self._heartbeat.due():
+            self._report()
+        return self._stop or self._exit
+
+    def _report(self) -> None:
+        self._context.tell(
+            "reader",
+            **{"pass": self._pass},
+            documents=self._documents,
+            batches=self._batches,
+            quarantined=self._screening.n_quarantined,
+            skipped=self._skip.skipped,
+            state=self._state,
+            ring_wait_s=round(self._ring_wait_s, 3),
+            source_wait_s=round(self._source_wait_s, 3),
+            estimate=None if self._estimate is None else self._estimate.n_rows,
+            last_error=self._outage.last_error,
+            truncated=self._screening.n_truncated,
+            saved_texts=self._window.saved_texts,
+            misfits=dict(self._columns.misfits) if self._columns is not None else {},
+            unsettled=self._skip.unsettled,
+        )
+
+    def _tell_quarantined(self) -> None:
+        entries = [asdict(entry) for entry in self._screening.quarantined]
+        self._screening.quarantined.clear()
+        for part in _messages_of(entries):
+            self._context.tell("quarantine", entries=part)
+
+    def _log_misfit(self, column: str, expected: str, met: str) -> None:
+        self._context.log("warning", "column_value_misfit", column=column, expected=expected, met=met, becomes="null")
+
+    def _end_fetching(self) -> None:
+        if self._fetcher is not None:
+            self._fetcher.stop()
+            self._fetcher = None
+
+
+def _done_ids(settings: ReaderSettings, id_type: IdType) -> DoneIds | None:
+    if settings.mark:
+        return None
+    from readers.done_ids import DoneIds  # noqa: PLC0415 - only this mode pays for importing numpy
+
+    return DoneIds(None if settings.done_ids_file is None else Path(settings.done_ids_file), id_type)
+
+
+def _room_for_a_text(context: StageContext, settings: ReaderSettings) -> int:
+    """Bytes that one text may have as JSON so that it fits, alone, into a request and a slot.
+
+    Raises:
+        ConfigError: the slots are too small for any text worth the name.
+    """
+    around = 4  # the brackets of the array and a fan-out of one row
+    in_slot = context.documents.slot_bytes - HEADER_BYTES - context.layout.meta_capacity_bytes - around
+    room = min(settings.max_text_bytes, settings.max_request_bytes - around, in_slot)
+    if room < min(settings.max_text_bytes, _SMALLEST_ROOM_BYTES):
+        raise ConfigError(
+            f"a document slot of {context.documents.slot_bytes} bytes leaves {in_slot} for a text, and a request "
+            f"{settings.max_request_bytes}; expected at least {_SMALLEST_ROOM_BYTES}: raise --ring-bytes or lower "
+            "--batch-size"
+        )
+    return room
+
+
+def _messages_of(entries: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Entries in portions that fit into a message each."""
+    parts: list[list[dict[str, Any]]] = []
+    size_bytes = _QUARANTINE_MESSAGE_BYTES
+    for entry in entries:
+        n_bytes = len(orjson.dumps(entry))
+        size_bytes += n_bytes
+        if size_bytes > _QUARANTINE_MESSAGE_BYTES or len(parts[-1]) >= _QUARANTINE_MESSAGE_ENTRIES:
+            parts.append([])
+            size_bytes = n_bytes
+        parts[-1].append(entry)
+    return parts

@@ -1,0 +1,76 @@
+"""Fixtures of all tests: a real MongoDB, and the proof that a test leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pymongo
+import pytest
+from pymongo.database import Database
+
+from bench.local_mongod import LocalMongod
+
+_names = itertools.count(1)
+_session_servers: list[LocalMongod] = []  # they outlive a test, and a test may restart them
+_session_pids: set[int] = set()
+
+
+@contextlib.contextmanager
+def outlives_tests(*pids: int) -> Iterator[None]:
+    """Tell the leak check of processes that belong to a session's fixture."""
+    _session_pids.update(pids)
+    yield
+    _session_pids.difference_update(pids)
+
+
+@pytest.fixture(scope="session")
+def mongod() -> Iterator[LocalMongod]:
+    """One real mongod for the whole session; a missing one fails the test, it never skips it."""
+    with LocalMongod() as server:
+        _session_servers.append(server)
+        yield server
+        _session_servers.remove(server)
+
+
+@pytest.fixture
+def mongo_db(mongod: LocalMongod) -> Iterator[Database[dict[str, Any]]]:
+    """A fresh database on the session's mongod, dropped after the test."""
+    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(mongod.uri)
+    name = f"test_{next(_names)}"
+    with client:
+        yield client[name]
+        client.drop_database(name)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """Fail a test after which a child process or a file of ours in /dev/shm is left."""
+    me = psutil.Process()
+    children_before = {child.pid for child in me.children(recursive=True)}
+    files_before = set(Path("/dev/shm").glob("engine*"))
+    yield
+    expected = children_before | _session_pids | {server.pid for server in _session_servers if server.running}
+    deadline = time.monotonic() + 3.0  # the kernel may still be taking down what a test killed
+    while True:
+        left = {child.pid: child for child in me.children(recursive=True)}
+        for pid in expected:
+            left.pop(pid, None)
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    assert not left, f"processes left behind: {[_describe(child) for child in left.values()]}"
+    files = set(Path("/dev/shm").glob("engine*")) - files_before
+    assert not files, f"shared memory left behind: {files}"
+
+
+def _describe(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {' '.join(process.cmdline())[:200]}"
+    except psutil.Error:
+        return f"{process.pid} (ended)"

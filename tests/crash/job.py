@@ -1,0 +1,241 @@
+"""One real job for the crash tests: a collection on a real mongod, stand-in servers, the real command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import pyarrow.parquet as pq
+from bson import ObjectId, json_util
+from bson.json_util import CANONICAL_JSON_OPTIONS
+from pymongo.database import Database
+
+from bench.standin.vectors import text_rows
+from engine.ledger import RunState, read_records
+from engine.quarantine import read_quarantine
+from engine.runfolder import RunFolders
+
+DONE = "embedded"
+MODEL = "sim-model"
+DIM = 24
+SECRET = "s3cr3t-marker"
+TIMEOUT_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The JSON object on stdout."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A collection, servers, folders, and the command line over them."""
+
+    folder: Path
+    uri: str
+    database: Database[dict[str, Any]]
+    urls: tuple[str, ...]
+    collection: str = "tweets"
+    options: tuple[str, ...] = ("--shard-bytes", "64KiB", "--batch-size", "8")
+    environment: dict[str, str] = field(default_factory=dict)
+    hot: Path | None = None
+    cold: Path | None = None
+
+    @property
+    def folders(self) -> RunFolders:
+        """The folders of the run."""
+        hot, cold = self.hot or self.folder / "hot", self.cold or self.folder / "cold"
+        return RunFolders.of(hot, cold, self.database.name, self.collection, DONE)
+
+    def insert(self, documents: list[dict[str, Any]]) -> None:
+        """Fill the collection and create its indexes."""
+        self.database[self.collection].insert_many(documents)
+        ended = self.call("index")
+        assert ended.code == 0, ended.err
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command in a session of its own."""
+        folders = self.folders
+        return subprocess.Popen(
+            [sys.executable, "-m", "cli", *arguments],
+            env={
+                **os.environ,
+                "ENGINE_MONGO_URI": self.uri,
+                "ENGINE_DATABASE": self.database.name,
+                "ENGINE_COLLECTION": self.collection,
+                "ENGINE_DONE_FIELD": DONE,
+                "ENGINE_TEI_URLS": ",".join(self.urls),
+                "ENGINE_HOT_DIR": str(folders.hot.parent),
+                "ENGINE_COLD_DIR": str(folders.cold.parent),
+                **self.environment,
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def call(self, *arguments: str, **environment: str) -> Ended:
+        """Run a command to its end."""
+        return finish(self.start(*arguments, **environment))
+
+    def run(self, *arguments: str, **environment: str) -> Ended:
+        """`engine run --json` to its end."""
+        return self.call("run", "--json", *self.options, *arguments, **environment)
+
+    def start_run(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """`engine run --json`, started."""
+        return self.start("run", "--json", *self.options, *arguments, **environment)
+
+    def state(self) -> RunState:
+        """What the ledger amounts to."""
+        state = RunState()
+        if self.folders.ledger.exists():
+            for record in read_records(self.folders.ledger)[0]:
+                state.apply(record)
+        return state
+
+    def rows(self) -> dict[Any, npt.NDArray[np.float32]]:
+        """Every committed row, by id; a doubled id fails here (G2)."""
+        state = self.state()
+        found: dict[Any, npt.NDArray[np.float32]] = {}
+        for commit in state.commits.values():
+            table = pq.read_table(self.folders.shards / commit["file"], page_checksum_verification=True)
+            assert table.num_rows == commit["rows"]
+            vectors = table.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+            id_type = (pq.read_metadata(self.folders.shards / commit["file"]).metadata or {})[b"id_type"]
+            for value, vector in zip(table.column("_id").to_pylist(), vectors, strict=True):
+                key = _key(value, id_type)
+                assert key not in found, f"id {key!r} is in two committed rows"
+                found[key] = vector
+        return found
+
+    def quarantined(self) -> dict[Any, str]:
+        """Reasons by id."""
+        entries = read_quarantine(self.folders.quarantine)
+        return {json_util.loads(entry["_id"]): entry["reason"] for entry in entries}
+
+    def assert_exact(self, *, quarantined: dict[Any, str] | None = None, marked: bool = True) -> None:
+        """The oracle: every document of the queue is in exactly one row with its own vector, or in quarantine."""
+        quarantined = quarantined or {}
+        documents = list(self.database[self.collection].find({"retweeted": None}))
+        assert documents
+        rows = self.rows()
+        assert self.quarantined() == quarantined
+        expected = {_plain(document["_id"]): document for document in documents}
+        assert set(rows) == set(expected) - {_plain(key) for key in quarantined}
+        texts = [expected[key]["text"] for key in rows]
+        if self.urls and rows:
+            np.testing.assert_allclose(
+                np.stack(list(rows.values())), text_rows(MODEL, texts, DIM).astype(np.float32), atol=1e-6
+            )
+        for document in documents:
+            is_marked = document.get(DONE) is True
+            assert is_marked == (marked and document["_id"] not in quarantined), document["_id"]
+        self.assert_clean()
+
+    def assert_clean(self) -> None:
+        """Nothing unfinished or unknown on the disk, every commit marked, no secret anywhere."""
+        state = self.state()
+        names = {path.name for path in self.folders.shards.iterdir()}
+        assert names == {commit["file"] for commit in state.commits.values()}
+        for path in [*self.folders.hot.rglob("*"), *self.folders.cold.rglob("*")]:
+            if path.is_file():
+                assert SECRET.encode() not in path.read_bytes(), path
+
+
+def _key(value: Any, id_type: bytes) -> Any:
+    if id_type == b"objectid":
+        return ObjectId(value)
+    if id_type == b"extjson":
+        return _plain(json_util.loads(value, json_options=CANONICAL_JSON_OPTIONS))
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Something that can be a key of a dict."""
+    if isinstance(value, dict):
+        return json_util.dumps(value, json_options=CANONICAL_JSON_OPTIONS)
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = TIMEOUT_S) -> Ended:
+    """Wait for a command; on a timeout it is killed with its children and the test fails."""
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        tree = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+        for pid in tree:
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(pid).kill()
+        out, err = process.communicate()
+        raise AssertionError(f"the command did not end within {timeout_s} s: {err[-3000:]}") from None
+    assert "Traceback" not in err, err[-3000:]
+    assert SECRET not in out + err
+    return Ended(process.returncode, out, err)
+
+
+def wait_until(condition: Any, timeout_s: float = 30.0, what: str = "the condition") -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s} s"
+        time.sleep(0.01)
+
+
+def roles(process: subprocess.Popen[str]) -> dict[str, int]:
+    """Process ids of the children by role, as far as they have started."""
+    found: dict[str, int] = {}
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                command = child.cmdline()
+                if len(command) >= 6 and "engine.worker" in command[2]:
+                    found[command[3]] = child.pid
+    return found
+
+
+def wait_for_commit(job: Job, process: subprocess.Popen[str], n_shards: int = 1) -> None:
+    """Wait until some shards are committed."""
+
+    def committed() -> bool:
+        assert process.poll() is None, f"the run ended early: {finish(process).err[-2000:]}"
+        return len(job.state().commits) >= n_shards
+
+    wait_until(committed, what=f"commit of {n_shards} shards")
+
+
+def tweets(n: int) -> list[dict[str, Any]]:
+    """Documents of a small queue, with a share of retweets."""
+    langs = ("en", "de", None)
+    documents: list[dict[str, Any]] = []
+    for number in range(n):
+        document: dict[str, Any] = {"_id": number, "text": f"tweet number {number} " + "word " * (number % 23)}
+        if langs[number % 3]:
+            document["lang"] = langs[number % 3]
+        document["classified"] = number % 5 == 0
+        if number % 11 == 10:
+            document["retweeted"] = {"of": number}
+        documents.append(document)
+    return documents

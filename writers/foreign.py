@@ -1,0 +1,408 @@
+"""What a merge makes of Parquet files, its own or anybody's: one schema for all, and arrays in that schema.
+
+The schema comes from the run's ledger or, for a folder of foreign files, from its first file: `_id` first, then the
+other columns in that file's order, then `embedding` as a fixed-size list. Later files may have their columns in any
+order, vectors as `list`, `large_list` or `fixed_size_list` of any float type, ids as any integer or string type; any
+other difference is refused with the file's name.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.errors import ConfigError, DamageError, FingerprintMismatch
+from engine.ids import IdType
+from engine.records import Fingerprint
+from writers import schema as sc
+from writers.pages import Matrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeSchema:
+    """The columns of every output, and where they come from.
+
+    Attributes:
+        arrow: `_id` first, `embedding` last.
+        id_type: What stands in `_id`.
+        id_source, vector_source: Names of these columns in the inputs.
+        fingerprint: The one vector space of all inputs, or None when the files do not say.
+        described_by: Who set the schema: the ledger, or the first file.
+    """
+
+    arrow: pa.Schema
+    id_type: IdType
+    id_source: str
+    vector_source: str
+    fingerprint: dict[str, Any] | None
+    described_by: str
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a vector."""
+        return int(self.arrow.field(sc.EMBEDDING).type.list_size)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Number type of a vector."""
+        half = self.arrow.field(sc.EMBEDDING).type.value_type == pa.float16()
+        return np.dtype(np.float16 if half else np.float32)
+
+    @property
+    def vector_type(self) -> str:
+        """`float32` or `float16`."""
+        return str(self.dtype)
+
+    @property
+    def others(self) -> pa.Schema:
+        """All columns but the vectors."""
+        return pa.schema([field for field in self.arrow if field.name != sc.EMBEDDING])
+
+    def of_outputs(self) -> MergeSchema:
+        """The same for files that a merge has written."""
+        return replace(self, id_source=sc.ID, vector_source=sc.EMBEDDING)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in ledgers and job messages."""
+        return {
+            "arrow": base64.b64encode(self.arrow.serialize().to_pybytes()).decode(),
+            "columns": [[field.name, str(field.type)] for field in self.arrow],
+            "id_type": self.id_type.value,
+            "id_source": self.id_source,
+            "vector_source": self.vector_source,
+            "fingerprint": self.fingerprint,
+            "described_by": self.described_by,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MergeSchema:
+        """Read `as_dict` back."""
+        arrow = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["arrow"])))
+        names = ("id_source", "vector_source", "fingerprint", "described_by")
+        return cls(arrow=arrow, id_type=IdType(values["id_type"]), **{name: values[name] for name in names})
+
+    def differences(self, other: MergeSchema) -> list[str]:
+        """One phrase for each way in which the other's rows cannot stand beside these."""
+        found = []
+        for name, mine, theirs in (
+            ("id type", self.id_type.value, other.id_type.value),
+            ("dimension", self.dim, other.dim),
+            ("vector type", self.vector_type, other.vector_type),
+        ):
+            if mine != theirs:
+                found.append(f"{name} {theirs} is not {mine}")
+        if not found and not self.arrow.equals(other.arrow, check_metadata=False):
+            found.append(f"columns {_columns(other.arrow)} are not {_columns(self.arrow)}")
+        return found + fingerprint_differences(self.fingerprint, other.fingerprint)
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
+def fingerprint_differences(mine: dict[str, Any] | None, theirs: dict[str, Any] | None) -> list[str]:
+    """What differs between two fingerprints; a file without one is not the same as a file with one."""
+    if mine is None or theirs is None:
+        return [] if mine is theirs else ["one carries a model fingerprint and the other does not"]
+    return Fingerprint.from_dict(mine).differences(Fingerprint.from_dict(theirs))
+
+
+def schema_of_run(run: dict[str, Any], ledger: str) -> MergeSchema:
+    """The schema that a run's RUN record names."""
+    described = run["schema"]
+    shard = sc.ShardSchema(
+        id_type=IdType(described["id_type"]),
+        columns=tuple((str(name), str(kind)) for name, kind in described["columns"]),
+        dim=int(described["dim"]),
+        vector_type=str(described["vector_type"]),
+        truncated=bool(described["truncated"]),
+    )
+    return MergeSchema(
+        arrow=shard.arrow(),
+        id_type=shard.id_type,
+        id_source=sc.ID,
+        vector_source=sc.EMBEDDING,
+        fingerprint=run["fingerprint"],
+        described_by=f"the ledger {ledger}",
+    )
+
+
+def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, vector_column: str | None) -> MergeSchema:
+    """The schema that the first file of a folder sets for all.
+
+    Raises:
+        ConfigError: no id column or no vector column can be told, or its type cannot be taken.
+    """
+    theirs: pa.Schema = parquet.schema_arrow
+    id_source = _choose(name, theirs, "id", id_column, [sc.ID, "id"])
+    lists = [field.name for field in theirs if _is_vector(field.type)]
+    likely = [sc.EMBEDDING] if sc.EMBEDDING in lists else lists
+    vector_source = _choose(name, theirs, "vector", vector_column, likely if len(likely) == 1 else [])
+    pairs = footer_of(parquet)
+    id_type, id_field = _id_field(name, theirs.field(id_source), pairs.get(sc.KEY_ID_TYPE))
+    fields = [id_field]
+    for field in theirs:
+        if field.name in (id_source, vector_source):
+            continue
+        if field.name in (sc.ID, sc.EMBEDDING):
+            raise ConfigError(f"{name}: the column {field.name!r} stands where the engine writes its own; rename it")
+        fields.append(field.remove_metadata())
+    half = _element(theirs.field(vector_source).type) == pa.float16()
+    element = pa.field("element", pa.float16() if half else pa.float32(), nullable=False)
+    vectors = pa.list_(element, _dim_of(name, parquet, vector_source))
+    fields.append(pa.field(sc.EMBEDDING, vectors, nullable=False))
+    return MergeSchema(
+        arrow=pa.schema(fields),
+        id_type=id_type,
+        id_source=id_source,
+        vector_source=vector_source,
+        fingerprint=_fingerprint(name, pairs),
+        described_by=name,
+    )
+
+
+def footer_of(parquet: pq.ParquetFile) -> dict[bytes, bytes]:
+    """The key-value metadata of a file."""
+    pairs: dict[bytes, bytes] = dict(parquet.metadata.metadata or {})
+    return pairs
+
+
+def _fingerprint(name: str, pairs: dict[bytes, bytes]) -> dict[str, Any] | None:
+    if sc.KEY_FINGERPRINT not in pairs:
+        return None
+    try:
+        fingerprint = orjson.loads(pairs[sc.KEY_FINGERPRINT])
+    except orjson.JSONDecodeError as error:
+        raise DamageError(f"{name}: the fingerprint in the footer is not JSON: the file is damaged") from error
+    return dict(fingerprint) if fingerprint else None
+
+
+def _choose(name: str, schema: pa.Schema, what: str, named: str | None, candidates: list[str]) -> str:
+    if named is not None:
+        if named not in schema.names:
+            raise ConfigError(f"{name} has no column {named!r}; it has {', '.join(schema.names)}: name another one")
+        return named
+    for candidate in candidates:
+        if candidate in schema.names:
+            return candidate
+    raise ConfigError(
+        f"{name}: cannot tell which column is the {what} (columns: {', '.join(schema.names) or 'none'}): "
+        f"name it with --{what}-column"
+    )
+
+
+def _element(kind: pa.DataType) -> pa.DataType | None:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return kind.value_type
+    return None
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    element = _element(kind)
+    return element is not None and bool(pa.types.is_floating(element))
+
+
+def _id_field(name: str, field: pa.Field, said: bytes | None) -> tuple[IdType, pa.Field]:
+    kind = field.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_integer(kind) and kind != pa.uint64():
+        id_type = IdType.INT64
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
+        id_type = IdType.EXTJSON if said == b"extjson" else IdType.STRING
+    elif pa.types.is_fixed_size_binary(kind) and kind.byte_width == 12:
+        id_type = IdType.OBJECTID
+    else:
+        raise ConfigError(
+            f"{name}: the id column {field.name!r} has type {field.type}; expected integers, strings or 12 bytes"
+        )
+    shard = sc.ShardSchema(id_type=id_type, columns=(), dim=1, vector_type="float32")
+    return id_type, shard.arrow().field(sc.ID)
+
+
+def _dim_of(name: str, parquet: pq.ParquetFile, column: str) -> int:
+    kind = parquet.schema_arrow.field(column).type
+    if not _is_vector(kind):
+        raise ConfigError(f"{name}: the vector column {column!r} has type {kind}; expected a list of floats")
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size)
+    for batch in parquet.iter_batches(batch_size=1, columns=[column], use_threads=False):
+        if not batch.num_rows:
+            continue
+        first = batch.column(0)[0]
+        if not first.is_valid or not len(first):
+            raise ConfigError(f"{name}: the first vector in {column!r} is null or empty; remove that row")
+        return len(first)
+    raise ConfigError(f"{name}, the first file, has no row to tell the dimension from: remove it")
+
+
+class Matcher:
+    """Compares files with the schema of a merge; what passed once passes quickly again.
+
+    A folder of a million files has one or two ways to write the same columns; only those are taken apart.
+    """
+
+    def __init__(self, schema: MergeSchema) -> None:
+        self.schema = schema
+        self._passed: list[tuple[pa.Schema, int]] = []
+
+    def check(self, name: str, parquet: pq.ParquetFile) -> int:
+        """Check one file; returns the number of its vector leaf (see `check_matches`)."""
+        theirs: pa.Schema = parquet.schema_arrow
+        leaf = next((leaf for passed, leaf in self._passed if passed.equals(theirs)), None)
+        if leaf is None:
+            leaf = check_columns(name, parquet, self.schema)
+            self._passed = [*self._passed[-7:], (theirs, leaf)]
+        _check_numbers(name, parquet, leaf, self.schema)
+        _check_footer(name, parquet, self.schema)
+        return leaf
+
+
+def check_columns(name: str, parquet: pq.ParquetFile, schema: MergeSchema) -> int:
+    """Refuse a file whose columns cannot stand beside the others'; returns the number of its vector leaf.
+
+    Raises:
+        ConfigError: names the file and each difference.
+        FingerprintMismatch: likewise, when the vector spaces differ.
+    """
+    theirs: pa.Schema = parquet.schema_arrow
+    found = []
+    for source in (schema.id_source, schema.vector_source):
+        if source not in theirs.names:
+            found.append(f"no column {source!r}")
+    if not found:
+        found = _type_differences(name, theirs, schema)
+    if found:
+        raise _misfit(name, schema, found)
+    return leaf_number(parquet, schema.vector_source)
+
+
+def _misfit(name: str, schema: MergeSchema, found: list[str]) -> ConfigError:
+    return ConfigError(
+        f"{name} does not fit the others, whose schema {schema.described_by} sets: {'; '.join(found)}: "
+        "merge it into a folder of its own"
+    )
+
+
+def _check_footer(name: str, parquet: pq.ParquetFile, schema: MergeSchema) -> None:
+    pairs = footer_of(parquet)
+    said = pairs.get(sc.KEY_ID_TYPE)
+    if said is not None and said.decode(errors="replace") != schema.id_type.value:
+        raise _misfit(name, schema, [f"id type {said.decode(errors='replace')} is not {schema.id_type.value}"])
+    if differences := fingerprint_differences(schema.fingerprint, _fingerprint(name, pairs)):
+        raise FingerprintMismatch(
+            f"{name} is in another vector space than {schema.described_by}: {'; '.join(differences)}: "
+            "merge it into a folder of its own"
+        )
+
+
+def _type_differences(name: str, theirs: pa.Schema, schema: MergeSchema) -> list[str]:
+    found = []
+    try:
+        id_type, _ = _id_field(name, theirs.field(schema.id_source), schema.id_type.value.encode())
+        if id_type is not schema.id_type:
+            found.append(f"id type {id_type.value} is not {schema.id_type.value}")
+    except ConfigError:
+        found.append(f"id type {theirs.field(schema.id_source).type} is not {schema.id_type.value}")
+    kind = theirs.field(schema.vector_source).type
+    if not _is_vector(kind):
+        found.append(f"vector type {kind} is not a list of floats")
+    elif (_element(kind) == pa.float16()) != (schema.vector_type == "float16"):
+        found.append(f"vector type {_element(kind)} is not {schema.vector_type}")
+    elif pa.types.is_fixed_size_list(kind) and kind.list_size != schema.dim:
+        found.append(f"dimension {kind.list_size} is not {schema.dim}")
+    carried = {field.name: field.type for field in schema.others}
+    del carried[sc.ID]
+    rest = {field.name: field.type for field in theirs if field.name not in (schema.id_source, schema.vector_source)}
+    found += [f"no column {missing!r}" for missing in carried if missing not in rest]
+    found += [f"an extra column {extra!r}" for extra in rest if extra not in carried]
+    found += [
+        f"column {column!r} is {rest[column]}, not {kind}"
+        for column, kind in carried.items()
+        if column in rest and rest[column] != kind
+    ]
+    return found
+
+
+def _check_numbers(name: str, parquet: pq.ParquetFile, leaf: int, schema: MergeSchema) -> None:
+    """Compare counts of numbers in the footer; a vector of another length within a file shows when it is read."""
+    metadata = parquet.metadata
+    values = sum(metadata.row_group(group).column(leaf).num_values for group in range(metadata.num_row_groups))
+    if values != metadata.num_rows * schema.dim:
+        mean = values / metadata.num_rows if metadata.num_rows else 0
+        found = f"{metadata.num_rows} vectors have {mean:g} numbers each on average, not {schema.dim}"
+        raise _misfit(name, schema, [found])
+
+
+def leaf_number(parquet: pq.ParquetFile, column: str) -> int:
+    """Number of the (first) leaf of a top-level column in the footer."""
+    schema = parquet.schema
+    for number in range(len(schema.names)):
+        if schema.column(number).path.split(".")[0] == column:
+            return number
+    raise DamageError(f"the footer has no leaf for the column {column!r}: the file is damaged")
+
+
+def to_others(name: str, batch: pa.RecordBatch | pa.Table, schema: MergeSchema) -> pa.Table:
+    """All columns but the vectors, in the schema's order and types.
+
+    Raises:
+        ConfigError: a null id, or a value that its type cannot hold.
+    """
+    arrays = []
+    for field in schema.others:
+        column = batch.column(schema.id_source if field.name == sc.ID else field.name)
+        if field.name == sc.ID and column.null_count:
+            raise ConfigError(f"{name} holds {column.null_count} rows without an id: remove them first")
+        if column.type != field.type:
+            try:
+                column = column.cast(field.type)
+            except pa.ArrowInvalid as error:
+                raise ConfigError(f"{name}: column {field.name!r} does not fit {field.type}: {error}") from error
+        arrays.append(column)
+    return pa.Table.from_arrays(arrays, schema=schema.others)
+
+
+def to_matrix(name: str, column: pa.Array | pa.ChunkedArray, schema: MergeSchema, first_row: int) -> Matrix:
+    """The vectors of some rows as (n_rows, dim) of the schema's number type, contiguous.
+
+    Args:
+        first_row: Number of the first of these rows in its file, for the message.
+
+    Raises:
+        ConfigError: a null vector, a null number, or a vector of another length: names the file and the row.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if isinstance(column, pa.ChunkedArray):  # what combine_chunks leaves of no chunk at all
+        return np.empty((0, schema.dim), dtype=schema.dtype)
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]) + first_row
+        raise ConfigError(f"{name}: the vector in row {row} is null: remove that row first")
+    _check_lengths(name, column, schema.dim, first_row)
+    leaf = column.flatten()
+    if leaf.null_count:
+        at = int(np.flatnonzero(leaf.is_null().to_numpy(zero_copy_only=False))[0])
+        raise ConfigError(f"{name}: the vector in row {at // schema.dim + first_row} holds a null: remove that row")
+    values = leaf.to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(values, dtype=schema.dtype).reshape(-1, schema.dim)
+
+
+def _check_lengths(name: str, column: pa.Array, dim: int, first_row: int) -> None:
+    if pa.types.is_fixed_size_list(column.type):
+        return  # one length for all, compared with the footer's schema before
+    lengths = np.diff(column.offsets.to_numpy(zero_copy_only=False))
+    wrong = np.flatnonzero(lengths != dim)
+    if not len(wrong):
+        return
+    row = int(wrong[0])
+    raise ConfigError(
+        f"{name}: the vector in row {row + first_row} has {int(lengths[row])} numbers, expected {dim}: "
+        "remove that row, or merge the file into a folder of its own"
+    )

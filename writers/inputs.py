@@ -1,0 +1,274 @@
+"""One input file of a merge or a check: its rows in blocks, and the SHA-256 of exactly the bytes they came from.
+
+A file of this engine is read in file order, once: vector pages are decoded as they pass through the hash. Small
+files of any kind are read whole, once. Only a large foreign file is read twice, first for its SHA-256, then by
+pyarrow in portions (out of the page cache, unless it is larger than that). At most one input is open at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.errors import DamageError, SinkError
+from writers import schema as sc
+from writers.foreign import Matcher, footer_of, to_matrix, to_others
+from writers.pages import EncodedPage, Matrix, NotOurs, PageDamage, read_vectors
+
+WHOLE_BYTES = 8 << 20
+"""Files up to that size are read into memory in one go."""
+
+_READ_BYTES = 1 << 20
+_BATCH_BYTES = 2 << 20
+_OUT_OF_RESOURCES = (12, 23, 24)  # ENOMEM, ENFILE, EMFILE
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows of an input.
+
+    Attributes:
+        others: All columns but the vectors.
+        matrix: Their vectors, (n_rows, dim), contiguous; valid until the next block.
+        page: The same vectors encoded as the output would encode them, when they are.
+    """
+
+    others: pa.Table
+    matrix: Matrix
+    page: EncodedPage | None = None
+
+
+class HashedFile:
+    """A file that is hashed in file order while it is read, each byte once.
+
+    Attributes:
+        size_bytes: Size of the file.
+    """
+
+    def __init__(self, path: Path, *, hashing: bool = True) -> None:
+        self._hashing = hashing
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size_bytes = os.fstat(self._fd).st_size
+        self._sha256 = hashlib.sha256()
+        self._hashed = 0  # bytes from the start that went through the hash
+
+    def read_at(self, offset: int, count: int) -> memoryview:
+        """Read `count` bytes, fewer at the end; what lies before them is hashed first."""
+        if not self._hashing:
+            return memoryview(self._read(offset, count))
+        self._hash_up_to(offset)
+        data = memoryview(self._read(offset, count))
+        if offset <= self._hashed < offset + len(data):
+            self._sha256.update(data[self._hashed - offset :])
+            self._hashed = offset + len(data)
+        return data
+
+    def peek(self, offset: int, count: int) -> bytes:
+        """Read without hashing, for footers."""
+        return self._read(offset, count)
+
+    def hexdigest(self) -> str:
+        """The SHA-256 of the whole file; reads what has not been read."""
+        self._hash_up_to(self.size_bytes)
+        return self._sha256.hexdigest()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _hash_up_to(self, end: int) -> None:
+        while self._hashed < end:
+            data = self._read(self._hashed, min(_READ_BYTES, end - self._hashed))
+            if not data:
+                return
+            self._sha256.update(data)
+            self._hashed += len(data)
+
+    def _read(self, offset: int, count: int) -> bytes:
+        data = os.pread(self._fd, count, offset)
+        while len(data) < count:
+            more = os.pread(self._fd, count - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+
+class Input:
+    """An open input.
+
+    Attributes:
+        name: As it is called in messages and lineage.
+        size_bytes: Size of the file.
+        rows: Rows by its footer.
+    """
+
+    def __init__(self, path: Path, name: str, matcher: Matcher, *, hashing: bool = True) -> None:
+        """Open a file and compare its footer with the schema.
+
+        Args:
+            path: The file.
+            name: As it is called in messages and lineage.
+            matcher: Compares it with the schema.
+            hashing: Whether `sha256` will be asked for.
+
+        Raises:
+            DamageError: it is missing, cannot be read, or has no sound footer.
+            ConfigError: it does not fit the schema.
+            SinkError: this process is out of file handles or memory.
+        """
+        self.name = name
+        self._schema = matcher.schema
+        self._hashed: HashedFile | None = None
+        self._whole: bytes | None = None
+        try:
+            hashed = HashedFile(path, hashing=hashing)
+            self.size_bytes = hashed.size_bytes
+            if hashed.size_bytes <= WHOLE_BYTES:
+                try:
+                    self._whole = hashed.peek(0, hashed.size_bytes)
+                finally:
+                    hashed.close()
+                source: pa.NativeFile = pa.BufferReader(self._whole)
+            else:
+                self._hashed = hashed
+                source = pa.OSFile(str(path))
+            self._parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES)
+        except (OSError, pa.ArrowException) as error:
+            self.close()
+            raise unreadable(name, error) from error
+        self.rows = int(self._parquet.metadata.num_rows)
+        self._leaf = matcher.check(name, self._parquet)
+
+    def sha256(self) -> str:
+        """SHA-256 of the file, of the bytes that `blocks` has read where it has read them."""
+        try:
+            if self._whole is not None:
+                return hashlib.sha256(self._whole).hexdigest()
+            assert self._hashed is not None  # one of the two is there while the input is open
+            return self._hashed.hexdigest()
+        except OSError as error:
+            raise unreadable(self.name, error) from error
+
+    def blocks(self) -> Iterator[Block]:
+        """All rows in file order.
+
+        Raises:
+            DamageError: a page does not match its checksum, or cannot be decoded.
+            ConfigError: a vector that does not fit (foreign files).
+        """
+        try:
+            if self._is_ours():
+                yield from self._own_blocks()
+            elif self._whole is not None:
+                yield from self._blocks_at_once()
+            else:
+                yield from self._arrow_blocks()
+        except NotOurs as error:
+            raise DamageError(f"{self.name} is damaged: {error}, which its footer does not tell") from error
+        except (OSError, pa.ArrowException, PageDamage) as error:
+            raise unreadable(self.name, error) from error
+
+    def ids(self) -> Iterator[pa.Array]:
+        """The ids in file order, a row group at a time, without reading the vectors."""
+        try:
+            for group in range(self._parquet.num_row_groups):
+                table = self._parquet.read_row_group(group, columns=[self._schema.id_source], use_threads=False)
+                column = table.column(0)
+                kind = self._schema.arrow.field(sc.ID).type
+                yield from (column if column.type == kind else column.cast(kind)).chunks
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(self.name, error) from error
+
+    def other_bytes(self) -> int:
+        """Compressed bytes of all columns but the vectors, by the footer."""
+        metadata = self._parquet.metadata
+        size = 0
+        for group in range(metadata.num_row_groups):
+            columns = metadata.row_group(group)
+            size += sum(columns.column(n).total_compressed_size for n in range(columns.num_columns) if n != self._leaf)
+        return size
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._hashed is not None:
+            self._hashed.close()
+            self._hashed = None
+        self._whole = None
+
+    def __enter__(self) -> Input:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _is_ours(self) -> bool:
+        """Whether the vector pages are of the kind that is decoded here."""
+        schema = self._schema
+        if sc.KEY_VERSION not in footer_of(self._parquet):
+            return False
+        if not self._parquet.schema_arrow.equals(schema.arrow, check_metadata=False):
+            return False
+        kinds = {"RLE", "BYTE_STREAM_SPLIT" if schema.vector_type == "float32" else "PLAIN"}
+        metadata = self._parquet.metadata
+        for group in range(metadata.num_row_groups):
+            column = metadata.row_group(group).column(self._leaf)
+            if column.compression != "ZSTD" or column.has_dictionary_page or not set(column.encodings) <= kinds:
+                return False
+        return True
+
+    def _own_blocks(self) -> Iterator[Block]:
+        schema, parquet = self._schema, self._parquet
+        names = schema.others.names
+        for group in range(parquet.num_row_groups):
+            others = to_others(self.name, parquet.read_row_group(group, columns=names, use_threads=False), schema)
+            column = parquet.metadata.row_group(group).column(self._leaf)
+            if column.num_values != others.num_rows * schema.dim:
+                raise PageDamage(f"row group {group} has {column.num_values} numbers for {others.num_rows} rows")
+            start = 0
+            place = (column.data_page_offset, column.total_compressed_size, column.num_values)
+            for matrix, page in read_vectors(self._read_at, place, schema.dim, schema.dtype):
+                yield Block(others.slice(start, len(matrix)), matrix, page)
+                start += len(matrix)
+
+    def _read_at(self, offset: int, count: int) -> memoryview:
+        if self._whole is not None:
+            return memoryview(self._whole)[offset : offset + count]
+        assert self._hashed is not None  # one of the two is there while the input is open
+        return self._hashed.read_at(offset, count)
+
+    def _blocks_at_once(self) -> Iterator[Block]:
+        table = self._parquet.read(use_threads=False)
+        if table.num_rows:
+            yield self._block(table, 0)
+
+    def _arrow_blocks(self) -> Iterator[Block]:
+        self.sha256()  # reads the file once, in order; what follows comes out of the page cache
+        schema = self._schema
+        batch_rows = max(1, _BATCH_BYTES // (schema.dim * schema.dtype.itemsize))
+        first_row = 0
+        for batch in self._parquet.iter_batches(batch_size=batch_rows, use_threads=False):
+            if batch.num_rows:
+                yield self._block(batch, first_row)
+            first_row += batch.num_rows
+
+    def _block(self, batch: pa.RecordBatch | pa.Table, first_row: int) -> Block:
+        schema = self._schema
+        matrix = to_matrix(self.name, batch.column(schema.vector_source), schema, first_row)
+        return Block(to_others(self.name, batch, schema), matrix)
+
+
+def unreadable(name: str, error: Exception) -> DamageError | SinkError:
+    """What a failed read of an input is to the user."""
+    if isinstance(error, FileNotFoundError):
+        return DamageError(f"{name} is missing: restore it from a copy")
+    if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
+        return SinkError(f"cannot open {name} ({error.strerror}): raise the limit of open files, or use fewer --jobs")
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return DamageError(f"{name} cannot be read ({reason}): restore it from a copy")

@@ -1,0 +1,209 @@
+"""Which files a merge is about: the committed shards of a ledger, or every Parquet file below a folder.
+
+A folder may hold a million files, so names live in fixed-width arrays, not in a list of Python objects, and lists of
+inputs pass from process to process through files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from engine.errors import ConfigError, DamageError
+from engine.ledger import RunState, read_records
+from writers.merge_ledger import MergeState, PlanFile, PlannedInput
+
+CHUNK_INPUTS = 1000
+_BATCH = 20_000
+
+Names = npt.NDArray[np.bytes_]
+
+
+def read_run_state(path: Path) -> RunState:
+    """What a run's ledger says now; the run may go on writing, and a torn tail is simply not there yet.
+
+    Raises:
+        ConfigError: there is no ledger.
+        DamageError: it is damaged in the middle.
+    """
+    if not path.exists():
+        raise ConfigError(
+            f"there is no ledger {path}: name the --hot-dir, --collection and --done-field of the run, "
+            "or merge a plain folder with --source and --target"
+        )
+    state = RunState()
+    for record in read_records(path)[0]:
+        state.apply(record)
+    if state.run is None:
+        raise ConfigError(f"the ledger {path} has not begun: start `engine run` first")
+    return state
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Inputs in merge order.
+
+    Attributes:
+        names: Paths below the source folder, bytes as the file system has them.
+        sizes: Bytes.
+        mtimes: Time of modification in ns, 0 where a ledger vouches for the content.
+        commits: COMMIT records, in the same order, when a ledger says what there is.
+    """
+
+    names: Names
+    sizes: npt.NDArray[np.int64]
+    mtimes: npt.NDArray[np.int64]
+    commits: list[dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def select(self, keep: npt.NDArray[np.bool_]) -> Listing:
+        """Some of the inputs, in the same order."""
+        commits = None
+        if self.commits is not None:
+            commits = [commit for commit, kept in zip(self.commits, keep, strict=True) if kept]
+        return Listing(self.names[keep], self.sizes[keep], self.mtimes[keep], commits)
+
+    def planned(self, number: int, rows: int) -> PlannedInput:
+        """One input as a plan names it."""
+        name, size = os.fsdecode(bytes(self.names[number])), int(self.sizes[number])
+        if self.commits is None:
+            return PlannedInput(name, size, int(self.mtimes[number]), rows)
+        commit = self.commits[number]
+        return PlannedInput(name, size, 0, rows, commit["sha256"], commit["id_digest"])
+
+    def lines(self) -> Iterator[bytes]:
+        """The inputs as JSON, a chunk a line; rows are what the ledger says, or -1 when nobody knows yet."""
+        for start in range(0, len(self), CHUNK_INPUTS):
+            numbers = range(start, min(start + CHUNK_INPUTS, len(self)))
+            rows = [-1 if self.commits is None else int(self.commits[number]["rows"]) for number in numbers]
+            yield orjson.dumps([self.planned(*pair) for pair in zip(numbers, rows, strict=True)]) + b"\n"
+
+
+def list_committed(source: Path, state: RunState, done: Names) -> tuple[Listing, int]:
+    """The committed shards that are not merged yet, in commit order; and how many are.
+
+    Raises:
+        DamageError: a shard is missing or has another size.
+    """
+    done_names = set(done.tolist())
+    commits, merged = [], 0
+    for commit in state.commits.values():
+        if commit["file"].encode() in done_names:
+            merged += 1
+            continue
+        path = source / commit["file"]
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise DamageError(
+                f"the committed shard {path} is missing ({error.strerror}): restore it from a copy"
+            ) from error
+        if size != commit["bytes"]:
+            raise DamageError(
+                f"the committed shard {path} has {size} bytes, its ledger says {commit['bytes']}: "
+                "restore it from a copy"
+            )
+        commits.append(commit)
+    names = np.array([commit["file"].encode() for commit in commits], dtype=np.bytes_)
+    sizes = np.array([commit["bytes"] for commit in commits], dtype=np.int64)
+    return Listing(names, sizes, np.zeros(len(commits), dtype=np.int64), commits), merged
+
+
+def list_folder(source: Path, target: Path) -> Listing:
+    """Every Parquet file below a folder, by name; hidden files and folders, `_` files and the target are left out.
+
+    Raises:
+        ConfigError: the folder cannot be listed.
+    """
+    skipped = target.resolve()
+    parts: list[tuple[Names, npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
+    batch: list[tuple[bytes, int, int]] = []
+
+    def pack() -> None:
+        if batch:
+            names = np.array([item[0] for item in batch], dtype=np.bytes_)
+            numbers = np.array([item[1:] for item in batch], dtype=np.int64)
+            parts.append((names, numbers[:, 0].copy(), numbers[:, 1].copy()))
+            batch.clear()
+
+    try:
+        for item in _walk(source, skipped):
+            batch.append(item)
+            if len(batch) >= _BATCH:
+                pack()
+    except OSError as error:
+        raise ConfigError(f"cannot list {error.filename} ({error.strerror}): name a readable --source") from error
+    pack()
+    if not parts:
+        empty = np.empty(0, dtype=np.int64)
+        return Listing(np.empty(0, dtype=np.bytes_), empty, empty)
+    names, sizes, mtimes = (np.concatenate([part[side] for part in parts]) for side in range(3))
+    order = np.argsort(names, kind="stable")
+    return Listing(names[order], sizes[order], mtimes[order])
+
+
+def _walk(source: Path, skipped: Path) -> Iterator[tuple[bytes, int, int]]:
+    folders = [b""]
+    root = os.fsencode(source)
+    while folders:
+        below = folders.pop()
+        with os.scandir(os.path.join(root, below)) as entries:
+            for entry in entries:
+                if entry.name[:1] in (b".", b"_"):
+                    continue
+                name = os.path.join(below, entry.name)
+                if entry.is_dir():
+                    if Path(os.fsdecode(entry.path)).resolve() != skipped:
+                        folders.append(name)
+                elif entry.name.endswith(b".parquet"):
+                    stat = entry.stat()
+                    yield name, stat.st_size, stat.st_mtime_ns
+
+
+def merged_inputs(target: Path, state: MergeState) -> tuple[Names, npt.NDArray[np.int64]]:
+    """Names of all inputs that finished plans hold, sorted, and the sizes they had."""
+    parts, sizes = [], []
+    for plan in state.plans.values():
+        if not plan.done:
+            continue
+        file = PlanFile(target, plan.record)
+        for group in range(plan.n_groups):
+            inputs = file.group(group)
+            parts.append(np.array([os.fsencode(item.name) for item in inputs], dtype=np.bytes_))
+            sizes.append(np.array([item.bytes for item in inputs], dtype=np.int64))
+    if not parts:
+        return np.empty(0, dtype=np.bytes_), np.empty(0, dtype=np.int64)
+    names, all_sizes = np.concatenate(parts), np.concatenate(sizes)
+    order = np.argsort(names, kind="stable")
+    return names[order], all_sizes[order]
+
+
+def without_merged(listing: Listing, names: Names, sizes: npt.NDArray[np.int64]) -> tuple[Listing, int]:
+    """Leave out what is merged; also says how many these are.
+
+    Raises:
+        ConfigError: a merged file has become another one.
+    """
+    if not len(names) or not len(listing):
+        return listing, 0
+    width = max(names.dtype.itemsize, listing.names.dtype.itemsize)
+    mine, theirs = listing.names.astype(f"S{width}"), names.astype(f"S{width}")
+    at = np.minimum(np.searchsorted(theirs, mine), len(theirs) - 1)
+    merged = theirs[at] == mine
+    changed = np.flatnonzero(merged & (sizes[at] != listing.sizes))
+    if len(changed):
+        name = os.fsdecode(bytes(listing.names[changed[0]]))
+        raise ConfigError(
+            f"{name} was merged when it had {int(sizes[at[changed[0]]])} bytes and now has "
+            f"{int(listing.sizes[changed[0]])}: give new content a new name, or merge into an empty --target"
+        )
+    return listing.select(~merged), int(merged.sum())

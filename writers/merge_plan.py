@@ -1,0 +1,360 @@
+"""Planning a merge: what there is, whether it fits together, which ids meet, which inputs make one output.
+
+Everything that can be refused is refused here, before a byte of output is written: every footer is read and compared,
+every id is read and sought among all others (writers/id_spill.py), the outputs of earlier merges included. The plan is
+made durable with its groups, so that a merge that was killed continues with the same groups, whatever has come since.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.channels import Message
+from engine.errors import ConfigError, DamageError, FingerprintMismatch
+from engine.ledger import Record, RunState
+from writers.digests import id_keys
+from writers.foreign import Matcher, MergeSchema, schema_of_file, schema_of_run
+from writers.id_spill import IdSpill, Partition, partitions_for, places, remove_spill, row_of, source_of
+from writers.inputs import Input, unreadable
+from writers.merge_config import MergeConfig
+from writers.merge_drops import Drops, write_drops
+from writers.merge_inputs import CHUNK_INPUTS, Listing, list_committed, list_folder, merged_inputs, without_merged
+from writers.merge_ledger import MergeState, PlannedInput, read_group, write_durable_lines
+from writers.merge_progress import Tracker
+from writers.pool import Pool, Report
+
+_SHRINK = {"float32": 0.85, "float16": 0.93}
+"""Bytes of a stored vector by bytes in memory: unit vectors under BYTE_STREAM_SPLIT and zstd, or under zstd alone."""
+
+_SMALLEST_SPLIT_BYTES = 96 << 20
+_MAX_GROUP_INPUTS = 20_000
+"""Bounds the lineage in one footer (about 2 MB)."""
+
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is to be merged.
+
+    Attributes:
+        listing: Inputs that no finished plan holds.
+        already_merged: How many others there are.
+        schema: The schema of the outputs; None only when there is nothing at all.
+    """
+
+    listing: Listing
+    already_merged: int
+    schema: MergeSchema | None
+
+
+def find_inputs(config: MergeConfig, state: MergeState, run: RunState | None) -> Found:
+    """List what is to be merged and settle the schema.
+
+    Raises:
+        ConfigError, FingerprintMismatch: the source does not fit what the target holds.
+        DamageError: a committed shard is missing.
+    """
+    names, sizes = merged_inputs(config.target, state)
+    if run is not None:
+        listing, merged = list_committed(config.source, run, names)
+        assert run.run is not None  # read_run_state has seen to it
+        schema: MergeSchema | None = schema_of_run(run.run, str(config.run_ledger))
+    else:
+        if not config.source.is_dir():
+            raise ConfigError(f"--source {config.source} is not a folder: name the folder of the Parquet files")
+        listing, merged = without_merged(list_folder(config.source, config.target), names, sizes)
+        schema = _schema_of_folder(config, state, listing)
+    if state.merge is not None and schema is not None:
+        _check_target(config.target, MergeSchema.from_dict(state.merge["schema"]), schema)
+    return Found(listing, merged, schema)
+
+
+def _schema_of_folder(config: MergeConfig, state: MergeState, listing: Listing) -> MergeSchema | None:
+    if state.merge is not None:
+        return MergeSchema.from_dict(state.merge["schema"])
+    if not len(listing):
+        return None
+    name = os.fsdecode(bytes(listing.names[0]))
+    try:
+        parquet = pq.ParquetFile(pa.OSFile(str(config.source / name)), pre_buffer=False, buffer_size=1 << 20)
+        return schema_of_file(name, parquet, config.id_column, config.vector_column)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(name, error) from error
+
+
+def _check_target(target: Path, held: MergeSchema, wanted: MergeSchema) -> None:
+    if differences := held.differences(wanted):
+        raise FingerprintMismatch(
+            f"{target} holds another data set: {'; '.join(differences)}: merge into another --target"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """What the footers and ids of all inputs say.
+
+    Attributes:
+        rows, other_bytes: Of each input.
+        drops: Rows that are left out, on disk, or None.
+    """
+
+    rows: npt.NDArray[np.int64]
+    other_bytes: npt.NDArray[np.int64]
+    drops: Drops | None
+
+
+def make_plan(
+    config: MergeConfig, state: MergeState, found: Found, pool: Pool, tracker: Tracker, number: int
+) -> Record | None:
+    """Scan the inputs and write a plan; returns its PLAN record, not yet in the ledger, or None without inputs.
+
+    Raises:
+        ConfigError, FingerprintMismatch: an input that does not fit, by name.
+        DamageError: an input that cannot be read, or ids that are there twice.
+        SinkError: the device of the target or of the temporaries refused.
+    """
+    listing, schema = found.listing, found.schema
+    if not len(listing) or schema is None:
+        return None
+    folder = config.temporary_folder / "scan"
+    remove_spill(folder)
+    folder.mkdir(parents=True)
+    scan = _scan(config, state, listing, schema, pool, tracker, folder)
+    sizes = _expected_bytes(listing, schema, scan)
+    drops = scan.drops
+    drop_facts = None if drops is None else write_drops(config.target / f".merge-drops-{number:04d}", drops)
+    name = f".merge-plan-{number:04d}.jsonl"
+    bounds = _group_bounds(sizes, config)
+    digest = write_durable_lines(config.target / name, _plan_lines(listing, scan, bounds))
+    remove_spill(folder)
+    return {
+        "type": "PLAN",
+        "plan": number,
+        "at": time.time(),
+        "sort": config.sort,
+        "on_duplicate": config.on_duplicate,
+        "file_bytes": config.file_bytes,
+        "row_group_bytes": config.row_group_bytes,
+        "source": str(config.source.resolve()),
+        "file": name,
+        "sha256": digest,
+        "groups": len(bounds),
+        "inputs": len(listing),
+        "rows": int(scan.rows.sum()) - (drops.rows if drops is not None else 0),
+        "expected_bytes": int(sizes.sum()),
+        "drops": drop_facts,
+    }
+
+
+def _expected_bytes(listing: Listing, schema: MergeSchema, scan: _Scan) -> npt.NDArray[np.int64]:
+    """About what each input will take in an output."""
+    vectors = scan.rows * (schema.dim * schema.dtype.itemsize * _SHRINK[schema.vector_type])
+    return np.asarray(vectors + np.minimum(scan.other_bytes, listing.sizes), dtype=np.int64)
+
+
+def _group_bounds(sizes: npt.NDArray[np.int64], config: MergeConfig) -> list[tuple[int, int]]:
+    """Consecutive inputs of about equal size together, none above `file_bytes` unless one input alone is.
+
+    With less than a file for each worker the files are made smaller, so that every core has one.
+    """
+    total = int(sizes.sum())
+    n_files = max(1, -(-total // config.file_bytes))
+    if n_files < config.jobs:
+        n_files = max(n_files, min(config.jobs, total // _SMALLEST_SPLIT_BYTES))
+    aim = -(-total // n_files)
+    bounds, start, size = [], 0, 0
+    for number, more in enumerate(sizes.tolist()):
+        over = size + more > config.file_bytes or size + more // 2 > aim or number - start >= _MAX_GROUP_INPUTS
+        if number > start and over:
+            bounds.append((start, number))
+            start, size = number, 0
+        size += more
+    bounds.append((start, len(sizes)))
+    return bounds
+
+
+def _plan_lines(listing: Listing, scan: _Scan, bounds: list[tuple[int, int]]) -> Iterator[bytes]:
+    for start, end in bounds:
+        yield orjson.dumps([listing.planned(number, int(scan.rows[number])) for number in range(start, end)]) + b"\n"
+
+
+def _scan(
+    config: MergeConfig,
+    state: MergeState,
+    listing: Listing,
+    schema: MergeSchema,
+    pool: Pool,
+    tracker: Tracker,
+    folder: Path,
+) -> _Scan:
+    """Read all footers and ids."""
+    n_inputs = len(listing)
+    rows = np.zeros(n_inputs, dtype=np.int64)
+    other_bytes = np.zeros(n_inputs, dtype=np.int64)
+    old = [
+        PlannedInput(str(record["file"]), int(record["bytes"]), 0, int(record["rows"])) for record in state.outputs()
+    ]
+    row_bytes = schema.dim * schema.dtype.itemsize
+    n_partitions = partitions_for(int(listing.sizes.sum() / row_bytes) + sum(item.rows for item in old))
+    common = {
+        "task": "writers.merge_plan:scan_inputs",
+        "schema": schema.as_dict(),
+        "spill": str(folder),
+        "partitions": n_partitions,
+    }
+    lists = folder / "inputs.jsonl"
+    jobs: list[Message] = []
+    with lists.open("wb") as stream:
+        for chunk, line in enumerate(listing.lines()):
+            place = [stream.tell(), len(line)]
+            stream.write(line)
+            first = chunk * CHUNK_INPUTS
+            jobs.append({**common, "list": str(lists), "place": place, "first": first, "folder": str(config.source)})
+        for number, item in enumerate(old):
+            line = orjson.dumps([item]) + b"\n"
+            place = [stream.tell(), len(line)]
+            stream.write(line)
+            first = n_inputs + number
+            jobs.append(
+                {
+                    **common,
+                    "list": str(lists),
+                    "place": place,
+                    "first": first,
+                    "folder": str(config.target),
+                    "old": True,
+                }
+            )
+    tracker.begin("scan", None, n_inputs + len(old))
+    for job, result in pool.run(jobs, tracker.take):
+        if not job.get("old"):
+            part = slice(job["first"], job["first"] + len(result["rows"]))
+            rows[part], other_bytes[part] = result["rows"], result["other_bytes"]
+    drops = _settle_duplicates(config, listing, old, pool, folder, n_partitions, rows)
+    return _Scan(rows, other_bytes, drops)
+
+
+def scan_inputs(job: Message, report: Report) -> Message:
+    """Task: read the footers and ids of some inputs, compare them with the schema, spill the ids."""
+    schema = MergeSchema.from_dict(job["schema"])
+    if job.get("old"):
+        schema = schema.of_outputs()
+    matcher = Matcher(schema)
+    inputs = read_group(Path(job["list"]), *job["place"])
+    folder = Path(job["folder"])
+    spill = IdSpill(Path(job["spill"]), int(job["partitions"]))
+    rows, other_bytes = [], []
+    for number, item in enumerate(inputs, int(job["first"])):
+        with Input(folder / item.name, item.name, matcher) as opened:
+            if item.rows not in (-1, opened.rows):
+                raise DamageError(
+                    f"{item.name} has {opened.rows} rows, its ledger says {item.rows}: restore it from a copy"
+                )
+            first_row = 0
+            for ids in opened.ids():
+                if ids.null_count:
+                    raise ConfigError(f"{item.name} holds {ids.null_count} rows without an id: remove them first")
+                spill.add(id_keys(ids), places(number, first_row, len(ids)))
+                first_row += len(ids)
+            rows.append(opened.rows)
+            other_bytes.append(opened.other_bytes())
+        report({"rows": rows[-1], "files": 1})
+    spill.close()
+    return {"rows": rows, "other_bytes": other_bytes}
+
+
+def _settle_duplicates(
+    config: MergeConfig,
+    listing: Listing,
+    old: list[PlannedInput],
+    pool: Pool,
+    folder: Path,
+    n_partitions: int,
+    rows: npt.NDArray[np.int64],
+) -> Drops | None:
+    """Refuse ids that are there twice, or choose the latest row of each.
+
+    Raises:
+        DamageError: `error` was asked for; or the older row lies in a finished output, which is never rewritten.
+    """
+    n_inputs = len(listing)
+    drops = Drops(folder, rows) if config.on_duplicate == "latest" else None
+    rank_file = folder / "ranks"
+    if drops is not None:
+        _ranks(listing).tofile(rank_file)
+    jobs = [
+        {
+            "task": "writers.merge_plan:find_duplicates",
+            "spill": str(folder),
+            "partition": partition,
+            "n_inputs": n_inputs,
+            "ranks": str(rank_file) if drops is not None else None,
+            "bucket_starts": drops.bucket_starts if drops is not None else None,
+        }
+        for partition in range(n_partitions)
+    ]
+    refused, examples = 0, []
+    for _, result in pool.run(jobs, lambda _: None):
+        refused += result["refused"]
+        examples += result["examples"]
+        if drops is not None:
+            drops.rows += result["dropped"]
+    if refused:
+        raise _duplicate_error(config, listing, old, refused, examples)
+    return drops if drops is not None and drops.rows else None
+
+
+def _ranks(listing: Listing) -> npt.NDArray[np.uint32]:
+    """Which input is later: by commit, or by file time and then by name."""
+    ranks = np.empty(len(listing), dtype=np.uint32)
+    order = np.arange(len(listing)) if listing.commits is not None else np.argsort(listing.mtimes, kind="stable")
+    ranks[order] = np.arange(len(listing), dtype=np.uint32)
+    return ranks
+
+
+def find_duplicates(job: Message, _report: Report) -> Message:
+    """Task: find equal ids in one partition; drop all but the latest row of each, or count what cannot be dropped."""
+    folder = Path(job["spill"])
+    partition = Partition.load(folder, int(job["partition"]))
+    n_inputs = int(job["n_inputs"])
+    ranks = None if job["ranks"] is None else np.fromfile(job["ranks"], dtype=np.uint32)
+    refused, dropped = 0, []
+    examples: list[list[int]] = []
+    for start, end in partition.groups():
+        group = [int(place) for place in partition.places[start:end]]
+        if ranks is None or any(source_of(place) >= n_inputs for place in group):
+            refused += end - start - 1
+            if len(examples) < _EXAMPLES:
+                examples.append(group[:2])
+            continue
+        latest = max(group, key=lambda place: (ranks[source_of(place)], row_of(place)))
+        dropped += [place for place in group if place != latest]
+    if dropped:
+        Drops.add(folder, job["bucket_starts"], np.array(dropped, dtype=np.uint64))
+    return {"refused": refused, "examples": examples, "dropped": len(dropped)}
+
+
+def _duplicate_error(
+    config: MergeConfig, listing: Listing, old: list[PlannedInput], count: int, examples: list[list[int]]
+) -> DamageError:
+    def name(place: int) -> str:
+        source = source_of(place)
+        known = os.fsdecode(bytes(listing.names[source])) if source < len(listing) else old[source - len(listing)].name
+        return f"{known} row {row_of(place)}"
+
+    shown = "; ".join(" and ".join(name(place) for place in pair) for pair in examples[:_EXAMPLES])
+    advice = "merge with --on-duplicate latest to keep the latest row of each"
+    if config.on_duplicate == "latest":
+        advice = "finished files are never rewritten; merge everything into an empty --target"
+    return DamageError(f"{count} rows have an id that another row has too, for example {shown}: {advice}")

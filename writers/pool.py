@@ -1,0 +1,180 @@
+"""A few worker processes that do one task at a time: what `merge` and `verify` use the cores with.
+
+A worker is a fresh interpreter that dies with its parent, like the children of a run (engine/worker.py). Jobs and
+results are small JSON messages over its channel; rows travel through files only. There is no queue to corrupt: a
+worker that is killed in the middle of anything shows as the end of its channel, and its task as not done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn, cast
+
+from engine import durable
+from engine.channels import Channel, Message
+from engine.errors import BY_NAME, EngineError, Exit, WorkerDied
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+
+Report = Callable[[Message], None]
+Task = Callable[[Message, Report], Message]
+
+
+class Pool:
+    """Worker processes; use as a context manager, which ends them all, whatever they are doing."""
+
+    def __init__(self, role: str, jobs: int, inherited_fds: tuple[int, ...] = ()) -> None:
+        """
+        Args:
+            role: Names the processes, and which fail points are meant for them.
+            jobs: How many.
+            inherited_fds: Kept open by every worker: a lock that must outlive none of them.
+        """
+        self._workers = [_Worker(role, inherited_fds) for _ in range(jobs)]
+
+    def run(self, jobs: Iterable[Message], on_progress: Report) -> Iterator[tuple[Message, Message]]:
+        """Do jobs in any order; yields (job, result) as they finish.
+
+        Args:
+            jobs: Each names its task as `module:function`.
+            on_progress: Gets what tasks report while they work.
+
+        Raises:
+            EngineError: what a task raised; the other tasks are left unfinished.
+            WorkerDied: a worker ended without a result.
+        """
+        waiting = iter(jobs)
+        idle = list(self._workers)
+        busy: dict[int, tuple[_Worker, Message]] = {}
+        while True:
+            while idle and (job := next(waiting, None)) is not None:
+                worker = idle.pop()
+                worker.send(job)
+                busy[worker.channel.fd] = (worker, job)
+            if not busy:
+                return
+            ready, _, _ = select.select(list(busy), [], [])
+            for fd in ready:
+                worker, job = busy[fd]
+                messages, ended = worker.channel.poll()
+                for message in messages:
+                    if message["event"] == "progress":
+                        on_progress(message)
+                    elif message["event"] == "error":
+                        raise _error_of(message)
+                    else:
+                        del busy[fd]
+                        idle.append(worker)
+                        yield job, message["result"]
+                if ended:
+                    raise worker.death()
+
+    def close(self) -> None:
+        """Kill all workers and wait for their end. Killing is the normal way out: nothing of theirs is final."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.wait()
+            worker.channel.close()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Worker:
+    def __init__(self, role: str, inherited_fds: tuple[int, ...]) -> None:
+        self.channel, theirs = Channel.pair()
+        self._role = role
+        command = [sys.executable, "-m", __name__, role, str(theirs.fd), str(os.getpid())]
+        self.process = subprocess.Popen(command, pass_fds=(theirs.fd, *inherited_fds), stdin=subprocess.DEVNULL)
+        theirs.close()
+
+    def send(self, job: Message) -> None:
+        try:
+            self.channel.send(job)
+        except ConnectionError:
+            raise self.death() from None
+
+    def death(self) -> WorkerDied:
+        code = self.process.wait()
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        hint = " (likely out of memory)" if code == -signal.SIGKILL else ""
+        return WorkerDied(
+            f"a {self._role} process {how}{hint}: nothing that was finished is lost, run the same command again"
+        )
+
+
+def _error_of(message: Message) -> EngineError:
+    kind = BY_NAME.get(str(message["kind"]))
+    if kind is not None:
+        return kind(message["message"])
+    return WorkerDied(f"a worker failed: {message['message']}\n{message.get('traceback', '')}".rstrip())
+
+
+def main() -> NoReturn:
+    """Entry point of a worker: `role channel_fd parent_pid`."""
+    role, channel_fd, parent_pid = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    _tie_to_parent(role, parent_pid)
+    channel = Channel.from_fd(channel_fd)
+    try:
+        durable.arm(role)
+        _prepare_arrow()
+        while (job := channel.receive()) is not None:
+            module, _, function = str(job["task"]).partition(":")
+            task = cast(Task, getattr(importlib.import_module(module), function))
+            channel.send({"event": "result", "result": task(job, lambda facts: _report(channel, facts))})
+    except EngineError as error:
+        channel.try_send({"event": "error", "kind": type(error).__name__, "message": str(error)})
+        os._exit(error.exit_code)
+    except ConnectionError:
+        os._exit(Exit.UNEXPECTED)  # the parent is gone
+    except BaseException as error:  # noqa: BLE001 - the last line of a process: whatever it was is reported
+        import traceback  # noqa: PLC0415 - only a bug pays for this import
+
+        text = "".join(traceback.format_exception(error))[-30_000:]
+        channel.try_send({"event": "error", "kind": "UNEXPECTED", "message": repr(error), "traceback": text})
+        os._exit(Exit.UNEXPECTED)
+    os._exit(Exit.DONE)
+
+
+def _report(channel: Channel, facts: dict[str, Any]) -> None:
+    channel.try_send({"event": "progress", **facts})
+
+
+def _prepare_arrow() -> None:
+    """One core is one worker: Arrow's own threads would only compete, and each keeps buffers of its own."""
+    import pyarrow as pa  # noqa: PLC0415 - the parent of a pool does not need it
+
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    with contextlib.suppress(NotImplementedError):
+        pa.set_memory_pool(pa.system_memory_pool())
+
+
+def _tie_to_parent(role: str, parent_pid: int) -> None:
+    """Die with the parent, ignore the terminal, leave no core dump, carry a readable name."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(_PR_SET_NAME, f"engine-{role}"[:15].encode())
+    if os.getppid() != parent_pid:
+        os._exit(Exit.UNEXPECTED)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    main()
