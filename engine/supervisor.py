@@ -171,6 +171,7 @@ class Supervisor:
         self._ranges_to_mark: dict[str, list[list[int]]] = {}
         self._settled: list[tuple[int, int]] = []
         self._settled_to = -1
+        self._expected_told = False
         self._outage_since_s: float | None = None
         self._next_status_s = 0.0
         self._committed_here = 0
@@ -252,6 +253,7 @@ class Supervisor:
         self._pass = 1
         self._committed_here = 0
         self._settled, self._settled_to = [], -1
+        self._expected_told = False
         if self._marker is not None and self._marking is None:
             self._marking = MarkingThread(self._shards, self._marker)
         stages = self._plan.stages(epoch, remaining)
@@ -386,10 +388,20 @@ class Supervisor:
 
     def _advance_running(self, generation: Generation) -> None:
         reader = generation.role("reader").facts
+        self._announce_expected(generation, reader.get("reader", {}))
         if "pass_done" in reader or "stopped" in reader:
             self._work_left = bool(reader.get("stopped", {}).get("work_left", False))
             generation.command_clients(do="tail")
             self._move(Phase.DELIVERING)
+
+    def _announce_expected(self, generation: Generation, reader: Message) -> None:
+        """Tell the writer once how many rows are to come, so that the last shards get smaller (docs/adr/0007)."""
+        estimate = reader.get("estimate")
+        if estimate is None or self._expected_told or self._marking is None:
+            return
+        limit = self._plan.limit
+        generation.command("writer", do="expect", rows=estimate if limit is None else min(estimate, limit))
+        self._expected_told = True
 
     def _delivered(self, generation: Generation) -> bool:
         """Whether every published document has reached the vector ring or the quarantine."""

@@ -171,6 +171,10 @@ class Admission:
         ordered = sorted(self._latencies)
         return ordered[int(0.95 * (len(ordered) - 1))]
 
+    def median_s(self) -> float | None:
+        """Median of the last latencies, None before there is one."""
+        return sorted(self._latencies)[len(self._latencies) // 2] if self._latencies else None
+
     def _move(self, state: AdmissionState) -> None:
         if state not in MOVES[self.state]:
             raise ProtocolError(f"admission cannot go from {self.state.name} to {state.name}")

@@ -15,6 +15,7 @@ import orjson
 from engine import ids
 from engine.ids import IdType
 from engine.slots import HEADER_BYTES, Header, RowMeta, body_of, fanout_of, meta_of
+from gpu_clients.http import Exchange
 
 _CASE = struct.Struct("<IBBH")  # low half of the sequence, suspicion, server, text
 _CASE_OFFSET = HEADER_BYTES - _CASE.size
@@ -59,9 +60,10 @@ class Batch:
         attempts: Requests for it that failed.
         lost: Whether a connection was lost while its answer was waited for.
         sent_s: When it was last sent, monotonic seconds.
+        exchange: Its request in flight, good for cancelling it.
     """
 
-    __slots__ = ("attempts", "header", "lost", "n_texts", "number", "sent_s", "view")
+    __slots__ = ("attempts", "exchange", "header", "lost", "n_texts", "number", "sent_s", "view")
 
     def __init__(self, number: int, view: memoryview, generation: int) -> None:
         self.number = number
@@ -71,6 +73,7 @@ class Batch:
         self.attempts = 0
         self.lost = False
         self.sent_s = 0.0
+        self.exchange: Exchange | None = None
 
     @property
     def n_rows(self) -> int:

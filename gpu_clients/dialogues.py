@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,25 +40,45 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """Count the tokens of these texts, with the tokenizer of our own server.
+
+    Attributes:
+        body: JSON array of texts.
+        n_texts: Texts in it.
+        n_bytes: Bytes of the texts, for a cap on the answer.
+    """
+
+    body: bytes
+    n_texts: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """Go on after so many seconds."""
 
     seconds: float
 
 
+_NOTHING = np.empty((0, 0), dtype=np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of an `Ask`.
+    """What came of an `Ask` or a `Count`.
 
     Attributes:
-        failure: Why there are no vectors, or None.
+        failure: Why there is no answer, or None.
         matrix: float32 (n_texts, dim), of its own memory; empty after a failure.
         unsound: Rows of it that are no vectors.
+        counts: Tokens of each text, after a `Count`.
     """
 
-    failure: Failure | None
-    matrix: Matrix
-    unsound: list[int]
+    failure: Failure | None = None
+    matrix: Matrix = field(default_factory=lambda: _NOTHING)
+    unsound: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
@@ -66,28 +86,20 @@ class Reply:
         return self.failure is None and not self.unsound
 
 
-_NOTHING = np.empty((0, 0), dtype=np.float32)
-
-
-def failed_reply(failure: Failure) -> Reply:
-    """The reply to a request that failed."""
-    return Reply(failure, _NOTHING, [])
-
-
 def reply_of(completion: Completion, dim: int) -> Reply:
     """Decode and release a completion."""
     if completion.failure is not None:
-        return failed_reply(completion.failure)
+        return Reply(failure=completion.failure)
     matrix = np.empty((completion.n_texts, dim), dtype=np.float32)
     try:
-        return Reply(None, matrix, completion.decode_into(matrix))
+        return Reply(matrix=matrix, unsound=completion.decode_into(matrix))
     except BadAnswer as error:
-        return failed_reply(Failure(kind=error.kind, detail=str(error), status=200))
+        return Reply(failure=Failure(kind=error.kind, detail=str(error), status=200))
     finally:
         completion.release()
 
 
-Wish = Ask | Pause
+Wish = Ask | Count | Pause
 Conversation = Generator[Wish, Reply, Any]
 
 
@@ -98,62 +110,63 @@ class Talk:
     Attributes:
         conversation: The generator.
         on_end: Called with its result.
-        ask: What it waits for, if that is a reply.
-        owner: What it is about.
+        ask: What it waits for, if that is an embedding.
     """
 
     conversation: Conversation
     on_end: Callable[[Any], None]
-    owner: object
     ask: Ask | None = None
 
 
-@dataclass(slots=True)
 class Dialogues:
     """All conversations of a client.
 
     Attributes:
-        own: Number of the client's own server.
-        waiting: Talks that want something of the own server and have not been sent yet, in order.
-        send_elsewhere: Sends an `Ask` to another server.
+        waiting: Talks that want an embedding from our own server and have not been sent yet, in order.
+        n_open: Conversations that have not ended.
     """
 
-    own: int
-    send_elsewhere: Callable[[Talk, Ask], None]
-    waiting: deque[Talk] = field(default_factory=deque)
-    _paused: list[tuple[float, int, Talk]] = field(default_factory=list)
-    _numbers: Any = field(default_factory=itertools.count)
-    n_open: int = 0
+    def __init__(
+        self, own: int, send_elsewhere: Callable[[Talk, Ask], None], count: Callable[[Talk, Count], None]
+    ) -> None:
+        self.waiting: deque[Talk] = deque()
+        self.n_open = 0
+        self._own = own
+        self._send_elsewhere = send_elsewhere
+        self._count = count
+        self._paused: list[tuple[float, int, Talk]] = []
+        self._numbers: Iterator[int] = itertools.count()
 
-    def start(self, conversation: Conversation, on_end: Callable[[Any], None], owner: object, now_s: float) -> None:
-        """Begin a conversation."""
+    def start(self, conversation: Conversation, on_end: Callable[[Any], None], now_s: float) -> None:
+        """Begin a conversation; `on_end` is called with what it returns."""
         self.n_open += 1
-        talk = Talk(conversation, on_end, owner)
-        self._step(talk, lambda: next(conversation), now_s)
+        self._step(Talk(conversation, on_end), None, now_s)
 
     def reply(self, talk: Talk, reply: Reply, now_s: float) -> None:
         """Give a talk what it waited for."""
         talk.ask = None
-        self._step(talk, lambda: talk.conversation.send(reply), now_s)
+        self._step(talk, reply, now_s)
 
     def wake(self, now_s: float) -> None:
         """Go on with the talks whose pause is over."""
         while self._paused and self._paused[0][0] <= now_s:
-            _, _, talk = heapq.heappop(self._paused)
-            self._step(talk, lambda talk=talk: next(talk.conversation), now_s)  # type: ignore[misc]
+            self._step(heapq.heappop(self._paused)[2], None, now_s)
 
-    def _step(self, talk: Talk, go_on: Callable[[], Wish], now_s: float) -> None:
+    def _step(self, talk: Talk, reply: Reply | None, now_s: float) -> None:
         try:
-            wish = go_on()
+            # a generator is begun, and goes on after a pause, with nothing
+            wish = next(talk.conversation) if reply is None else talk.conversation.send(reply)
         except StopIteration as end:
             self.n_open -= 1
             talk.on_end(end.value)
             return
         if isinstance(wish, Pause):
             heapq.heappush(self._paused, (now_s + wish.seconds, next(self._numbers), talk))
-            return
-        talk.ask = wish
-        if wish.server == self.own:
-            self.waiting.append(talk)
+        elif isinstance(wish, Count):
+            self._count(talk, wish)
         else:
-            self.send_elsewhere(talk, wish)
+            talk.ask = wish
+            if wish.server == self._own:
+                self.waiting.append(talk)
+            else:
+                self._send_elsewhere(talk, wish)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.metrics import LatencyHistogram
-from gpu_clients.requester import Completion
+from gpu_clients.requester import Completion, ServerTimes
 
 
 @dataclass(slots=True)
@@ -41,7 +41,6 @@ class Figures:
     tokens_exact: bool = True
     truncated: int = 0
     saved_by_dedup: int = 0
-    hedged: int = 0
     ring_wait_s: float = 0.0
     vector_wait_s: float = 0.0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
@@ -50,8 +49,11 @@ class Figures:
     tokenization_s: float = 0.0
     last_error: str | None = None
 
-    def add_answer(self, completion: Completion, tokens: int | None, estimated_tokens: int) -> None:
+    def add_answer(self, completion: Completion, times: ServerTimes, tokens: int | None, estimated_tokens: int) -> None:
         """Count a request that was answered with vectors."""
+        self.queue_s += times.queue_s
+        self.inference_s += times.inference_s
+        self.tokenization_s += times.tokenization_s
         self.bytes_in += completion.bytes_in
         self.bytes_out += completion.bytes_out
         self.latency.record(completion.latency_s)

@@ -258,6 +258,10 @@ class Connection:
             waited_s = now_s - exchange.started_s
             self._fail(FailureKind.TIMEOUT, f"no complete answer within {waited_s:.1f} s")
 
+    def serves(self, exchange: Exchange) -> bool:
+        """Whether it is busy with this exchange."""
+        return self._exchange is exchange
+
     def recycle(self) -> None:
         """Take the next request, now that the last answer has been looked at."""
         self._reader.release()
@@ -489,6 +493,18 @@ class HttpClient:
         now_s = time.monotonic()
         for connection in tuple(self._open):
             connection.check_deadline(now_s)
+
+    def cancel(self, exchange: Exchange) -> bool:
+        """Close the connection of an exchange; False when it had come to its end already and was taken."""
+        if exchange in self.finished:
+            self.finished.remove(exchange)
+            exchange.release()
+            return True
+        for connection in self._open:
+            if connection.serves(exchange):
+                connection.close()
+                return True
+        return False
 
     def abandon(self) -> None:
         """Close every connection; exchanges in flight are forgotten, the server drops what it has not begun."""

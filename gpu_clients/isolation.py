@@ -77,6 +77,7 @@ class Finding:
         complete: Whether every text has a vector or a rejection; otherwise the batch has to be given back.
         sick: Why our own server has to be given up, or None.
         case: What is to be noted in the batch's case file, or None.
+        truncated: Texts that the server has cut.
     """
 
     matrix: Matrix
@@ -84,6 +85,7 @@ class Finding:
     complete: bool = False
     sick: Failure | None = None
     case: CaseFile | None = None
+    truncated: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

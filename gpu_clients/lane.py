@@ -13,6 +13,7 @@ from gpu_clients.requester import Completion, Requester, ServerTimes
 from gpu_clients.retry import RetryBudget
 from gpu_clients.routes import ServerFacts, choose_route
 from gpu_clients.settings import ClientSettings
+from gpu_clients.truncation import TruncationJudge
 
 FIRST_TIMEOUT_S = 120.0
 SHORTEST_TIMEOUT_S = 15.0
@@ -36,6 +37,7 @@ class Lane:
         budget: Retries left.
         resume_s: Monotonic time before which nothing is sent: the cool-down after a 429.
         max_body_bytes: Bodies of that size have been refused as too large; None as long as none was.
+        truncation: Judges which texts the server has cut.
     """
 
     def __init__(self, settings: ClientSettings, index: int, poller: Poller, rng: random.Random) -> None:
@@ -48,6 +50,7 @@ class Lane:
         self.budget = RetryBudget(settings.retry_share)
         self.resume_s = 0.0
         self.max_body_bytes: int | None = None
+        self.truncation = TruncationJudge(None)
         self._settings = settings
         self._poller = poller
         self._slowest_s = 0.0
@@ -64,6 +67,8 @@ class Lane:
         route = choose_route(facts, settings.options)
         self.requester = Requester(http, route, dim=settings.dim, normalized=settings.normalize)
         self.admission = self._make_admission(settings, facts)
+        # a server that refuses long texts cuts none
+        self.truncation = TruncationJudge(facts.max_input_length if settings.truncate else None)
 
     def probe(self) -> ServerProbe:
         """Begin to examine the server."""

@@ -117,8 +117,8 @@ class Requester:
         self._normalized = normalized
         self._decoder = VectorDecoder(route.form, dim)
 
-    def submit(self, texts: list[Buffer], n_texts: int, *, timeout_s: float, tag: object = None) -> None:
-        """Send a request.
+    def submit(self, texts: list[Buffer], n_texts: int, *, timeout_s: float, tag: object = None) -> Exchange:
+        """Send a request; what is returned is good for `cancel`.
 
         Args:
             texts: Parts of the JSON array of texts; not copied, must stay until the completion.
@@ -129,7 +129,7 @@ class Requester:
         route = self.route
         self.in_flight += 1
         self.in_flight_texts += n_texts
-        self.http.start(
+        return self.http.start(
             "POST",
             route.path,
             [route.prefix, *texts, route.suffix],
@@ -155,6 +155,12 @@ class Requester:
             self.http.poller.run(timeout_s)
             self.http.check_deadlines()
         return self.completions()
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Give up a request: its connection is closed, no completion follows, its texts are not looked at any more."""
+        if self.http.cancel(exchange):
+            self.in_flight -= 1
+            self.in_flight_texts -= cast("tuple[object, int]", exchange.tag)[1]
 
     def abandon(self) -> None:
         """Forget what is in flight and close the connections."""

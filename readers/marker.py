@@ -8,19 +8,23 @@ bears the mark already, or is gone.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-from pymongo.errors import OperationFailure, PyMongoError, WriteError
+import bson
+from bson import ObjectId
+from bson.int64 import Int64
+from bson.min_key import MinKey
+from pymongo.errors import PyMongoError, WriteError
 
 from engine.errors import ConfigError, SourceError
-from engine.ids import IdType
 from readers.connection import Document, open_client, open_collection, ping
-from readers.mongo_errors import Outage, attempt, describe
-from readers.mongo_ids import from_bson_ids, key_of, to_bson_ids
+from readers.mongo_errors import Outage, attempt, describe, is_away
+from readers.mongo_ids import key_of
 
 T = TypeVar("T")
 
@@ -30,9 +34,6 @@ CHUNK_BYTES = 8 << 20
 
 N_THREADS = 2
 _VALIDATION_FAILED = 121
-_EXAMPLES = 3
-
-StoredIds = Sequence[int] | Sequence[str] | Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +66,12 @@ class Marker:
     """Sets the done field; keeps a connection of its own. Close it in the end."""
 
     def __init__(
-        self, uri: str, database: str, collection: str, done_field: str, id_type: IdType, *, max_outage_s: float = 600.0
+        self, uri: str, database: str, collection: str, done_field: str, *, max_outage_s: float = 600.0
     ) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
             done_field: The field to set to true.
-            id_type: How the ids that `mark` gets are stored.
             max_outage_s: How long MongoDB may be away before `mark` gives up.
 
         Raises:
@@ -81,8 +81,8 @@ class Marker:
         self._client = open_client(uri, name="engine-marker")
         self._collection = open_collection(self._client, database, collection)
         self._done_field = done_field
-        self._id_type = id_type
         self._max_outage_s = max_outage_s
+        self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(N_THREADS, thread_name_prefix="mark")
 
     def ping(self) -> None:
@@ -93,26 +93,19 @@ class Marker:
         """
         ping(self._client, self._uri)
 
-    def mark(self, ids: StoredIds, *, ours_before: bool) -> MarkResult:
+    def mark(self, ids: Sequence[Any], *, ours_before: bool) -> MarkResult:
         """Mark documents, durably.
 
         Args:
-            ids: The documents, as the id column holds them: int for int64, text for string and extended JSON, 12
-                bytes for an ObjectId.
+            ids: Their `_id`s as BSON values (`readers.mongo_ids.to_bson_ids`).
             ours_before: Whether an earlier attempt of this data set may have marked some of them.
 
         Raises:
             SourceError: MongoDB is away for longer than allowed, refuses the update, or a document stays unmarked.
-            ConfigError: the credentials do not allow the update.
+            ConfigError: the credentials or a validator do not allow the update.
         """
-        return self.mark_values(to_bson_ids(self._id_type, ids), ours_before=ours_before)
-
-    def mark_values(self, values: Sequence[Any], *, ours_before: bool) -> MarkResult:
-        """`mark` for ids that are BSON values."""
         total = MarkResult()
-        futures = [
-            self._threads.submit(self._mark_chunk, chunk, ours_before) for chunk in _chunks(self._id_type, values)
-        ]
+        futures = [self._threads.submit(self._mark_chunk, chunk, ours_before) for chunk in _chunks(ids)]
         try:
             for future in futures:
                 total += future.result()
@@ -121,46 +114,53 @@ class Marker:
                 future.cancel()
         return total
 
-    def are_marked(self, ids: StoredIds) -> list[bool | None]:
+    def are_marked(self, ids: Sequence[Any]) -> list[bool | None]:
         """For each document whether it is marked, None when it is gone; for `engine verify`.
 
-        Raises:
-            ConfigError, SourceError: MongoDB refuses or is away for longer than allowed.
-        """
-        values = to_bson_ids(self._id_type, ids)
-        states: dict[Any, bool] = {}
-        for chunk in _chunks(self._id_type, values):
-            states.update(self._retried(lambda chunk=chunk: self._states_of(chunk)))  # type: ignore[misc]
-        return [states.get(key_of(value)) for value in values]
-
-    def marked_ids(self) -> Iterator[list[int] | list[str] | list[bytes]]:
-        """The ids of all marked documents in portions, as the id column holds them; for `engine verify`.
+        Args:
+            ids: Their `_id`s as BSON values.
 
         Raises:
             ConfigError, SourceError: MongoDB refuses or is away for longer than allowed.
         """
-        last: Any = None
-        is_first = True
+        states: dict[Hashable, bool] = {}
+        for chunk in _chunks(ids):
+            states.update(self._retried(partial(self._states_of, chunk)))
+        return [states.get(key_of(value)) for value in ids]
+
+    def marked_ids(self) -> Iterator[list[Any]]:
+        """The `_id`s of all marked documents as BSON values, in `_id` order and in portions; for `engine verify`.
+
+        Raises:
+            ConfigError, SourceError: MongoDB refuses or is away for longer than allowed.
+        """
+        lower: Any = MinKey()
+        last: Hashable = None
         while True:
-            condition: Document = {self._done_field: True}
-            rows = self._retried(lambda: self._page_by_id(condition, None if is_first else last))  # noqa: B023
-            if not is_first and rows and key_of(rows[0]) == key_of(last):
-                del rows[0]
-            if not rows:
+            ids = self._retried(partial(self._marked_from, lower))
+            if ids and key_of(ids[0]) == last:
+                del ids[0]
+            if not ids:
                 return
-            yield from_bson_ids(self._id_type, rows)
-            last, is_first = rows[-1], False
+            yield ids
+            lower, last = ids[-1], key_of(ids[-1])
 
     def close(self) -> None:
         """Close the connection and end the threads; chunks that were not begun are dropped."""
+        self._closed.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def _page_by_id(self, condition: Document, last: Any) -> list[Any]:
-        arguments: dict[str, Any] = {"hint": "_id_", "limit": CHUNK_ROWS}
-        if last is not None:
-            arguments["min"] = {"_id": last}
-        return [row["_id"] for row in self._collection.find(condition, {"_id": 1}, **arguments)]
+    def _marked_from(self, lower: Any) -> list[Any]:
+        rows = self._collection.find(
+            {self._done_field: True},
+            {"_id": 1},
+            hint="_id_",
+            min={"_id": lower},
+            limit=-CHUNK_ROWS,
+            batch_size=CHUNK_ROWS,
+        )
+        return [row["_id"] for row in rows]
 
     def _mark_chunk(self, values: list[Any], ours_before: bool) -> MarkResult:
         outage = self._outage()
@@ -168,12 +168,11 @@ class Marker:
         while True:
             try:
                 return self._mark_once(values, is_repeated)
-            except WriteError as error:
-                raise self._refused(error) from error
             except PyMongoError as error:
-                # the update may have happened although its answer was lost: from now on marks may be ours
-                is_repeated = True
-                time.sleep(outage.pause_s(error))
+                if isinstance(error, WriteError) and not is_away(error):
+                    raise self._refused(error) from error
+                is_repeated = True  # it may have happened although its answer was lost: marks may be ours from now on
+                self._pause(outage, error)
 
     def _mark_once(self, values: list[Any], is_repeated: bool) -> MarkResult:
         """One attempt.
@@ -209,7 +208,7 @@ class Marker:
             matched=len(values) - gone - already, already=already, gone=gone, foreign=0 if is_repeated else already
         )
 
-    def _states_of(self, values: list[Any]) -> dict[Any, bool]:
+    def _states_of(self, values: list[Any]) -> dict[Hashable, bool]:
         """Whether each document that exists bears a mark, by key."""
         rows = self._collection.find({"_id": {"$in": values}}, {self._done_field: 1})
         return {key_of(row["_id"]): row.get(self._done_field) is not None for row in rows}
@@ -229,7 +228,11 @@ class Marker:
             try:
                 return call()
             except PyMongoError as error:
-                time.sleep(outage.pause_s(error))
+                self._pause(outage, error)
+
+    def _pause(self, outage: Outage, error: PyMongoError) -> None:
+        if self._closed.wait(outage.pause_s(error)):
+            raise SourceError(f"marking {self._collection.full_name} was given up: {outage.last_error}") from error
 
     def _outage(self) -> Outage:
         return Outage(self._max_outage_s, f"marking {self._collection.full_name}")
@@ -244,33 +247,28 @@ def probe_write_right(uri: str, database: str, collection: str, done_field: str)
     """
     with open_client(uri, name="engine-preflight") as client:
         documents = open_collection(client, database, collection)
-        never = {"_id": {"$in": []}, done_field: None}
+        never: Document = {"_id": {"$in": []}, done_field: None}
         attempt(
             lambda: documents.update_many(never, {"$set": {done_field: True}}),
             f"checking the right to mark {documents.full_name}",
         )
 
 
-def _chunks(id_type: IdType, values: Sequence[Any]) -> Iterator[list[Any]]:
+def _chunks(ids: Sequence[Any]) -> Iterator[list[Any]]:
     """The ids in portions that fit into a command."""
-    if id_type is IdType.INT64 or id_type is IdType.OBJECTID:
-        for start in range(0, len(values), CHUNK_ROWS):
-            yield list(values[start : start + CHUNK_ROWS])
-        return
     chunk: list[Any] = []
     size_bytes = 0
-    for value in values:
-        size_bytes += _size_of(value)
-        if chunk and (len(chunk) >= CHUNK_ROWS or size_bytes > CHUNK_BYTES):
-            yield chunk
-            chunk, size_bytes = [], _size_of(value)
-        chunk.append(value)
-    if chunk:
+    for start in range(0, len(ids), CHUNK_ROWS):
+        portion = list(ids[start : start + CHUNK_ROWS])
+        if all(type(value) in (int, Int64, ObjectId) for value in portion):
+            yield portion
+            continue
+        for value in portion:
+            n_bytes = len(bson.encode({"": value}))
+            if chunk and size_bytes + n_bytes > CHUNK_BYTES:
+                yield chunk
+                chunk, size_bytes = [], 0
+            chunk.append(value)
+            size_bytes += n_bytes
         yield chunk
-
-
-def _size_of(value: Any) -> int:
-    """About how many bytes an id takes in a command."""
-    if isinstance(value, str | bytes):
-        return 4 * len(value) + 16
-    return 64 if not isinstance(value, dict) else 64 + sum(len(name) + _size_of(part) for name, part in value.items())
+        chunk, size_bytes = [], 0

@@ -85,7 +85,7 @@ class Listing:
         for start in range(0, len(self), CHUNK_INPUTS):
             numbers = range(start, min(start + CHUNK_INPUTS, len(self)))
             rows = [-1 if self.commits is None else int(self.commits[number]["rows"]) for number in numbers]
-            yield orjson.dumps([self.planned(*pair) for pair in zip(numbers, rows, strict=True)]) + b"\n"
+            yield orjson.dumps([tuple(self.planned(*pair)) for pair in zip(numbers, rows, strict=True)]) + b"\n"
 
 
 def list_committed(source: Path, state: RunState, done: Names) -> tuple[Listing, int]:

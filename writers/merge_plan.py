@@ -186,7 +186,7 @@ def _group_bounds(sizes: npt.NDArray[np.int64], config: MergeConfig) -> list[tup
 
 def _plan_lines(listing: Listing, scan: _Scan, bounds: list[tuple[int, int]]) -> Iterator[bytes]:
     for start, end in bounds:
-        yield orjson.dumps([listing.planned(number, int(scan.rows[number])) for number in range(start, end)]) + b"\n"
+        yield orjson.dumps([tuple(listing.planned(number, int(scan.rows[number]))) for number in range(start, end)]) + b"\n"
 
 
 def _scan(
@@ -222,7 +222,7 @@ def _scan(
             first = chunk * CHUNK_INPUTS
             jobs.append({**common, "list": str(lists), "place": place, "first": first, "folder": str(config.source)})
         for number, item in enumerate(old):
-            line = orjson.dumps([item]) + b"\n"
+            line = orjson.dumps([tuple(item)]) + b"\n"
             place = [stream.tell(), len(line)]
             stream.write(line)
             first = n_inputs + number

@@ -92,6 +92,7 @@ class Writer:
         self._n_opened = 0
         self._sealing: _Sealing | None = None
         self._drain_at: int | None = None
+        self._expected: int | None = None
         self._received = 0
         self._committed = 0
         self._shards = 0
@@ -108,6 +109,8 @@ class Writer:
                     return
                 if command["do"] == "drain":
                     self._drain_at = int(command["rows"])
+                if command["do"] == "expect":
+                    self._expected = int(command["rows"])
             numbers = context.vectors_ready.take_many(_TAKE)
             for number in numbers:
                 self._hold(number)
@@ -140,8 +143,20 @@ class Writer:
             self._seal()
 
     def _seal_if_full(self) -> None:
-        if self._shard is not None and self._shard.size_bytes >= self._settings.shard_bytes:
+        shard = self._shard
+        if shard is not None and (shard.size_bytes >= self._settings.shard_bytes or self._is_half_of_the_rest(shard)):
             self._seal()
+
+    def _is_half_of_the_rest(self, shard: OpenShard) -> bool:
+        """Whether the shard holds half of what was left when it was begun.
+
+        At the end of a run nothing else is left to do but to mark the last shard's documents, so the last shards get
+        smaller and smaller (docs/adr/0007): marking then trails the last row by little.
+        """
+        if self._expected is None or shard.rows < self._row_group_rows:
+            return False
+        rest = self._expected - self._received
+        return rest < shard.rows
 
     def _drain_if_due(self) -> None:
         if self._drain_at is None or self._received < self._drain_at:

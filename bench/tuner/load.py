@@ -199,7 +199,7 @@ class FleetLoad:
                     [request.body],
                     request.n_texts,
                     timeout_s=REQUEST_TIMEOUT_S,
-                    tag=(sending.number, sending.next_request),
+                    tag=(sending.number, sending.next_request, time.monotonic()),
                 )
                 lane.own += 1
                 sending.next_request = (sending.next_request + 1) % len(sending.cycle.requests)
@@ -209,7 +209,7 @@ class FleetLoad:
     def _answer(self, number: int, lane: _Lane, completion: Completion) -> Answer:
         assert self._sending is not None
         assert isinstance(completion.tag, tuple)
-        point, request = completion.tag
+        point, request, sent_s = completion.tag
         lane.own -= point == self._sending.number
         failure = completion.failure
         times = completion.times()
@@ -224,7 +224,7 @@ class FleetLoad:
             server=number,
             request=request,
             n_texts=completion.n_texts,
-            finished_s=completion.finished_s,
+            finished_s=sent_s + completion.latency_s,
             latency_s=completion.latency_s,
             tokens=tokens,
             queue_s=times.queue_s,

@@ -6,7 +6,6 @@ import pytest
 
 from bench.standin import StandinConfig, StandinFleet
 from engine.ids import IdType
-from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.harness import Harness
 
 MODEL = "google/embeddinggemma-300m"

@@ -1,0 +1,390 @@
+"""Measuring one operating point: warm-up left out, and no longer than it takes to be sure.
+
+A visit to a point goes on until one of these is certain:
+
+    SETTLED       all lengths have been seen and the rate is known to the precision asked for
+    GROWS         far above the point it was compared with: there is more to be had with more in flight
+    SLOWER        cannot reach the best point any more
+    OVER_TARGET   the 95th percentile will be above the target
+    REFUSED       the server answers 429: somebody else holds permits
+    FAILING       too many requests fail
+    TIME          none of these in time
+
+`OVER_TARGET` is certain early: at most 5% of a cycle's requests may be slower than the target, and by Little's law the
+mean latency is what is in flight divided by the rate, which the 95th percentile is not below.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bench.tuner.corpus import N_STRATA, Cycle
+from bench.tuner.load import Answer, Load
+from bench.tuner.statistics import Numbers, Rate, percentile, rate_of_blocks, steady_from
+from engine.errors import ServersUnavailable
+from gpu_clients.errors import FailureKind
+
+STEP_S = 0.05
+MIN_BLOCKS = 5
+BLOCKS_PER_CYCLE = 16
+MIN_COVERAGE = 0.3
+"""Share of a cycle before a visit may end early: below it, the lengths seen are too few to judge by."""
+MAX_ERROR_SHARE = 0.05
+QUIET_SHARE_OF_TARGET = 0.7
+UNLIKE_RUN_BLOCKS = 8
+
+
+class Outcome(enum.Enum):
+    """Why a visit ended."""
+
+    SETTLED = "settled"
+    GROWS = "grows"
+    SLOWER = "slower"
+    OVER_TARGET = "over target"
+    REFUSED = "refused"
+    FAILING = "failing"
+    TIME = "time"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Point:
+    """An operating point: texts of a request, requests in flight at each server."""
+
+    batch_size: int
+    concurrency: int
+
+    @property
+    def texts_in_flight(self) -> int:
+        """Texts in flight at each server; what its permits count."""
+        return self.batch_size * self.concurrency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """When a visit may end.
+
+    Attributes:
+        max_s: Seconds of steady state, at most.
+        precision: Half width of the rate's confidence interval, as a share of it, that settles a point.
+        target_p95_s: Bound on the 95th percentile of latency, or None.
+        must_reach: Documents a second below which the point is of no use, or None.
+        grows_beyond: Documents a second above which more in flight is worth trying, or None.
+        whole_cycle: Whether every length must have been seen.
+    """
+
+    max_s: float
+    precision: float = 0.02
+    target_p95_s: float | None = None
+    must_reach: float | None = None
+    grows_beyond: float | None = None
+    whole_cycle: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSplit:
+    """Where a text's time at the servers went, seconds on average; 0 when they do not say."""
+
+    tokenization_s: float
+    queue_s: float
+    inference_s: float
+
+    @property
+    def known(self) -> bool:
+        """Whether the servers say anything."""
+        return self.inference_s > 0 or self.queue_s > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """What one visit to a point found.
+
+    Attributes:
+        point: The point.
+        outcome: Why it ended.
+        rate: Documents a second of the whole fleet, corrected for the lengths that were seen.
+        coverage: How often every length was seen; 1 for a whole cycle.
+        latencies_s: Latency of every request after the warm-up, float64.
+        n_texts, n_tokens: Embedded after the warm-up.
+        tokens_exact: Whether the servers counted the tokens; otherwise `n_tokens` is 0.
+        n_characters: Characters embedded after the warm-up.
+        errors: Failed requests by class, warm-up included.
+        steady_s, total_s: Seconds of steady state, and with the warm-up.
+        client_cpu: CPU seconds of the client per second of steady state.
+        split: Where the time went at the servers.
+        texts_by_server: Texts that each server embedded after the warm-up.
+        seconds_by_stratum: Seconds per text for each class of length; NaN where none was seen.
+        like_run: Whether requests were sent in a run's order.
+    """
+
+    point: Point
+    outcome: Outcome
+    rate: Rate
+    coverage: float
+    latencies_s: Numbers
+    n_texts: int
+    n_tokens: int
+    tokens_exact: bool
+    n_characters: int
+    errors: Counter[str]
+    steady_s: float
+    total_s: float
+    client_cpu: float
+    split: ServerSplit
+    texts_by_server: tuple[int, ...]
+    seconds_by_stratum: Numbers
+    like_run: bool
+
+    def p_s(self, share: float) -> float:
+        """A percentile of latency in seconds; NaN without an answer."""
+        return percentile(self.latencies_s, share)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every length was seen, so that percentiles are those of all texts."""
+        return self.coverage >= 0.99 or not self.like_run
+
+
+@dataclass(slots=True)
+class _Blocks:
+    """Consecutive stretches of the steady state."""
+
+    work: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    n_texts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)  # answers up to the end of each
+
+
+class Meter:
+    """Takes answers in and says what they mean so far.
+
+    Attributes:
+        steady_since_s: When the warm-up ended, None before.
+    """
+
+    def __init__(self, load: Load, cycle: Cycle, point: Point, number: int) -> None:
+        self.began_s = load.now_s()
+        self.steady_since_s: float | None = None
+        self.errors: Counter[str] = Counter()
+        self._load = load
+        self._cycle = cycle
+        self._point = point
+        self._number = number
+        self._owed = [point.concurrency] * load.n_servers  # answers of the warm-up that are still to come
+        self._answers: list[Answer] = []
+        self._last_s = self.began_s
+        self._cpu_from_s = 0.0
+        in_flight = point.concurrency * load.n_servers
+        n_requests = len(cycle.requests)
+        self._block_requests = max(1, in_flight // 2, n_requests // BLOCKS_PER_CYCLE if cycle.like_run else in_flight)
+        self._blocks = _Blocks()
+        self._block_work = 0.0
+        self._block_texts = 0
+        self._block_from_s = 0.0
+        self._block_answers = 0
+
+    def take(self, answers: list[Answer]) -> None:
+        """Take answers in."""
+        for answer in sorted(answers, key=lambda item: item.finished_s):
+            if answer.error is not None:
+                self.errors[answer.error] += 1
+            if answer.point != self._number:
+                continue
+            if self.steady_since_s is None:
+                self._warm_up(answer)
+            elif answer.error is None:
+                self._count(answer)
+
+    def end_warm_up(self, now_s: float) -> None:
+        """Count from here on."""
+        self.steady_since_s = now_s
+        self._block_from_s = self._last_s = now_s
+        self._cpu_from_s = self._load.cpu_s()
+
+    def _warm_up(self, answer: Answer) -> None:
+        """Every place in flight has to be taken anew once, and nothing of an earlier point may be left."""
+        self._owed[answer.server] -= 1
+        if max(self._owed) <= 0 and not self._load.leftover:
+            self.end_warm_up(answer.finished_s)
+
+    def _count(self, answer: Answer) -> None:
+        self._answers.append(answer)
+        self._last_s = max(self._last_s, answer.finished_s)
+        self._block_work += self._cycle.requests[answer.request].weight
+        self._block_texts += answer.n_texts
+        self._block_answers += 1
+        if self._block_answers >= self._block_requests:
+            blocks = self._blocks
+            blocks.work.append(self._block_work)
+            blocks.seconds.append(self._last_s - self._block_from_s)
+            blocks.n_texts.append(self._block_texts)
+            blocks.ends.append(len(self._answers))
+            self._block_work, self._block_texts, self._block_answers = 0.0, 0, 0
+            self._block_from_s = self._last_s
+
+    # -- what it means ---------------------------------------------------------------------------------
+
+    @property
+    def n_blocks(self) -> int:
+        """Stretches of the steady state so far."""
+        return len(self._blocks.work)
+
+    @property
+    def n_answers(self) -> int:
+        """Good answers after the warm-up."""
+        return len(self._answers)
+
+    def _first_block(self) -> int:
+        return steady_from(self._blocks.work, self._blocks.seconds)
+
+    def rate(self) -> Rate:
+        """Documents a second, by whole blocks; by single answers while there is no block."""
+        blocks = self._blocks
+        if not blocks.work:
+            took_s = self._last_s - (self.steady_since_s or self.began_s)
+            per_s = self._block_work / took_s if took_s > 0 else 0.0
+            return Rate(per_s=per_s, half_width=math.inf)
+        first = self._first_block()
+        return rate_of_blocks(blocks.work[first:], blocks.seconds[first:])
+
+    def coverage(self) -> float:
+        """How often every length was seen."""
+        first = self._first_block()
+        return (sum(self._blocks.n_texts[first:]) + (0 if self.n_blocks else self._block_texts)) / self._cycle.n_texts
+
+    def n_slower_than(self, bound_s: float) -> int:
+        """Answers slower than a bound."""
+        return sum(answer.latency_s > bound_s for answer in self._answers)
+
+    def slowest_s(self) -> float:
+        """The longest latency."""
+        return max((answer.latency_s for answer in self._answers), default=0.0)
+
+    def visit(self, outcome: Outcome) -> Visit:
+        """All that was found."""
+        first = self._first_block()
+        kept = self._answers[self._blocks.ends[first - 1] if first else 0 :]
+        steady_s = self._last_s - (self.steady_since_s if self.steady_since_s is not None else self._last_s)
+        now_s = self._load.now_s()
+        measured_s = now_s - self.steady_since_s if self.steady_since_s is not None else 0.0
+        n_texts = sum(answer.n_texts for answer in kept)
+        tokens = [answer.tokens for answer in kept]
+        exact = bool(tokens) and None not in tokens
+        by_server = [0] * self._load.n_servers
+        for answer in kept:
+            by_server[answer.server] += answer.n_texts
+        return Visit(
+            point=self._point,
+            outcome=outcome,
+            rate=self.rate(),
+            coverage=self.coverage(),
+            latencies_s=np.array([answer.latency_s for answer in kept], dtype=np.float64),
+            n_texts=n_texts,
+            n_tokens=sum(count for count in tokens if count is not None) if exact else 0,
+            tokens_exact=exact,
+            n_characters=sum(self._cycle.requests[answer.request].n_characters for answer in kept),
+            errors=self.errors,
+            steady_s=steady_s,
+            total_s=now_s - self.began_s,
+            client_cpu=(self._load.cpu_s() - self._cpu_from_s) / measured_s if measured_s > 0 else 0.0,
+            split=_split(kept, n_texts),
+            texts_by_server=tuple(by_server),
+            seconds_by_stratum=self._seconds_by_stratum(),
+            like_run=self._cycle.like_run,
+        )
+
+    def _seconds_by_stratum(self) -> Numbers:
+        """Seconds per text by length: the time between two answers is what the later one cost the fleet."""
+        seconds, texts = np.zeros(N_STRATA), np.zeros(N_STRATA)
+        before_s = self.steady_since_s or 0.0
+        for answer in self._answers:
+            stratum = self._cycle.requests[answer.request].stratum
+            seconds[stratum] += max(0.0, answer.finished_s - before_s)
+            texts[stratum] += answer.n_texts
+            before_s = max(before_s, answer.finished_s)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return seconds / texts
+
+
+def _split(answers: list[Answer], n_texts: int) -> ServerSplit:
+    share = 1.0 / n_texts if n_texts else 0.0
+    return ServerSplit(
+        tokenization_s=share * math.fsum(answer.tokenization_s * answer.n_texts for answer in answers),
+        queue_s=share * math.fsum(answer.queue_s * answer.n_texts for answer in answers),
+        inference_s=share * math.fsum(answer.inference_s * answer.n_texts for answer in answers),
+    )
+
+
+def measure(load: Load, cycle: Cycle, concurrency: int, rules: Rules) -> Visit:
+    """Visit an operating point.
+
+    Raises:
+        ServersUnavailable: not a single answer came.
+    """
+    point = Point(cycle.batch_size, concurrency)
+    meter = Meter(load, cycle, point, load.begin(cycle, concurrency))
+    warm_until_s = meter.began_s + 2 * rules.max_s
+    judged_blocks = 0
+    while True:
+        meter.take(load.step(STEP_S))
+        now_s = load.now_s()
+        if outcome := _broken(meter):
+            return meter.visit(outcome)
+        if meter.steady_since_s is None:
+            if now_s >= warm_until_s:
+                meter.end_warm_up(now_s)
+            continue
+        if meter.n_blocks > judged_blocks:
+            judged_blocks = meter.n_blocks
+            if outcome := _judge(meter, load, cycle, point, rules):
+                return meter.visit(outcome)
+        if now_s >= meter.steady_since_s + rules.max_s:
+            if not meter.n_answers and not meter.errors and now_s < meter.began_s + 6 * rules.max_s:
+                continue
+            if not meter.n_answers and not meter.errors:
+                raise ServersUnavailable(
+                    f"no server answered within {now_s - meter.began_s:.0f} s at batch size {point.batch_size} and "
+                    f"concurrency {concurrency}: look at the servers, or give more --seconds for a point"
+                )
+            return meter.visit(Outcome.TIME)
+
+
+def _broken(meter: Meter) -> Outcome | None:
+    failed = meter.errors.total()
+    if meter.errors[FailureKind.OVERLOADED.value] >= 2:
+        return Outcome.REFUSED
+    if failed >= 5 and failed > MAX_ERROR_SHARE * (failed + meter.n_answers):
+        return Outcome.FAILING
+    return None
+
+
+def _judge(meter: Meter, load: Load, cycle: Cycle, point: Point, rules: Rules) -> Outcome | None:
+    rate = meter.rate()
+    coverage = meter.coverage()
+    target_s = rules.target_p95_s
+    if target_s is not None and meter.n_blocks >= 2:
+        in_flight = point.texts_in_flight * load.n_servers
+        # by Little's law; the rate's upper end is only trusted once it has one
+        certain_mean_s = in_flight / rate.high if math.isfinite(rate.half_width) else 0.0
+        allowed = max(1, math.ceil(0.05 * len(cycle.requests) * max(1.0, coverage)))
+        if certain_mean_s > target_s or meter.n_slower_than(target_s) > allowed:
+            return Outcome.OVER_TARGET
+    if not cycle.like_run:
+        if meter.n_blocks >= UNLIKE_RUN_BLOCKS and rate.relative <= rules.precision:
+            return Outcome.SETTLED
+        return None
+    if meter.n_blocks < MIN_BLOCKS or coverage < MIN_COVERAGE:
+        return None
+    if rules.must_reach is not None and rate.high < rules.must_reach:
+        return Outcome.SLOWER
+    quiet = target_s is None or meter.slowest_s() < QUIET_SHARE_OF_TARGET * target_s
+    if rules.grows_beyond is not None and rate.low > rules.grows_beyond and quiet:
+        return Outcome.GROWS
+    if (coverage >= 1.0 or not rules.whole_cycle) and rate.relative <= rules.precision:
+        return Outcome.SETTLED
+    # more cycles than these would sharpen the rate only against a noise that repeating the visit shows better
+    return Outcome.SETTLED if coverage >= 3.0 else None
