@@ -9,9 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from readers.marker import Marker
-
 from commands.dataset import DataSet, settle
+from commands.marking import ShardMarker
 from commands.source import Source, inspect_source
 from commands.stages import StageComposer, plan_rings
 from engine import durable
@@ -27,6 +26,7 @@ from engine.summary import RunClock, Tally, summary
 from engine.supervisor import Observer, RunPlan, Supervisor
 from gpu_clients.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
+from readers.marker import Marker
 
 _log = logging.getLogger("engine.run")
 
@@ -157,16 +157,18 @@ def examine_patiently(settings: ClientSettings, *, wait_s: float) -> Fleet:
         return fleet
 
 
-def _marker(config: RunConfig, secrets: RunSecrets, data_set: DataSet, stack: ExitStack) -> Marker | None:
+def _marker(config: RunConfig, secrets: RunSecrets, data_set: DataSet, stack: ExitStack) -> ShardMarker | None:
     if not config.source.mark:
         return None
-    marker = Marker(
-        secrets.mongo_uri,
-        config.source.database,
-        config.source.collection,
-        config.source.done_field,
+    marker = ShardMarker(
+        Marker(
+            secrets.mongo_uri,
+            config.source.database,
+            config.source.collection,
+            config.source.done_field,
+            max_outage_s=config.limits.max_outage_s,
+        ),
         data_set.schema.id_type,
-        max_outage_s=config.limits.max_outage_s,
     )
     stack.callback(marker.close)
     return marker

@@ -181,13 +181,16 @@ class VectorDecoder:
             data = parsed.get("data") if isinstance(parsed, dict) else None
             rows = [item.get("embedding") for item in data if isinstance(item, dict)] if isinstance(data, list) else []
         first = rows[0] if isinstance(rows, list) and rows else None
+        dim = 0
         if isinstance(first, str) and self._form is AnswerForm.BASE64:
             try:
-                return len(pybase64.b64decode(first, validate=True)) // 4
+                dim = len(pybase64.b64decode(first, validate=True)) // 4
             except ValueError as error:
                 raise malformed(f"a vector is not base64 ({error})") from error
-        if isinstance(first, list) and first and self._form is not AnswerForm.BASE64:
-            return len(first)
+        elif isinstance(first, list) and self._form is not AnswerForm.BASE64:
+            dim = len(first)
+        if dim:
+            return dim
         raise malformed(f"no vector in the form {self._form.value!r} in the answer")
 
 

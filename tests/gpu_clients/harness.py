@@ -92,7 +92,7 @@ class Outcome:
     def explain(self) -> str:
         """A few facts for a failed assertion."""
         last = {role: {**self.figures(role), "latency": "..."} for role in self.events if self.events[role]}
-        outs = [event for event in self.told("server_out") + self.told("server_back")]
+        outs = self.told("server_out") + self.told("server_back")
         return f"{len(self.deliveries)} delivered, {len(self.quarantined)} quarantined, {last}, {outs}"
 
 
@@ -245,7 +245,7 @@ class Harness:
     def _run_stage(self, context: StageContext) -> None:
         try:
             stage.run(context)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
             self._crashed.append(error)
 
     # -- the reader's part -----------------------------------------------------------------------------

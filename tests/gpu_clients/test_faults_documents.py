@@ -1,0 +1,170 @@
+"""Documents that fail always, that kill servers, or that merely look odd: exactly the guilty one in quarantine."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.standin import StandinConfig, StandinFleet
+from gpu_clients.settings import ClientSettings
+from tests.gpu_clients.harness import Harness
+
+MODEL = "google/embeddinggemma-300m"
+POISON = "p01s0n"
+
+
+def texts_with_poison(n: int, *at: int) -> list[str]:
+    """Distinct texts, some with the poison in them."""
+    return [f"text {number} {POISON if number in at else 'good'}" for number in range(n)]
+
+
+# row 54
+
+REASONS = [
+    ("poison:code=424", "backend"),
+    ("poison:code=424,scope=batch", "backend"),
+    ("poison:code=500", "backend"),
+    ("poison:code=502", "backend"),
+    ("poison:code=422", "rejected"),
+    ("poison:code=413", "rejected"),
+    ("poison:code=400", "rejected"),
+]
+
+
+@pytest.mark.parametrize(("fault", "reason"), REASONS)
+def test_a_text_that_fails_always_is_found_and_its_neighbours_are_embedded(fault: str, reason: str) -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0), max_client_batch_size=64)) as fleet:
+        for port in fleet.ports:
+            fleet.control(port, faults=[f"{fault},contains={POISON}"])
+        settings = ClientSettings(urls=fleet.urls, batch_size=64)
+        texts = texts_with_poison(1280, 700)
+        outcome = Harness(fleet.urls, texts, batch_rows=64, settings=settings).run()
+        sent = sum(report["embed_requests"] for report in fleet.reports())
+    outcome.check_exact(MODEL)
+    assert set(outcome.quarantined) == {700}
+    entry = outcome.quarantined[700]
+    assert entry["attempts"] == 2
+    assert entry["text"] is None
+    assert reason in (entry["reason"], "rejected" if entry["reason"] in ("too_large", "empty") else entry["reason"])
+    assert not outcome.told("server_out")
+    needed = len(texts) // 64
+    doctor_and_canaries = 2 * 2 + 2 * 3
+    assert sent <= needed + doctor_and_canaries + 20
+
+
+def test_the_reason_and_the_text_are_told_when_asked_for() -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        for port in fleet.ports:
+            fleet.control(port, faults=[f"poison:code=422,contains={POISON}"])
+        settings = ClientSettings(urls=fleet.urls, keep_text=True)
+        outcome = Harness(fleet.urls, texts_with_poison(64, 5), settings=settings).run()
+    assert outcome.quarantined[5]["text"] == f"text 5 {POISON}"
+    assert outcome.quarantined[5]["reason"] == "rejected"
+    assert outcome.quarantined[5]["detail"].startswith("HTTP 422")
+
+
+def test_several_bad_texts_in_one_batch_are_all_found() -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        for port in fleet.ports:
+            fleet.control(port, faults=[f"poison:code=424,contains={POISON}"])
+        outcome = Harness(fleet.urls, texts_with_poison(320, 64, 65, 80, 95, 200)).run()
+    outcome.check_exact(MODEL)
+    assert set(outcome.quarantined) == {64, 65, 80, 95, 200}
+
+
+def test_a_text_that_only_one_server_refuses_is_embedded_by_another() -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        fleet.control(fleet.ports[0], faults=[f"poison:code=424,contains={POISON}"])
+        outcome = Harness(fleet.urls, texts_with_poison(2000, *range(0, 2000, 101))).run()
+    outcome.check_exact(MODEL)
+    assert not outcome.quarantined
+
+
+def test_in_a_fleet_of_one_a_text_is_heard_twice() -> None:
+    with StandinFleet(StandinConfig(backend="sim")) as fleet:
+        fleet.control(fleet.ports[0], faults=[f"poison:code=424,contains={POISON}"])
+        outcome = Harness(fleet.urls, texts_with_poison(200, 70)).run()
+    outcome.check_exact(MODEL)
+    assert set(outcome.quarantined) == {70}
+    assert "no other server" in outcome.quarantined[70]["detail"]
+
+
+def test_a_server_whose_gpu_died_blames_no_document() -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        harness = Harness(fleet.urls, texts_with_poison(3000))
+        fleet.control(fleet.ports[0], faults=["dead_gpu:health=green"])
+        outcome = harness.run()
+    outcome.check_exact(MODEL)
+    assert not outcome.quarantined
+    assert outcome.told("server_out", "client-0")
+    assert outcome.figures("client-0")["rows"] == 0
+
+
+def test_when_every_gpu_is_dead_nothing_is_blamed_and_nothing_is_lost() -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        harness = Harness(fleet.urls, texts_with_poison(3000))
+        for port in fleet.ports:
+            fleet.control(port, faults=["dead_gpu:health=green"])
+        harness.start()
+        try:
+            assert harness.work(lambda: harness.outcome.states() <= {"out", "probing"}, 20.0)
+            assert not harness.outcome.quarantined
+            assert sum(harness.outcome.figures(role)["taken_rows"] for role in ("client-0", "client-1")) == harness.accounted
+            for port in fleet.ports:
+                fleet.control(port, clear_faults=True)
+            harness.outcome.finished = harness.work(lambda: harness.accounted >= 3000, 40.0)
+        finally:
+            harness.finish()
+    harness.outcome.check_exact(MODEL)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_text_whose_vector_is_never_sound_goes_into_quarantine(value: str) -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        # the first row of every answer to a request with the poison in it; the poison is the first of its batch
+        for port in fleet.ports:
+            fleet.control(port, faults=[f"value:value={value},row=0,contains={POISON}"])
+        outcome = Harness(fleet.urls, texts_with_poison(320, 64)).run()
+    outcome.check_exact(MODEL)
+    assert {number: entry["reason"] for number, entry in outcome.quarantined.items()} == {64: "unsound_vector"}
+
+
+# row 55
+
+
+def test_a_text_that_kills_servers_is_found_and_only_it_is_blamed() -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0, 0))) as fleet:
+        harness = Harness(fleet.urls, texts_with_poison(3000, 1000), n_documents=60)
+        for port in fleet.ports:
+            fleet.control(port, faults=[f"exit:down_s=0.7,contains={POISON}"])
+        outcome = harness.run(timeout_s=90.0)
+        deaths = sum(report["faults_fired"]["exit"] for report in fleet.reports())
+    outcome.check_exact(MODEL)
+    assert set(outcome.quarantined) == {1000}
+    assert outcome.quarantined[1000]["reason"] == "backend"
+    assert deaths <= 8, "in a crowd, perhaps sent once more at once, alone as a batch, alone as a text, and once to confirm"
+
+
+# row 56
+
+
+def test_odd_texts_come_out_with_their_own_vectors() -> None:
+    odd = [
+        "\x00nul in the middle\x00",
+        "\u202eright to left \u05d0\u05d1\u05d2 \u0627\u0644\u0639",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 family",
+        "e\u0301 combining",
+        "\ufeffbom",
+        '"quotes" \\ and / slashes',
+        "\u2028line separator\u2029",
+        " ",
+        "a" * 500_000,
+        "\ud7ff\ue000\uffff",
+    ]
+    texts = [f"{number} {odd[number % len(odd)]}" for number in range(60)]
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0), max_input_length=16_384)) as fleet:
+        harness = Harness(fleet.urls, texts, batch_rows=3, n_documents=4, n_vectors=4)
+        outcome = harness.run()
+    assert outcome.finished
+    assert not outcome.quarantined
+    assert set(outcome.deliveries.values()) == {1}
+    assert outcome.truncated == {number for number in range(60) if number % len(odd) == 8}
