@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+from typer.exceptions import TyperException
 
-from commands.options import api_keys, config_option, listed, mongo_uri, option, size
+from commands.options import api_keys, config_option, listed, mongo_uri, option, size, source_of
 from engine.errors import EngineError, Exit
 from engine.logs import configure, redact
 
@@ -211,8 +211,7 @@ def _positive(name: str, text: str) -> int:
 
 def _given(context: typer.Context) -> frozenset[str]:
     """Names of the options that a person set in any way; the rest are defaults."""
-    default = click.core.ParameterSource.DEFAULT
-    return frozenset(name for name in context.params if context.get_parameter_source(name) is not default)
+    return frozenset(name for name in context.params if source_of(context, name) != "DEFAULT")
 
 
 @app.command(
@@ -407,15 +406,16 @@ def main() -> None:
 
 def _run_app(arguments: list[str]) -> int:
     try:
-        outcome = app(args=arguments, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help() if error.ctx else "")
-        return int(Exit.USAGE)
-    except click.ClickException as error:
-        where = f" (see `{error.ctx.command_path} --help`)" if isinstance(error, click.UsageError) and error.ctx else ""
+        outcome = app(args=arguments or ["--help"], prog_name="engine", standalone_mode=False)
+    except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # not exported; its message is the whole help text
+            print(error.format_message())
+            return int(Exit.USAGE)
+        context = getattr(error, "ctx", None)
+        where = f" (see `{context.command_path} --help`)" if context is not None else ""
         _complain(f"{error.format_message()}{where}")
         return int(Exit.USAGE)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except typer.Abort:
         _complain("stopped by SIGINT")
         return int(Exit.SIGINT)
     return outcome if isinstance(outcome, int) else 0

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 
 from engine.errors import ConfigError
@@ -86,6 +85,12 @@ def size(text: str) -> int:
     return int(value * unit)
 
 
+def source_of(context: typer.Context, name: str) -> str:
+    """Where a parameter's value comes from: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP (the TOML file) or DEFAULT."""
+    source = context.get_parameter_source(name)
+    return "DEFAULT" if source is None else str(source.name)
+
+
 def listed(text: str | None) -> tuple[str, ...]:
     """The parts of a comma-separated option."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
@@ -99,7 +104,7 @@ def mongo_uri(context: typer.Context, given: str, uri_file: Path | None) -> str:
     """
     if uri_file is not None:
         given = secret_from_file("--mongo-uri-file", uri_file)
-    elif _has_password(given) and context.get_parameter_source("mongo_uri_") is click.core.ParameterSource.COMMANDLINE:
+    elif _has_password(given) and source_of(context, "mongo_uri_") == "COMMANDLINE":
         keep_secret(given)
         raise ConfigError(
             "--mongo-uri holds a password, which every user of the machine could read in the process list; "

@@ -13,7 +13,7 @@ from engine.slots import HEADER_BYTES, VectorLayout
 from gpu_clients.doctor import Fleet
 from gpu_clients.settings import ClientSettings
 from readers.settings import ReaderSettings
-from writers.settings import WriterSettings
+from writers.settings import ROW_GROUP_BYTES, WriterSettings
 
 META_BYTES = 8 << 10
 META_WITH_COLUMNS_BYTES = 128 << 10
@@ -173,4 +173,5 @@ class StageComposer:
             fingerprint=data_set.fingerprint.as_dict(),
             ledger=data_set.ledger,
             version=engine.__version__,
+            row_group_bytes=min(ROW_GROUP_BYTES, sink.shard_bytes),
         )

@@ -546,17 +546,19 @@ class Supervisor:
     def _take_counts(self, generation: Generation, *, crashed: bool = False) -> None:
         """Move a generation's figures into the tally: what is settled, nothing else."""
         reader = generation.role("reader").facts.get("reader", {})
-        quarantined = reader.get("quarantined", 0) + reader.get("skipped", 0)
+        unread = reader.get("quarantined", 0) + reader.get("skipped", 0)
+        rejected = 0
         for client in generation.clients():
             facts = client.facts.get("client", {})
             self._tally.take_client(facts)
-            quarantined += facts.get("quarantined", 0)
+            rejected += facts.get("quarantined", 0)
+        quarantined = unread + rejected
         if crashed:
             self._tally.read += self._committed_here  # what is in quarantine is met again, and counted, by the next
         elif self._stop is not None:
             self._tally.read += self._committed_here + quarantined
         else:
-            self._tally.read += reader.get("documents", 0) + quarantined
+            self._tally.read += reader.get("documents", 0) + unread
         self._tally.quarantined += 0 if crashed else quarantined
         self._bottleneck = self._occupancy.verdict(
             reader, [client.facts.get("client", {}) for client in generation.clients()]

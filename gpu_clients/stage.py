@@ -17,6 +17,7 @@ rows delivered, those in quarantine, and those in these places.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 import time
 from collections import deque
@@ -145,7 +146,7 @@ class ClientStage:
             self._context.tell("server_back", url=self._lane.address.url)
             self._report()
         if now_s >= self._canary_s and self._lane.breaker.is_ok and self._stop_by_s is None:
-            self._canary_s = now_s + self._settings.canary_every_s
+            self._canary_s = math.inf
             self._look_in(list(_CANARY_ROUND))
         if self._tail and self._starving and self._in_flight:
             median_s = self._lane.admission.median_s() or 0.0
@@ -496,10 +497,11 @@ class ClientStage:
         """Ask our server for the canary in several arrangements, one after the other, among everything else."""
 
         def looked(failure: Failure | None) -> None:
-            if failure is None:
-                if len(arrangements) > 1:
-                    self._look_in(arrangements[1:])
-            elif failure.remedy is Remedy.EXCLUDE and self._lane.breaker.is_ok:
+            if failure is None and len(arrangements) > 1:
+                self._look_in(arrangements[1:])
+                return
+            self._canary_s = time.monotonic() + self._settings.canary_every_s
+            if failure is not None and failure.remedy is Remedy.EXCLUDE and self._lane.breaker.is_ok:
                 self._count(failure)
                 self._trip(failure)
 

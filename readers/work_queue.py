@@ -108,12 +108,12 @@ class _Segment:
     """A stretch of the index.
 
     Attributes:
-        lower: First key, inclusive.
+        lower: First key, inclusive; None when the predicates alone name the one document of it.
         upper: First key behind it, or None for the index's end.
         predicates: The filter inside it.
     """
 
-    lower: IndexKey
+    lower: IndexKey | None
     upper: IndexKey | None
     predicates: Document
 
@@ -124,12 +124,12 @@ class Position:
 
     Attributes:
         segment: Number of the stretch of the index.
-        lower: First key, inclusive.
+        lower: First key, inclusive, or None for a segment without bounds.
         last: Key (`readers.mongo_ids.key_of`) of the `_id` at `lower` that was read already, or None.
     """
 
     segment: int
-    lower: IndexKey
+    lower: IndexKey | None
     last: Hashable | None = None
 
 
@@ -166,7 +166,9 @@ class WorkQueue:
         return Position(0, self._segments[0].lower)
 
     def read(self, position: Position, n_rows: int) -> Page:
-        """Up to `n_rows` documents from `position` on; fewer also when they are large, none at a segment's end.
+        """About `n_rows` documents from `position` on; none at a segment's end.
+
+        Fewer come when they are large, and one more when the one that the page before ended with has left the queue.
 
         Raises:
             pymongo.errors.PyMongoError: the query failed; it may be made again.
@@ -183,6 +185,8 @@ class WorkQueue:
             ) from error
         if not documents:
             return self._end_of(position)
+        if self._segments[position.segment].lower is None:
+            return Page(documents, self._end_of(position).position)
         last = documents[-1]
         lower = {name: last.get(name) for name in self._key_fields}
         page = Page(documents, Position(position.segment, lower, key_of(last["_id"])))
@@ -200,9 +204,10 @@ class WorkQueue:
             "filter": segment.predicates,
             "projection": self._projection,
             "hint": self.index,
-            "min": segment.lower,
             "limit": 1,
         }
+        if segment.lower is not None:
+            command["min"] = segment.lower
         if segment.upper is not None:
             command["max"] = segment.upper
         answer = self._collection.database.command({"explain": command, "verbosity": "queryPlanner"})
@@ -214,7 +219,9 @@ class WorkQueue:
         # One more, because the first one is the last of the page before unless somebody removed it. A negative
         # limit asks for a single batch; without a batch size the server would cut that batch at 101 documents.
         n_rows += position.last is not None
-        found = {"hint": self.index, "min": position.lower, "limit": -n_rows, "batch_size": n_rows}
+        found: dict[str, Any] = {"hint": self.index, "limit": -n_rows, "batch_size": n_rows}
+        if position.lower is not None:
+            found["min"] = position.lower
         if segment.upper is not None:
             found["max"] = segment.upper
         return found
@@ -269,7 +276,8 @@ class WorkQueue:
 
 def _segments(query: WorkQuery) -> tuple[_Segment, ...]:
     if query.scan == "id":
-        return (_Segment({"_id": MinKey()}, None, query.predicates()),)
+        last = {**query.predicates(), "_id": MaxKey()}  # bounds end before the greatest key there can be
+        return _Segment({"_id": MinKey()}, None, query.predicates()), _Segment(None, None, last)
     if not query.langs:
         return (_Segment({LANG: MinKey(), CLASSIFIED: MinKey(), "_id": MinKey()}, None, query.predicates()),)
     return tuple(

@@ -385,8 +385,7 @@ def to_matrix(name: str, column: pa.Array | pa.ChunkedArray, schema: MergeSchema
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]) + first_row
         raise ConfigError(f"{name}: the vector in row {row} is null: remove that row first")
-    _check_lengths(name, column, schema.dim, first_row)
-    leaf = column.flatten()
+    leaf = _leaves(name, column, schema.dim, first_row)
     if leaf.null_count:
         at = int(np.flatnonzero(leaf.is_null().to_numpy(zero_copy_only=False))[0])
         raise ConfigError(f"{name}: the vector in row {at // schema.dim + first_row} holds a null: remove that row")
@@ -394,15 +393,19 @@ def to_matrix(name: str, column: pa.Array | pa.ChunkedArray, schema: MergeSchema
     return np.ascontiguousarray(values, dtype=schema.dtype).reshape(-1, schema.dim)
 
 
-def _check_lengths(name: str, column: pa.Array, dim: int, first_row: int) -> None:
+def _leaves(name: str, column: pa.Array, dim: int, first_row: int) -> pa.Array:
+    """The numbers of all vectors, back to back; each vector has to have `dim` of them."""
     if pa.types.is_fixed_size_list(column.type):
-        return  # one length for all, compared with the footer's schema before
-    lengths = np.diff(column.offsets.to_numpy(zero_copy_only=False))
-    wrong = np.flatnonzero(lengths != dim)
+        return column.flatten()  # one length for all, compared with the footer's schema before
+    width = 8 if pa.types.is_large_list(column.type) else 4
+    n_rows = len(column)
+    offsets = np.frombuffer(column.buffers()[1], dtype=f"<i{width}", count=column.offset + n_rows + 1)[column.offset :]
+    first = int(offsets[0])
+    wrong = np.flatnonzero(offsets != first + dim * np.arange(n_rows + 1))
     if not len(wrong):
-        return
-    row = int(wrong[0])
+        return column.values.slice(first, n_rows * dim)
+    row = int(wrong[0]) - 1  # the first end that is not where it has to be
     raise ConfigError(
-        f"{name}: the vector in row {row + first_row} has {int(lengths[row])} numbers, expected {dim}: "
-        "remove that row, or merge the file into a folder of its own"
+        f"{name}: the vector in row {row + first_row} has {int(offsets[row + 1] - offsets[row])} numbers, "
+        f"expected {dim}: remove that row, or merge the file into a folder of its own"
     )

@@ -30,7 +30,7 @@ from engine.ledger import Ledger, RunState
 from engine.runfolder import IN_PROGRESS, RunLock
 from writers import schema as sc
 from writers.foreign import MergeSchema
-from writers.merge_config import MergeConfig, MergeReport, OnProgress
+from writers.merge_config import MergeConfig, MergeReport
 from writers.merge_drops import check_drops
 from writers.merge_inputs import read_run_state
 from writers.merge_ledger import (
@@ -43,9 +43,9 @@ from writers.merge_ledger import (
     write_durable_lines,
 )
 from writers.merge_plan import find_inputs, make_plan
-from writers.merge_progress import Tracker
 from writers.merge_sort import RunPaths, cut_ranges
 from writers.pool import Pool, Report
+from writers.tracker import OnProgress, Tracker
 
 ROLE = "merge"
 WORKER_ROLE = "merge-worker"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,32 +94,6 @@ def _at_least(name: str, value: int, low: int) -> None:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"--{name} is {value!r}; allowed is {' or '.join(allowed)}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeProgress:
-    """Where a merge stands.
-
-    Attributes:
-        phase: `scan` (footers and ids), `sort` (sorted runs), `merge` (outputs), `remove` (sources).
-        rows, rows_total: Rows done in this phase, and of how many (None while not known).
-        files, files_total: Inputs (scan) or outputs (merge) likewise.
-        seconds: Since the phase began.
-        rows_per_second: Over the last seconds.
-        seconds_left: At that rate, or None.
-    """
-
-    phase: str
-    rows: int
-    rows_total: int | None
-    files: int
-    files_total: int | None
-    seconds: float
-    rows_per_second: float
-    seconds_left: float | None
-
-
-OnProgress = Callable[[MergeProgress], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

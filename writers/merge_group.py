@@ -253,7 +253,7 @@ class Output:
         """Let the general reader decode the first rows, with checksums: that others can read it is part of it."""
         try:
             with pq.ParquetFile(
-                pa.OSFile(str(self.path)), page_checksum_verification=True, buffer_size=1 << 20
+                pa.OSFile(str(self.path)), page_checksum_verification=True, pre_buffer=False, buffer_size=1 << 20
             ) as file:
                 batch = next(file.iter_batches(batch_size=min(_SPOT_ROWS, len(expected.matrix)), use_threads=False))
         except (OSError, pa.ArrowException) as error:

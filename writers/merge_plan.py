@@ -30,8 +30,8 @@ from writers.merge_config import MergeConfig
 from writers.merge_drops import Drops, write_drops
 from writers.merge_inputs import CHUNK_INPUTS, Listing, list_committed, list_folder, merged_inputs, without_merged
 from writers.merge_ledger import MergeState, PlannedInput, read_group, write_durable_lines
-from writers.merge_progress import Tracker
 from writers.pool import Pool, Report
+from writers.tracker import Tracker
 
 _SHRINK = {"float32": 0.85, "float16": 0.93}
 """Bytes of a stored vector by bytes in memory: unit vectors under BYTE_STREAM_SPLIT and zstd, or under zstd alone."""
@@ -41,6 +41,7 @@ _MAX_GROUP_INPUTS = 20_000
 """Bounds the lineage in one footer (about 2 MB)."""
 
 _EXAMPLES = 5
+_REPORT_FILES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,10 @@ def _group_bounds(sizes: npt.NDArray[np.int64], config: MergeConfig) -> list[tup
 
 def _plan_lines(listing: Listing, scan: _Scan, bounds: list[tuple[int, int]]) -> Iterator[bytes]:
     for start, end in bounds:
-        yield orjson.dumps([tuple(listing.planned(number, int(scan.rows[number]))) for number in range(start, end)]) + b"\n"
+        yield (
+            orjson.dumps([tuple(listing.planned(number, int(scan.rows[number]))) for number in range(start, end)])
+            + b"\n"
+        )
 
 
 def _scan(
@@ -254,7 +258,9 @@ def scan_inputs(job: Message, report: Report) -> Message:
     inputs = read_group(Path(job["list"]), *job["place"])
     folder = Path(job["folder"])
     spill = IdSpill(Path(job["spill"]), int(job["partitions"]))
-    rows, other_bytes = [], []
+    rows: list[int] = []
+    other_bytes: list[int] = []
+    told, last = 0, int(job["first"]) + len(inputs) - 1
     for number, item in enumerate(inputs, int(job["first"])):
         with Input(folder / item.name, item.name, matcher) as opened:
             if item.rows not in (-1, opened.rows):
@@ -269,7 +275,9 @@ def scan_inputs(job: Message, report: Report) -> Message:
                 first_row += len(ids)
             rows.append(opened.rows)
             other_bytes.append(opened.other_bytes())
-        report({"rows": rows[-1], "files": 1})
+        if len(rows) % _REPORT_FILES == 0 or number == last:
+            report({"rows": sum(rows[told:]), "files": len(rows) - told})
+            told = len(rows)
     spill.close()
     return {"rows": rows, "other_bytes": other_bytes}
 

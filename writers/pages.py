@@ -28,7 +28,7 @@ PAGE_BYTES = 1 << 20
 """Of vectors, before compression. zstd finds least in pages under half a megabyte (32 rows: 2,840 bytes a row)."""
 
 PLAIN, RLE, BYTE_STREAM_SPLIT = 0, 3, 9
-UNCOMPRESSED, SNAPPY, ZSTD = 0, 1, 6
+ZSTD = 6
 _MIN_COPIED_SHARE = 0.25
 """Pages that hold less than this share of a full page compress badly; their rows are encoded anew."""
 
@@ -145,90 +145,111 @@ def page_header(n_values: int, encoding: int, plain_bytes: int, body: bytes | me
 
 @dataclass(frozen=True, slots=True)
 class RawPage:
-    """A page of a vector column as it was read; `body` is valid until the next page is read."""
+    """A page as it was read; `body` is valid until the next page is read.
+
+    Attributes:
+        head, body: Its header and its body as they stand in the file.
+        fields: The header, parsed.
+        offset: Where it stands.
+    """
 
     head: bytes
     body: memoryview
-    n_values: int
-    encoding: int
-    plain_bytes: int
+    fields: Struct
     offset: int
+
+    @property
+    def plain_bytes(self) -> int:
+        """Size of the body before compression."""
+        return int(self.fields[2].value)
+
+    @property
+    def n_values(self) -> int:
+        """Values in it; 0 for a dictionary."""
+        for number in (5, 8):  # data page of version 1, of version 2
+            if number in self.fields:
+                return int(self.fields[number].value[1].value)
+        return 0
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether whoever wrote it gave it a CRC-32."""
+        return 4 in self.fields
 
 
 ReadAt = Callable[[int, int], bytes | memoryview]
 """Reads `count` bytes at an offset, or fewer at the end of the file."""
 
+_READ_BYTES = 4 << 20
 
-def read_pages(read_at: ReadAt, offset: int, size_bytes: int, n_values: int) -> Iterator[RawPage]:
-    """The data pages of one column chunk, in order, each checked against its checksum.
+
+def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage]:
+    """All pages of one column chunk, in order, each compared with its checksum where it has one.
+
+    Args:
+        read_at: Reads the file.
+        place: Offset of the first page, bytes of all pages, number of values.
 
     Raises:
         PageDamage: a header cannot be read, a checksum differs, or the pages do not fill the chunk.
-        NotOurs: another kind of page (dictionary, version 2), or one without a checksum.
     """
+    offset, size_bytes, n_values = place
     end = offset + size_bytes
     seen = 0
-    window: memoryview = memoryview(b"")
+    window = memoryview(b"")
     start = offset  # where the window begins
     while offset < end:
         if len(window) - (offset - start) < min(_MAX_HEADER_BYTES, end - offset):
             start, window = offset, memoryview(read_at(offset, min(_READ_BYTES, end - offset)))
-        head, plain_bytes, body_bytes, crc, values, encoding = _parse_header(window, offset - start, offset)
-        body_at = offset + len(head)
+        fields, behind = _parse_header(window, offset - start, offset)
+        body_bytes = int(fields[3].value)
+        body_at = start + behind
         if body_bytes < 0 or body_at + body_bytes > end:
             raise PageDamage(f"the page header at byte {offset} names {body_bytes} bytes, more than its column has")
         if body_at + body_bytes > start + len(window):
             # the window begins anew with this page, so that what is read next continues the file
-            count = max(_READ_BYTES, len(head) + body_bytes)
+            count = max(_READ_BYTES, body_at - offset + body_bytes)
             start, window = offset, memoryview(read_at(offset, min(count, end - offset)))
             if body_at + body_bytes > start + len(window):
                 raise PageDamage(f"the file ends inside the page at byte {offset}")
         body = window[body_at - start : body_at - start + body_bytes]
-        if zlib.crc32(body) != crc:
-            raise PageDamage(f"the data page at byte {offset} does not match its checksum")
-        yield RawPage(head, body, values, encoding, plain_bytes, offset)
-        seen += values
+        if 4 in fields and zlib.crc32(body) != int(fields[4].value) & 0xFFFFFFFF:
+            raise PageDamage(f"the page at byte {offset} does not match its checksum")
+        page = RawPage(bytes(window[offset - start : body_at - start]), body, fields, offset)
+        seen += page.n_values
+        if seen > n_values or page.n_values < 0:
+            raise PageDamage(f"the page at byte {offset} holds {page.n_values} values, more than its column has left")
+        yield page
         offset = body_at + body_bytes
     if seen != n_values:
         raise PageDamage(f"the pages hold {seen} values, their column says {n_values}")
 
 
-_READ_BYTES = 4 << 20
+_HEADER_FIELDS = {0: 5, 2: 7, 3: 8}
+"""Where the header of each type of page has its own part: data, dictionary, data of version 2."""
 
 
-def _parse_header(window: memoryview, position: int, offset: int) -> tuple[bytes, int, int, int, int, int]:
+def _parse_header(window: memoryview, position: int, offset: int) -> tuple[Struct, int]:
     try:
         fields, behind = thrift.read_struct(window, position)
     except thrift.ThriftError as error:
         raise PageDamage(f"the page header at byte {offset} cannot be read: {error}") from error
-    if 5 not in fields or 4 not in fields:
-        raise NotOurs("a page of another kind, or without a checksum")
-    try:
-        data: Struct = fields[5].value
-        values, encoding = int(data[1].value), int(data[2].value)
-        crc = int(fields[4].value) & 0xFFFFFFFF
-        plain_bytes, body_bytes = int(fields[2].value), int(fields[3].value)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise PageDamage(f"the page header at byte {offset} lacks a field or has one of a wrong type") from error
-    if plain_bytes < 0 or values < 0:
-        raise PageDamage(f"the page header at byte {offset} holds a negative size")
-    return bytes(window[position:behind]), plain_bytes, body_bytes, crc, values, encoding
+    kinds = {number: field.kind for number, field in fields.items()}
+    own = _HEADER_FIELDS.get(fields[1].value) if kinds.get(1) == thrift.I32 else None
+    sizes = all(kinds.get(number) == thrift.I32 for number in (2, 3)) and kinds.get(4, thrift.I32) == thrift.I32
+    if own is None or kinds.get(own) != thrift.STRUCT or not sizes or fields[2].value < 0:
+        raise PageDamage(f"the page header at byte {offset} makes no sense")
+    if any(fields[own].value.get(number, (0,))[0] != thrift.I32 for number in (1, 2)):
+        raise PageDamage(f"the page header at byte {offset} lacks its counts")
+    return fields, behind
 
 
 class PageDecoder:
-    """Turns pages back into numbers."""
+    """Turns zstd pages back into numbers."""
 
-    def __init__(self, dim: int, dtype: npt.DTypeLike, codec: int) -> None:
-        """
-        Raises:
-            NotOurs: a codec that is not decoded here.
-        """
-        self.dim = dim
+    def __init__(self, dtype: npt.DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
-        if codec not in (ZSTD, SNAPPY, UNCOMPRESSED):
-            raise NotOurs(f"codec {codec}")
-        self._codec = {ZSTD: pa.Codec("zstd"), SNAPPY: pa.Codec("snappy"), UNCOMPRESSED: None}[codec]
-        self._words: npt.NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
+        self._codec = pa.Codec("zstd")
 
     def decode_into(self, page: RawPage, out: npt.NDArray[Any]) -> memoryview:
         """Write the page's values to `out` (n_values, of the decoder's dtype); returns its levels.
@@ -237,35 +258,34 @@ class PageDecoder:
             PageDamage: sizes that do not fit together, or a body that cannot be decompressed.
             NotOurs: null or missing values, or another encoding.
         """
+        if 5 not in page.fields:
+            raise NotOurs("a dictionary or a page of version 2")
+        prefix = page.plain_bytes - page.n_values * self.dtype.itemsize
+        if not 0 <= prefix <= 64 + 2 * page.n_values or len(out) != page.n_values:
+            raise NotOurs("a page with missing values")  # or with a damaged size, which is not allocated then
         plain = self._decompress(page)
-        values = page.n_values * self.dtype.itemsize
-        prefix = len(plain) - values
-        if prefix < 0 or len(out) != page.n_values:
-            raise NotOurs("a page with missing values")
+        encoding = int(page.fields[5].value[2].value)
         body = plain[prefix:]
-        if page.encoding == BYTE_STREAM_SPLIT and self.dtype == np.float32:
+        if encoding == BYTE_STREAM_SPLIT and self.dtype == np.float32:
             planes = np.frombuffer(body, dtype=np.uint8).reshape(4, -1)
             words = out.view("<u4")
             np.copyto(words, planes[3])
             for plane in (2, 1, 0):
                 np.left_shift(words, np.uint32(8), out=words)
                 np.bitwise_or(words, planes[plane], out=words)
-        elif page.encoding == PLAIN:
+        elif encoding == PLAIN:
             out[:] = np.frombuffer(body, dtype=self.dtype)
         else:
-            raise NotOurs(f"encoding {page.encoding}")
+            raise NotOurs(f"encoding {encoding}")
         return plain[:prefix]
 
     def _decompress(self, page: RawPage) -> memoryview:
-        if self._codec is None:
-            plain = page.body
-        else:
-            try:
-                plain = memoryview(self._codec.decompress(page.body, page.plain_bytes)).cast("B")
-            except (OSError, ValueError) as error:
-                raise PageDamage(f"the data page at byte {page.offset} cannot be decompressed: {error}") from error
+        try:
+            plain = memoryview(self._codec.decompress(page.body, page.plain_bytes)).cast("B")
+        except (OSError, ValueError) as error:
+            raise PageDamage(f"the page at byte {page.offset} cannot be decompressed: {error}") from error
         if len(plain) != page.plain_bytes:
-            raise PageDamage(f"the data page at byte {page.offset} has {len(plain)} bytes, not {page.plain_bytes}")
+            raise PageDamage(f"the page at byte {page.offset} has {len(plain)} bytes, not {page.plain_bytes}")
         return plain
 
 
@@ -288,12 +308,12 @@ def read_vectors(
     Raises:
         PageDamage, NotOurs: see `read_pages` and `PageDecoder`.
     """
-    decoder = PageDecoder(dim, dtype, ZSTD)
-    encoding = BYTE_STREAM_SPLIT if decoder.dtype == np.float32 else PLAIN
+    decoder = PageDecoder(dtype)
+    ours = BYTE_STREAM_SPLIT if decoder.dtype == np.float32 else PLAIN
     fewest = max(1, int(page_rows(dim, decoder.dtype.itemsize) * _MIN_COPIED_SHARE))
     buffer: npt.NDArray[Any] = np.empty(0, dtype=decoder.dtype)
     left = 0  # values of a row that began in an earlier page
-    for page in read_pages(read_at, *place):
+    for page in read_pages(read_at, place):
         end = left + page.n_values
         if end > len(buffer):
             larger = np.empty(end + dim, dtype=decoder.dtype)
@@ -302,8 +322,8 @@ def read_vectors(
         prefix = decoder.decode_into(page, buffer[left:end])
         n_rows = end // dim
         copied = None
-        whole = left == 0 and end == n_rows * dim and n_rows >= fewest
-        if whole and page.encoding == encoding and prefix == levels(n_rows, dim):
+        whole = left == 0 and end == n_rows * dim and n_rows >= fewest and page.has_checksum
+        if whole and page.fields[5].value[2].value == ours and prefix == levels(n_rows, dim):
             copied = EncodedPage(page.head, page.body, n_rows, page.plain_bytes)
         if n_rows:
             yield buffer[: n_rows * dim].reshape(n_rows, dim), copied

@@ -1,10 +1,10 @@
 """The texts of a measurement, in the order and in the requests in which `engine run` would send them.
 
-A run sorts a window of documents by length and lets windows alternate between rising and falling lengths, so that
-neighbours in a server's queue are alike. A measurement has to send the same, or a server that pads would look slower
-than it is, and at other points. It also has to end soon, wherever it happens to stop. So the texts form a closed
-*cycle*: every other text in rising order, the rest in falling order, and from the start again. There is no jump in it,
-and any stretch as long as the cycle holds every text once, wherever it begins.
+A run with bucketing sorts a window of documents by length and lets windows alternate between rising and falling
+lengths, so that neighbours in a server's queue are alike. A measurement has to send the same, or a server that pads
+would look slower than it is, and at other points. It also has to end soon, wherever it happens to stop. So the texts
+form a closed *cycle*: every other text in rising order, the rest in falling order, and from the start again. There is
+no jump in it, and any stretch as long as the cycle holds every text once, wherever it begins.
 
 A shorter stretch does not. Therefore every request has a *weight*: its share of the work of an average text, first by
 its characters, later by the time that requests of such length really took. Work per second is the rate in documents
@@ -13,6 +13,7 @@ per second, corrected for the texts that happened to be in the stretch.
 
 from __future__ import annotations
 
+import enum
 import math
 import random
 from collections.abc import Sequence
@@ -35,6 +36,18 @@ _OVERHEAD_CHARACTERS = 16
 """What a text costs beside its characters: two special tokens and a place in the batch."""
 
 N_STRATA = 16
+
+
+class Order(enum.Enum):
+    """In which order texts are sent."""
+
+    SORTED = "sorted"
+    """Like a run with bucketing: neighbours are of like length."""
+    SPREAD = "spread"
+    """Requests of like lengths, but neighbouring requests differ: any stretch is a fair sample. Like a run with
+    bucketing only while requests do not meet in a server's queue, at one or two in flight."""
+    NATURAL = "natural"
+    """Like a run without bucketing: texts as they come. Any stretch is a fair sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +77,13 @@ class Cycle:
         batch_size: Texts of a usual request.
         requests: In sending order.
         n_texts: Texts of all of them.
-        like_run: Whether neighbours are of like length, as in a run; otherwise the requests are shuffled.
+        order: What stands beside what.
     """
 
     batch_size: int
     requests: tuple[Request, ...]
     n_texts: int
-    like_run: bool
+    order: Order
 
 
 class Corpus:
@@ -130,24 +143,25 @@ class Corpus:
         ranks = (np.arange(self.n_texts) + 0.5) / self.n_texts
         self._costs = self._normed(np.interp(ranks, (known + 0.5) / N_STRATA, seconds_per_text[known]))
 
-    def cycle(self, batch_size: int, n_texts: int, shuffler: random.Random | None = None) -> Cycle:
+    def cycle(self, batch_size: int, n_texts: int, order: Order, rng: random.Random) -> Cycle:
         """Requests over about `n_texts` texts whose lengths are spread as those of the whole corpus.
 
         Args:
             batch_size: Texts of a request.
-            n_texts: Texts of the cycle; rounded to whole requests.
-            shuffler: Sends the requests in random order. That is only like a run while requests do not meet in the
-                server's queue, at one or two in flight; then any short stretch is a fair sample.
+            n_texts: Texts of the cycle; rounded to whole requests. Twice the corpus is a window up and a window down.
+            order: What stands beside what.
+            rng: Draws the natural order.
         """
         n_requests = max(_MIN_CYCLE_REQUESTS, round(n_texts / batch_size))
-        spread = np.linspace(0, self.n_texts, n_requests * batch_size, endpoint=False).astype(int)
-        order = [*spread[0::2], *reversed(spread[1::2])]
-        requests = self._requests(order, batch_size)
-        if shuffler is not None:
-            shuffler.shuffle(requests)
-        return Cycle(
-            batch_size=batch_size, requests=tuple(requests), n_texts=len(order), like_run=shuffler is None
-        )
+        spread = np.linspace(0, self.n_texts, n_requests * batch_size, endpoint=False).astype(int).tolist()
+        if order is Order.NATURAL:
+            rng.shuffle(spread)
+        else:
+            spread = [*spread[0::2], *reversed(spread[1::2])]
+        requests = self._requests(spread, batch_size)
+        if order is Order.SPREAD:
+            requests = [requests[at] for at in _evenly_spread(len(requests), rng)]
+        return Cycle(batch_size=batch_size, requests=tuple(requests), n_texts=len(spread), order=order)
 
     def sample(self, n_texts: int) -> list[bytes]:
         """Texts as JSON whose lengths are spread as those of the whole corpus, from short to long."""
@@ -181,3 +195,10 @@ class Corpus:
     def _normed(costs: Numbers) -> Numbers:
         """Costs of mean 1."""
         return costs * (len(costs) / math.fsum(costs))
+
+
+def _evenly_spread(count: int, rng: random.Random) -> list[int]:
+    """The numbers below `count` such that any stretch of them is spread evenly: steps of the golden ratio."""
+    golden = (math.sqrt(5) - 1) / 2
+    start = rng.random()
+    return sorted(range(count), key=lambda at: (start + at * golden) % 1.0)

@@ -19,24 +19,27 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from bench.tuner.corpus import N_STRATA, Cycle
 from bench.tuner.load import Answer, Load
-from bench.tuner.statistics import Numbers, Rate, percentile, rate_of_blocks, steady_from
+from bench.tuner.statistics import Blocks, Numbers, Rate, cut_blocks, percentile, rate_of, steady_from
 from engine.errors import ServersUnavailable
 from gpu_clients.errors import FailureKind
 
 STEP_S = 0.05
-MIN_BLOCKS = 5
-BLOCKS_PER_CYCLE = 16
+N_BLOCKS = 8
+JUDGEMENTS_PER_CYCLE = 24
+MIN_TURNOVERS = 2
 MIN_COVERAGE = 0.3
 """Share of a cycle before a visit may end early: below it, the lengths seen are too few to judge by."""
+UNLIKE_RUN_ANSWERS = 40
 MAX_ERROR_SHARE = 0.05
 QUIET_SHARE_OF_TARGET = 0.7
-UNLIKE_RUN_BLOCKS = 8
+_PATIENCE = 6
+"""Times the time of a visit until a fleet that does not answer at all is given up."""
 
 
 class Outcome(enum.Enum):
@@ -74,7 +77,7 @@ class Rules:
         target_p95_s: Bound on the 95th percentile of latency, or None.
         must_reach: Documents a second below which the point is of no use, or None.
         grows_beyond: Documents a second above which more in flight is worth trying, or None.
-        whole_cycle: Whether every length must have been seen.
+        max_cycles: Cycles after which a point is settled at whatever precision: what noise is left, repeats show better.
     """
 
     max_s: float
@@ -82,7 +85,7 @@ class Rules:
     target_p95_s: float | None = None
     must_reach: float | None = None
     grows_beyond: float | None = None
-    whole_cycle: bool = True
+    max_cycles: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,14 +152,39 @@ class Visit:
         return self.coverage >= 0.99 or not self.like_run
 
 
-@dataclass(slots=True)
-class _Blocks:
-    """Consecutive stretches of the steady state."""
+class _Track:
+    """The answers of one server in the steady state, in the order in which they came."""
 
-    work: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    n_texts: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)  # answers up to the end of each
+    def __init__(self, since_s: float) -> None:
+        self.since_s = since_s
+        self.answers: list[Answer] = []
+        self.finished_s: list[float] = []
+        self.work: list[float] = []
+
+    def add(self, answer: Answer, work: float) -> None:
+        """Take an answer in."""
+        self.answers.append(answer)
+        self.finished_s.append(answer.finished_s)
+        self.work.append(work)
+
+    def blocks(self, now_s: float) -> Blocks:
+        """The answers in stretches."""
+        return cut_blocks(np.array(self.finished_s), np.array(self.work), N_BLOCKS, now_s=now_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What the answers so far mean.
+
+    Attributes:
+        rate: Documents a second.
+        coverage: How often every length was seen.
+        first: For each server the first answer and the one behind the last that count.
+    """
+
+    rate: Rate
+    coverage: float
+    first: tuple[tuple[int, int], ...]
 
 
 class Meter:
@@ -164,28 +192,23 @@ class Meter:
 
     Attributes:
         steady_since_s: When the warm-up ended, None before.
+        n_answers: Good answers after it.
+        slowest_s: The longest latency after it.
     """
 
     def __init__(self, load: Load, cycle: Cycle, point: Point, number: int) -> None:
         self.began_s = load.now_s()
         self.steady_since_s: float | None = None
         self.errors: Counter[str] = Counter()
+        self.n_answers = 0
+        self.slowest_s = 0.0
         self._load = load
         self._cycle = cycle
         self._point = point
         self._number = number
         self._owed = [point.concurrency] * load.n_servers  # answers of the warm-up that are still to come
-        self._answers: list[Answer] = []
-        self._last_s = self.began_s
+        self._tracks: list[_Track] = []
         self._cpu_from_s = 0.0
-        in_flight = point.concurrency * load.n_servers
-        n_requests = len(cycle.requests)
-        self._block_requests = max(1, in_flight // 2, n_requests // BLOCKS_PER_CYCLE if cycle.like_run else in_flight)
-        self._blocks = _Blocks()
-        self._block_work = 0.0
-        self._block_texts = 0
-        self._block_from_s = 0.0
-        self._block_answers = 0
 
     def take(self, answers: list[Answer]) -> None:
         """Take answers in."""
@@ -197,12 +220,14 @@ class Meter:
             if self.steady_since_s is None:
                 self._warm_up(answer)
             elif answer.error is None:
-                self._count(answer)
+                self.n_answers += 1
+                self.slowest_s = max(self.slowest_s, answer.latency_s)
+                self._tracks[answer.server].add(answer, self._cycle.requests[answer.request].weight)
 
     def end_warm_up(self, now_s: float) -> None:
         """Count from here on."""
         self.steady_since_s = now_s
-        self._block_from_s = self._last_s = now_s
+        self._tracks = [_Track(now_s) for _ in range(self._load.n_servers)]
         self._cpu_from_s = self._load.cpu_s()
 
     def _warm_up(self, answer: Answer) -> None:
@@ -211,64 +236,33 @@ class Meter:
         if max(self._owed) <= 0 and not self._load.leftover:
             self.end_warm_up(answer.finished_s)
 
-    def _count(self, answer: Answer) -> None:
-        self._answers.append(answer)
-        self._last_s = max(self._last_s, answer.finished_s)
-        self._block_work += self._cycle.requests[answer.request].weight
-        self._block_texts += answer.n_texts
-        self._block_answers += 1
-        if self._block_answers >= self._block_requests:
-            blocks = self._blocks
-            blocks.work.append(self._block_work)
-            blocks.seconds.append(self._last_s - self._block_from_s)
-            blocks.n_texts.append(self._block_texts)
-            blocks.ends.append(len(self._answers))
-            self._block_work, self._block_texts, self._block_answers = 0.0, 0, 0
-            self._block_from_s = self._last_s
-
     # -- what it means ---------------------------------------------------------------------------------
 
-    @property
-    def n_blocks(self) -> int:
-        """Stretches of the steady state so far."""
-        return len(self._blocks.work)
-
-    @property
-    def n_answers(self) -> int:
-        """Good answers after the warm-up."""
-        return len(self._answers)
-
-    def _first_block(self) -> int:
-        return steady_from(self._blocks.work, self._blocks.seconds)
-
-    def rate(self) -> Rate:
-        """Documents a second, by whole blocks; by single answers while there is no block."""
-        blocks = self._blocks
-        if not blocks.work:
-            took_s = self._last_s - (self.steady_since_s or self.began_s)
-            per_s = self._block_work / took_s if took_s > 0 else 0.0
-            return Rate(per_s=per_s, half_width=math.inf)
-        first = self._first_block()
-        return rate_of_blocks(blocks.work[first:], blocks.seconds[first:])
-
-    def coverage(self) -> float:
-        """How often every length was seen."""
-        first = self._first_block()
-        return (sum(self._blocks.n_texts[first:]) + (0 if self.n_blocks else self._block_texts)) / self._cycle.n_texts
+    def read(self) -> Reading:
+        """The rate, and what it stands on."""
+        now_s = self._load.now_s()
+        tracks = [track for track in self._tracks if len(track.answers) >= 2]
+        blocks = [track.blocks(now_s) for track in tracks]
+        steady = steady_from(blocks)
+        kept = [block.since(steady) for block in blocks]
+        spans = tuple((block.first[0], block.first[-1]) for block in kept)
+        n_texts = sum(
+            answer.n_texts
+            for track, (start, stop) in zip(tracks, spans, strict=True)
+            for answer in track.answers[start:stop]
+        )
+        return Reading(rate=rate_of(kept), coverage=n_texts / self._cycle.n_texts, first=spans)
 
     def n_slower_than(self, bound_s: float) -> int:
         """Answers slower than a bound."""
-        return sum(answer.latency_s > bound_s for answer in self._answers)
-
-    def slowest_s(self) -> float:
-        """The longest latency."""
-        return max((answer.latency_s for answer in self._answers), default=0.0)
+        return sum(answer.latency_s > bound_s for track in self._tracks for answer in track.answers)
 
     def visit(self, outcome: Outcome) -> Visit:
         """All that was found."""
-        first = self._first_block()
-        kept = self._answers[self._blocks.ends[first - 1] if first else 0 :]
-        steady_s = self._last_s - (self.steady_since_s if self.steady_since_s is not None else self._last_s)
+        reading = self.read()
+        tracks = [track for track in self._tracks if len(track.answers) >= 2]
+        spans = zip(tracks, reading.first, strict=True)
+        kept = [answer for track, (start, stop) in spans for answer in track.answers[max(0, start - 1) : stop]]
         now_s = self._load.now_s()
         measured_s = now_s - self.steady_since_s if self.steady_since_s is not None else 0.0
         n_texts = sum(answer.n_texts for answer in kept)
@@ -280,15 +274,15 @@ class Meter:
         return Visit(
             point=self._point,
             outcome=outcome,
-            rate=self.rate(),
-            coverage=self.coverage(),
+            rate=reading.rate,
+            coverage=reading.coverage,
             latencies_s=np.array([answer.latency_s for answer in kept], dtype=np.float64),
             n_texts=n_texts,
             n_tokens=sum(count for count in tokens if count is not None) if exact else 0,
             tokens_exact=exact,
             n_characters=sum(self._cycle.requests[answer.request].n_characters for answer in kept),
             errors=self.errors,
-            steady_s=steady_s,
+            steady_s=measured_s,
             total_s=now_s - self.began_s,
             client_cpu=(self._load.cpu_s() - self._cpu_from_s) / measured_s if measured_s > 0 else 0.0,
             split=_split(kept, n_texts),
@@ -298,14 +292,15 @@ class Meter:
         )
 
     def _seconds_by_stratum(self) -> Numbers:
-        """Seconds per text by length: the time between two answers is what the later one cost the fleet."""
+        """Seconds per text by length: the time between two answers of a server is what the later one cost it."""
         seconds, texts = np.zeros(N_STRATA), np.zeros(N_STRATA)
-        before_s = self.steady_since_s or 0.0
-        for answer in self._answers:
-            stratum = self._cycle.requests[answer.request].stratum
-            seconds[stratum] += max(0.0, answer.finished_s - before_s)
-            texts[stratum] += answer.n_texts
-            before_s = max(before_s, answer.finished_s)
+        for track in self._tracks:
+            before_s = track.since_s
+            for answer in track.answers:
+                stratum = self._cycle.requests[answer.request].stratum
+                seconds[stratum] += max(0.0, answer.finished_s - before_s)
+                texts[stratum] += answer.n_texts
+                before_s = max(before_s, answer.finished_s)
         with np.errstate(invalid="ignore", divide="ignore"):
             return seconds / texts
 
@@ -328,7 +323,8 @@ def measure(load: Load, cycle: Cycle, concurrency: int, rules: Rules) -> Visit:
     point = Point(cycle.batch_size, concurrency)
     meter = Meter(load, cycle, point, load.begin(cycle, concurrency))
     warm_until_s = meter.began_s + 2 * rules.max_s
-    judged_blocks = 0
+    every = max(1, len(cycle.requests) // JUDGEMENTS_PER_CYCLE)
+    judge_at = every
     while True:
         meter.take(load.step(STEP_S))
         now_s = load.now_s()
@@ -338,19 +334,18 @@ def measure(load: Load, cycle: Cycle, concurrency: int, rules: Rules) -> Visit:
             if now_s >= warm_until_s:
                 meter.end_warm_up(now_s)
             continue
-        if meter.n_blocks > judged_blocks:
-            judged_blocks = meter.n_blocks
+        if meter.n_answers >= judge_at:
+            judge_at = meter.n_answers + every
             if outcome := _judge(meter, load, cycle, point, rules):
                 return meter.visit(outcome)
         if now_s >= meter.steady_since_s + rules.max_s:
-            if not meter.n_answers and not meter.errors and now_s < meter.began_s + 6 * rules.max_s:
-                continue
-            if not meter.n_answers and not meter.errors:
+            if meter.n_answers or meter.errors:
+                return meter.visit(Outcome.TIME)
+            if now_s >= meter.began_s + _PATIENCE * rules.max_s:
                 raise ServersUnavailable(
                     f"no server answered within {now_s - meter.began_s:.0f} s at batch size {point.batch_size} and "
                     f"concurrency {concurrency}: look at the servers, or give more --seconds for a point"
                 )
-            return meter.visit(Outcome.TIME)
 
 
 def _broken(meter: Meter) -> Outcome | None:
@@ -363,28 +358,27 @@ def _broken(meter: Meter) -> Outcome | None:
 
 
 def _judge(meter: Meter, load: Load, cycle: Cycle, point: Point, rules: Rules) -> Outcome | None:
-    rate = meter.rate()
-    coverage = meter.coverage()
+    reading = meter.read()
+    rate, coverage = reading.rate, reading.coverage
     target_s = rules.target_p95_s
-    if target_s is not None and meter.n_blocks >= 2:
+    if target_s is not None and coverage > 0:
+        # by Little's law; the upper end of the rate is only trusted once it has one
         in_flight = point.texts_in_flight * load.n_servers
-        # by Little's law; the rate's upper end is only trusted once it has one
         certain_mean_s = in_flight / rate.high if math.isfinite(rate.half_width) else 0.0
         allowed = max(1, math.ceil(0.05 * len(cycle.requests) * max(1.0, coverage)))
         if certain_mean_s > target_s or meter.n_slower_than(target_s) > allowed:
             return Outcome.OVER_TARGET
+    turnovers = meter.n_answers / (point.concurrency * load.n_servers)
     if not cycle.like_run:
-        if meter.n_blocks >= UNLIKE_RUN_BLOCKS and rate.relative <= rules.precision:
-            return Outcome.SETTLED
-        return None
-    if meter.n_blocks < MIN_BLOCKS or coverage < MIN_COVERAGE:
+        enough = turnovers >= MIN_TURNOVERS and meter.n_answers >= UNLIKE_RUN_ANSWERS
+        return Outcome.SETTLED if enough and (rate.relative <= rules.precision or coverage >= 1.0) else None
+    if turnovers < MIN_TURNOVERS or coverage < MIN_COVERAGE:
         return None
     if rules.must_reach is not None and rate.high < rules.must_reach:
         return Outcome.SLOWER
-    quiet = target_s is None or meter.slowest_s() < QUIET_SHARE_OF_TARGET * target_s
+    quiet = target_s is None or meter.slowest_s < QUIET_SHARE_OF_TARGET * target_s
     if rules.grows_beyond is not None and rate.low > rules.grows_beyond and quiet:
         return Outcome.GROWS
-    if (coverage >= 1.0 or not rules.whole_cycle) and rate.relative <= rules.precision:
+    if coverage >= 1.0 and (rate.relative <= rules.precision or coverage >= rules.max_cycles):
         return Outcome.SETTLED
-    # more cycles than these would sharpen the rate only against a noise that repeating the visit shows better
-    return Outcome.SETTLED if coverage >= 3.0 else None
+    return None

@@ -39,7 +39,7 @@ ROUNDS = 3
 P95_MARGIN = 0.99
 """Share of the target that a chosen point's 95th percentile may take: a following run is not the same minute."""
 
-_FLOOR_PRECISION = 0.05
+_FLOOR_PRECISION = 0.1
 _CLIMB_PRECISION = 0.025
 _FINAL_PRECISION = 0.01
 _EXPLORING_SHARE = 0.6
@@ -193,12 +193,12 @@ class Search:
     # -- 2. and 3. climb -------------------------------------------------------------------------------
 
     def _start_of(self, size: int) -> int:
-        """Where another batch size begins: as many texts in flight as the best point so far has."""
+        """Where another batch size begins: with as many texts in flight as the first one needed."""
         best = self._best()
-        ceiling = self._limits.ceilings[size]
         if best is None:
             return 1
-        return max(1, min(ceiling, round(best.point.texts_in_flight / size)))
+        turn = knee(self.findings, best.point.batch_size) or best
+        return max(1, min(self._limits.ceilings[size], round(turn.point.texts_in_flight / size)))
 
     def _climb(self, size: int, start: int) -> None:
         """Double while it pays, then look between the last good point and the first that was not."""
@@ -222,7 +222,7 @@ class Search:
             flat = 0 if paid else flat + 1
             if good is None or record.rate.per_s > good.rate.per_s:
                 good = record
-            if bad is not None or concurrency >= ceiling or self._is_hopeless(record):
+            if bad is not None or concurrency >= ceiling or self._cannot_win(record):
                 break
             if flat >= 2 or (flat == 1 and _is_full(record)):
                 break
@@ -239,10 +239,22 @@ class Search:
         aimed = int(concurrency * 0.97 * target_s / max(record.p_s(0.95), record.mean_latency_s))
         return min(concurrency - 1, max(concurrency // 4, aimed))
 
-    def _is_hopeless(self, record: Record) -> bool:
-        """A batch size that stays behind another one although its servers are full cannot win."""
-        best = self._best()
-        return best is not None and record.rate.high < HOPELESS * best.rate.per_s and _is_full(record)
+    def _cannot_win(self, record: Record) -> bool:
+        """Whether another batch size is not better than the first one with as many texts in flight.
+
+        At full servers it never will be; where they are not full, more in flight is worth a look.
+        """
+        rivals = [
+            other
+            for point, other in self.findings.records.items()
+            if point.batch_size != record.point.batch_size
+            and point.texts_in_flight <= 1.1 * record.point.texts_in_flight
+            and self._is_good(other)
+        ]
+        best_per_s = max((other.rate.per_s for other in rivals), default=0.0)
+        return record.rate.per_s < best_per_s * (1 + INDIFFERENCE) and (
+            self._config.target_p95_s is None or _is_full(record)
+        )
 
     # -- 4. refine -------------------------------------------------------------------------------------
 
@@ -433,7 +445,7 @@ class Search:
         best = max((record.rate.per_s for record in self.findings.records.values() if record.works), default=0.0)
         tokens_per_text = float(np.mean(self._corpus.lengths)) / self.findings.characters_per_token + 2
         gpu_batches = self._load.n_servers * self._gpu_batch_tokens / tokens_per_text
-        wanted = max(_GPU_BATCHES_PER_CYCLE * gpu_batches, 0.25 * self._slice_s() * best, _MIN_CYCLE_TEXTS)
+        wanted = max(_GPU_BATCHES_PER_CYCLE * gpu_batches, 0.15 * self._slice_s() * best, _MIN_CYCLE_TEXTS)
         affordable = max(_MIN_CYCLE_TEXTS, 0.8 * self._slice_s() * best)
         self._cycle_texts = int(min(wanted, affordable, self._corpus.n_texts, WINDOW_TEXTS))
 

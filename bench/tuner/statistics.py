@@ -51,46 +51,103 @@ class Rate:
         return self.half_width / self.per_s if self.per_s > 0 else math.inf
 
 
-def rate_of_blocks(work: Sequence[float], seconds: Sequence[float]) -> Rate:
-    """A rate from consecutive blocks (batch means): the ratio of the sums, and how far the blocks scatter about it.
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Consecutive stretches of one server's answers.
 
-    Requests of a closed loop depend on their neighbours; blocks much longer than a request hardly do.
+    Attributes:
+        work: Work done in each, float64 (n_blocks,).
+        seconds: How long each took.
+        first: The answer each begins with; one more than blocks, the last is the end.
     """
-    total_s = math.fsum(seconds)
-    n_blocks = len(work)
-    if total_s <= 0:
-        return Rate(per_s=0.0, half_width=math.inf)
-    per_s = math.fsum(work) / total_s
-    if n_blocks < 2:
-        return Rate(per_s=per_s, half_width=math.inf)
-    squares = math.fsum((done - per_s * took_s) ** 2 for done, took_s in zip(work, seconds, strict=True))
-    error = math.sqrt(squares * n_blocks / (n_blocks - 1)) / total_s
-    return Rate(per_s=per_s, half_width=student_t(n_blocks - 1) * error)
+
+    work: Numbers
+    seconds: Numbers
+    first: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.work)
+
+    def since(self, block: int) -> Blocks:
+        """Without the blocks before `block`."""
+        return Blocks(self.work[block:], self.seconds[block:], self.first[block:])
 
 
-def steady_from(work: Sequence[float], seconds: Sequence[float]) -> int:
+def cut_blocks(finished_s: Numbers, work: Numbers, n_blocks: int, *, now_s: float) -> Blocks:
+    """Cut a server's answers into blocks of about equal number, at the pauses between its GPU batches.
+
+    The requests of a GPU batch end together. A block that ended in the midst of them would count their time and not
+    their work, or the other way round; so each border is moved into the longest pause in its neighbourhood.
+
+    Args:
+        finished_s: When each answer came, rising.
+        work: Work of each answer.
+        n_blocks: Blocks wanted; fewer come out when there are too few answers.
+        now_s: The time; a pause that is still going on counts as one.
+    """
+    n_answers = len(finished_s)
+    n_blocks = max(1, min(n_blocks, (n_answers - 1) // 3))
+    pauses = np.append(np.diff(finished_s), max(0.0, now_s - float(finished_s[-1])) if n_answers else 0.0)
+    reach = max(1, n_answers // (2 * n_blocks) - 1)
+    borders: list[int] = []  # the last answer before each border
+    for number in range(n_blocks + 1):
+        middle = round(number * (n_answers - 1) / n_blocks)
+        low = max(middle - reach // 2, borders[-1] + 1 if borders else 0)
+        high = min(n_answers, max(low + 1, middle + reach // 2 + 1))
+        if low >= n_answers:
+            break
+        borders.append(low + int(np.argmax(pauses[low:high])))
+    total = np.concatenate(([0.0], np.cumsum(work)))
+    ends = np.array(borders, dtype=int)
+    return Blocks(np.diff(total[ends + 1]), np.diff(finished_s[ends]), tuple(int(end) + 1 for end in ends))
+
+
+def rate_of(tracks: Sequence[Blocks]) -> Rate:
+    """The rate of a fleet: for each server the ratio of the sums, and how far its blocks scatter about that.
+
+    Blocks much longer than a request hardly depend on each other (batch means).
+    """
+    per_s = variance = 0.0
+    degrees = 0
+    for blocks in tracks:
+        total_s = float(blocks.seconds.sum())
+        if total_s <= 0:
+            continue
+        rate = float(blocks.work.sum()) / total_s
+        per_s += rate
+        count = len(blocks)
+        if count < 2:
+            return Rate(per_s=per_s, half_width=math.inf)
+        squares = float(((blocks.work - rate * blocks.seconds) ** 2).sum())
+        variance += squares * count / (count - 1) / total_s**2
+        degrees += count - 1
+    return Rate(per_s=per_s, half_width=student_t(degrees) * math.sqrt(variance) if degrees else math.inf)
+
+
+def steady_from(tracks: Sequence[Blocks]) -> int:
     """The block at which the steady state begins: the first quarter is left out while it differs from the rest.
 
     It differs when its rate is further from the rest's than 3% and than chance explains. At most half of the blocks
     are left out: what still moves then has no steady state.
     """
+    n_blocks = min((len(blocks) for blocks in tracks), default=0)
     first = 0
-    n_blocks = len(work)
     while True:
         quarter = (n_blocks - first) // 4
-        if quarter < 1 or n_blocks - first - quarter < _MIN_BLOCKS or first + quarter > n_blocks // 2:
-            return first
         split = first + quarter
-        early_s = math.fsum(seconds[first:split])
-        rest = rate_of_blocks(work[split:], seconds[split:])
-        if early_s <= 0:
+        if quarter < 1 or n_blocks - split < _MIN_BLOCKS or split > n_blocks // 2:
             return first
-        early = math.fsum(work[first:split]) / early_s
-        # the half width of a quarter as long as this one, were it like the rest
+        early = rate_of([_between(blocks, first, split) for blocks in tracks]).per_s
+        rest = rate_of([blocks.since(split) for blocks in tracks])
+        # the half width of a stretch as short as this one, were it like the rest
         chance = rest.half_width * math.sqrt((n_blocks - split) / quarter)
         if abs(early - rest.per_s) <= max(_STEADY_SHARE * rest.per_s, 1.5 * chance):
             return first
         first = split
+
+
+def _between(blocks: Blocks, first: int, stop: int) -> Blocks:
+    return Blocks(blocks.work[first:stop], blocks.seconds[first:stop], blocks.first[first : stop + 1])
 
 
 def percentile(values: Numbers, share: float) -> float:

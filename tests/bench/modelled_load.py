@@ -6,11 +6,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import orjson
+
 from bench.standin import StandinConfig
 from bench.standin.capacity import max_input_tokens
 from bench.standin.gpu_model import GpuModel, Ticket
 from bench.standin.tokens import n_tokens
-from bench.tuner.corpus import Cycle
+from bench.tuner.corpus import Corpus, Cycle
 from bench.tuner.load import Answer
 
 
@@ -172,32 +175,25 @@ class ModelledLoad:
         self._arrivals.sort(key=lambda arrival: arrival[0])
 
     def _counts(self, cycle: Cycle, at: int) -> list[int]:
-        import orjson
-
         return [min(n_tokens(text), self._limit) for text in orjson.loads(cycle.requests[at].body)]
 
     def _overhead(self) -> float:
         return self.overhead_s * (1 + self.noise * (2 * self._rng.random() - 1))
 
 
-def truth(texts: Sequence[str], config: StandinConfig, batch_size: int, concurrency: int, *, cycles: int = 3) -> tuple[float, float]:
+def truth(
+    texts: Sequence[str], config: StandinConfig, batch_size: int, concurrency: int, *, n_cycles: int = 8
+) -> tuple[float, float]:
     """Documents a second and 95th percentile of a long closed loop on the model, without overhead or noise."""
-    import numpy as np
-
-    from bench.tuner.corpus import Corpus
-
     cycle = Corpus(texts).cycle(batch_size, len(texts))
     load = ModelledLoad(config, overhead_s=0.0, noise=0.0)
     load.begin(cycle, concurrency)
-    wanted = cycles * cycle.n_texts
     done: list[Answer] = []
-    n_texts = 0
-    while n_texts < wanted:
-        answers = load.step(1.0)
-        done += answers
-        n_texts += sum(answer.n_texts for answer in answers)
-    edge = len(done) // (cycles + 1)
-    kept = done[edge:]
-    took_s = kept[-1].finished_s - done[edge - 1].finished_s
+    warm = 4 * concurrency * load.n_servers
+    wanted = n_cycles * len(cycle.requests)
+    while len(done) < warm + wanted:
+        done += load.step(1.0)
+    kept = done[warm : warm + wanted]
+    took_s = kept[-1].finished_s - done[warm - 1].finished_s
     latencies = np.array([answer.latency_s for answer in kept])
     return sum(answer.n_texts for answer in kept) / took_s, float(np.quantile(latencies, 0.95))

@@ -20,6 +20,7 @@ from bson import ObjectId, json_util
 from bson.json_util import CANONICAL_JSON_OPTIONS
 from pymongo.database import Database
 
+from bench.standin import FleetError, StandinFleet
 from bench.standin.vectors import text_rows
 from engine.ledger import RunState, read_records
 from engine.quarantine import read_quarantine
@@ -136,6 +137,11 @@ class Job:
         entries = read_quarantine(self.folders.quarantine)
         return {json_util.loads(entry["_id"]): entry["reason"] for entry in entries}
 
+    @property
+    def n_queue(self) -> int:
+        """Documents of the collection that are in the work queue or were."""
+        return self.database[self.collection].count_documents({"retweeted": None})
+
     def assert_exact(self, *, quarantined: dict[Any, str] | None = None, marked: bool = True) -> None:
         """The oracle: every document of the queue is in exactly one row with its own vector, or in quarantine."""
         quarantined = quarantined or {}
@@ -169,15 +175,18 @@ def _key(value: Any, id_type: bytes) -> Any:
     if id_type == b"objectid":
         return ObjectId(value)
     if id_type == b"extjson":
+        # canonical extended JSON in, the same key out as for the document's own id
         return _plain(json_util.loads(value, json_options=CANONICAL_JSON_OPTIONS))
     return value
 
 
 def _plain(value: Any) -> Any:
-    """Something that can be a key of a dict."""
-    if isinstance(value, dict):
-        return json_util.dumps(value, json_options=CANONICAL_JSON_OPTIONS)
-    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    """Something that can be a key of a dict and keeps `1`, `True` and `1.0` apart."""
+    if isinstance(value, str | ObjectId):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return f"extjson {json_util.dumps(value, json_options=CANONICAL_JSON_OPTIONS)}"
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = TIMEOUT_S) -> Ended:
@@ -224,6 +233,13 @@ def wait_for_commit(job: Job, process: subprocess.Popen[str], n_shards: int = 1)
         return len(job.state().commits) >= n_shards
 
     wait_until(committed, what=f"commit of {n_shards} shards")
+
+
+def slow_down(fleet: StandinFleet, seconds: float = 0.02) -> None:
+    """Let every server take its time, so that something can happen midway."""
+    for port in fleet.ports:
+        with contextlib.suppress(FleetError):  # a server that a test has killed
+            fleet.control(port, add_faults=[f"delay:s={seconds}"])
 
 
 def tweets(n: int) -> list[dict[str, Any]]:

