@@ -270,6 +270,7 @@ class ClientStage:
         self._figures.requests += 1
         batch.sent_s = time.monotonic()
         batch.exchange = lane.requester.submit([batch.body()], batch.n_texts, timeout_s=lane.timeout_s, tag=batch)
+        durable.point("client.sent")
 
     # -- in --------------------------------------------------------------------------------------------
 
@@ -364,6 +365,7 @@ class ClientStage:
         if fanout is not None:
             np.take(matrix, fanout, axis=0, out=self._delivery.matrix(batch.n_rows))
             self._figures.saved_by_dedup += batch.n_rows - batch.n_texts
+        durable.point("client.answered")
         self._delivery.publish(batch)
         self._context.documents_free.put(batch.number)
 
@@ -491,6 +493,8 @@ class ClientStage:
             self._delivery.publish(batch, keep=keep if len(keep) < batch.n_rows else None, truncated=truncated)
             self._figures.truncated += len(truncated)
             self._figures.saved_by_dedup += len(keep) - len({owners[row] for row in keep})
+        else:
+            self._context.tell("void", sequence=batch.header.sequence)
         self._context.documents_free.put(batch.number)
 
     def _look_in(self, arrangements: list[Arrangement]) -> None:

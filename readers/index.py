@@ -271,8 +271,8 @@ def _belongs_to(found: Document, wanted: _Wanted, done_field: str) -> bool:
         return list(found["key"]) == [done_field] or len(found["key"]) != 1 or not found.get("sparse")
     expression = _conditions(found.get("partialFilterExpression")) or {}
     others = [name for name in expression if name != RETWEETED]
-    is_other = wanted.has_keys_of(found) and len(others) == 1 and expression == {RETWEETED: None, others[0]: None}
-    return not is_other
+    is_plain = len(others) == 1 and expression == {RETWEETED: None, others[0]: None}
+    return not (wanted.has_keys_of(found) and is_plain and others[0] != done_field)
 
 
 def _command(collection: Documents, done_field: str) -> str:

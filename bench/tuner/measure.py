@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.tuner.corpus import N_STRATA, Cycle
+from bench.tuner.corpus import N_STRATA, Cycle, Order
 from bench.tuner.load import Answer, Load
 from bench.tuner.statistics import Blocks, Numbers, Rate, cut_blocks, percentile, rate_of, steady_from
 from engine.errors import ServersUnavailable
@@ -33,9 +33,11 @@ STEP_S = 0.05
 N_BLOCKS = 8
 JUDGEMENTS_PER_CYCLE = 24
 MIN_TURNOVERS = 2
+MIN_TURNOVERS_OF_A_SAMPLE = 4
+MIN_ANSWERS = 40
+MIN_ANSWERS_PER_SERVER = 24
 MIN_COVERAGE = 0.3
 """Share of a cycle before a visit may end early: below it, the lengths seen are too few to judge by."""
-UNLIKE_RUN_ANSWERS = 40
 MAX_ERROR_SHARE = 0.05
 QUIET_SHARE_OF_TARGET = 0.7
 _PATIENCE = 6
@@ -77,7 +79,6 @@ class Rules:
         target_p95_s: Bound on the 95th percentile of latency, or None.
         must_reach: Documents a second below which the point is of no use, or None.
         grows_beyond: Documents a second above which more in flight is worth trying, or None.
-        max_cycles: Cycles after which a point is settled at whatever precision: what noise is left, repeats show better.
     """
 
     max_s: float
@@ -85,7 +86,6 @@ class Rules:
     target_p95_s: float | None = None
     must_reach: float | None = None
     grows_beyond: float | None = None
-    max_cycles: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ class Visit:
         split: Where the time went at the servers.
         texts_by_server: Texts that each server embedded after the warm-up.
         seconds_by_stratum: Seconds per text for each class of length; NaN where none was seen.
-        like_run: Whether requests were sent in a run's order.
+        order: What stood beside what.
     """
 
     point: Point
@@ -140,7 +140,7 @@ class Visit:
     split: ServerSplit
     texts_by_server: tuple[int, ...]
     seconds_by_stratum: Numbers
-    like_run: bool
+    order: Order
 
     def p_s(self, share: float) -> float:
         """A percentile of latency in seconds; NaN without an answer."""
@@ -149,7 +149,7 @@ class Visit:
     @property
     def complete(self) -> bool:
         """Whether every length was seen, so that percentiles are those of all texts."""
-        return self.coverage >= 0.99 or not self.like_run
+        return self.coverage >= 0.99 or self.order is not Order.SORTED
 
 
 class _Track:
@@ -288,7 +288,7 @@ class Meter:
             split=_split(kept, n_texts),
             texts_by_server=tuple(by_server),
             seconds_by_stratum=self._seconds_by_stratum(),
-            like_run=self._cycle.like_run,
+            order=self._cycle.order,
         )
 
     def _seconds_by_stratum(self) -> Numbers:
@@ -369,16 +369,21 @@ def _judge(meter: Meter, load: Load, cycle: Cycle, point: Point, rules: Rules) -
         if certain_mean_s > target_s or meter.n_slower_than(target_s) > allowed:
             return Outcome.OVER_TARGET
     turnovers = meter.n_answers / (point.concurrency * load.n_servers)
-    if not cycle.like_run:
-        enough = turnovers >= MIN_TURNOVERS and meter.n_answers >= UNLIKE_RUN_ANSWERS
-        return Outcome.SETTLED if enough and (rate.relative <= rules.precision or coverage >= 1.0) else None
-    if turnovers < MIN_TURNOVERS or coverage < MIN_COVERAGE:
+    is_sample = cycle.order is not Order.SORTED
+    if is_sample:
+        has_seen_enough = turnovers >= MIN_TURNOVERS_OF_A_SAMPLE and meter.n_answers >= max(
+            MIN_ANSWERS, MIN_ANSWERS_PER_SERVER * load.n_servers
+        )
+    else:
+        has_seen_enough = turnovers >= MIN_TURNOVERS and coverage >= MIN_COVERAGE
+    if not has_seen_enough:
         return None
     if rules.must_reach is not None and rate.high < rules.must_reach:
         return Outcome.SLOWER
     quiet = target_s is None or meter.slowest_s < QUIET_SHARE_OF_TARGET * target_s
     if rules.grows_beyond is not None and rate.low > rules.grows_beyond and quiet:
         return Outcome.GROWS
-    if coverage >= 1.0 and (rate.relative <= rules.precision or coverage >= rules.max_cycles):
+    if rate.relative <= rules.precision and (is_sample or coverage >= 1.0):
         return Outcome.SETTLED
-    return None
+    # more of it would sharpen the rate only against a noise that repeating the visit shows better
+    return Outcome.SETTLED if coverage >= 1.0 else None

@@ -1,12 +1,13 @@
 """The search for the operating point: from one request in flight upward, and no further than it pays.
 
-    1. floor       one request at each server: the least latency there is
-    2. climb       the largest batch size that holds the target: 1, 2, 4, ... in flight while throughput grows
-    3. others      the other batch sizes with as many texts in flight, because texts in flight decide, not requests;
-                   one that falls short there with a full server cannot win
-    4. refine      between the last point that was good and the first that was not
-    5. final       the points that may be the best, again and again in shuffled order, so that no drift picks the winner
-    6. order       the winner once more with requests in random order: whether like lengths together pay
+    1. order       one request at each server, with texts of like length in it and with any: whether sorting pays, and
+                   so whether the run (and everything that follows here) sorts
+    2. floor       one request of the smallest batch size at each server: the least latency there is
+    3. climb       the largest batch size that holds the target: 1, 2, 4, ... in flight while throughput grows
+    4. others      the other batch sizes with as many texts in flight, because texts in flight decide, not requests;
+                   one that is not better there at a full server cannot win
+    5. refine      between the last point that was good and the first that was not
+    6. final       the points that may be the best, again and again in shuffled order, so that no drift picks the winner
 
 Among the points within `INDIFFERENCE` of the best throughput, the one with the least latency is chosen.
 """
@@ -18,9 +19,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from bench.tuner.corpus import WINDOW_TEXTS, Corpus
+from bench.tuner.corpus import WINDOW_TEXTS, Corpus, Order
 from bench.tuner.limits import Limits
 from bench.tuner.load import Load
 from bench.tuner.measure import Outcome, Point, Rules, Visit, measure
@@ -39,14 +38,18 @@ ROUNDS = 3
 P95_MARGIN = 0.99
 """Share of the target that a chosen point's 95th percentile may take: a following run is not the same minute."""
 
+PAYING_ORDER = 1.03
+"""Gain by sorting below which a run does better without: unsorted, latencies are more even."""
+
 _FLOOR_PRECISION = 0.1
-_CLIMB_PRECISION = 0.025
-_FINAL_PRECISION = 0.01
+_CLIMB_PRECISION = 0.04
+_FINAL_PRECISION = 0.02
+_TEXTS_THAT_SHOW_PADDING = 16
 _EXPLORING_SHARE = 0.6
 _SIMILAR_LATENCY = 1.1
 _MIN_CYCLE_TEXTS = 256
-_GPU_BATCHES_PER_CYCLE = 8
-_DEFAULT_BATCH_TOKENS = 16_384
+_CYCLE_SHARE_OF_A_VISIT = 0.6
+_SAMPLE_TEXTS = 2 * WINDOW_TEXTS
 _DEFAULT_CHARACTERS_PER_TOKEN = 4.0
 
 
@@ -77,7 +80,8 @@ class Findings:
         contenders: Points that were repeated in the final.
         floor: One request of the smallest batch size in flight at each server.
         ceiling: Largest requests in flight of the chosen batch size that were measured and still good.
-        order_gain: Throughput with like lengths together, as a share of that in random order, or None.
+        sorting_gain: Throughput with like lengths together per throughput in natural order, or None.
+        bucketing: Whether the run should sort, and whether the points were measured so.
         characters_per_token: As the servers count, or an estimate.
         tokens_estimated: Whether that is an estimate.
         notes: Sentences on what happened on the way.
@@ -90,7 +94,8 @@ class Findings:
     contenders: list[Point] = field(default_factory=list)
     floor: Record | None = None
     ceiling: int = 1
-    order_gain: float | None = None
+    sorting_gain: float | None = None
+    bucketing: bool = True
     characters_per_token: float = _DEFAULT_CHARACTERS_PER_TOKEN
     tokens_estimated: bool = True
     notes: list[str] = field(default_factory=list)
@@ -115,12 +120,10 @@ class Search:
         limits: Limits,
         config: TuneConfig,
         *,
-        max_batch_tokens: int | None = None,
         listener: Listener | None = None,
     ) -> None:
         """
         Args:
-            max_batch_tokens: Tokens of a GPU batch, when the servers say so.
             listener: Told of every visit: in which part of the search, and what it found.
         """
         self.findings = Findings()
@@ -130,8 +133,6 @@ class Search:
         self._config = config
         self._rng = random.Random(config.seed)
         self._listener = listener
-        self._gpu_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS
-        self._cycle_texts = min(corpus.n_texts, WINDOW_TEXTS)
         self._began_s = load.now_s()
         self._exploring = True
         self._calibrated = False
@@ -143,6 +144,7 @@ class Search:
             ServersUnavailable, ConfigError: see `bench.tuner.load.FleetLoad.step`.
         """
         findings = self.findings
+        self._decide_order()
         sizes = self._floors()
         if sizes:
             first = sizes[-1]
@@ -152,7 +154,6 @@ class Search:
             self._exploring = False
             self._final()
             self._choose()
-            self._try_order()
         if not self._time_left():
             findings.notes.append(
                 f"--max-seconds {self._config.max_seconds:g} was used up: more time may find a better point"
@@ -161,7 +162,24 @@ class Search:
         findings.ended = True
         return findings
 
-    # -- 1. floor --------------------------------------------------------------------------------------
+    # -- 1. order --------------------------------------------------------------------------------------
+
+    def _decide_order(self) -> None:
+        """Send texts of like length together, then as they come: a server that pads is faster with the former."""
+        size = max(self._limits.ceilings)
+        concurrency = min(self._limits.ceilings[size], -(-_TEXTS_THAT_SHOW_PADDING // size))
+        like = Order.SPREAD if concurrency <= 2 else Order.SORTED
+        rates = []
+        for order in (Order.NATURAL, like):
+            cycle = self._corpus.cycle(size, self._cycle_texts(order), order, self._rng)
+            visit = measure(self._load, cycle, concurrency, Rules(max_s=self._slice_s() / 2, precision=_FLOOR_PRECISION))
+            self._tell("order", visit)
+            rates.append(visit.rate.per_s)
+        if rates[0] > 0:
+            self.findings.sorting_gain = rates[1] / rates[0]
+            self.findings.bucketing = self.findings.sorting_gain >= PAYING_ORDER
+
+    # -- 2. floor --------------------------------------------------------------------------------------
 
     def _floors(self) -> list[int]:
         """One request in flight, batch size by batch size; returns the batch sizes that may hold the target."""
@@ -177,10 +195,10 @@ class Search:
             if self.findings.floor is None:
                 self.findings.floor = record
                 self._learn_tokens(record)
-            if not record.works or not record.holds(target_s):
-                if record.works:
-                    break  # a larger request takes longer still
+            if not record.works:
                 continue
+            if not record.holds(target_s):
+                break  # a larger request takes longer still
             good.append(size)
         return good
 
@@ -190,7 +208,7 @@ class Search:
             self.findings.characters_per_token = visit.n_characters / visit.n_tokens
             self.findings.tokens_estimated = False
 
-    # -- 2. and 3. climb -------------------------------------------------------------------------------
+    # -- 3. and 4. climb -------------------------------------------------------------------------------
 
     def _start_of(self, size: int) -> int:
         """Where another batch size begins: with as many texts in flight as the first one needed."""
@@ -256,7 +274,7 @@ class Search:
             self._config.target_p95_s is None or _is_full(record)
         )
 
-    # -- 4. refine -------------------------------------------------------------------------------------
+    # -- 5. refine -------------------------------------------------------------------------------------
 
     def _refine(self, size: int, good: Record, bad: int | None) -> None:
         if bad is not None:
@@ -306,7 +324,7 @@ class Search:
                 return
             self._visit("refine", Point(size, middle))
 
-    # -- 5. final --------------------------------------------------------------------------------------
+    # -- 6. final --------------------------------------------------------------------------------------
 
     def _final(self) -> None:
         """Repeat the contenders; when none of them holds the target after all, those just below them."""
@@ -383,21 +401,6 @@ class Search:
             )
         )
 
-    # -- 6. order --------------------------------------------------------------------------------------
-
-    def _try_order(self) -> None:
-        chosen = self.findings.chosen
-        if chosen is None or not self._time_left() or chosen.point.concurrency * chosen.point.batch_size < 2:
-            return
-        cycle = self._corpus.cycle(chosen.point.batch_size, self._cycle_texts, self._rng)
-        visit = measure(
-            self._load, cycle, chosen.point.concurrency, Rules(max_s=self._slice_s() / 2, precision=_CLIMB_PRECISION)
-        )
-        if self._listener is not None:
-            self._listener("order", visit)
-        if visit.rate.per_s > 0:
-            self.findings.order_gain = chosen.rate.per_s / visit.rate.per_s
-
     # -- visits ----------------------------------------------------------------------------------------
 
     def _visit(self, part: str, point: Point, *, before: Record | None = None, repeat: bool = False) -> Record:
@@ -406,21 +409,24 @@ class Search:
         if record is not None and not repeat:
             return record
         rules = self._rules(part, point, before)
-        shuffled = not repeat and point.concurrency <= 2 and part in ("floor", "climb")
-        if not self._exploring or not shuffled:
-            self._size_cycle()
-        cycle = self._corpus.cycle(point.batch_size, self._cycle_texts, self._rng if shuffled else None)
+        order = Order.NATURAL
+        if self.findings.bucketing:
+            order = Order.SPREAD if point.concurrency <= 2 else Order.SORTED
+        cycle = self._corpus.cycle(point.batch_size, self._cycle_texts(order), order, self._rng)
         visit = measure(self._load, cycle, point.concurrency, rules)
         if record is None:
             record = self.findings.records[point] = Record(point)
         (record.repeats if repeat else record.visits).append(visit)
         self.findings.seconds = self._load.now_s() - self._began_s
-        if visit.complete and visit.like_run and visit.outcome is Outcome.SETTLED and not self._calibrated:
+        if order is Order.SORTED and visit.complete and visit.outcome is Outcome.SETTLED and not self._calibrated:
             self._corpus.calibrate(visit.seconds_by_stratum)
             self._calibrated = True
+        self._tell(part, visit)
+        return record
+
+    def _tell(self, part: str, visit: Visit) -> None:
         if self._listener is not None:
             self._listener(part, visit)
-        return record
 
     def _rules(self, part: str, point: Point, before: Record | None) -> Rules:
         target_s, best = self._config.target_p95_s, self._best()
@@ -437,17 +443,13 @@ class Search:
             grows_beyond=before.rate.per_s * 1.15 if climbing and before is not None else None,
         )
 
-    def _size_cycle(self) -> None:
-        """A cycle long enough to fill the GPUs some times with texts of like length, and short enough to be gone round.
-
-        The longer it is, the more alike neighbours are; a run sorts windows of `WINDOW_TEXTS`.
-        """
+    def _cycle_texts(self, order: Order) -> int:
+        """Texts of a cycle: as dense as a run's window where order matters, and short enough to be gone round."""
+        if order is not Order.SORTED:
+            return min(self._corpus.n_texts, _SAMPLE_TEXTS)
         best = max((record.rate.per_s for record in self.findings.records.values() if record.works), default=0.0)
-        tokens_per_text = float(np.mean(self._corpus.lengths)) / self.findings.characters_per_token + 2
-        gpu_batches = self._load.n_servers * self._gpu_batch_tokens / tokens_per_text
-        wanted = max(_GPU_BATCHES_PER_CYCLE * gpu_batches, 0.15 * self._slice_s() * best, _MIN_CYCLE_TEXTS)
-        affordable = max(_MIN_CYCLE_TEXTS, 0.8 * self._slice_s() * best)
-        self._cycle_texts = int(min(wanted, affordable, self._corpus.n_texts, WINDOW_TEXTS))
+        affordable = max(_MIN_CYCLE_TEXTS, _CYCLE_SHARE_OF_A_VISIT * self._slice_s() * best)
+        return int(min(affordable, 2 * min(self._corpus.n_texts, WINDOW_TEXTS)))
 
     def _slice_s(self) -> float:
         """Steady state of one visit, at most: what is asked for, while that leaves time for others."""

@@ -13,7 +13,7 @@ from bench.standin import StandinConfig
 from bench.standin.capacity import max_input_tokens
 from bench.standin.gpu_model import GpuModel, Ticket
 from bench.standin.tokens import n_tokens
-from bench.tuner.corpus import Corpus, Cycle
+from bench.tuner.corpus import Corpus, Cycle, Order
 from bench.tuner.load import Answer
 
 
@@ -182,10 +182,16 @@ class ModelledLoad:
 
 
 def truth(
-    texts: Sequence[str], config: StandinConfig, batch_size: int, concurrency: int, *, n_cycles: int = 8
+    texts: Sequence[str],
+    config: StandinConfig,
+    batch_size: int,
+    concurrency: int,
+    *,
+    order: Order = Order.SORTED,
+    n_cycles: int = 4,
 ) -> tuple[float, float]:
     """Documents a second and 95th percentile of a long closed loop on the model, without overhead or noise."""
-    cycle = Corpus(texts).cycle(batch_size, len(texts))
+    cycle = Corpus(texts).cycle(batch_size, 2 * len(texts), order, random.Random(1))
     load = ModelledLoad(config, overhead_s=0.0, noise=0.0)
     load.begin(cycle, concurrency)
     done: list[Answer] = []
