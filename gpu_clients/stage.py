@@ -25,6 +25,7 @@ from functools import partial
 
 import numpy as np
 
+from engine import durable
 from engine.worker import Heartbeat, StageContext
 from gpu_clients.answers import BadAnswer
 from gpu_clients.batches import Batch, CaseFile, Suspicion
