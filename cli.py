@@ -363,6 +363,131 @@ def demo(
 
 
 @app.command(
+    epilog=_epilog(
+        "engine merge --collection tweets --cold-dir /ssd/parquet --file-bytes 4GiB",
+        "engine merge --source old-shards --target merged --sort _id --on-duplicate latest",
+    )
+)
+def merge(
+    config: Annotated[Path | None, config_option("merge")] = None,
+    database: Database = "twitter_data",
+    collection: Collection = "tweets",
+    done_field: DoneField = "gemma_embedded_768",
+    hot_dir: HotDir = Path("hot"),
+    cold_dir: ColdDir = Path("cold"),
+    source: Annotated[Path | None, option("source", "A plain folder of Parquet files instead of a collection.")] = None,
+    target: Annotated[Path | None, option("target", "Where the files of --source go.")] = None,
+    file_bytes: Annotated[str, option("file-bytes", "Size of a consolidated file, at most.")] = "1GiB",
+    row_group_bytes: Annotated[str, option("row-group-bytes", "Bytes in a row group before compression.")] = "64MiB",
+    sort: Annotated[str, option("sort", "none, or _id: all files of this merge sorted by id.")] = "none",
+    on_duplicate: Annotated[
+        str, option("on-duplicate", "error, or latest: keep the row of the latest file.")
+    ] = "error",
+    delete_sources: Annotated[
+        bool, option("delete-sources", "Remove shards once their rows are safe.", declared="--delete-sources")
+    ] = False,
+    jobs: Annotated[int, option("jobs", "Worker processes [default: cores].")] = 0,
+    id_column: Annotated[str | None, option("id-column", "Name of the id column in foreign files.")] = None,
+    vector_column: Annotated[str | None, option("vector-column", "Name of the vectors in foreign files.")] = None,
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Consolidate committed shards into few large files; each is proved before it counts."""
+    from commands import merge as command
+    from commands.watching import Watch
+
+    _logging(verbose)
+    options: dict[str, Any] = {
+        "file_bytes": size(file_bytes),
+        "row_group_bytes": size(row_group_bytes),
+        "sort": sort,
+        "on_duplicate": on_duplicate,
+        "delete_sources": delete_sources,
+        "jobs": jobs,
+    }
+    if (source is None) != (target is None):
+        raise typer.BadParameter("--source and --target go together")
+    if source is not None and target is not None:
+        settings = command.MergeConfig(
+            source=source, target=target, id_column=id_column, vector_column=vector_column, **options
+        )
+    else:
+        settings = command.MergeConfig.of_collection(hot_dir, cold_dir, database, collection, done_field, **options)
+    with Watch(quiet=json_) as watch:
+        report = command.merge(settings, watch)
+    if json_:
+        _print_json(report.as_dict())
+    else:
+        print(command.as_text(report))
+
+
+@app.command(
+    epilog=_epilog(
+        "engine verify --collection tweets --level 3",
+        "engine verify --level 4 --json",
+        "engine verify --folder merged --level 2",
+    )
+)
+def verify(
+    context: typer.Context,
+    config: Annotated[Path | None, config_option("verify")] = None,
+    level: Annotated[
+        int,
+        option("level", "0 files, 1 footers, 2 pages, 3 rows, 4 against MongoDB, 5 a sample embedded again."),
+    ] = 3,
+    mongo_uri_: MongoUriOption = DEFAULT_URI,
+    mongo_uri_file: MongoUriFile = None,
+    database: Database = "twitter_data",
+    collection: Collection = "tweets",
+    done_field: DoneField = "gemma_embedded_768",
+    text_field: TextField = "text",
+    hot_dir: HotDir = Path("hot"),
+    cold_dir: ColdDir = Path("cold"),
+    folder: Annotated[Path | None, option("folder", "A plain folder of Parquet files instead of a collection.")] = None,
+    scope: Annotated[str, option("scope", "all, shards or consolidated.")] = "all",
+    sample_rows: Annotated[int, option("sample-rows", "Rows that level 5 embeds again.")] = 256,
+    min_cosine: Annotated[float, option("min-cosine", "Lowest cosine that level 5 accepts.")] = 0.999,
+    tei_urls: TeiUrls = DEFAULT_URLS,
+    tei_api_key_file: ApiKeyFile = None,
+    jobs: Annotated[int, option("jobs", "Worker processes [default: cores].")] = 0,
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Prove a data set: files, footers, checksums, ids, vectors, MongoDB's marks; exit 4 on any difference."""
+    from commands import verify as command
+    from commands.watching import Watch
+
+    _logging(verbose)
+    options: dict[str, Any] = {
+        "level": level,
+        "jobs": jobs,
+        "sample_rows": sample_rows,
+        "min_cosine": min_cosine,
+    }
+    if folder is not None:
+        settings = command.VerifyConfig.of_folder(folder, **options)
+    else:
+        settings = command.VerifyConfig.of_collection(
+            hot_dir, cold_dir, database, collection, done_field, scope=scope, **options
+        )
+    with Watch(quiet=json_) as watch, command.Partners() as partners:
+        if level >= 4:
+            partners.connect(
+                settings,
+                mongo_uri(context, mongo_uri_, mongo_uri_file),
+                command.CollectionName(database, collection, done_field, text_field),
+            )
+        if level >= 5:
+            partners.embed_with(settings, listed(tei_urls), api_keys(tei_api_key_file))
+        report = command.verify(settings, watch, documents=partners.documents, embedder=partners.embedder)
+    if json_:
+        _print_json(report.as_dict())
+    else:
+        print(command.as_text(report))
+    raise typer.Exit(int(report.exit_code))
+
+
+@app.command(
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     epilog=_epilog(

@@ -5,12 +5,12 @@ The window is counted in texts, because a permit of TEI belongs to a text. Once 
 
 * the server's own account: `x-inference-time` T is the time of a GPU batch, `x-queue-time` Q the time a text waits
   for one. While GPU batches are not full, every waiting text goes into the next one, so Q is about T; once they are
-  full the queue grows, and Q/T + 1 is the number of GPU batches in hand. Two to three keep the GPU busy.
-* throughput: a larger window has to pay.
+  full the queue grows, and Q/T is the number of GPU batches that wait. Two to three keep the GPU busy.
+* throughput: a larger window has to pay. It decides alone when a server gives no account of its time.
 * 429, and the 95th percentile against a target: multiplicative decrease.
 
     STARTING   doubles every round while throughput grows or GPU batches are not full
-    STEADY     holds 2 to 3 GPU batches in hand: corrects by a quarter up, a fifth down
+    STEADY     holds 2 to 3 GPU batches waiting: corrects by a quarter up, a fifth down
     FIXED      the user chose a number of requests; only 429 lowers it for a while
 """
 
@@ -24,11 +24,16 @@ from dataclasses import dataclass
 from engine.errors import ProtocolError
 from gpu_clients.requester import ServerTimes
 
-ENOUGH_IN_HAND = 1.75
-TOO_MANY_IN_HAND = 2.75
-TOO_FEW_IN_HAND = 1.4
-GROWTH_THAT_PAYS = 0.10
-GROWTH_WITHOUT_ACCOUNT = 0.03
+ENOUGH_WAITING = 2.1
+TOO_MANY_WAITING = 2.9
+TOO_FEW_WAITING = 1.8
+GPU_BOUND_WAITING = 0.5
+"""Below, texts spend their time elsewhere (tokenizer, network), and only throughput tells."""
+GROWTH_THAT_PAYS = 0.05
+LOOK_AGAIN_S = 30.0
+"""How often a larger window is tried at a server that gives no account of its time."""
+MISSES_BEFORE_STEADY = 2
+"""One round without growth may be noise."""
 MARGIN = 0.05
 """Share of the permits that is left to others, unless that would leave fewer than two requests in flight."""
 _RECENT = 200
@@ -98,8 +103,9 @@ class Admission:
             self.state = AdmissionState.FIXED
             self._window_texts = float(self._ceiling_texts)
         self._round = _Round(time.monotonic())
-        self._last_rate = 0.0
-        self._last_window = 0.0
+        self._best_rate = 0.0
+        self._misses = 0
+        self._since_s = time.monotonic()
         self._latencies: deque[float] = deque(maxlen=_RECENT)
         self._overloaded_in_a_row = 0
 
@@ -150,19 +156,7 @@ class Admission:
             self._window_texts = max(floor, self._window_texts / 2)
             # what was too much once is not tried again at once
             self._limit_texts = max(floor, min(self._limit_texts, 2 * self._window_texts))
-            if self.state is AdmissionState.STARTING:
-                self._move(AdmissionState.STEADY)
-
-    def restart(self) -> None:
-        """The server was away: begin small again."""
-        if self.state is AdmissionState.STEADY:
-            self._move(AdmissionState.STARTING)
-        if self.state is AdmissionState.STARTING:
-            self._window_texts = float(min(2 * self._batch_texts, self._ceiling_texts))
-        self._limit_texts = float(self._ceiling_texts)
-        self._last_rate = self._last_window = 0.0
-        self._latencies.clear()
-        self._round = _Round(time.monotonic())
+            self._settle()
 
     def p95_s(self) -> float | None:
         """95th percentile of the last latencies, None before there are enough."""
@@ -179,52 +173,61 @@ class Admission:
         if state not in MOVES[self.state]:
             raise ProtocolError(f"admission cannot go from {self.state.name} to {state.name}")
         self.state = state
+        self._since_s = time.monotonic()
 
     def _end_round(self, now_s: float) -> None:
         ended, self._round = self._round, _Round(now_s)
         took_s = now_s - ended.began_s
-        if took_s <= 0:
+        if ended.overloaded or took_s <= 0:
             return
-        if not ended.overloaded:
-            self._limit_texts = min(float(self._ceiling_texts), self._limit_texts + self._batch_texts * 0.1)
-        if self.state is AdmissionState.FIXED or ended.overloaded:
-            if self.state is AdmissionState.FIXED and not ended.overloaded:
-                self._grow_to(self._window_texts + self._batch_texts)
-            return
-        if self._over_target():
-            self._window_texts = max(float(self._batch_texts), self._window_texts * 0.85)
+        self._limit_texts = min(float(self._ceiling_texts), self._limit_texts + self._batch_texts * 0.1)
+        if self.state is AdmissionState.FIXED:
+            self._grow_to(self._window_texts + self._batch_texts)
+        elif self._over_target():
+            self._shrink(0.85)
             self._latencies.clear()
-            if self.state is AdmissionState.STARTING:
-                self._move(AdmissionState.STEADY)
-            return
-        if not ended.full:
-            return  # the window was never used up: nothing learnt about it
-        rate = ended.texts / took_s
-        in_hand = ended.queue_s / ended.inference_s if ended.accounts else None
-        if self.state is AdmissionState.STARTING:
-            self._start_round(rate, in_hand)
+            self._settle()
         else:
-            self._steady_round(in_hand)
-        self._last_rate, self._last_window = rate, self._window_texts
+            waiting = ended.queue_s / ended.inference_s if ended.accounts else None
+            if waiting is not None and waiting > TOO_MANY_WAITING:
+                self._shrink(0.8)
+                self._settle()
+            elif not ended.full:
+                pass  # the window was never used up: nothing is known about a larger one
+            elif self.state is AdmissionState.STARTING:
+                self._start_round(ended.texts / took_s, waiting)
+            elif waiting is None:
+                if now_s - self._since_s > LOOK_AGAIN_S:
+                    self._best_rate = ended.texts / took_s
+                    self._move(AdmissionState.STARTING)
+                    self._grow_to(self._window_texts * 2)
+            elif waiting < TOO_FEW_WAITING and self._may_grow():
+                self._grow_to(self._window_texts * 1.25)
 
-    def _start_round(self, rate: float, in_hand: float | None) -> None:
-        gain = rate / self._last_rate - 1.0 if self._last_rate else 1.0
-        if in_hand is None:
-            pays = gain >= GROWTH_WITHOUT_ACCOUNT
-        else:
-            pays = gain >= GROWTH_THAT_PAYS or (0.5 <= in_hand < ENOUGH_IN_HAND)
-        if pays and self._may_grow():
+    def _start_round(self, rate: float, waiting: float | None) -> None:
+        """Double as long as that pays; otherwise settle."""
+        gain = rate / self._best_rate - 1.0 if self._best_rate else 1.0
+        self._best_rate = max(rate, self._best_rate)
+        enough = waiting is not None and waiting >= ENOUGH_WAITING
+        if enough or self._window_texts >= self._ceiling_texts or not self._may_grow():
+            self._settle()
+        elif gain >= GROWTH_THAT_PAYS or (waiting is not None and waiting >= GPU_BOUND_WAITING):
+            # GPU batches that are not full yet grow with the window, and cost less for each text
+            self._misses = 0
             self._grow_to(self._window_texts * 2)
         else:
+            self._misses += 1
+            if self._misses >= MISSES_BEFORE_STEADY:
+                self._shrink(0.5)  # the last doubling brought nothing
+                self._settle()
+
+    def _settle(self) -> None:
+        self._misses = 0
+        if self.state is AdmissionState.STARTING:
             self._move(AdmissionState.STEADY)
 
-    def _steady_round(self, in_hand: float | None) -> None:
-        if in_hand is None:
-            return
-        if in_hand > TOO_MANY_IN_HAND:
-            self._window_texts = max(float(self._batch_texts), self._window_texts * 0.8)
-        elif in_hand < TOO_FEW_IN_HAND and self._may_grow():
-            self._grow_to(self._window_texts * 1.25)
+    def _shrink(self, factor: float) -> None:
+        self._window_texts = max(float(self._batch_texts), self._window_texts * factor)
 
     def _may_grow(self) -> bool:
         """Not beyond what is left of the latency target."""

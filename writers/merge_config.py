@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from engine import __version__
 from engine.errors import ConfigError
 from engine.runfolder import RunFolders
+from writers.merge_ledger import TEMPORARY
 
 MIN_FILE_BYTES = 1 << 16
 MIN_ROW_GROUP_BYTES = 1 << 16
@@ -77,13 +79,16 @@ class MergeConfig:
         folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
         options.setdefault("target", folders.consolidated)
         if options.get("temporary") is None:
-            options["temporary"] = folders.hot / "merge"
+            options["temporary"] = folders.hot
         return cls(source=folders.shards, run_ledger=folders.ledger, **options)
 
     @property
     def temporary_folder(self) -> Path:
-        """Where temporaries go."""
-        return self.temporary if self.temporary is not None else self.target / ".merge-tmp"
+        """Where temporaries go: a folder of this merge's own, so that it may be emptied."""
+        if self.temporary is None:
+            return self.target / TEMPORARY
+        own = hashlib.sha256(os.fsencode(self.target.resolve())).hexdigest()[:8]
+        return self.temporary / f"engine-merge-{own}"
 
 
 def _at_least(name: str, value: int, low: int) -> None:

@@ -14,6 +14,7 @@ from engine.errors import ConfigError, Exit
 from engine.ports import IdList
 from engine.runfolder import RunFolders
 from writers.merge_config import default_jobs
+from writers.merge_ledger import LEDGER
 
 MAX_LEVEL = 5
 EXAMPLES = 10
@@ -96,7 +97,7 @@ class VerifyConfig:
         if options.get("level", 3) >= 4 and scope != "all":
             raise ConfigError("--level 4 and 5 look at the whole data set: leave --scope out")
         if options.get("temporary") is None:
-            options["temporary"] = folders.hot / "verify"
+            options["temporary"] = folders.hot
         return cls(
             shards=folders.shards if scope in ("all", "shards") else None,
             run_ledger=folders.ledger,
@@ -108,8 +109,6 @@ class VerifyConfig:
     @classmethod
     def of_folder(cls, folder: Path, **options: Any) -> VerifyConfig:
         """A verification of a folder: with its merge's ledger when it has one, else of its files alone."""
-        from writers.merge_ledger import LEDGER  # noqa: PLC0415 - merge_ledger is heavier than a configuration
-
         if (folder / LEDGER).exists():
             return cls(consolidated=folder, **options)
         return cls(folder=folder, **options)

@@ -31,6 +31,7 @@ from writers.verify_config import Findings
 _BATCH_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
 _REPORT_ROWS = 16384
+_SHOWN = 3
 _NORM_TOLERANCE = {"float32": 1e-3, "float16": 1e-2}
 
 
@@ -96,12 +97,19 @@ class _FileChecker:
         self._findings = findings
         self._normed = normed
         self._file: HashedFile | None = None
-        self._sound = True
+        self._problems: dict[str, list[str]] = {}
         self.size_bytes = 0
         self.pages_without_checksum = 0
 
     def check(self, spill: IdSpill | None, report: Report) -> int:
         """Check it; returns its rows, 0 when it is not sound."""
+        rows = self._check(spill, report)
+        for kind, problems in self._problems.items():  # a file counts once, however many pages are damaged
+            more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+            self._findings.add(kind, f"{self._item.path} {'; '.join(problems[:_SHOWN])}{more}")
+        return 0 if self._problems else rows
+
+    def _check(self, spill: IdSpill | None, report: Report) -> int:
         try:
             self._file = HashedFile(Path(self._item.path))
         except FileNotFoundError:
@@ -112,21 +120,18 @@ class _FileChecker:
             return 0
         self.size_bytes = self._file.size_bytes
         try:
-            self._check_bytes()
-            if self._level == 0:
-                report({"rows": max(0, self._item.rows)})
-                return self._item.rows if self._sound else 0
-            parquet = self._open()
-            if parquet is None:
-                return 0
-            self._check_footer(parquet)
-            if self._level >= 2:
-                self._check_pages(parquet)
-            if self._level >= 3 and self._sound:
+            parquet = self._open() if self._level >= 1 else None
+            if parquet is not None:
+                self._check_footer(parquet)
+                if self._level >= 2:
+                    self._check_pages(parquet)
+            self._check_bytes()  # what has not been read yet; pages went through the hash on their way
+            rows = self._item.rows if parquet is None else int(parquet.metadata.num_rows)
+            if parquet is not None and self._level >= 3 and not self._problems:
                 self._check_rows(parquet, spill, report)
-            elif self._level < 3:
-                report({"rows": parquet.metadata.num_rows})
-            return int(parquet.metadata.num_rows) if self._sound else 0
+            else:
+                report({"rows": max(0, rows)})
+            return max(0, rows)
         except OSError as error:
             if error.errno in (12, 23, 24):
                 raise SinkError(f"cannot read {self._item.path} ({error.strerror}): use fewer --jobs") from error
@@ -138,9 +143,8 @@ class _FileChecker:
         if self._file is not None:
             self._file.close()
 
-    def _find(self, kind: str, what: str, count: int = 1) -> None:
-        self._sound = False
-        self._findings.add(kind, f"{self._item.path} {what}", count)
+    def _find(self, kind: str, what: str) -> None:
+        self._problems.setdefault(kind, []).append(what)
 
     def _check_bytes(self) -> None:
         """Level 0."""
@@ -185,20 +189,12 @@ class _FileChecker:
     def _check_pages(self, parquet: pq.ParquetFile) -> None:
         """Level 2."""
         assert self._file is not None  # it is open
-        metadata = parquet.metadata
-        for group in range(metadata.num_row_groups):
-            for number in range(metadata.num_columns):
-                column = metadata.row_group(group).column(number)
-                starts = [column.data_page_offset]
-                if column.has_dictionary_page and column.dictionary_page_offset is not None:
-                    starts.append(column.dictionary_page_offset)
-                place = (min(starts), column.total_compressed_size, column.num_values)
-                try:
-                    pages = read_pages(self._file.peek, place)
-                    self.pages_without_checksum += sum(not page.has_checksum for page in pages)
-                except (PageDamage, OSError, OverflowError, MemoryError) as error:
-                    where = f"row group {group}, column {column.path_in_schema}"
-                    self._find("damaged", f"is damaged in {where}: {_first_line(error)}")
+        for place, where in sorted(_chunks(parquet)):  # in file order, so that the hash goes along
+            try:
+                pages = read_pages(self._file.read_at, place)
+                self.pages_without_checksum += sum(not page.has_checksum for page in pages)
+            except (PageDamage, OverflowError, MemoryError) as error:
+                self._find("damaged", f"is damaged in {where}: {_first_line(error)}")
 
     def _check_rows(self, parquet: pq.ParquetFile, spill: IdSpill | None, report: Report) -> None:
         """Level 3."""
@@ -239,6 +235,19 @@ class _FileChecker:
             matrix = to_matrix(name, batch.column(schema.vector_source), schema, first_row)
             yield to_others(name, batch, schema), matrix
             first_row += batch.num_rows
+
+
+def _chunks(parquet: pq.ParquetFile) -> Iterator[tuple[tuple[int, int, int], str]]:
+    """Place (offset, bytes, values) and name of every column chunk."""
+    metadata = parquet.metadata
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            column = metadata.row_group(group).column(number)
+            starts = [column.data_page_offset]
+            if column.has_dictionary_page and column.dictionary_page_offset is not None:
+                starts.append(column.dictionary_page_offset)
+            where = f"row group {group}, column {column.path_in_schema}"
+            yield (min(starts), column.total_compressed_size, column.num_values), where
 
 
 class _RowChecker:

@@ -1,8 +1,8 @@
 """Level 3 across files and level 4: ids against ids, partition by partition (writers/id_spill.py).
 
-All ids of all files are spilled while the files are checked, 24 bytes a row; for level 4 the ids of all marked documents
-follow, as one more source. A partition holds all occurrences of its keys, so a key's rows and marks meet in it. Nothing
-is ever held for all ids at once: 400 million ids are 512 partitions of 19 MB.
+All ids of all files are spilled while the files are checked, 24 bytes a row; for level 4 the ids of all marked
+documents follow, as one more source. A partition holds all occurrences of its keys, so a key's rows and marks meet in
+it. Nothing is ever held for all ids at once: 400 million ids are 512 partitions of 19 MB.
 """
 
 from __future__ import annotations

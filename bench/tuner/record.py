@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.tuner.measure import Outcome, Point, ServerSplit, Visit
-from bench.tuner.statistics import Numbers, Rate, percentile, student_t
+from bench.tuner.statistics import Numbers, Rate, percentile
 
 
 @dataclass(slots=True)
@@ -35,13 +35,13 @@ class Record:
 
     @property
     def rate(self) -> Rate:
-        """Documents a second; with repeats the mean over the rounds, and what the rounds say of its certainty."""
+        """Documents a second; with repeats the mean over the rounds, and what visits and rounds say of its certainty."""
         rates = [visit.rate for visit in self.counted]
         if len(rates) == 1:
             return rates[0]
-        values = np.array([rate.per_s for rate in rates])
-        error = float(values.std(ddof=1)) / math.sqrt(len(values))
-        return Rate(per_s=float(values.mean()), half_width=student_t(len(values) - 1) * error)
+        values = [rate.per_s for rate in rates]
+        within = math.sqrt(math.fsum(rate.half_width**2 for rate in rates)) / len(rates)
+        return Rate(per_s=math.fsum(values) / len(values), half_width=max(within, (max(values) - min(values)) / 2))
 
     @property
     def latencies_s(self) -> Numbers:

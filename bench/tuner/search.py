@@ -31,9 +31,9 @@ PAYING_GROWTH = 0.03
 """Growth of throughput by which doubling what is in flight pays."""
 HOPELESS = 0.97
 """A point that certainly stays below this share of the best is not looked at any longer."""
-NEAR = 0.03
+NEAR = 0.025
 """Points that come so near to the best are repeated in the final."""
-MAX_CONTENDERS = 4
+MAX_CONTENDERS = 3
 ROUNDS = 3
 P95_MARGIN = 0.99
 """Share of the target that a chosen point's 95th percentile may take: a following run is not the same minute."""
@@ -43,7 +43,7 @@ PAYING_ORDER = 1.03
 
 _FLOOR_PRECISION = 0.1
 _CLIMB_PRECISION = 0.04
-_FINAL_PRECISION = 0.02
+_FINAL_PRECISION = 0.03
 _TEXTS_THAT_SHOW_PADDING = 16
 _EXPLORING_SHARE = 0.6
 _SIMILAR_LATENCY = 1.1
@@ -169,15 +169,18 @@ class Search:
         size = max(self._limits.ceilings)
         concurrency = min(self._limits.ceilings[size], -(-_TEXTS_THAT_SHOW_PADDING // size))
         like = Order.SPREAD if concurrency <= 2 else Order.SORTED
-        rates = []
+        visits = []
         for order in (Order.NATURAL, like):
             cycle = self._corpus.cycle(size, self._cycle_texts(order), order, self._rng)
             visit = measure(self._load, cycle, concurrency, Rules(max_s=self._slice_s() / 2, precision=_FLOOR_PRECISION))
             self._tell("order", visit)
-            rates.append(visit.rate.per_s)
-        if rates[0] > 0:
-            self.findings.sorting_gain = rates[1] / rates[0]
+            visits.append(visit)
+        natural, sorted_ = visits
+        if natural.rate.per_s > 0:
+            self.findings.sorting_gain = sorted_.rate.per_s / natural.rate.per_s
             self.findings.bucketing = self.findings.sorting_gain >= PAYING_ORDER
+        point = Point(size, concurrency)
+        self.findings.records[point] = Record(point, [sorted_ if self.findings.bucketing else natural])
 
     # -- 2. floor --------------------------------------------------------------------------------------
 
@@ -245,7 +248,7 @@ class Search:
             if flat >= 2 or (flat == 1 and _is_full(record)):
                 break
             concurrency = min(ceiling, 2 * concurrency)
-        if good is not None:
+        if good is not None and not self._cannot_win(good):
             self._refine(size, good, bad)
 
     def _aim(self, size: int, concurrency: int) -> int:
@@ -320,7 +323,7 @@ class Search:
             high = points[at].point.concurrency
             low = points[at - 1].point.concurrency if at else 0
             middle = (low + high) // 2
-            if middle <= low or high - low <= max(1, high // 5):
+            if middle <= low or high - low <= max(1, high // 4):
                 return
             self._visit("refine", Point(size, middle))
 

@@ -155,18 +155,12 @@ def test_progress_is_told_from_start_to_end(documents: Documents) -> None:
 
 
 def test_the_progress_of_a_build_is_seen_from_outside(documents: Documents, client: Client) -> None:
-    documents.insert_many([{"text": "x"} for _ in range(2000)])
-    client.admin.command("configureFailPoint", "hangAfterStartingIndexBuild", mode="alwaysOn")
+    documents.insert_many([{"text": "x"} for _ in range(500)])
+    pause = "hangAfterStartingIndexBuild"
+    client.admin.command("configureFailPoint", pause, mode="alwaysOn")
     builder = threading.Thread(target=lambda: create_indexes(documents, DONE))
     try:
         builder.start()
-        client.admin.command(
-            "configureFailPoint",
-            "hangIndexBuildDuringCollectionScanPhaseBeforeInsertion",
-            mode="alwaysOn",
-            data={"fieldsToMatch": {}},
-        )
-        client.admin.command("configureFailPoint", "hangAfterStartingIndexBuild", mode="off")
         deadline = time.monotonic() + 20
         share = None
         while share is None:
@@ -174,8 +168,7 @@ def test_the_progress_of_a_build_is_seen_from_outside(documents: Documents, clie
             share = build_progress(client, documents.full_name, QUEUE_NAME)
         assert 0.0 <= share <= 1.0
     finally:
-        client.admin.command("configureFailPoint", "hangAfterStartingIndexBuild", mode="off")
-        client.admin.command("configureFailPoint", "hangIndexBuildDuringCollectionScanPhaseBeforeInsertion", mode="off")
+        client.admin.command("configureFailPoint", pause, mode="off")
         builder.join()
     assert build_progress(client, documents.full_name, QUEUE_NAME) is None
     assert states(documents) == [IndexState.PRESENT, IndexState.PRESENT]

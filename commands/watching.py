@@ -1,0 +1,44 @@
+"""Progress of a merge or a verification: a line rewritten on a terminal, a log line now and then elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from engine.progress import LINE_EVERY_S, duration
+from writers.tracker import Progress
+
+_log = logging.getLogger("engine.progress")
+
+
+class Watch:
+    """Shows `writers.tracker.Progress`; a context manager that leaves the terminal clean."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._due_s = time.monotonic() + LINE_EVERY_S
+
+    def __call__(self, progress: Progress) -> None:
+        """Take the progress of this moment."""
+        if self._quiet:
+            return
+        total = f"/{progress.rows_total:,}" if progress.rows_total is not None else ""
+        left = f", {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+        line = f"{progress.phase}: {progress.rows:,}{total} rows at {progress.rows_per_second:,.0f}/s{left}"
+        if self._terminal:
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() >= self._due_s:
+            self._due_s = time.monotonic() + LINE_EVERY_S
+            _log.info("progress %s", line)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._terminal and not self._quiet:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
