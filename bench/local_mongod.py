@@ -33,6 +33,7 @@ STOP_TIMEOUT_S = 20.0
 _ADDRESS_IN_USE = 48  # exit code of mongod
 _NO_REPLICA_SET_YET = 94  # NotYetInitialized
 _ALREADY_INITIATED = 23
+_UNAUTHORIZED = 13
 
 # Ties mongod to its parent, then becomes mongod. A process of its own instead of `preexec_fn`, which may deadlock in
 # a program with threads. The kernel keeps the setting over execve.
@@ -256,8 +257,8 @@ class LocalMongod:
         try:
             config = client.admin.command("replSetGetConfig")["config"]
         except OperationFailure as error:
-            if error.code == _NO_REPLICA_SET_YET:
-                self._initiate(client, host)
+            if error.code in (_NO_REPLICA_SET_YET, _UNAUTHORIZED):
+                self._initiate(client, host)  # with --auth this much is allowed until there is a user
                 return
             raise SourceError(f"the local replica set cannot be read: {error.details}") from error
         if config["members"][0]["host"] != host:
@@ -269,10 +270,11 @@ class LocalMongod:
         try:
             client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [{"_id": 0, "host": host}]})
         except OperationFailure as error:
-            if error.code != _ALREADY_INITIATED:
+            if error.code == _ALREADY_INITIATED:
+                time.sleep(0.1)  # it was still loading the configuration that it has
+                self._configure(client)
+            elif error.code != _UNAUTHORIZED:  # with --auth and a user it was made long ago
                 raise SourceError(f"the local replica set cannot be made: {error.details}") from error
-            time.sleep(0.1)  # it was still loading the configuration that it has
-            self._configure(client)
 
     def _last_words(self) -> str:
         """What mongod said last, for an error."""

@@ -250,10 +250,11 @@ def as_text(result: dict[str, Any], config: RunConfig) -> str:
             f"  latency p50 {p50:.3f} s, p95 {p95:.3f} s; {result['requests']:,} requests, {result['retries']:,} "
             f"retries, {result['rejected_429']:,} answered 429"
         )
-    lines.append("  CPU per document: " + ", ".join(f"{role} {value:.1f} us" for role, value in cpu.items()))
     if result["truncated"]:
         lines.append(f"  {result['truncated']:,} texts were cut to fit")
     if result["quarantined"]:
         lines.append(f"  quarantine: {config.folders.quarantine}")
-    lines.append(f"  bottleneck: {result['bottleneck']}")
+    if result["embedded"]:
+        lines.append("  CPU per document: " + ", ".join(f"{role} {value:.1f} us" for role, value in cpu.items()))
+        lines.append(f"  bottleneck: {result['bottleneck']}")
     return "\n".join(lines)

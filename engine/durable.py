@@ -10,8 +10,9 @@ N = 1, 2, 3, ... until a run needs no more. The rules it keeps (docs/protocols/c
 * small files are replaced whole: temporary, fsync, rename, fsync of the folder.
 
 Fail points come from `ENGINE_FAILPOINTS`: `[role/]name[#hit]=action` separated by `;`. Names are those passed to
-`point()`, or `durable` for every durable call of the process. Actions: `kill` (SIGKILL to oneself), `stop`
-(SIGSTOP), `sleep:SECONDS`, or an errno name such as `ENOSPC`. Without that variable a point costs one comparison.
+`point()`, or `durable` for every durable call of the process. Actions: `kill` (SIGKILL to oneself), `kill_once:FILE`
+(the same, unless FILE is there already; it is made first), `stop` (SIGSTOP), `sleep:SECONDS`, or an errno name such as
+`ENOSPC`. Without that variable a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -86,9 +87,11 @@ def point(name: str) -> None:
 
 
 def _act(action: str, name: str) -> None:
-    if action == "kill":
+    if action == "kill" or (action.startswith("kill_once:") and _is_first(Path(action[10:]))):
         os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)  # the signal is on its way; nothing after this line may run
+    elif action.startswith("kill_once:"):
+        return
     elif action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     elif action.startswith("sleep:"):
@@ -98,6 +101,14 @@ def _act(action: str, name: str) -> None:
         if code is None:
             raise ConfigError(f"{FAILPOINTS_ENV}: {action!r} is neither kill, stop, sleep:SECONDS nor an errno name")
         raise OSError(code, f"{os.strerror(code)} (injected at {name})")
+
+
+def _is_first(witness: Path) -> bool:
+    try:
+        os.close(os.open(witness, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+    except FileExistsError:
+        return False
+    return True
 
 
 def create_exclusive(path: Path, mode: int = 0o640) -> int:

@@ -147,10 +147,10 @@ def summary(
 ) -> dict[str, Any]:
     """The summary of a run, as `engine run --json` prints it."""
     seconds = clock.seconds
-    documents = max(1, tally.committed_rows)
-    groups = {"reader": "reader", "client": "clients", "writer": "writer"}
-    cpu = {label: round(tally.cpu_s[group] / documents * 1e6, 2) for group, label in groups.items()}
-    cpu["supervisor"] = round(own_cpu_s() / documents * 1e6, 2)
+    cpu_s = {"reader": tally.cpu_s["reader"], "clients": tally.cpu_s["client"], "writer": tally.cpu_s["writer"]}
+    cpu_s["supervisor"] = own_cpu_s()
+    documents = tally.committed_rows
+    cpu = {role: round(spent / documents * 1e6, 2) if documents else 0.0 for role, spent in cpu_s.items()}
     return {
         "run": run,
         "collection": collection,

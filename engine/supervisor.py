@@ -630,7 +630,7 @@ class Supervisor:
                 "vectors_ready": parts.vectors_ready.waiting() / parts.vectors.n_slots,
                 "vectors_busy": 1 - parts.vectors_free.waiting() / parts.vectors.n_slots,
             }
-            if self._phase is Phase.RUNNING and any(facts.get("rows") for facts in clients.values()):
+            if self._phase in (Phase.RUNNING, Phase.DELIVERING) and any(c.get("rows") for c in clients.values()):
                 self._occupancy.sample(rings["documents_ready"], rings["vectors_ready"], rings["vectors_busy"])
         rows = self._tally.committed_rows - self._committed_here + sum(c.get("rows", 0) for c in clients.values())
         self._clock.rows.update(rows if generation is not None else self._tally.committed_rows)

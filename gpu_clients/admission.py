@@ -37,6 +37,10 @@ MISSES_BEFORE_STEADY = 2
 MARGIN = 0.05
 """Share of the permits that is left to others, unless that would leave fewer than two requests in flight."""
 _RECENT = 200
+_MIN_FOR_TARGET = 20
+_TARGET_SHARE = 0.9
+_RECOVERY = 0.02
+"""Share of a batch by which a limit that 429 or the target has set rises in a round."""
 _MIN_ANSWERS_IN_A_ROUND = 4
 
 
@@ -159,11 +163,11 @@ class Admission:
             self._settle()
 
     def p95_s(self) -> float | None:
-        """95th percentile of the last latencies, None before there are enough."""
-        if len(self._latencies) < 8:
+        """95th percentile of the last latencies (the highest of a few), None before there is one."""
+        if not self._latencies:
             return None
         ordered = sorted(self._latencies)
-        return ordered[int(0.95 * (len(ordered) - 1))]
+        return ordered[-1] if len(ordered) < 20 else ordered[int(0.95 * len(ordered))]
 
     def median_s(self) -> float | None:
         """Median of the last latencies, None before there is one."""
@@ -180,13 +184,13 @@ class Admission:
         took_s = now_s - ended.began_s
         if ended.overloaded or took_s <= 0:
             return
-        self._limit_texts = min(float(self._ceiling_texts), self._limit_texts + self._batch_texts * 0.1)
+        self._limit_texts = min(float(self._ceiling_texts), self._limit_texts + self._batch_texts * _RECOVERY)
         if self.state is AdmissionState.FIXED:
             self._grow_to(self._window_texts + self._batch_texts)
         elif self._over_target():
-            self._shrink(0.85)
-            self._latencies.clear()
             self._settle()
+        elif self._target_p95_s is not None and len(self._latencies) < _MIN_FOR_TARGET:
+            pass  # the window has just changed: wait for what that does to the latencies
         else:
             waiting = ended.queue_s / ended.inference_s if ended.accounts else None
             if waiting is not None and waiting > TOO_MANY_WAITING:
@@ -201,7 +205,7 @@ class Admission:
                     self._best_rate = ended.texts / took_s
                     self._move(AdmissionState.STARTING)
                     self._grow_to(self._window_texts * 2)
-            elif waiting < TOO_FEW_WAITING and self._may_grow():
+            elif waiting < TOO_FEW_WAITING and self._may_grow(1.25):
                 self._grow_to(self._window_texts * 1.25)
 
     def _start_round(self, rate: float, waiting: float | None) -> None:
@@ -209,7 +213,7 @@ class Admission:
         gain = rate / self._best_rate - 1.0 if self._best_rate else 1.0
         self._best_rate = max(rate, self._best_rate)
         enough = waiting is not None and waiting >= ENOUGH_WAITING
-        if enough or self._window_texts >= self._ceiling_texts or not self._may_grow():
+        if enough or self._window_texts >= self._ceiling_texts or not self._may_grow(2.0):
             self._settle()
         elif gain >= GROWTH_THAT_PAYS or (waiting is not None and waiting >= GPU_BOUND_WAITING):
             # GPU batches that are not full yet grow with the window, and cost less for each text
@@ -229,17 +233,28 @@ class Admission:
     def _shrink(self, factor: float) -> None:
         self._window_texts = max(float(self._batch_texts), self._window_texts * factor)
 
-    def _may_grow(self) -> bool:
-        """Not beyond what is left of the latency target."""
+    def _may_grow(self, factor: float) -> bool:
+        """Whether the latency target leaves room for a window that many times as large.
+
+        A full server's latency grows with the window (Little's law); a tenth is left for what varies.
+        """
         p95_s = self.p95_s()
-        return self._target_p95_s is None or p95_s is None or p95_s < 0.8 * self._target_p95_s
+        return self._target_p95_s is None or p95_s is None or p95_s * factor < _TARGET_SHARE * self._target_p95_s
 
     def _over_target(self) -> bool:
-        p95_s = self.p95_s()
-        return self._target_p95_s is not None and p95_s is not None and p95_s > self._target_p95_s
+        """Shrink the window when latencies exceed the target, by what Little's law says; remember where that was."""
+        p95_s, target_s = self.p95_s(), self._target_p95_s
+        if target_s is None or p95_s is None or p95_s <= target_s:
+            return False
+        self._shrink(max(0.5, min(0.95, _TARGET_SHARE * target_s / p95_s)))
+        self._limit_texts = self._window_texts
+        self._latencies.clear()
+        return True
 
     def _grow_to(self, texts: float) -> None:
-        self._window_texts = min(float(self._ceiling_texts), texts)
+        self._window_texts = min(self._limit_texts, texts)
+        if self._target_p95_s is not None:
+            self._latencies.clear()  # they belong to the smaller window
 
 
 def _without_margin(permits: int, batch_texts: int) -> int:

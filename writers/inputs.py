@@ -7,16 +7,18 @@ pyarrow in portions (out of the page cache, unless it is larger than that). At m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.errors import DamageError, SinkError
+from engine.errors import DamageError, EngineError, SinkError
 from writers import schema as sc
 from writers.foreign import Matcher, footer_of, to_matrix, to_others
 from writers.pages import EncodedPage, Matrix, NotOurs, PageDamage, read_vectors
@@ -27,6 +29,9 @@ WHOLE_BYTES = 8 << 20
 _READ_BYTES = 1 << 20
 _BATCH_BYTES = 2 << 20
 _OUT_OF_RESOURCES = (12, 23, 24)  # ENOMEM, ENFILE, EMFILE
+
+UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
+"""What pyarrow and `writers.pages` raise over a damaged file: also text that is not UTF-8 and sizes beyond memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +145,11 @@ class Input:
                 self._hashed = hashed
                 source = pa.OSFile(str(path))
             self._parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES)
-        except (OSError, pa.ArrowException) as error:
+            self.rows = int(self._parquet.metadata.num_rows)
+            self._leaf = matcher.check(name, self._parquet)
+        except UNREADABLE as error:
             self.close()
             raise unreadable(name, error) from error
-        self.rows = int(self._parquet.metadata.num_rows)
-        self._leaf = matcher.check(name, self._parquet)
 
     def sha256(self) -> str:
         """SHA-256 of the file, of the bytes that `blocks` has read where it has read them."""
@@ -172,7 +177,7 @@ class Input:
                 yield from self._arrow_blocks()
         except NotOurs as error:
             raise DamageError(f"{self.name} is damaged: {error}, which its footer does not tell") from error
-        except (OSError, pa.ArrowException, PageDamage) as error:
+        except UNREADABLE as error:
             raise unreadable(self.name, error) from error
 
     def ids(self) -> Iterator[pa.Array]:
@@ -183,7 +188,7 @@ class Input:
                 column = table.column(0)
                 kind = self._schema.arrow.field(sc.ID).type
                 yield from (column if column.type == kind else column.cast(kind)).chunks
-        except (OSError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             raise unreadable(self.name, error) from error
 
     def other_bytes(self) -> int:
@@ -264,11 +269,31 @@ class Input:
         return Block(to_others(self.name, batch, schema), matrix)
 
 
+def check_committed(path: Path, name: str, sha256: str, error: EngineError) -> NoReturn:
+    """Raise `error`, which an input has caused; as damage when the file is not the one that was committed.
+
+    A flipped bit in a footer can look like another schema or another count: the SHA-256 tells.
+    """
+    if sha256:
+        with contextlib.suppress(OSError):
+            whole = HashedFile(path)
+            try:
+                found = whole.hexdigest()
+            finally:
+                whole.close()
+            if found != sha256:
+                raise DamageError(
+                    f"{name} is not what was committed (another SHA-256; {error}): restore it from a copy; "
+                    "nothing was removed"
+                ) from error
+    raise error
+
+
 def unreadable(name: str, error: Exception) -> DamageError | SinkError:
     """What a failed read of an input is to the user."""
     if isinstance(error, FileNotFoundError):
         return DamageError(f"{name} is missing: restore it from a copy")
     if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
         return SinkError(f"cannot open {name} ({error.strerror}): raise the limit of open files, or use fewer --jobs")
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
     return DamageError(f"{name} cannot be read ({reason}): restore it from a copy")

@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 
 from engine import durable
 from engine.channels import Message
-from engine.errors import DamageError, SinkError
+from engine.errors import DamageError, EngineError, SinkError
 from writers import schema as sc
 from writers.digests import MASK, RowHasher, total
 from writers.foreign import Matcher, MergeSchema
-from writers.inputs import Block, Input, unreadable
+from writers.inputs import UNREADABLE, Block, Input, check_committed, unreadable
 from writers.merge_drops import dropped_rows
 from writers.merge_ledger import PlannedInput, read_group
 from writers.pages import Matrix, page_rows
@@ -256,7 +256,7 @@ class Output:
                 pa.OSFile(str(self.path)), page_checksum_verification=True, pre_buffer=False, buffer_size=1 << 20
             ) as file:
                 batch = next(file.iter_batches(batch_size=min(_SPOT_ROWS, len(expected.matrix)), use_threads=False))
-        except (OSError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             raise unreadable(str(self.path), error) from error
         vectors = batch.column(sc.EMBEDDING).flatten().to_numpy(zero_copy_only=False)
         same_ids = batch.column(0).equals(expected.others.column(0).combine_chunks().slice(0, batch.num_rows))
@@ -330,25 +330,30 @@ class GroupReader:
             ConfigError: an input that does not fit.
         """
         for number, item in enumerate(self._inputs, self._first):
-            drops = None if self._drops is None else dropped_rows(self._drops, number)
-            with Input(self._folder / item.name, item.name, self._matcher) as opened:
-                if (opened.rows, opened.size_bytes) != (item.rows, item.bytes):
-                    raise DamageError(
-                        f"{item.name} has {opened.rows} rows in {opened.size_bytes} bytes, but had {item.rows} in "
-                        f"{item.bytes} when the merge was planned: restore it"
-                    )
-                if drops is None or not len(drops):
-                    yield from opened.blocks()
-                else:
-                    self._dropped += len(drops)
-                    yield from _without(opened.blocks(), drops)
-                sha256 = opened.sha256()
-            if item.sha256 and sha256 != item.sha256:
+            try:
+                yield from self._of_input(number, item)
+            except EngineError as error:
+                check_committed(self._folder / item.name, item.name, item.sha256, error)
+
+    def _of_input(self, number: int, item: PlannedInput) -> Iterator[Block]:
+        drops = None if self._drops is None else dropped_rows(self._drops, number)
+        with Input(self._folder / item.name, item.name, self._matcher) as opened:
+            if (opened.rows, opened.size_bytes) != (item.rows, item.bytes):
                 raise DamageError(
-                    f"{item.name} is not what was committed (another SHA-256): restore it from a copy; "
-                    "nothing was removed"
+                    f"{item.name} has {opened.rows} rows in {opened.size_bytes} bytes, but had {item.rows} in "
+                    f"{item.bytes} when the merge was planned: restore it"
                 )
-            self.sha256s.append(sha256)
+            if drops is None or not len(drops):
+                yield from opened.blocks()
+            else:
+                self._dropped += len(drops)
+                yield from _without(opened.blocks(), drops)
+            sha256 = opened.sha256()
+        if item.sha256 and sha256 != item.sha256:
+            raise DamageError(
+                f"{item.name} is not what was committed (another SHA-256): restore it from a copy; nothing was removed"
+            )
+        self.sha256s.append(sha256)
 
     def check_sums(self, sums: Sums) -> None:
         """Compare the output with what the ledger says of its sources, from the moment they were written.

@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.channels import Message
-from engine.errors import ConfigError, DamageError, FingerprintMismatch
+from engine.errors import ConfigError, DamageError, EngineError, FingerprintMismatch
 from engine.ledger import Record, RunState
 from writers.digests import id_keys
 from writers.foreign import Matcher, MergeSchema, schema_of_file, schema_of_run
 from writers.id_spill import IdSpill, Partition, partitions_for, places, remove_spill, row_of, source_of
-from writers.inputs import Input, unreadable
+from writers.inputs import UNREADABLE, Input, check_committed, unreadable
 from writers.merge_config import MergeConfig
 from writers.merge_drops import Drops, write_drops
 from writers.merge_inputs import CHUNK_INPUTS, Listing, list_committed, list_folder, merged_inputs, without_merged
@@ -90,7 +90,7 @@ def _schema_of_folder(config: MergeConfig, state: MergeState, listing: Listing) 
     try:
         parquet = pq.ParquetFile(pa.OSFile(str(config.source / name)), pre_buffer=False, buffer_size=1 << 20)
         return schema_of_file(name, parquet, config.id_column, config.vector_column)
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         raise unreadable(name, error) from error
 
 
@@ -262,24 +262,33 @@ def scan_inputs(job: Message, report: Report) -> Message:
     other_bytes: list[int] = []
     told, last = 0, int(job["first"]) + len(inputs) - 1
     for number, item in enumerate(inputs, int(job["first"])):
-        with Input(folder / item.name, item.name, matcher) as opened:
-            if item.rows not in (-1, opened.rows):
-                raise DamageError(
-                    f"{item.name} has {opened.rows} rows, its ledger says {item.rows}: restore it from a copy"
-                )
-            first_row = 0
-            for ids in opened.ids():
-                if ids.null_count:
-                    raise ConfigError(f"{item.name} holds {ids.null_count} rows without an id: remove them first")
-                spill.add(id_keys(ids), places(number, first_row, len(ids)))
-                first_row += len(ids)
-            rows.append(opened.rows)
-            other_bytes.append(opened.other_bytes())
+        try:
+            found = _scan_input(folder / item.name, item, number, matcher, spill)
+        except EngineError as error:
+            check_committed(folder / item.name, item.name, item.sha256, error)
+        rows.append(found[0])
+        other_bytes.append(found[1])
         if len(rows) % _REPORT_FILES == 0 or number == last:
             report({"rows": sum(rows[told:]), "files": len(rows) - told})
             told = len(rows)
     spill.close()
     return {"rows": rows, "other_bytes": other_bytes}
+
+
+def _scan_input(path: Path, item: PlannedInput, number: int, matcher: Matcher, spill: IdSpill) -> tuple[int, int]:
+    """Read footer and ids of one input; returns its rows and the bytes of its other columns."""
+    with Input(path, item.name, matcher, hashing=False) as opened:
+        if item.rows not in (-1, opened.rows):
+            raise DamageError(
+                f"{item.name} has {opened.rows} rows, its ledger says {item.rows}: restore it from a copy"
+            )
+        first_row = 0
+        for ids in opened.ids():
+            if ids.null_count:
+                raise ConfigError(f"{item.name} holds {ids.null_count} rows without an id: remove them first")
+            spill.add(id_keys(ids), places(number, first_row, len(ids)))
+            first_row += len(ids)
+        return opened.rows, opened.other_bytes()
 
 
 def _settle_duplicates(

@@ -33,7 +33,7 @@ from writers import schema as sc
 from writers.digests import id_keys
 from writers.foreign import MergeSchema, schema_of_file, schema_of_run
 from writers.id_spill import IdSpill, partitions_for, places, row_of, source_of
-from writers.inputs import unreadable
+from writers.inputs import UNREADABLE, unreadable
 from writers.merge_inputs import list_folder, read_run_state
 from writers.merge_ledger import LOCK, MergeState, PlanFile, read_merge_state
 from writers.pool import Pool
@@ -260,7 +260,7 @@ class _Verification:
         try:
             parquet = pq.ParquetFile(pa.OSFile(first), pre_buffer=False, buffer_size=1 << 20)
             subject.schema = schema_of_file(first, parquet, config.id_column, config.vector_column)
-        except (OSError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             raise unreadable(first, error) from error
         self._not_checked.append("level 0 (size and SHA-256): no ledger says what these files should be")
         return subject

@@ -23,7 +23,7 @@ from writers import schema as sc
 from writers.digests import MASK, RowHasher, id_keys, total
 from writers.foreign import Matcher, MergeSchema, footer_of, to_matrix, to_others
 from writers.id_spill import IdSpill, places
-from writers.inputs import HashedFile
+from writers.inputs import UNREADABLE, HashedFile
 from writers.pages import Matrix, PageDamage, read_pages
 from writers.pool import Report
 from writers.verify_config import Findings
@@ -132,10 +132,10 @@ class _FileChecker:
             else:
                 report({"rows": max(0, rows)})
             return max(0, rows)
-        except OSError as error:
-            if error.errno in (12, 23, 24):
-                raise SinkError(f"cannot read {self._item.path} ({error.strerror}): use fewer --jobs") from error
-            self._find("damaged", f"cannot be read ({error.strerror or error})")
+        except UNREADABLE as error:
+            if getattr(error, "errno", None) in (12, 23, 24):
+                raise SinkError(f"cannot read {self._item.path} ({error}): use fewer --jobs") from error
+            self._find("damaged", f"cannot be read: {_first_line(error)}")
             return 0
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class _FileChecker:
         try:
             source = pa.OSFile(self._item.path)
             return pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES)
-        except (pa.ArrowException, ValueError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             self._find("damaged", f"has no readable footer: {_first_line(error)}")
             return None
 
@@ -171,7 +171,7 @@ class _FileChecker:
         except ConfigError as error:
             self._find("mismatched", f"does not fit: {error}")
             return
-        except (EngineError, pa.ArrowException, ValueError) as error:
+        except (EngineError, *UNREADABLE) as error:
             self._find("damaged", f"has a damaged footer: {_first_line(error)}")
             return
         footer, rows = footer_of(parquet), parquet.metadata.num_rows
@@ -213,7 +213,7 @@ class _FileChecker:
         except ConfigError as error:
             self._find("unsound", f"holds rows that cannot be: {error}")
             return
-        except (pa.ArrowException, ValueError) as error:
+        except UNREADABLE as error:
             self._find("damaged", f"cannot be decoded: {_first_line(error)}")
             return
         report({"rows": rows.rows - told})

@@ -71,16 +71,28 @@ def test_g6_the_supervisor_killed_at_each_step_is_continued_by_the_same_command(
 
 
 @pytest.mark.parametrize("point", in_steps("reader", "client", "writer"))
-def test_g6_a_child_that_is_killed_at_each_step_ends_the_run_or_the_generation_but_loses_nothing(
-    job: Job, point: str
-) -> None:
-    """The same fail point hits in every generation, so the run gives up after some restarts; the next one is whole."""
+def test_g6_a_child_killed_at_each_step_starts_a_new_generation_and_loses_nothing(job: Job, point: str) -> None:
+    """One kill, one restart within the run, every document once."""
+    job.insert(tweets(N))
+    witness = job.folder / "killed"
+
+    ended = job.run(ENGINE_FAILPOINTS=f"{point}=kill_once:{witness}")
+
+    assert witness.exists()
+    assert ended.code == 0, ended.err
+    assert ended.summary["restarts"] == 1
+    job.assert_exact()
+
+
+def test_g6_a_child_that_always_dies_ends_the_run_with_exit_1_and_the_next_is_whole(job: Job) -> None:
+    """Restarts are limited; what is committed stays."""
     job.insert(tweets(N))
 
-    broken = job.run(ENGINE_FAILPOINTS=f"{point}=kill")
+    broken = job.run(ENGINE_FAILPOINTS="writer/writer.after_link=kill")
     again = job.run()
 
-    assert broken.code in (0, 1), broken.err
+    assert broken.code == 1, broken.err
+    assert "restarts within an hour" in broken.err
     assert again.code == 0, again.err
     job.assert_exact()
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from engine.ids import IdType
-from tests.writers.dataset import DataSet, ids_of, read_outputs, rows_of
+from tests.writers.dataset import DataSet, read_outputs, rows_of
 from writers.merge import merge
-from writers.merge_ledger import read_merge_state
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,11 +19,13 @@ from engine.errors import ConfigError, Exit, LockHeld
 from engine.ids import IdType
 from engine.ports import IdList
 from engine.runfolder import RunLock
-from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD, DataSet, ids_of, vectors_of
+from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD, DataSet, ids_of, rows_of, vectors_of
+from writers.foreign import MergeSchema, schema_of_run
 from writers.merge import merge
 from writers.merge_ledger import LOCK
 from writers.verify import verify
-from writers.verify_config import VerifyConfig, VerifyReport
+from writers.verify_config import KINDS, VerifyConfig, VerifyReport
+from writers.verify_file import Expected, check_files
 
 
 @pytest.fixture
@@ -109,27 +112,241 @@ def test_a_flipped_bit_in_a_page_is_placed(data: DataSet) -> None:
     assert "row group 0, column embedding.list.element: the page at byte" in example
 
 
-def test_every_flipped_bit_of_a_small_file_is_found_without_a_ledger_or_changes_nothing(tmp_path: Path) -> None:
-    """Footers have no checksum of their own: what no checksum covers may only change what is not data."""
+def test_any_flipped_bit_is_found_without_a_ledger_or_changes_no_row(tmp_path: Path) -> None:
+    """Footers have no checksum of their own: what no digest covers may only change what is not data."""
     data = DataSet(tmp_path / "data", dim=8)
     data.add_shard(range(60))
     merge(data.config())
+    data.close()
     (source,) = data.folders.consolidated.glob("*.parquet")
-    sound = pq.read_table(source)
+    schema = schema_of_run(data.ledger.state.run or {}, "ledger")
+    sound = rows_of(pq.read_table(source))
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    print(f"seed {seed}")
+    random = np.random.Generator(np.random.PCG64(seed))
+    content = source.read_bytes()
+    copy = tmp_path / source.name
+    found = 0
+    for _ in range(400):
+        offset, bit = int(random.integers(len(content))), int(random.integers(8))
+        copy.write_bytes(content)
+        flip(copy, offset, bit)
+        if check_file(copy, schema)["findings"]:
+            found += 1
+        else:
+            assert rows_of(pq.read_table(copy)) == sound, f"bit {bit} of byte {offset} changed rows (seed {seed})"
+    assert found > 300
+
+
+def check_file(path: Path, schema: MergeSchema) -> dict[str, Any]:
+    """Level 3 of one file, in this process."""
+    lists = path.with_suffix(".list")
+    lists.write_bytes(orjson.dumps([tuple(Expected(str(path), 0))]))
+    place = (0, lists.stat().st_size)
+    job = {"list": str(lists), "place": place, "level": 3, "schema": schema.as_dict(), "spill": None, "normed": True}
+    return check_files({**job, "partitions": 1}, lambda _: None)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8, 100, 5000])
+def test_a_truncated_shard_is_found(data: DataSet, cut: int) -> None:
+    path = shard(data, 0)
+    os.truncate(path, path.stat().st_size - cut)
+    report = check(data, 0)
+    assert path.name in report.findings["damaged"]["examples"][0]
+    assert "bytes, its ledger says" in report.findings["damaged"]["examples"][0]
+
+
+def test_a_missing_shard_is_found(data: DataSet) -> None:
+    path = shard(data, 0)
+    path.unlink()
+    report = check(data)
+    assert report.findings == {"missing": {"count": 1, "examples": [f"{path} is not there"]}}
+    assert any("count as not there" in text for text in report.not_checked)
+
+
+def test_two_swapped_shards_are_both_found(data: DataSet) -> None:
+    one, other = shard(data, 0), shard(data, 1)
+    one.rename(one.with_suffix(".x"))
+    other.rename(one)
+    one.with_suffix(".x").rename(other)
+    report = check(data, 1)
+    assert report.findings["damaged"]["count"] == 2
+    assert report.findings["mismatched"]["count"] == 2
+    assert "has name" in report.findings["mismatched"]["examples"][0]
+
+
+def test_a_foreign_file_under_a_shards_name_is_found(data: DataSet) -> None:
+    path = shard(data, 0)
+    pq.write_table(pa.table({"a": [1, 2, 3]}), path)
+    report = check(data, 1)
+    assert path.name in report.findings["damaged"]["examples"][0]
+    assert "no column '_id'" in report.findings["mismatched"]["examples"][0]
+
+
+def test_a_parquet_file_that_no_ledger_names_is_extra_unless_it_is_of_another_data_set(data: DataSet) -> None:
+    copy = data.folders.shards / "copy.parquet"
+    shutil.copyfile(shard(data, 0), copy)
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"engine.ledger": "else"}), copy.with_name("b.parquet"))
+    (data.folders.shards / "x.parquet.inprogress").touch()
+    report = check(data, 0)
+    assert report.findings == {"extra": {"count": 1, "examples": [f"{copy} is not in the ledger"]}}
+    assert any(text.startswith("1 files of other data sets") for text in report.not_checked)
+    assert any(text.startswith("1 unfinished files") for text in report.not_checked)
+
+
+def test_an_id_in_two_shards_is_found(data: DataSet) -> None:
+    data.add_shard([10, 399, 500])
+    report = check(data)
+    assert report.findings["duplicate"]["count"] == 2
+    assert "row 10" in report.findings["duplicate"]["examples"][0]
+    assert kinds(check(data, 2)) == set()
+
+
+def test_rows_with_unsound_vectors_are_counted(tmp_path: Path) -> None:
     folder = tmp_path / "plain"
     folder.mkdir()
-    random = np.random.Generator(np.random.PCG64(7))
-    size = source.stat().st_size
-    for _ in range(60):
-        offset, bit = int(random.integers(size)), int(random.integers(8))
-        copy = folder / source.name
-        shutil.copyfile(source, copy)
-        flip(copy, offset, bit)
-        try:
-            report = verify(VerifyConfig.of_folder(folder, jobs=1))
-        except Exception as error:
-            assert getattr(error, "exit_code", None) in (Exit.USAGE, Exit.VERIFICATION), (offset, bit, error)
-            continue
-        if report.ok:
-            assert pq.read_table(copy).equals(sound), f"bit {bit} of byte {offset} changed data unseen"
+    matrix = vectors_of(range(50), 8)
+    matrix[3, 2] = np.nan
+    matrix[4, 0] = np.inf
+    matrix[9] = 0
+    matrix[11] *= 1.5
+    data = DataSet(tmp_path / "data", dim=8)
+    data.add_shard(range(50))
     data.close()
+    table = pq.read_table(shard(data, 0))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=table.schema.field("embedding").type)
+    table = table.set_column(1, table.schema.field(1), vectors)
+    metadata = {b"engine.fingerprint": pq.read_metadata(shard(data, 0)).metadata[b"engine.fingerprint"]}
+    pq.write_table(table.replace_schema_metadata(metadata), folder / "a.parquet")
+    found = verify(VerifyConfig.of_folder(folder, jobs=1)).findings["unsound"]
+    assert found["count"] == 4
+    assert [text.split("a.parquet ")[1] for text in found["examples"]] == [
+        "row 3 holds a number that is not finite",
+        "row 9 is a zero vector",
+        "row 11 does not have length 1",
+    ]
+
+
+def test_a_plain_folder_of_foreign_files_is_checked_without_a_ledger(tmp_path: Path) -> None:
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for number in range(3):
+        numbers = list(range(number * 10, number * 10 + 10))
+        vectors = [row.tolist() for row in vectors_of(numbers, 6)]
+        pq.write_table(pa.table({"id": numbers, "embedding": vectors}), folder / f"{number}.parquet")
+    report = verify(VerifyConfig.of_folder(folder, jobs=2))
+    assert report.ok and (report.files, report.rows) == (3, 30)
+    assert any(text.startswith("level 0 ") for text in report.not_checked)
+    assert any("pages carry no checksum" in text for text in report.not_checked)
+    assert any(text.startswith("the length of vectors") for text in report.not_checked)
+    pq.write_table(pa.table({"id": [5], "embedding": [[0.5] * 6]}), folder / "9.parquet")
+    assert verify(VerifyConfig.of_folder(folder, jobs=1)).findings["duplicate"]["count"] == 1
+    pq.write_table(pa.table({"id": ["x"], "embedding": [[0.5] * 5]}), folder / "9.parquet")
+    example = verify(VerifyConfig.of_folder(folder, jobs=1)).findings["mismatched"]["examples"][0]
+    assert "9.parquet" in example and "id type string is not int64" in example
+
+
+class FakeCollection:
+    """Documents by number, as a MongoDB collection would answer."""
+
+    def __init__(self, marked: list[int], unmarked: list[int], id_type: IdType) -> None:
+        self._marked = ids_of(marked, id_type)
+        self._states = dict.fromkeys(self._marked, "marked") | dict.fromkeys(ids_of(unmarked, id_type), "unmarked")
+        self._numbers = dict(zip(ids_of([*marked, *unmarked], id_type), [*marked, *unmarked], strict=True))
+
+    def marked_ids(self) -> Iterator[IdList]:
+        for start in range(0, len(self._marked), 100):
+            yield self._marked[start : start + 100]
+
+    def states(self, ids: IdList) -> list[str]:
+        return [self._states.get(value, "gone") for value in ids]
+
+    def texts(self, ids: IdList) -> list[str | None]:
+        return [str(self._numbers[value]) if value in self._numbers else None for value in ids]
+
+
+@pytest.mark.parametrize("id_type", list(IdType))
+def test_rows_and_marks_that_are_alone_are_told_apart_from_deleted_documents(tmp_path: Path, id_type: IdType) -> None:
+    data = DataSet(tmp_path, id_type=id_type)
+    data.add_shard(range(0, 300))
+    data.add_shard(range(300, 500))
+    merge(data.config(delete_sources=True))
+    data.add_shard(range(500, 600))
+    everything = FakeCollection(list(range(600)), [], id_type)
+    sound = check(data, 4, documents=everything)
+    assert sound.ok and sound.rows == 600
+    marked = [*range(5, 290), *range(300, 600), 700, 701, 702]
+    report = check(data, 4, documents=FakeCollection(marked, [290, 291, 292, 293], id_type))
+    assert {kind: found["count"] for kind, found in report.findings.items()} == {"unmarked": 4, "marked_without_row": 3}
+    assert report.gone == 11
+    alone = [value.hex() if isinstance(value, bytes) else str(value) for value in ids_of([700, 701, 702], id_type)]
+    assert report.findings["marked_without_row"]["examples"] == [f"ids {', '.join(sorted(alone))}"]
+    data.close()
+
+
+def test_a_row_that_is_there_twice_is_found_between_an_output_and_a_new_shard(data: DataSet) -> None:
+    merge(data.config())
+    data.add_shard([7])
+    assert check(data).findings["duplicate"]["count"] == 1
+
+
+def test_sampled_rows_whose_vector_has_drifted_are_named(data: DataSet) -> None:
+    def embed(texts: list[str]) -> npt.NDArray[np.float32]:
+        matrix = vectors_of([int(text) for text in texts], data.dim)
+        wrong = [number for number, text in enumerate(texts) if int(text) == 123]
+        matrix[wrong] = -matrix[wrong]
+        return matrix
+
+    collection = FakeCollection([number for number in range(400) if number != 50], [50], data.id_type)
+    config = VerifyConfig.of_collection(
+        data.root / "hot", data.root / "cold", DATABASE, COLLECTION, DONE_FIELD, level=5, jobs=1, sample_rows=400
+    )
+    report = verify(config, documents=collection, embedder=embed)
+    assert report.findings["drifted"]["count"] == 1
+    assert f"id {ids_of([123], data.id_type)[0]}: cosine -1.0" in report.findings["drifted"]["examples"][0]
+    assert report.findings["unmarked"]["count"] == 1
+    assert report.cosine is not None and report.cosine["lowest"] == pytest.approx(-1)
+
+
+def test_ids_are_compared_over_many_partitions(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("writers.verify.partitions_for", lambda _rows: 64)
+    data.add_shard([1, 2, 3, 900])
+    assert check(data).findings["duplicate"]["count"] == 3
+
+
+def test_verification_refuses_to_look_while_a_merge_or_for_marks_a_run_goes_on(data: DataSet) -> None:
+    data.folders.consolidated.mkdir()
+    merging = RunLock(data.folders.consolidated / LOCK)
+    with pytest.raises(LockHeld, match="a merge"):
+        check(data, 0)
+    merging.release()
+    running = RunLock(data.folders.lock)
+    assert check(data, 3).ok
+    with pytest.raises(LockHeld, match="a run"):
+        check(data, 4, documents=FakeCollection([], [], data.id_type))
+    running.release()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda root: VerifyConfig.of_folder(root / "none"), "not a folder"),
+        (lambda root: VerifyConfig(folder=root, level=6), "0 to 5"),
+        (lambda root: VerifyConfig(folder=root, level=4), "needs a collection"),
+        (lambda root: VerifyConfig(folder=root, jobs=-1), "at least 1"),
+        (lambda root: VerifyConfig(), "nothing to verify"),
+        (lambda root: verify(VerifyConfig(folder=root)), "no Parquet file"),
+        (lambda root: verify(VerifyConfig.of_collection(root, root, "a", "b", "c")), "no ledger"),
+        (lambda root: verify(VerifyConfig.of_collection(root, root, "a", "b", "c", level=4)), "MongoDB"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make(tmp_path)
+
+
+def test_the_report_says_it_all_as_json(data: DataSet) -> None:
+    shard(data, 0).unlink()
+    said = orjson.loads(orjson.dumps(check(data, 1).as_dict()))
+    assert said["ok"] is False and said["exit"] == 4 and said["findings"]["missing"]["count"] == 1
+    assert set(said["findings"]) <= set(KINDS)

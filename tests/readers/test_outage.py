@@ -1,0 +1,84 @@
+"""A MongoDB that really goes away: killed and started again, or stepping down, while it is read and marked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pymongo
+import pytest
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect
+
+from bench.local_mongod import LocalMongod
+from readers.marker import Marker, MarkResult
+from tests.readers.harness import DONE, WAIT_S, ReaderHarness, make_queue, settings_for
+
+Documents = Collection[dict[str, Any]]
+N_ROWS = 2000
+
+
+@pytest.fixture
+def server() -> Iterator[LocalMongod]:
+    with LocalMongod() as found:
+        yield found
+
+
+@pytest.fixture
+def documents(server: LocalMongod) -> Iterator[Documents]:
+    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(server.uri)
+    with client:
+        found = client.shop.tweets
+        make_queue(found, [{"_id": number, "text": f"text {number}"} for number in range(N_ROWS)])
+        yield found
+
+
+def read_some(reader: ReaderHarness) -> None:
+    while len(reader.rows) < 100:
+        reader.take_batch()
+
+
+def test_a_killed_database_is_waited_for_and_nothing_is_lost_or_doubled(
+    server: LocalMongod, documents: Documents
+) -> None:
+    settings = settings_for(documents, server.uri, page_rows=50, max_outage_s=60.0)
+    with ReaderHarness(settings, n_slots=4) as reader:
+        read_some(reader)
+        server.kill()
+        deadline = time.monotonic() + WAIT_S
+        while "waiting_source" not in [message["state"] for message in reader.events.all("reader")]:
+            assert time.monotonic() < deadline, "the outage was never told"
+            reader.take_batch()
+            reader.listen()
+        assert reader.events.last("reader")["last_error"]
+        server.start()
+        reader.drain_until("pass_done")
+    assert sorted(reader.ids) == list(range(N_ROWS))
+
+
+def test_a_primary_that_steps_down_costs_nothing(server: LocalMongod, documents: Documents) -> None:
+    settings = settings_for(documents, server.uri, page_rows=50, max_outage_s=60.0)
+    with ReaderHarness(settings, n_slots=4) as reader:
+        read_some(reader)
+        with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
+            try:
+                client.admin.command("replSetStepDown", 1, force=True)
+            except AutoReconnect:
+                pass  # some versions close the connection that asked for it
+        reader.drain_until("pass_done")
+    assert sorted(reader.ids) == list(range(N_ROWS))
+
+
+def test_marking_outlives_a_killed_database(server: LocalMongod, documents: Documents) -> None:
+    marker = Marker(server.uri, "shop", "tweets", DONE, max_outage_s=60.0)
+    results: list[MarkResult] = []
+    server.kill()
+    marking = threading.Thread(target=lambda: results.append(marker.mark(list(range(N_ROWS)), ours_before=False)))
+    marking.start()
+    server.start()
+    marking.join(WAIT_S)
+    marker.close()
+    assert results == [MarkResult(matched=N_ROWS)]
+    assert documents.count_documents({DONE: True}) == N_ROWS
