@@ -20,10 +20,11 @@ from engine.ledger import Ledger, RunState
 from engine.logs import redact
 from engine.progress import LineProgress, duration
 from engine.quarantine import Quarantine
+from engine.reporting import Observer
 from engine.runfolder import RESERVE_BYTES, RunFolders, RunLock
 from engine.signals import SignalInbox
 from engine.summary import RunClock, Tally, summary
-from engine.supervisor import Observer, RunPlan, Supervisor
+from engine.supervisor import RunPlan, Supervisor
 from gpu_clients.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
 from readers.marker import Marker

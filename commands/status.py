@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.ledger import RunState, read_records
+from engine.ledger import RunState
 from engine.progress import duration
 from engine.quarantine import read_quarantine
 from engine.runfolder import RunFolders, lock_owner, read_status
@@ -24,10 +24,7 @@ def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | 
         raise ConfigError(
             f"no run in {folders.hot}: check --hot-dir, --database, --collection, --done-field, or start `engine run`"
         )
-    records, _ = read_records(folders.ledger)
-    state = RunState()
-    for record in records:
-        state.apply(record)
+    state = RunState.of(folders.ledger)
     live = read_status(folders.status)
     owner = lock_owner(folders.lock)
     running = owner is not None

@@ -15,7 +15,7 @@ import orjson
 from commands.dataset import DataSet, recorded
 from engine.errors import ConfigError, FingerprintMismatch, ServersUnavailable
 from engine.ids import IdType
-from engine.ledger import RunState, read_records
+from engine.ledger import RunState
 from engine.ports import IdList
 from engine.progress import duration
 from gpu_clients.doctor import Fleet, examine
@@ -207,11 +207,8 @@ class Partners:
 
 
 def _data_set(config: VerifyConfig) -> DataSet:
-    state = RunState()
-    if config.run_ledger is not None and config.run_ledger.exists():
-        for record in read_records(config.run_ledger)[0]:
-            state.apply(record)
-    known = recorded(state)
+    path = config.run_ledger
+    known = recorded(RunState.of(path)) if path is not None and path.exists() else None
     if known is None:
         raise ConfigError(
             f"no data set in {config.run_ledger}: check --hot-dir, --database, --collection and --done-field"

@@ -62,9 +62,7 @@ class MetricsExporter:
         for role, facts in figures["clients"].items():
             values = {name: facts.get(key, 0) for name, key in (("documents", "rows"), ("in_flight", "in_flight"))}
             values |= {name: facts.get(name, 0) for name in ("window", "retries", "rejected_429")}
-            values["latency_p95_seconds"] = (
-                LatencyHistogram.from_sparse(facts.get("latency", {})).quantile(0.95) or 0.0
-            )
+            values["latency_p95_seconds"] = LatencyHistogram.from_sparse(facts.get("latency", {})).quantile(0.95) or 0.0
             for name, value in values.items():
                 self._of_server[name].labels(self._run, role).set(value)
 

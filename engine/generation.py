@@ -16,9 +16,7 @@ from engine.ports import StagePlan
 from engine.slots import VectorLayout
 from engine.worker import SharedParts, describe_job
 
-_START = (
-    "import sys; sys.path[:] = [p for p in sys.path if p] + [{root!r}]; from engine.worker import main; main()"
-)
+_START = "import sys; sys.path[:] = [p for p in sys.path if p] + [{root!r}]; from engine.worker import main; main()"
 _SIGNALS_OF_DEATH = {
     signal.SIGKILL: "killed, by an operator or for lack of memory",
     signal.SIGBUS: "bus error: shared memory exhausted",
@@ -59,6 +57,7 @@ class Child:
         facts: The last figures it told, by event name.
         error: Its error event, if it told one.
         heard_s: When it last said something (monotonic).
+        is_silent: Whether its silence was logged already.
         ended: Its exit code once it has ended and was waited for.
         cpu_s: User and system time, known once it has ended.
     """
@@ -69,6 +68,7 @@ class Child:
     facts: dict[str, Message] = field(default_factory=dict)
     error: Message | None = None
     heard_s: float = field(default_factory=time.monotonic)
+    is_silent: bool = False
     ended: int | None = None
     cpu_s: float = 0.0
 

@@ -202,6 +202,19 @@ class RunState:
         elif kind == "STOP":
             self.stop = record
 
+    @classmethod
+    def of(cls, path: Path) -> RunState:
+        """The state that a ledger file amounts to, read without a lock; a torn tail is simply not yet there.
+
+        Raises:
+            DamageError: see `read_records`.
+            OSError: the file cannot be read.
+        """
+        state = cls()
+        for record in read_records(path)[0]:
+            state.apply(record)
+        return state
+
     def unmarked(self) -> list[Record]:
         """COMMIT records without a MARKED, in commit order."""
         return [commit for name, commit in self.commits.items() if name not in self.marked]

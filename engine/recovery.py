@@ -171,5 +171,3 @@ def mark_shard(shards: Shards, marker: DocumentMarker, commit: Record, *, ours_b
             f"shard {commit['shard']}: {matched} marked + {already} already + {gone} gone is not {commit['rows']} rows"
         )
     return {"type": "MARKED", "shard": commit["shard"], "matched": matched, "already": already, "gone": gone}
-
-

@@ -14,14 +14,13 @@ from __future__ import annotations
 import enum
 import heapq
 import logging
-import os
 import selectors
 import signal
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from engine import durable
 from engine.channels import Message
@@ -41,16 +40,15 @@ from engine.ports import DocumentMarker, Shards, StagePlan
 from engine.quarantine import Quarantine
 from engine.records import ShardFacts
 from engine.recovery import Recovery, commit_record
-from engine.runfolder import RunFolders, write_status
+from engine.reporting import Observer, Reporter
+from engine.runfolder import RunFolders
 from engine.signals import SignalInbox
-from engine.summary import ROLE_GROUPS, Occupancy, RunClock, Tally, summary
+from engine.summary import ROLE_GROUPS, Tally, summary
+from engine.watchdog import Watchdog
 
 _log = logging.getLogger("engine.supervisor")
 
 TICK_S = 0.25
-STATUS_EVERY_S = 1.0
-SILENCE_WARN_S = 30.0
-SILENCE_KILL_S = 180.0
 STOP_GRACE_S = 120.0
 FINISH_S = 2.0
 MAX_PASSES = 3
@@ -106,13 +104,6 @@ class RunPlan:
     max_restarts: int = 5
 
 
-class Observer(Protocol):
-    """Sees the live figures of a run (progress on a terminal, log lines, metrics)."""
-
-    def update(self, figures: dict[str, Any]) -> None:
-        """Take the figures of this moment."""
-
-
 class _Crashed(Exception):
     """The generation is over; recover and start the next one."""
 
@@ -153,13 +144,11 @@ class Supervisor:
         self._shards = shards
         self._marker = marker
         self._quarantine = quarantine
-        self._observers = observers
         self._signals = signals
         self._recovery = Recovery(folders, ledger, shards, marker, plan.prefix)
         self._marking: MarkingThread | None = None
         self._tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
-        self._clock = RunClock()
-        self._occupancy = Occupancy()
+        self._reporter = Reporter(folders.status, observers)
         self._restarts: deque[float] = deque()
         self._stop: _Stop | None = None
         self._work_left = False
@@ -172,9 +161,9 @@ class Supervisor:
         self._settled: list[tuple[int, int]] = []
         self._settled_to = -1
         self._expected_told = False
-        self._outage_since_s: float | None = None
-        self._next_status_s = 0.0
+        self._watchdog = Watchdog()
         self._committed_here = 0
+        self._bottleneck = "nothing to judge by: no generation ran"
 
     # -- the run ------------------------------------------------------------------------------------------------
 
@@ -212,7 +201,7 @@ class Supervisor:
         code = self._exit_code()
         result = summary(
             self._tally,
-            self._clock,
+            self._reporter.clock,
             run=self._plan.name,
             collection=self._plan.collection,
             bottleneck=self._bottleneck,
@@ -483,38 +472,24 @@ class Supervisor:
     def _tick(self, generation: Generation) -> None:
         now = time.monotonic()
         limit_s = self._plan.max_time_s
-        if limit_s is not None and self._clock.seconds >= limit_s and self._phase is Phase.RUNNING:
+        if limit_s is not None and self._reporter.clock.seconds >= limit_s and self._phase is Phase.RUNNING:
             self._request_stop(Exit.LIMIT, f"stopped after --max-time {limit_s:g} seconds; work is left")
         if self._stop is not None and self._phase is Phase.STOPPING and now - self._stop.since_s > STOP_GRACE_S:
             raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")
-        self._watch_outage(generation, now)
-        self._watch_silence(generation, now)
-        if now >= self._next_status_s:
-            self._next_status_s = now + STATUS_EVERY_S
+        self._watch(generation)
+        if self._reporter.due():
             self._publish(None)
 
-    def _watch_outage(self, generation: Generation, now: float) -> None:
-        states = [child.facts["client"]["state"] for child in generation.clients() if "client" in child.facts]
-        if not states or any(state not in ("out", "probing") for state in states):
-            self._outage_since_s = None
-            return
-        self._outage_since_s = self._outage_since_s or now
-        if now - self._outage_since_s >= self._plan.max_outage_s and self._stop is None:
+    def _watch(self, generation: Generation) -> None:
+        if (crashed := self._watchdog.hung_child(generation)) is not None:
+            raise _Crashed(crashed)
+        if self._watchdog.outage_s(generation) >= self._plan.max_outage_s and self._stop is None:
             self._request_stop(
                 ServersUnavailable.exit_code,
                 f"no embedding server was healthy for {self._plan.max_outage_s:g} seconds "
                 f"({self._last_error or 'no answer'}); what was embedded is committed; "
                 "start a server, then run the same command again",
             )
-
-    def _watch_silence(self, generation: Generation, now: float) -> None:
-        for child in generation.children.values():
-            silence = now - child.heard_s
-            if child.ended is None and silence > SILENCE_KILL_S:
-                raise _Crashed(f"{child.role} (process {child.process.pid}) said nothing for {silence:.0f} s")
-            if child.ended is None and silence > SILENCE_WARN_S and not child.facts.get("silent"):
-                child.facts["silent"] = {"since": silence}
-                _log.warning("child_silent role=%s pid=%d seconds=%.0f", child.role, child.process.pid, silence)
 
     # -- ends ---------------------------------------------------------------------------------------------------
 
@@ -560,11 +535,7 @@ class Supervisor:
         else:
             self._tally.read += reader.get("documents", 0) + unread
         self._tally.quarantined += 0 if crashed else quarantined
-        self._bottleneck = self._occupancy.verdict(
-            reader, [client.facts.get("client", {}) for client in generation.clients()]
-        )
-
-    _bottleneck = "nothing to judge by: no generation ran"
+        self._bottleneck = self._reporter.verdict(generation)
 
     def _end_generation(self, *, kill: bool) -> None:
         generation = self._generation
@@ -603,60 +574,25 @@ class Supervisor:
             except EngineError as error:
                 _log.error("stop_not_recorded error=%s", error)
 
-    # -- live figures -------------------------------------------------------------------------------------------
-
     def _publish(self, code: Exit | None) -> None:
-        figures = self._figures(code)
-        try:
-            write_status(self._folders.status, figures)
-        except OSError as error:
-            _log.debug("status_not_written error=%s", error)
-        for observer in self._observers:
-            observer.update(figures)
-
-    def _figures(self, code: Exit | None) -> dict[str, Any]:
-        generation = self._generation
-        reader: Message = {}
-        clients: dict[str, Message] = {}
-        writer: Message = {}
-        rings: dict[str, float] = {}
-        if generation is not None:
-            reader = generation.role("reader").facts.get("reader", {})
-            clients = {child.role: child.facts.get("client", {}) for child in generation.clients()}
-            writer = generation.role("writer").facts.get("writer", {})
-            parts = generation.parts
-            rings = {
-                "documents_ready": parts.documents_ready.waiting() / parts.documents.n_slots,
-                "vectors_ready": parts.vectors_ready.waiting() / parts.vectors.n_slots,
-                "vectors_busy": 1 - parts.vectors_free.waiting() / parts.vectors.n_slots,
-            }
-            if self._phase in (Phase.RUNNING, Phase.DELIVERING) and any(c.get("rows") for c in clients.values()):
-                self._occupancy.sample(rings["documents_ready"], rings["vectors_ready"], rings["vectors_busy"])
-        rows = self._tally.committed_rows - self._committed_here + sum(c.get("rows", 0) for c in clients.values())
-        self._clock.rows.update(rows if generation is not None else self._tally.committed_rows)
-        return {
+        state = self._ledger.state
+        facts = {
             "run": self._plan.name,
             "collection": self._plan.collection,
-            "pid": os.getpid(),
-            "at": time.time(),
             "phase": self._phase.value,
             "pass": self._pass,
-            "epoch": self._ledger.state.epoch,
+            "epoch": state.epoch,
             "generation": self._n_generations,
-            "seconds": round(self._clock.seconds, 1),
-            "embedded_now": rows,
-            "rate": round(self._clock.rows.per_second(), 1),
-            "left_at_start": reader.get("estimate"),
             "resumed": self._tally.resumed,
-            "committed": self._ledger.state.rows,
-            "marked_shards": len(self._ledger.state.marked),
-            "shards": len(self._ledger.state.commits),
+            "committed": state.rows,
+            "marked_shards": len(state.marked),
+            "shards": len(state.commits),
             "quarantined": self._quarantine.count,
-            "reader": reader,
-            "clients": clients,
-            "writer": writer,
-            "rings": rings,
             "restarts": self._tally.restarts,
             "last_error": self._last_error,
             "exit": None if code is None else int(code),
         }
+        before = self._tally.committed_rows
+        if self._generation is not None:
+            before -= self._committed_here
+        self._reporter.publish(self._generation, facts, committed_before=before)

@@ -149,7 +149,7 @@ class ClientStage:
         if now_s >= self._canary_s and self._lane.breaker.is_ok and self._stop_by_s is None:
             self._canary_s = math.inf
             self._look_in(list(_CANARY_ROUND))
-        if self._tail and self._starving and self._in_flight:
+        if self._tail and self._in_flight and not self._context.documents_ready.waiting():
             median_s = self._lane.admission.median_s() or 0.0
             self._neighbours.hedge(
                 self._in_flight, older_than_s=max(HEDGE_AFTER_S, median_s), n_requests=self._figures.requests

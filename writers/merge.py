@@ -518,7 +518,8 @@ class _Merge:
         """Read outputs of an earlier merge once more before their sources go."""
         jobs = [
             {"task": "writers.merge:hash_file", "path": str(self._config.target / record["file"]), "record": record}
-            for record in plan.merged.values()
+            for number, record in plan.merged.items()
+            if plan.sorted or number not in plan.removed
         ]
         for job, result in self._pool.run(jobs, lambda _: None):
             record = job["record"]

@@ -31,7 +31,7 @@ from writers.foreign import Matcher, MergeSchema
 from writers.inputs import UNREADABLE, Block, Input, check_committed, unreadable
 from writers.merge_drops import dropped_rows
 from writers.merge_ledger import PlannedInput, read_group
-from writers.pages import Matrix, page_rows
+from writers.pages import Matrix
 from writers.pool import Report
 from writers.shard import HashingFile
 from writers.vector_file import VectorFileWriter
@@ -95,8 +95,6 @@ class Output:
         self._schema = schema
         self._sorted = sorted_by_id
         self._hasher = RowHasher(schema.dim, schema.dtype.itemsize)
-        self._rows = page_rows(schema.dim, schema.dtype.itemsize)
-        self._pending: Matrix = np.empty((self._rows, schema.dim), dtype=schema.dtype)
         self._n_pending = 0
         self._others: list[pa.Table] = []
         self._ends: tuple[str, str] = ("", "")
@@ -110,6 +108,8 @@ class Output:
             )
         except OSError as error:
             raise self.refused(error) from error
+        self._rows = self._writer.page_rows
+        self._pending: Matrix = np.empty((self._rows, schema.dim), dtype=schema.dtype)
 
     @property
     def first_id(self) -> str:

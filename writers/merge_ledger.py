@@ -15,6 +15,7 @@ Records, in the order in which a merge writes them (docs/protocols/merge.md):
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from engine.ledger import Record, read_records
 LEDGER = ".merge-ledger"
 LOCK = ".merge-lock"
 TEMPORARY = ".merge-tmp"
+_WRITE_BYTES = 1 << 20
 
 
 class PlannedInput(NamedTuple):
@@ -219,12 +221,18 @@ def write_durable_lines(path: Path, lines: Iterator[bytes]) -> str:
     temporary.unlink(missing_ok=True)
     digest = hashlib.sha256()
     fd = durable.create_exclusive(temporary)
-    with open(fd, "wb") as stream:
+    try:
+        buffer = bytearray()
         for line in lines:
-            stream.write(line)
             digest.update(line)
-        stream.flush()
+            buffer += line
+            if len(buffer) >= _WRITE_BYTES:
+                durable.write_all(fd, bytes(buffer))
+                buffer.clear()
+        durable.write_all(fd, bytes(buffer))
         durable.fsync_file(fd)
+    finally:
+        os.close(fd)
     durable.point("durable.rename")
     temporary.replace(path)
     durable.fsync_folder(path.parent)

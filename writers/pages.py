@@ -45,9 +45,9 @@ class NotOurs(ValueError):
     """A sound page, but not of the kind that is decoded here; the general reader has to take the file."""
 
 
-def page_rows(dim: int, item_bytes: int) -> int:
-    """Rows in a full page."""
-    return max(1, PAGE_BYTES // (dim * item_bytes))
+def page_rows(dim: int, item_bytes: int, row_group_bytes: int = 8 * PAGE_BYTES) -> int:
+    """Rows in a full page; small row groups have small pages."""
+    return max(1, min(PAGE_BYTES, row_group_bytes // 8) // (dim * item_bytes))
 
 
 def levels(n_rows: int, dim: int) -> bytes:

@@ -100,6 +100,7 @@ class VectorFileWriter:
     """Writes rows of (id, carried columns, vector); pages go to the sink as they fill.
 
     Attributes:
+        page_rows: Rows in a full page.
         rows: Rows written so far.
         position: Bytes written so far.
     """
@@ -122,8 +123,8 @@ class VectorFileWriter:
         self._template = _Template(schema)
         self._others = pa.schema([field for field in schema if field.name != EMBEDDING])
         self._encoder = PageEncoder(self.dim, self._dtype)
-        self._page_rows = page_rows(self.dim, self._dtype.itemsize)
-        self._pending: Matrix = np.empty((self._page_rows, self.dim), dtype=self._dtype)
+        self.page_rows = page_rows(self.dim, self._dtype.itemsize, row_group_bytes)
+        self._pending: Matrix = np.empty((self.page_rows, self.dim), dtype=self._dtype)
         self._n_pending = 0
         self._tables: list[pa.Table] = []
         self._pages: list[tuple[int, int, int]] = []  # offset, size, first row
@@ -146,14 +147,14 @@ class VectorFileWriter:
         """
         start = 0
         while start < len(matrix):
-            count = min(len(matrix) - start, self._page_rows - self._n_pending)
+            count = min(len(matrix) - start, self.page_rows - self._n_pending)
             self._take_others(others.slice(start, count))
-            if count == self._page_rows:
+            if count == self.page_rows:
                 self._put_page(self._encoder.encode(matrix[start : start + count]))
             else:
                 self._pending[self._n_pending : self._n_pending + count] = matrix[start : start + count]
                 self._n_pending += count
-                if self._n_pending == self._page_rows:
+                if self._n_pending == self.page_rows:
                     self._flush_page()
             start += count
             self._end_group_if_full()
@@ -217,7 +218,7 @@ class VectorFileWriter:
     _last_page_rows = 0
 
     def _end_group_if_full(self) -> None:
-        vectors = (self._group_rows + self._page_rows) * self.dim * self._dtype.itemsize
+        vectors = (self._group_rows + self.page_rows) * self.dim * self._dtype.itemsize
         if self._n_pending == 0 and vectors + self._other_bytes > self._row_group_bytes:
             self.end_row_group()
 

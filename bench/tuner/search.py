@@ -48,7 +48,7 @@ _TEXTS_THAT_SHOW_PADDING = 16
 _EXPLORING_SHARE = 0.6
 _SIMILAR_LATENCY = 1.1
 _MIN_CYCLE_TEXTS = 256
-_CYCLE_SHARE_OF_A_VISIT = 0.6
+_CYCLE_SHARE_OF_A_VISIT = 0.4
 _SAMPLE_TEXTS = 2 * WINDOW_TEXTS
 _DEFAULT_CHARACTERS_PER_TOKEN = 4.0
 
@@ -414,7 +414,7 @@ class Search:
         rules = self._rules(part, point, before)
         order = Order.NATURAL
         if self.findings.bucketing:
-            order = Order.SPREAD if point.concurrency <= 2 else Order.SORTED
+            order = Order.SPREAD if point.concurrency <= 2 and not repeat else Order.SORTED
         cycle = self._corpus.cycle(point.batch_size, self._cycle_texts(order), order, self._rng)
         visit = measure(self._load, cycle, point.concurrency, rules)
         if record is None:

@@ -22,7 +22,7 @@ from pymongo.database import Database
 
 from bench.standin import FleetError, StandinFleet
 from bench.standin.vectors import text_rows
-from engine.ledger import RunState, read_records
+from engine.ledger import RunState
 from engine.quarantine import read_quarantine
 from engine.runfolder import RunFolders
 
@@ -111,11 +111,7 @@ class Job:
 
     def state(self) -> RunState:
         """What the ledger amounts to."""
-        state = RunState()
-        if self.folders.ledger.exists():
-            for record in read_records(self.folders.ledger)[0]:
-                state.apply(record)
-        return state
+        return RunState.of(self.folders.ledger) if self.folders.ledger.exists() else RunState()
 
     def rows(self) -> dict[Any, npt.NDArray[np.float32]]:
         """Every committed row, by id; a doubled id fails here (G2)."""

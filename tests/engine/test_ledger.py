@@ -44,15 +44,7 @@ def test_a_torn_last_record_is_dropped_wherever_it_was_cut(path: Path) -> None:
         ledger = Ledger(path, RunState())
         ledger.append({**COMMIT, "shard": "s3", "rows": 1})
         ledger.close()
-        assert set(RunStateOf(path).commits) == {"s1", "s3"}, f"cut {cut}"
-
-
-def RunStateOf(path: Path) -> RunState:  # noqa: N802 - reads as a constructor
-    """The state of a ledger file."""
-    state = RunState()
-    for record in read_records(path)[0]:
-        state.apply(record)
-    return state
+        assert set(RunState.of(path).commits) == {"s1", "s3"}, f"cut {cut}"
 
 
 def test_a_zero_filled_tail_is_dropped(path: Path) -> None:
@@ -93,4 +85,4 @@ def test_a_failed_append_leaves_the_ledger_as_it_was(path: Path) -> None:
         assert path.read_bytes() == before
         ledger.append({**COMMIT, "shard": f"after-{call}"})
         ledger.close()
-        assert f"after-{call}" in RunStateOf(path).commits
+        assert f"after-{call}" in RunState.of(path).commits

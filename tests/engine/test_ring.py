@@ -30,7 +30,7 @@ def test_a_slot_written_in_one_process_is_read_in_another() -> None:
 
 def test_more_memory_than_there_is_is_one_sentence_and_no_signal() -> None:
     """Reserving fails at once, instead of a bus error at the first touch."""
-    with pytest.raises(ConfigError, match="cannot reserve .* MiB of shared memory for the huge ring"):
+    with pytest.raises(ConfigError, match=r"cannot reserve .* MiB of shared memory for the huge ring"):
         Ring.create("huge", 1024, 1 << 40)
 
 

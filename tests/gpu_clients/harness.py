@@ -193,8 +193,7 @@ class Harness:
             began_s = time.monotonic()
             self.outcome.finished = self.work(lambda: self.accounted >= len(self.texts), timeout_s)
             self.outcome.seconds = time.monotonic() - began_s
-            self.command(do="stop")
-            self.work(lambda: len(self.outcome.told("stopped")) == len(self._roles), 40.0)
+            self.stop()
         finally:
             self.finish()
         return self.outcome
@@ -216,6 +215,11 @@ class Harness:
         """Send a command to one client or to all."""
         for name in [role] if role else list(self._channels):
             self._channels[name].send(order)
+
+    def stop(self) -> bool:
+        """Let the clients deliver what they have in hand; their last figures come with it."""
+        self.command(do="stop")
+        return self.work(lambda: len(self.outcome.told("stopped")) == len(self._roles), 60.0)
 
     def finish(self) -> None:
         """End the clients."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -48,11 +49,11 @@ def test_a_killed_database_is_waited_for_and_nothing_is_lost_or_doubled(
         read_some(reader)
         server.kill()
         deadline = time.monotonic() + WAIT_S
-        while "waiting_source" not in [message["state"] for message in reader.events.all("reader")]:
+        while not any(message["last_error"] for message in reader.events.all("reader")):
             assert time.monotonic() < deadline, "the outage was never told"
             reader.take_batch()
             reader.listen()
-        assert reader.events.last("reader")["last_error"]
+        assert reader.events.last("reader")["state"] == "waiting_source"
         server.start()
         reader.drain_until("pass_done")
     assert sorted(reader.ids) == list(range(N_ROWS))
@@ -62,11 +63,9 @@ def test_a_primary_that_steps_down_costs_nothing(server: LocalMongod, documents:
     settings = settings_for(documents, server.uri, page_rows=50, max_outage_s=60.0)
     with ReaderHarness(settings, n_slots=4) as reader:
         read_some(reader)
-        with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
-            try:
-                client.admin.command("replSetStepDown", 1, force=True)
-            except AutoReconnect:
-                pass  # some versions close the connection that asked for it
+        # some versions close the connection that asked for it
+        with pymongo.MongoClient[dict[str, Any]](server.uri) as client, contextlib.suppress(AutoReconnect):
+            client.admin.command("replSetStepDown", 1, force=True)
         reader.drain_until("pass_done")
     assert sorted(reader.ids) == list(range(N_ROWS))
 

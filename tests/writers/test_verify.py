@@ -20,12 +20,21 @@ from engine.ids import IdType
 from engine.ports import IdList
 from engine.runfolder import RunLock
 from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD, DataSet, ids_of, rows_of, vectors_of
+from tests.writers.inline_pool import InlinePool
 from writers.foreign import MergeSchema, schema_of_run
 from writers.merge import merge
 from writers.merge_ledger import LOCK
 from writers.verify import verify
 from writers.verify_config import KINDS, VerifyConfig, VerifyReport
 from writers.verify_file import Expected, check_files
+
+
+@pytest.fixture(autouse=True)
+def inline(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Workers in this process: most tests are not about processes, and these take half a second to start."""
+    monkeypatch.setattr("writers.merge.Pool", InlinePool)
+    if "in_processes" not in request.node.name:
+        monkeypatch.setattr("writers.verify.Pool", InlinePool)
 
 
 @pytest.fixture
@@ -350,3 +359,11 @@ def test_the_report_says_it_all_as_json(data: DataSet) -> None:
     said = orjson.loads(orjson.dumps(check(data, 1).as_dict()))
     assert said["ok"] is False and said["exit"] == 4 and said["findings"]["missing"]["count"] == 1
     assert set(said["findings"]) <= set(KINDS)
+
+
+def test_workers_check_in_processes_of_their_own_what_one_would(data: DataSet) -> None:
+    data.add_shard([5, 700])
+    flip(shard(data, 1), 3000)
+    config = VerifyConfig.of_collection(data.root / "hot", data.root / "cold", DATABASE, COLLECTION, DONE_FIELD, jobs=2)
+    findings = verify(config).findings
+    assert {kind: found["count"] for kind, found in findings.items()} == {"damaged": 1, "duplicate": 1}
