@@ -490,18 +490,13 @@ def verify(
 @app.command(
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    epilog=_epilog(
-        "engine serve --backend canned --ports 18080-18083",
-        "engine serve --backend sim --ports 18080-18083 --speeds 1,1,2,4 --fault status:code=503,every=50",
-        "engine serve --backend minilm --ports 18080-18083",
-    ),
 )
 def serve(context: typer.Context) -> None:
     """Stand-in embedding servers for trials and tests (`engine serve --help` lists the options)."""
     from bench.standin.arguments import parse_arguments
     from bench.standin.process import serve as serve_ports
 
-    serve_ports(parse_arguments(context.args))
+    serve_ports(parse_arguments(context.args, prog="engine serve"))
 
 
 def main() -> None:

@@ -184,7 +184,7 @@ def open_queue(collection: Documents, query: WorkQuery, fields: tuple[str, ...])
         if not report.usable:
             raise ConfigError(report.detail)
         name = report.name
-    queue = WorkQueue(collection, query, name, fields)
+    queue = WorkQueue(collection, query, name, fields, merges=collection.database.client.is_mongos)
     try:
         plan = queue.explain()
     except OperationFailure as error:

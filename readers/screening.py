@@ -30,7 +30,9 @@ from readers.settings import ReaderSettings
 from readers.skip import SkipSet
 
 KEPT_TEXT_BYTES = 32 << 10
-LONGEST_ID_TEXT = 64 << 10
+"""As JSON: a quarantine entry has to fit into a message."""
+
+LONGEST_ID_TEXT = 16 << 10
 _get_id = itemgetter("_id")
 _JSON_BYTES_PER_CHARACTER = 6  # the most that JSON makes of one: \u0000
 
@@ -129,8 +131,9 @@ class Screening:
         """Put one document into quarantine."""
         kept = None
         if self._settings.keep_text and text is not None:
-            raw = text[:KEPT_TEXT_BYTES].encode("utf-8", "backslashreplace")[:KEPT_TEXT_BYTES]
-            kept = raw.decode("utf-8", "ignore")
+            kept = text[:KEPT_TEXT_BYTES].encode("utf-8", "backslashreplace").decode()
+            while (size := json_bytes(kept)) > KEPT_TEXT_BYTES:
+                kept = kept[: min(len(kept) - 1, len(kept) * KEPT_TEXT_BYTES // size)]
         self._skip.quarantine(value)
         self.quarantined.append(
             Quarantined(id=canonical(value)[:LONGEST_ID_TEXT], reason=reason, detail=detail, attempts=0, text=kept)

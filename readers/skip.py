@@ -10,12 +10,14 @@ Unsettled ids are bounded by what is in flight plus the lag of marking; quaranti
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from bson.errors import BSONError
 
 from engine.ids import IdType
 from readers.mongo_ids import check_id, from_bson_ids, from_canonical, key_of, keys_of
@@ -40,7 +42,12 @@ class QuarantineLog:
             data = stream.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return {key_of(from_canonical(orjson.loads(line)["_id"])) for line in whole.splitlines() if line.strip()}
+        keys = set()
+        for line in whole.split(b"\n"):
+            # an _id that was too long for a message was cut: its document is read, and refused, once more
+            with contextlib.suppress(ValueError, TypeError, KeyError, BSONError):
+                keys.add(key_of(from_canonical(orjson.loads(line)["_id"])))
+        return keys
 
 
 class SkipSet:

@@ -148,18 +148,22 @@ class WorkQueue:
         index: Name of the index that it follows.
     """
 
-    def __init__(self, collection: Documents, query: WorkQuery, index: str, fields: tuple[str, ...]) -> None:
+    def __init__(
+        self, collection: Documents, query: WorkQuery, index: str, fields: tuple[str, ...], *, merges: bool = False
+    ) -> None:
         """
         Args:
             collection: From `readers.connection.open_collection`.
             index: Name of the index to follow.
             fields: Paths of the fields to fetch besides `_id`.
+            merges: Whether answers come from several shards, which only an explicit order keeps in order.
         """
         self._collection = collection
         self.index = index
         self._key_fields = ("_id",) if query.scan == "id" else (LANG, CLASSIFIED, "_id")
         self._projection = _projection((*fields, *self._key_fields))
         self._segments = _segments(query)
+        self._order = dict.fromkeys(self._key_fields, 1) if merges else None
 
     def start(self) -> Position:
         """The beginning of the queue."""
@@ -210,6 +214,8 @@ class WorkQueue:
             command["min"] = segment.lower
         if segment.upper is not None:
             command["max"] = segment.upper
+        if self._order is not None:
+            command["sort"] = self._order
         answer = self._collection.database.command({"explain": command, "verbosity": "queryPlanner"})
         plan: Document = answer["queryPlanner"]["winningPlan"]
         return plan
@@ -224,6 +230,8 @@ class WorkQueue:
             found["min"] = position.lower
         if segment.upper is not None:
             found["max"] = segment.upper
+        if self._order is not None:
+            found["sort"] = self._order
         return found
 
     def _find(self, position: Position, n_rows: int) -> list[Document]:

@@ -104,6 +104,7 @@ class _Merge:
         self._runs_folder = config.temporary_folder / "runs"
         self._inputs = self._rows = self._files = self._bytes = self._resumed = self._dropped = 0
         self._already = self._removed = self._kept = 0
+        self._tried: set[tuple[int, int]] = set()  # groups whose sources were to be removed by this merge
 
     def run(self) -> MergeReport:
         """Recover, finish what is open, then plan and do what is new."""
@@ -478,11 +479,12 @@ class _Merge:
             self._check_outputs(plan)
         self._tracker.begin("remove", None, plan.n_groups)
         for group in range(plan.n_groups):
-            if group not in plan.removed:
+            if group not in plan.removed and (plan.number, group) not in self._tried:
                 self._remove_group(plan, plan_file, group)
 
     def _remove_group(self, plan: PlanState, plan_file: PlanFile, group: int) -> None:
         """Remove the sources of one group; the run's recovery still needs those whose documents are not marked."""
+        self._tried.add((plan.number, group))
         source = Path(plan.record["source"])
         if self._run is not None and self._config.run_ledger is not None:
             self._run = read_run_state(self._config.run_ledger)

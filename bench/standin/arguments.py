@@ -55,7 +55,13 @@ def parse_speeds(text: str) -> tuple[float, ...]:
         raise ConfigError(f"--speeds {text!r}: expected numbers with commas, for example 1,1,2,4.") from None
 
 
-def parse_arguments(arguments: Sequence[str]) -> StandinConfig:
+_EXAMPLES = """Examples:
+  engine serve --backend canned --ports 18080-18083
+  engine serve --backend sim --ports 18080-18083 --speeds 1,1,2,4 --fault status:code=503,every=50
+  engine serve --backend minilm --ports 18080-18083"""
+
+
+def parse_arguments(arguments: Sequence[str], prog: str = "python -m bench.standin") -> StandinConfig:
     """Return the configuration that `arguments` describe.
 
     Raises:
@@ -63,7 +69,10 @@ def parse_arguments(arguments: Sequence[str]) -> StandinConfig:
         SystemExit: argparse's own answer to unknown flags and `--help`.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m bench.standin", description="A stand-in embedding server."
+        prog=prog,
+        description="Stand-in embedding servers for trials and tests.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for entry in dataclasses.fields(StandinConfig):
         if entry.name != "gpu":

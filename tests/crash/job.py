@@ -154,7 +154,8 @@ class Job:
             )
         for document in documents:
             is_marked = document.get(DONE) is True
-            assert is_marked == (marked and document["_id"] not in quarantined), document["_id"]
+            is_rejected = _plain(document["_id"]) in {_plain(key) for key in quarantined}
+            assert is_marked == (marked and not is_rejected), document["_id"]
         self.assert_clean()
 
     def assert_clean(self) -> None:

@@ -167,8 +167,31 @@ def test_many_quarantined_texts_fit_into_messages(documents: Documents, mongod: 
     make_queue(documents, [{"_id": number, "text": "x" * 60_000} for number in range(200)])
     reader = read_all(settings_for(documents, mongod.uri, keep_text=True, truncate=False))
     assert len(entries_of(reader)) == 200
-    assert {len(entry["text"]) for entry in entries_of(reader)} == {32 << 10}
+    assert {len(entry["text"]) for entry in entries_of(reader)} == {(32 << 10) - 2}  # as JSON, with its quotes
     assert reader.events.last("reader")["quarantined"] == 200
+
+
+def test_absurd_ids_and_texts_still_fit_into_a_quarantine_message(
+    documents: Documents, mongod: LocalMongod, tmp_path: Path
+) -> None:
+    make_queue(
+        documents,
+        [
+            {"_id": '"' * 300_000, "text": "\0" * 300_000},
+            {"_id": "\u20ac" * 100_000, "text": "fine"},
+            {"_id": "plain", "text": "fine"},
+        ],
+    )
+    log = tmp_path / "quarantine.jsonl"
+    settings = settings_for(
+        documents, mongod.uri, id_type="string", keep_text=True, truncate=False, quarantine_file=str(log)
+    )
+    reader = read_all(settings)
+    assert reader.ids == ["plain"]
+    entries = entries_of(reader)
+    assert sorted(entry["reason"] for entry in entries) == ["too_large", "too_long"]
+    log.write_text("".join(json.dumps({"_id": entry["id"], **entry}) + "\n" for entry in entries))
+    assert read_all(settings).ids == ["plain"]  # ids that were cut are no reason to fail
 
 
 def test_long_texts_are_cut_and_flagged(documents: Documents, mongod: LocalMongod) -> None:

@@ -235,3 +235,16 @@ def test_a_nested_text_field_and_its_parent_can_both_be_fetched(client: Client, 
     collection = open_collection(client, documents.database.name, documents.name)
     queue = require_queue_index(collection, WorkQuery(done_field=DONE), ("tweet.text", "tweet"))
     assert queue.read(queue.start(), 5).documents[0]["tweet"] == {"text": "x", "other": 1}
+
+
+@pytest.mark.parametrize("scan", ["queue", "id"])
+def test_the_explicit_order_that_shards_need_is_the_index_order(
+    client: Client, documents: Documents, scan: str
+) -> None:
+    made = every_combination()
+    make_queue(documents, made)
+    collection = open_collection(client, documents.database.name, documents.name)
+    index = "_id_" if scan == "id" else "embedding_work_queue"
+    queue = WorkQueue(collection, WorkQuery(done_field=DONE, scan=scan), index, ("text",), merges=True)
+    assert "SORT" not in str(queue.explain())
+    assert read_all(queue, 10) == read_all(open_queue(client, documents, scan=scan), 10)

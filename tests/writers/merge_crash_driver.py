@@ -1,0 +1,118 @@
+"""Kills or fails a merge at its N-th durable call, for every N, and reports what was left and what a second start makes.
+
+A process of its own that never starts a thread, so that it can fork a child for each attempt: a fork takes a few
+milliseconds where an interpreter takes half a second. Usage: `TEMPLATE WORK ACTION SORT DELETE`; prints one JSON
+object for each N, and ends after the first N that the merge never came to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+import writers.merge
+import writers.merge_group
+import writers.merge_plan
+import writers.merge_sort
+from engine import durable
+from engine.errors import EngineError
+from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD
+from tests.writers.inline_pool import InlinePool
+from writers.merge_config import MergeConfig
+from writers.merge_ledger import read_merge_state
+
+
+def config(root: Path, sort: str, delete: bool) -> MergeConfig:
+    """Small files, so that there are several."""
+    return MergeConfig.of_collection(
+        root / "hot",
+        root / "cold",
+        DATABASE,
+        COLLECTION,
+        DONE_FIELD,
+        jobs=1,
+        file_bytes=1 << 16,
+        row_group_bytes=1 << 16,
+        sort=sort,
+        delete_sources=delete,
+    )
+
+
+def attempt(settings: MergeConfig, failpoints: str) -> int:
+    """Merge in a child; its exit code, or minus the signal that ended it."""
+    pid = os.fork()
+    if pid == 0:
+        os.environ[durable.FAILPOINTS_ENV] = failpoints
+        writers.merge.Pool = InlinePool  # type: ignore[assignment,misc]
+        try:
+            writers.merge.merge(settings)
+        except EngineError as error:
+            os._exit(error.exit_code)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(99)
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    return os.waitstatus_to_exitcode(status)
+
+
+def ids_in(files: list[Path]) -> list[int]:
+    """All ids of some files."""
+    return [value for path in files for value in pq.read_table(path, columns=["_id"], use_threads=False)[0].to_pylist()]
+
+
+def look(settings: MergeConfig) -> dict[str, Any]:
+    """What is there: ids in recorded outputs and in sources, files."""
+    state = read_merge_state(settings.target)
+    recorded = [settings.target / record["file"] for record in state.outputs()] if state else []
+    sources = sorted(settings.source.glob("*.parquet"))
+    hot = settings.temporary
+    assert hot is not None
+    return {
+        "recorded_ids": ids_in(recorded),
+        "source_ids": ids_in(sources),
+        "target": sorted(path.name for path in settings.target.iterdir()) if settings.target.exists() else [],
+        "temporary": sorted(path.name for path in hot.iterdir() if path.name not in ("ledger", "lock")),
+    }
+
+
+def main() -> None:
+    """See the module's first lines."""
+    template, work, action, sort, delete = sys.argv[1:6]
+    number = 0
+    while True:
+        number += 1
+        root = Path(work) / "case"
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(template, root)
+        settings = config(root, sort, delete == "delete")
+        code = attempt(settings, f"durable#{number}={action}")
+        after_fault = look(settings)
+        again = attempt(settings, "") if code else 0
+        end = look(settings)
+        rows = [
+            [value, bytes(memoryview(b"".join(float(x).hex().encode() for x in vector))).decode()]
+            for path in sorted(settings.target.glob("*.parquet"))
+            for value, vector in zip(*_columns(path), strict=True)
+        ]
+        print(json.dumps({"n": number, "code": code, "fault": after_fault, "again": again, "end": end, "rows": rows}))
+        sys.stdout.flush()
+        if code == 0:
+            return
+
+
+def _columns(path: Path) -> tuple[list[Any], list[Any]]:
+    table = pq.read_table(path, use_threads=False)
+    return table["_id"].to_pylist(), table["embedding"].to_pylist()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    main()
