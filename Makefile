@@ -22,6 +22,7 @@ $(READY): setup.cfg pyproject.toml
 	@for part in $(PARTS); do \
 		$(BIN)/python -m pip install --quiet --no-deps $$part || echo "note: no $$part for this platform"; \
 	done
+	@$(BIN)/python -m compileall -q cli.py engine readers gpu_clients writers bench commands
 	@touch $(READY)
 
 demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, merge, verify, search

@@ -12,8 +12,6 @@ import itertools
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -23,11 +21,12 @@ from typing import Any
 import psutil
 from pymongo import MongoClient
 
+from bench.engine_command import EngineCommand
 from bench.local_mongod import LocalMongod
 from bench.plain_script import run_plain_script
 from bench.standin import StandinConfig, StandinFleet
 from bench.tweets import documents
-from engine.errors import EngineError, ProtocolError
+from engine.errors import ProtocolError
 
 DATABASE, COLLECTION, DONE_FIELD = "bench", "tweets", "embedded_bench"
 SCRIPT_SHARE = 10
@@ -35,7 +34,6 @@ SCRIPT_SHARE = 10
 
 _LOAD_BATCH = 10_000
 _MEMORY_EVERY_S = 0.25
-_NULL_FIELDS = {"retweeted": None, DONE_FIELD: None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +78,15 @@ def measure(config: PipelineConfig) -> dict[str, Any]:
         StandinFleet(servers) as fleet,
     ):
         _load(mongod.uri, config)
-        engine = _run_engine(Path(name), mongod.uri, list(fleet.urls), config, mongod.pid)
+        command = EngineCommand(
+            uri=mongod.uri,
+            database=DATABASE,
+            collection=COLLECTION,
+            done_field=DONE_FIELD,
+            urls=fleet.urls,
+            folder=Path(name),
+        )
+        engine = _run_engine(command, config, mongod.pid)
         figures: dict[str, Any] = {"machine": _machine(), "config": _plain(config), "engine": engine}
         if config.compare:
             figures["plain_script"] = _run_script(Path(name), mongod.uri, list(fleet.urls), config)
@@ -102,27 +108,15 @@ def _load(uri: str, config: PipelineConfig) -> None:
             assert number < 1_000_000  # bounded
 
 
-def _environment(folder: Path, uri: str, urls: list[str]) -> dict[str, str]:
-    return {
-        **os.environ,
-        "ENGINE_MONGO_URI": uri,
-        "ENGINE_DATABASE": DATABASE,
-        "ENGINE_COLLECTION": COLLECTION,
-        "ENGINE_DONE_FIELD": DONE_FIELD,
-        "ENGINE_TEI_URLS": ",".join(urls),
-        "ENGINE_HOT_DIR": str(folder / "hot"),
-        "ENGINE_COLD_DIR": str(folder / "cold"),
-    }
-
-
-def _run_engine(folder: Path, uri: str, urls: list[str], config: PipelineConfig, mongod_pid: int) -> dict[str, Any]:
-    environment = _environment(folder, uri, urls)
-    _call(environment, "index")
+def _run_engine(engine: EngineCommand, config: PipelineConfig, mongod_pid: int) -> dict[str, Any]:
+    index = engine.start("index")
+    _, complaint = index.communicate()
+    if index.returncode != 0:
+        raise ProtocolError(f"`engine index` ended with exit code {index.returncode}: {complaint[-2000:]}")
     mongod = psutil.Process(mongod_pid)
     mongod_before = _cpu_s(mongod)
-    command = [sys.executable, "-m", "cli", "run", "--json", "--batch-size", str(config.batch_size)]
     started = time.monotonic()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = engine.start("run", "--json", "--batch-size", str(config.batch_size))
     peak_bytes = 0
     while process.poll() is None:
         peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
@@ -165,16 +159,6 @@ def _run_script(folder: Path, uri: str, urls: list[str], config: PipelineConfig)
         "documents_per_second": round(figures.documents / figures.seconds, 1),
         "cpu_us_per_document": round(figures.cpu_s / figures.documents * 1e6, 1),
     }
-
-
-def _call(environment: dict[str, str], *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise EngineError(
-            f"`engine {' '.join(arguments)}` ended with exit code {done.returncode}: {done.stderr[-2000:]}"
-        )
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -20,6 +17,7 @@ import pyarrow.dataset as ds
 import requests
 from pymongo import MongoClient
 
+from bench.engine_command import EngineCommand
 from bench.local_mongod import LocalMongod
 from bench.standin import ModelMissing, StandinConfig, StandinFleet
 from bench.tweets import documents
@@ -60,7 +58,14 @@ def demo(config: DemoConfig) -> int:
             fleet = stack.enter_context(StandinFleet(StandinConfig(backend="minilm", ports=(0,) * N_SERVERS)))
         except ModelMissing as error:
             raise ConfigError(f"{error} (`make setup` installs it)") from error
-        engine = _Engine(folder, mongod.uri, fleet.urls)
+        engine = EngineCommand(
+            uri=mongod.uri,
+            database=DATABASE,
+            collection=COLLECTION,
+            done_field=DONE_FIELD,
+            urls=fleet.urls,
+            folder=folder,
+        )
         steps: tuple[tuple[str, tuple[str, ...]], ...] = (
             ("3. The indexes of the work queue", ("index",)),
             ("4. The run: MongoDB -> four servers -> Parquet", ("run", "--shard-bytes", "2MiB")),
@@ -70,13 +75,13 @@ def demo(config: DemoConfig) -> int:
         )
         for title, arguments in steps:
             _say(title)
-            code = engine.call(*arguments)
+            code = _call(engine, *arguments)
             if code != Exit.DONE:
                 _say(f"   that ended with exit code {code}; the demo stops here")
                 return code
-        _show_files(folder / "cold" / f"{DATABASE}.{COLLECTION}")
+        _show_files(engine.cold)
         _say("8. A search over the result")
-        _search(folder / "cold" / f"{DATABASE}.{COLLECTION}", mongod.uri, fleet.urls, config.question)
+        _search(engine, config.question)
         _say(f"Done in {time.monotonic() - started_s:.0f} s. Everything that was started has been stopped.")
         if config.folder is not None:
             _say(f"The Parquet files stay in {folder / 'cold'}.")
@@ -105,36 +110,15 @@ def _load(uri: str) -> int:
         return collection.count_documents({"retweeted": None, DONE_FIELD: None})
 
 
-class _Engine:
-    """The engine's own commands, called as a person would call them."""
-
-    def __init__(self, folder: Path, uri: str, urls: list[str] | tuple[str, ...]) -> None:
-        self._environment = {
-            **os.environ,
-            "ENGINE_MONGO_URI": uri,
-            "ENGINE_DATABASE": DATABASE,
-            "ENGINE_COLLECTION": COLLECTION,
-            "ENGINE_DONE_FIELD": DONE_FIELD,
-            "ENGINE_TEI_URLS": ",".join(urls),
-            "ENGINE_HOT_DIR": str(folder / "hot"),
-            "ENGINE_COLD_DIR": str(folder / "cold"),
-        }
-
-    def call(self, *arguments: str) -> int:
-        """Run a command with its output indented below ours; returns its exit code."""
-        _say(f"   $ engine {' '.join(arguments)}")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cli", *arguments],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert process.stdout is not None
-        with process.stdout as lines:
-            for line in lines:
-                _say(f"     {line.rstrip()}")
-        return process.wait()
+def _call(engine: EngineCommand, *arguments: str) -> int:
+    """Run a command with its output indented below ours; returns its exit code."""
+    _say(f"   $ engine {' '.join(arguments)}")
+    process = engine.start(*arguments, merge_output=True)
+    assert process.stdout is not None
+    with process.stdout as lines:
+        for line in lines:
+            _say(f"     {line.rstrip()}")
+    return process.wait()
 
 
 def _show_files(cold: Path) -> None:
@@ -143,17 +127,17 @@ def _show_files(cold: Path) -> None:
             _say(f"   {folder}/{path.name}  {path.stat().st_size:,} bytes")
 
 
-def _search(cold: Path, uri: str, urls: list[str] | tuple[str, ...], question: str | None) -> None:
+def _search(engine: EngineCommand, question: str | None) -> None:
     """Show the tweets nearest to a question by cosine, which is the inner product of vectors of length 1."""
-    table: pa.Table = ds.dataset(cold / "shards", format="parquet").to_table(columns=["_id", "embedding"])
+    table: pa.Table = ds.dataset(engine.cold / "shards", format="parquet").to_table(columns=["_id", "embedding"])
     vectors = table.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
     ids = table.column("_id").to_pylist()
     questions = [question] if question else list(QUESTIONS)
-    url = urls[0].rstrip("/").removesuffix("/embed") + "/embed"
+    url = engine.urls[0].rstrip("/").removesuffix("/embed") + "/embed"
     answer = requests.post(url, json={"inputs": questions}, timeout=30)
     answer.raise_for_status()
     asked = np.asarray(answer.json(), dtype=np.float32)
-    with MongoClient[dict[str, Any]](uri) as client:
+    with MongoClient[dict[str, Any]](engine.uri) as client:
         collection = client[DATABASE][COLLECTION]
         for text, vector in zip(questions, asked, strict=True):
             _say(f"   {json.dumps(text)}")

@@ -34,6 +34,7 @@ LOOK_AGAIN_S = 30.0
 """How often a larger window is tried at a server that gives no account of its time."""
 MISSES_BEFORE_STEADY = 2
 """One round without growth may be noise."""
+RUN_SHARE = 4
 MARGIN = 0.05
 """Share of the permits that is left to others, unless that would leave fewer than two requests in flight."""
 _RECENT = 200
@@ -134,6 +135,19 @@ class Admission:
             return True
         self._round.full = True
         return False
+
+    def room_requests(self, in_flight_texts: int, *, in_runs: bool) -> int:
+        """Usual requests that should go out now; `in_runs`: none, or several.
+
+        Batches come sorted by length, and neighbours in a server's queue share a GPU batch. Taking a quarter of the
+        window at a time gives the server runs of like length, where taking one by one would give it every fourth
+        batch of a fleet of four; padded models pay for that difference.
+        """
+        room = (self.window_texts - in_flight_texts) // self._batch_texts
+        if room < (max(1, self.window_requests // RUN_SHARE) if in_runs else 1):
+            self._round.full = True
+            return 1 if in_flight_texts == 0 else 0
+        return room
 
     def answered(self, n_texts: int, latency_s: float, times: ServerTimes, now_s: float) -> None:
         """Take note of a good answer."""

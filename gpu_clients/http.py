@@ -141,11 +141,13 @@ class Exchange:
         started_s, finished_s: Monotonic seconds.
         bytes_out, bytes_in: Size of the request body and of the answer's body.
         resent: Whether a stale kept-alive connection made it go out twice.
+        n_refused: Addresses of the server that took no connection for it.
+        connection: Who holds the answer.
     """
 
     __slots__ = (
         "body", "bytes_in", "bytes_out", "connection", "deadline_s", "failure", "finished_s", "headers",
-        "max_body_bytes", "parts", "resent", "started_s", "status", "tag",
+        "max_body_bytes", "n_refused", "parts", "resent", "started_s", "status", "tag",
     )  # fmt: skip
 
     def __init__(self, parts: list[Buffer], tag: object, deadline_s: float, max_body_bytes: int) -> None:
@@ -162,6 +164,7 @@ class Exchange:
         self.bytes_out = 0
         self.bytes_in = 0
         self.resent = False
+        self.n_refused = 0
         self.connection: Connection | None = None
 
     def release(self) -> None:
@@ -312,8 +315,13 @@ class Connection:
             self._poller.change(self.fd, READ | WRITE if writing else READ)
 
     def refused(self, why: str) -> None:
-        """There is no connection to this address of the server."""
-        self._client.try_next_target()
+        """There is no connection to this address of the server: try the name's next one, if it has more."""
+        exchange = self._exchange
+        if exchange is not None and self._client.try_next_target(exchange):
+            self._exchange = None
+            self.close()
+            self._client.reconnect(exchange)
+            return
         self._fail(FailureKind.REFUSED, f"cannot connect to {self._client.address.authority}: {why}")
 
     # -- socket events ---------------------------------------------------------------------------------
@@ -541,9 +549,15 @@ class HttpClient:
 
     # -- what connections call -------------------------------------------------------------------------
 
-    def try_next_target(self) -> None:
-        """Take the host's next address from now on (a name may stand for several, not all of them served)."""
+    def try_next_target(self, exchange: Exchange) -> bool:
+        """Take the name's next address from now on (not all of them need be served); False when it has no other."""
         self._target += 1
+        exchange.n_refused += 1
+        return exchange.n_refused < len(self._targets)
+
+    def reconnect(self, exchange: Exchange) -> None:
+        """Try the next address."""
+        self._connect(exchange)
 
     def has_answer(self, exchange: Exchange, reader: AnswerReader, connection: Connection) -> None:
         """An exchange has its answer; the connection waits for its release."""

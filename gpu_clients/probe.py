@@ -89,9 +89,11 @@ def examine_server(server_kind: str, options: EmbedOptions) -> Dialogue:
     if facts.kind == "tei" and facts.auto_truncate is None and not options.truncate:
         raise _misfit("the server does not say whether it truncates")
     facts, route, mixed = yield from _first_vectors(facts, options)
+    _check_sound(mixed, options)
     if repeated_rows(mixed):
         raise _misfit("the server gives the same vector for different texts")
-    equal, _ = yield from _embed(route, Arrangement.EQUAL, facts, mixed.shape[1], options)
+    equal = yield from _embed(route, Arrangement.EQUAL, facts, mixed.shape[1])
+    _check_sound(equal, options)
     canary = Canary.of(mixed, equal)
     warnings = []
     if canary.neighbours_matter():
@@ -187,25 +189,27 @@ def _identify(server_kind: str, options: EmbedOptions) -> Generator[HttpRequest,
 def _first_vectors(
     facts: ServerFacts, options: EmbedOptions
 ) -> Generator[HttpRequest, Exchange, tuple[ServerFacts, Route, Matrix]]:
-    """The canary's vectors over the best route that works."""
+    """The canary's vectors over the best route that works; when none does, it is the best one's failure that counts."""
+    first: ProbeFailed | None = None
     for form in (AnswerForm.BASE64.value, AnswerForm.OPENAI_FLOATS.value, None):
         if form is None and facts.kind == "openai":
             break
         facts = dataclasses.replace(facts, form=form)
         route = choose_route(facts, options)
         try:
-            matrix, _ = yield from _embed(route, Arrangement.MIXED, facts, None, options)
+            matrix = yield from _embed(route, Arrangement.MIXED, facts, None)
             return facts, route, matrix
         except ProbeFailed as error:
-            last = error
+            first = first or error
             if route.path != OPENAI_PATH or not error.misconfigured:
-                raise
-    raise last
+                break
+    assert first is not None
+    raise first
 
 
 def _embed(
-    route: Route, arrangement: Arrangement, facts: ServerFacts, dim: int | None, options: EmbedOptions
-) -> Generator[HttpRequest, Exchange, tuple[Matrix, int]]:
+    route: Route, arrangement: Arrangement, facts: ServerFacts, dim: int | None
+) -> Generator[HttpRequest, Exchange, Matrix]:
     body, n_texts = canary_body(arrangement, facts.max_input_length)
     if facts.max_client_batch_size is not None and facts.max_client_batch_size < n_texts:
         raise _misfit(f"the server takes {facts.max_client_batch_size} texts in a request, at least 3 are needed")
@@ -228,10 +232,13 @@ def _embed(
         raise ProbeFailed(Failure(kind=error.kind, detail=str(error)), misconfigured=True) from error
     finally:
         answer.release()
+    return matrix
+
+
+def _check_sound(matrix: Matrix, options: EmbedOptions) -> None:
     if unsound_rows(matrix, normalized=options.normalize):
         what = "not normalised, not finite or constant" if options.normalize else "not finite, zero or constant"
         raise _misfit(f"the server's vectors are {what}")
-    return matrix, n_texts
 
 
 def _count_prompt_tokens() -> Generator[HttpRequest, Exchange, int | None]:

@@ -230,8 +230,8 @@ class ClientStage:
 
     def _send_new(self) -> None:
         lane, context = self._lane, self._context
-        usual = self._settings.batch_size
-        while lane.admission.admits(lane.in_flight_texts, usual):
+        # what trickles in is taken as it comes
+        for _ in range(lane.admission.room_requests(lane.in_flight_texts, in_runs=not self._starving)):
             number = context.documents_ready.take() if self._documents_wait else None
             if number is None:
                 self._starve()
@@ -240,7 +240,6 @@ class ClientStage:
             self._figures.taken_rows += batch.n_rows
             if self._is_ordinary(batch):
                 self._send(batch)
-        self._starving = False
 
     def _is_ordinary(self, batch: Batch) -> bool:
         """Whether a batch may be sent as it is; otherwise its conversation has begun."""

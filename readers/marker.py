@@ -28,11 +28,11 @@ from readers.mongo_ids import key_of
 
 T = TypeVar("T")
 
-CHUNK_ROWS = 2_000
+CHUNK_ROWS = 5_000
 CHUNK_BYTES = 8 << 20
 """Half of what a command may have; ids can be large documents."""
 
-N_THREADS = 2
+N_THREADS = 1
 _VALIDATION_FAILED = 121
 
 

@@ -325,7 +325,7 @@ def _type_differences(name: str, theirs: pa.Schema, schema: MergeSchema) -> list
     found += [
         f"column {column!r} is {rest[column]}, not {kind}"
         for column, kind in carried.items()
-        if column in rest and rest[column] != kind
+        if column in rest and rest[column] not in (kind, pa.null())
     ]
     return found
 

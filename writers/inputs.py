@@ -216,8 +216,9 @@ class Input:
     def _is_ours(self) -> bool:
         """Whether the vector pages are of the kind that is decoded here."""
         schema = self._schema
-        if sc.KEY_VERSION not in footer_of(self._parquet):
-            return False
+        pyarrow = str(self._parquet.metadata.created_by).startswith("parquet-cpp-arrow")
+        if not pyarrow and sc.KEY_VERSION not in footer_of(self._parquet):
+            return False  # others may repeat levels in another pattern, which only the general reader checks
         if not self._parquet.schema_arrow.equals(schema.arrow, check_metadata=False):
             return False
         kinds = {"RLE", "BYTE_STREAM_SPLIT" if schema.vector_type == "float32" else "PLAIN"}

@@ -35,6 +35,8 @@ _MIN_CYCLE_REQUESTS = 4
 _OVERHEAD_CHARACTERS = 16
 """What a text costs beside its characters: two special tokens and a place in the batch."""
 
+_TOLERATED_PADDING = 0.025
+
 N_STRATA = 16
 
 
@@ -162,6 +164,39 @@ class Corpus:
         if order is Order.SPREAD:
             requests = [requests[at] for at in _evenly_spread(len(requests), rng)]
         return Cycle(batch_size=batch_size, requests=tuple(requests), n_texts=len(spread), order=order)
+
+    def texts_for_density(self, characters_at_a_time: float) -> int:
+        """Texts of the shortest sorted cycle that hardly overstates what padding costs.
+
+        The fewer texts a cycle has, the less alike are neighbours, and the more a server that pads has to pad: more
+        than in a run, whose windows are dense.
+
+        Args:
+            characters_at_a_time: Characters in the GPU batches of all servers together.
+        """
+        window = min(self.n_texts, WINDOW_TEXTS)
+        as_in_a_run = self._padding(window, characters_at_a_time)
+        n_texts = 2 * window  # a window up and a window down: as dense as a run's
+        while n_texts > 2 * _MIN_CYCLE_REQUESTS:
+            shorter = n_texts * 3 // 4
+            if self._padding(shorter // 2, characters_at_a_time) > as_in_a_run + _TOLERATED_PADDING:
+                break
+            n_texts = shorter
+        return n_texts
+
+    def _padding(self, n_texts: int, characters_at_a_time: float) -> float:
+        """Padded per real characters when so many sorted texts are cut into GPU batches."""
+        lengths = self.lengths[np.linspace(0, self.n_texts, n_texts, endpoint=False).astype(int)] + _OVERHEAD_CHARACTERS
+        padded = 0
+        first = 0
+        while first < n_texts:
+            stop = first + max(1, int(characters_at_a_time / lengths[first]))
+            while stop > first + 1 and lengths[min(stop, n_texts) - 1] * (stop - first) > characters_at_a_time:
+                stop = first + max(1, (stop - first) * 9 // 10)
+            stop = min(stop, n_texts)
+            padded += int(lengths[stop - 1]) * (stop - first)
+            first = stop
+        return padded / float(lengths.sum())
 
     def sample(self, n_texts: int) -> list[bytes]:
         """Texts as JSON whose lengths are spread as those of the whole corpus, from short to long."""

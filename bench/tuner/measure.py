@@ -36,8 +36,8 @@ MIN_TURNOVERS = 2
 MIN_TURNOVERS_OF_A_SAMPLE = 4
 MIN_ANSWERS = 40
 MIN_ANSWERS_PER_SERVER = 24
-MIN_COVERAGE = 0.3
-"""Share of a cycle before a visit may end early: below it, the lengths seen are too few to judge by."""
+MIN_COVERAGE = 0.5
+"""Share of a sorted cycle before a visit may end early: half a cycle from its start holds every length."""
 MAX_ERROR_SHARE = 0.05
 QUIET_SHARE_OF_TARGET = 0.7
 _PATIENCE = 6

@@ -48,8 +48,9 @@ _TEXTS_THAT_SHOW_PADDING = 16
 _EXPLORING_SHARE = 0.6
 _SIMILAR_LATENCY = 1.1
 _MIN_CYCLE_TEXTS = 256
-_CYCLE_SHARE_OF_A_VISIT = 0.4
+_CYCLE_SHARE_OF_A_VISIT = 0.6
 _SAMPLE_TEXTS = 2 * WINDOW_TEXTS
+_DEFAULT_BATCH_TOKENS = 16_384
 _DEFAULT_CHARACTERS_PER_TOKEN = 4.0
 
 
@@ -120,10 +121,12 @@ class Search:
         limits: Limits,
         config: TuneConfig,
         *,
+        max_batch_tokens: int | None = None,
         listener: Listener | None = None,
     ) -> None:
         """
         Args:
+            max_batch_tokens: Tokens of a GPU batch, when the servers say so.
             listener: Told of every visit: in which part of the search, and what it found.
         """
         self.findings = Findings()
@@ -135,6 +138,8 @@ class Search:
         self._listener = listener
         self._began_s = load.now_s()
         self._exploring = True
+        self._gpu_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS
+        self._dense_texts: int | None = None
         self._calibrated = False
 
     def run(self) -> Findings:
@@ -414,7 +419,9 @@ class Search:
         rules = self._rules(part, point, before)
         order = Order.NATURAL
         if self.findings.bucketing:
-            order = Order.SPREAD if point.concurrency <= 2 and not repeat else Order.SORTED
+            # two in flight already meet at the end of their latencies, which only a target asks for
+            lonely = 1 if self._config.target_p95_s is not None else 2
+            order = Order.SPREAD if point.concurrency <= lonely and not repeat else Order.SORTED
         cycle = self._corpus.cycle(point.batch_size, self._cycle_texts(order), order, self._rng)
         visit = measure(self._load, cycle, point.concurrency, rules)
         if record is None:
@@ -452,7 +459,10 @@ class Search:
             return min(self._corpus.n_texts, _SAMPLE_TEXTS)
         best = max((record.rate.per_s for record in self.findings.records.values() if record.works), default=0.0)
         affordable = max(_MIN_CYCLE_TEXTS, _CYCLE_SHARE_OF_A_VISIT * self._slice_s() * best)
-        return int(min(affordable, 2 * min(self._corpus.n_texts, WINDOW_TEXTS)))
+        if self._dense_texts is None:
+            tokens = self._gpu_batch_tokens * self.findings.characters_per_token
+            self._dense_texts = self._corpus.texts_for_density(self._load.n_servers * tokens)
+        return int(min(affordable, self._dense_texts))
 
     def _slice_s(self) -> float:
         """Steady state of one visit, at most: what is asked for, while that leaves time for others."""

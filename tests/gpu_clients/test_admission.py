@@ -9,7 +9,6 @@ import random
 import pytest
 
 from engine.errors import ProtocolError
-from gpu_clients import admission as admission_module
 from gpu_clients.admission import MOVES, Admission, AdmissionState
 from gpu_clients.requester import ServerTimes
 
@@ -29,7 +28,7 @@ def drive(
 ) -> tuple[float, list[float]]:
     """Run a closed loop in virtual time; texts per second and latencies of the second half."""
     clock = [0.0]
-    monkeypatch.setattr(admission_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("gpu_clients.admission.time.monotonic", lambda: clock[0])
     rng = random.Random(7)
     fifo: list[tuple[float, int]] = []  # (arrived, request) a text
     left: dict[int, int] = {}

@@ -131,27 +131,9 @@ def damaged(kind: str) -> memoryview:
 
 
 KINDS = [
-    "one less",
-    "one more",
-    "index twice",
-    "index missing",
-    "index not a number",
-    "index true",
-    "index beyond",
-    "short",
-    "long",
-    "not base64",
-    "padding inside",
-    "line break inside",
-    "null",
-    "floats",
-    "no data",
-    "no object",
-    "cut",
-    "bytes behind",
-    "nan",
-    "html",
-    "not utf-8",
+    *("one less", "one more", "index twice", "index missing", "index not a number", "index true", "index beyond"),
+    *("short", "long", "not base64", "padding inside", "line break inside", "null", "floats", "no data", "no object"),
+    *("cut", "bytes behind", "nan", "html", "not utf-8"),
 ]
 
 

@@ -113,7 +113,7 @@ def test_the_breaker_moves_only_as_its_table_says() -> None:
 
 def test_pauses_between_probes_double_and_are_forgotten_after_good_service(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(breaker_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("gpu_clients.breaker.time.monotonic", lambda: clock[0])
     breaker = Breaker(random.Random(1))
 
     def pause_s() -> float:

@@ -1,4 +1,4 @@
-"""Kills or fails a merge at its N-th durable call, for every N, and reports what was left and what a second start makes.
+"""Kills or fails a merge at its N-th durable call, for every N; tells what was left and what a second start makes.
 
 A process of its own that never starts a thread, so that it can fork a child for each attempt: a fork takes a few
 milliseconds where an interpreter takes half a second. Usage: `TEMPLATE WORK ACTION SORT DELETE`; prints one JSON
@@ -7,6 +7,7 @@ object for each N, and ends after the first N that the merge never came to.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -50,12 +51,12 @@ def attempt(settings: MergeConfig, failpoints: str) -> int:
     pid = os.fork()
     if pid == 0:
         os.environ[durable.FAILPOINTS_ENV] = failpoints
-        writers.merge.Pool = InlinePool  # type: ignore[assignment,misc]
+        setattr(writers.merge, "Pool", InlinePool)  # noqa: B010 - a plain assignment is no business of mypy's
         try:
             writers.merge.merge(settings)
         except EngineError as error:
             os._exit(error.exit_code)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the last line of the child
             print(repr(error), file=sys.stderr)
             os._exit(99)
         os._exit(0)
@@ -97,20 +98,23 @@ def main() -> None:
         after_fault = look(settings)
         again = attempt(settings, "") if code else 0
         end = look(settings)
-        rows = [
-            [value, bytes(memoryview(b"".join(float(x).hex().encode() for x in vector))).decode()]
-            for path in sorted(settings.target.glob("*.parquet"))
-            for value, vector in zip(*_columns(path), strict=True)
-        ]
-        print(json.dumps({"n": number, "code": code, "fault": after_fault, "again": again, "end": end, "rows": rows}))
+        ids, digest = rows_in(settings.target)
+        facts = {"n": number, "code": code, "fault": after_fault, "again": again, "end": end}
+        print(json.dumps({**facts, "ids": ids, "vectors": digest}))
         sys.stdout.flush()
         if code == 0:
             return
 
 
-def _columns(path: Path) -> tuple[list[Any], list[Any]]:
-    table = pq.read_table(path, use_threads=False)
-    return table["_id"].to_pylist(), table["embedding"].to_pylist()
+def rows_in(folder: Path) -> tuple[list[int], str]:
+    """Ids of all outputs in order, and the SHA-256 of their vectors in the same order."""
+    ids: list[int] = []
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(path, use_threads=False)
+        ids += table["_id"].to_pylist()
+        digest.update(table["embedding"].combine_chunks().flatten().to_numpy().tobytes())
+    return ids, digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""The engine's own command line, called as a person would call it, over parts that were started for the purpose."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCommand:
+    """Where the commands work; passed by the environment, as a deployment would.
+
+    Attributes:
+        uri: MongoDB.
+        database, collection, done_field: The collection.
+        urls: The embedding servers.
+        folder: Holds `hot` and `cold`.
+    """
+
+    uri: str
+    database: str
+    collection: str
+    done_field: str
+    urls: Sequence[str]
+    folder: Path
+
+    @property
+    def cold(self) -> Path:
+        """Folder of the collection's Parquet files."""
+        return self.folder / "cold" / f"{self.database}.{self.collection}"
+
+    def start(self, *arguments: str, merge_output: bool = False) -> subprocess.Popen[str]:
+        """Start `engine ARGUMENTS` with its output in pipes; with `merge_output` stderr goes into stdout's."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cli", *arguments],
+            env={
+                **os.environ,
+                "ENGINE_MONGO_URI": self.uri,
+                "ENGINE_DATABASE": self.database,
+                "ENGINE_COLLECTION": self.collection,
+                "ENGINE_DONE_FIELD": self.done_field,
+                "ENGINE_TEI_URLS": ",".join(self.urls),
+                "ENGINE_HOT_DIR": str(self.folder / "hot"),
+                "ENGINE_COLD_DIR": str(self.folder / "cold"),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merge_output else subprocess.PIPE,
+            text=True,
+        )

@@ -1,0 +1,118 @@
+"""How much of a fleet's modelled power a client uses. Shares and counts of the servers, never wall-clock times:
+`busy` is the share of the time in which a modelled GPU had work, as the server itself counts it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+import bench.data
+from bench.client_pump import ClientPump
+from bench.standin import GpuConfig, StandinConfig, StandinFleet, capacity
+from gpu_clients.settings import ClientSettings
+
+BATCH = 32
+
+
+def batches(n: int = 64) -> list[list[str]]:
+    """Real tweets of a window, sorted by length as the reader does."""
+    path = Path(bench.data.__file__).parent / "tweets.jsonl"
+    texts = [orjson.loads(line)["text"] for line in path.read_bytes().splitlines()[: n * BATCH]]
+    ordered = sorted(texts, key=len)
+    return [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]
+
+
+def fleet_config(*speeds: float, padded: bool = True) -> StandinConfig:
+    """Servers slow enough for a busy test machine, with GPU batches short enough to be counted in a few seconds."""
+    gpu = GpuConfig(tokens_per_s=8_000.0, padded=padded)
+    return StandinConfig(
+        backend="sim", ports=(0,) * len(speeds), speeds=speeds, gpu=gpu, max_batch_tokens=1024, max_input_length=512
+    )
+
+
+@dataclass
+class Measured:
+    """A stretch of steady state.
+
+    Attributes:
+        busy: Share of the time each GPU was busy.
+        tokens_per_busy_s: Real tokens for each second that a GPU was busy.
+        padding: Padded tokens for each real one.
+        requests, overloaded: Embedding requests, and those answered 429.
+    """
+
+    busy: list[float]
+    tokens_per_busy_s: list[float]
+    padding: float
+    requests: int
+    overloaded: int
+
+
+def measure(config: StandinConfig, slow: float | None = None, **options: Any) -> Measured:
+    """Let clients work against `config`, and look at the servers' counters after a warm-up."""
+    work = batches()
+    with StandinFleet(config) as fleet:
+        settings = ClientSettings(urls=fleet.urls, batch_size=BATCH, canary_every_s=600.0, **options)
+        with ClientPump(settings, work, n_slots=24 * len(fleet.urls)) as pump:
+            if slow is not None:
+                fleet.control(fleet.ports[0], slow_factor=slow)
+            pump.run(seconds=3.0)
+            before = fleet.reports()
+            lap = pump.run(seconds=3.0)
+            after = fleet.reports()
+    deltas = [
+        {name: late["backend"][name] - early["backend"][name] for name in late["backend"]}
+        for early, late in zip(before, after, strict=True)
+    ]
+    real = [delta["standin_real_tokens_total"] for delta in deltas]
+    return Measured(
+        busy=[delta["standin_busy_seconds_total"] / lap.seconds for delta in deltas],
+        tokens_per_busy_s=[
+            tokens / max(1e-9, delta["standin_busy_seconds_total"]) for tokens, delta in zip(real, deltas, strict=True)
+        ],
+        padding=sum(delta["standin_padded_tokens_total"] for delta in deltas) / max(1, sum(real)),
+        requests=sum(report["embed_requests"] for report in after) - sum(report["embed_requests"] for report in before),
+        overloaded=sum(report["answered_429"] for report in after) - sum(report["answered_429"] for report in before),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("speeds", [(1.0, 1.0), (1.0, 1.0, 2.0, 4.0)])
+def test_every_gpu_is_kept_busy_with_full_batches(padded: bool, speeds: tuple[float, ...]) -> None:
+    config = fleet_config(*speeds, padded=padded)
+    texts = [text for batch in batches() for text in batch]
+
+    found = measure(config)
+
+    oracle = capacity(texts, config, order="sorted")
+    assert min(found.busy) >= 0.95
+    for speed, rate in zip(speeds, found.tokens_per_busy_s, strict=True):
+        assert rate >= 0.95 * capacity(texts, config, speed=speed).tokens_per_s
+    assert found.padding <= 1.1 * max(oracle.padding_ratio, 1.05)
+    assert found.overloaded == 0
+
+
+@pytest.mark.slow
+def test_few_permits_are_kept_to() -> None:
+    found = measure(dataclasses.replace(fleet_config(1.0, 1.0), max_concurrent_requests=64))
+
+    assert found.overloaded <= 0.01 * found.requests
+    assert min(found.busy) >= 0.9
+
+
+@pytest.mark.slow
+def test_three_servers_do_not_suffer_from_a_fourth_that_is_slow() -> None:
+    config = fleet_config(1.0, 1.0, 1.0, 1.0)
+
+    found = measure(config, slow=50.0)
+
+    assert min(found.busy[1:]) >= 0.95
+    even = measure(config)
+    for rate, usual in zip(found.tokens_per_busy_s[1:], even.tokens_per_busy_s[1:], strict=True):
+        assert rate >= 0.9 * usual

@@ -1,0 +1,243 @@
+"""`merge` of a plain folder: anybody's Parquet files, as an older pipeline left them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.errors import ConfigError, DamageError, Exit
+from tests.writers.dataset import read_outputs, vectors_of
+from tests.writers.inline_pool import InlinePool
+from writers import schema as sc
+from writers.merge import merge
+from writers.merge_config import MergeConfig, MergeReport
+from writers.merge_ledger import read_merge_state
+from writers.verify import verify
+from writers.verify_config import VerifyConfig
+
+DIM = 12
+
+
+@pytest.fixture(autouse=True)
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers in this process; `test_merge.py` has the processes."""
+    monkeypatch.setattr("writers.merge.Pool", InlinePool)
+    monkeypatch.setattr("writers.verify.Pool", InlinePool)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "source"
+    made.mkdir()
+    return made
+
+
+def table_of(numbers: range | list[int], kind: str = "list", element: pa.DataType | None = None) -> pa.Table:
+    """Rows as a foreign writer would make them."""
+    element = element or pa.float32()
+    matrix = vectors_of(numbers, DIM)
+    half = element == pa.float16()
+    values: list[Any] = [list(row.astype(np.float16)) if half else row.tolist() for row in matrix]
+    types = {"list": pa.list_(element), "large": pa.large_list(element), "fixed": pa.list_(element, DIM)}
+    return pa.table(
+        {
+            "_id": pa.array(numbers, pa.int64()),
+            "text": [f"text {number}" for number in numbers],
+            "embedding": pa.array(values, types[kind]),
+        }
+    )
+
+
+def run(folder: Path, **options: Any) -> MergeReport:
+    settings: dict[str, Any] = {"jobs": 1, "file_bytes": 1 << 20, "row_group_bytes": 1 << 16, **options}
+    return merge(MergeConfig(source=folder, target=folder.parent / "target", **settings))
+
+
+def merged(folder: Path) -> pa.Table:
+    return read_outputs(folder.parent / "target")
+
+
+def check_rows(table: pa.Table, numbers: list[int], dtype: type[np.floating[Any]] = np.float32) -> None:
+    assert table.column_names == ["_id", "text", "embedding"]
+    assert table["_id"].to_pylist() == numbers
+    assert table["text"].to_pylist() == [f"text {number}" for number in numbers]
+    values = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    assert values.dtype == dtype
+    assert values.tobytes() == vectors_of(numbers, DIM).astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["list", "large", "fixed"])
+@pytest.mark.parametrize("compression", ["snappy", "zstd", "gzip", "none"])
+def test_lists_of_every_kind_and_codec_become_fixed_size_lists(folder: Path, kind: str, compression: str) -> None:
+    pq.write_table(table_of(range(0, 40), kind), folder / "a.parquet", compression=compression, row_group_size=15)
+    pq.write_table(table_of(range(40, 45), kind), folder / "b.parquet", compression=compression, version="1.0")
+    assert run(folder).rows == 45
+    check_rows(merged(folder), list(range(45)))
+    assert verify(VerifyConfig.of_folder(folder.parent / "target")).ok
+
+
+def test_columns_in_any_order_and_vectors_of_any_width_fit_together(folder: Path) -> None:
+    pq.write_table(table_of(range(0, 10), "list"), folder / "0.parquet")
+    pq.write_table(table_of(range(10, 20), "fixed", pa.float64()).select([2, 0, 1]), folder / "1.parquet")
+    small = table_of(range(20, 30), "large")
+    ids = pa.array(range(20, 30), pa.int32())
+    pq.write_table(small.set_column(0, "_id", ids).select([1, 2, 0]), folder / "2.parquet")
+    assert run(folder).rows == 30
+    check_rows(merged(folder), list(range(30)))
+
+
+def test_float16_stays_float16(folder: Path) -> None:
+    pq.write_table(table_of(range(20), "list", pa.float16()), folder / "a.parquet")
+    run(folder)
+    check_rows(merged(folder), list(range(20)), np.float16)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_ids_of_any_string_type_become_strings(folder: Path, kind: pa.DataType) -> None:
+    ids = pa.array([f"x{number}" for number in range(9)]).cast(kind)
+    pq.write_table(table_of(range(9)).set_column(0, "id", ids), folder / "a.parquet")
+    run(folder, sort="_id")
+    assert merged(folder)["_id"].to_pylist() == [f"x{number}" for number in range(9)]
+
+
+def test_the_columns_can_be_named(folder: Path) -> None:
+    table = table_of(range(5)).rename_columns(["key", "text", "values"])
+    pq.write_table(table, folder / "a.parquet")
+    with pytest.raises(ConfigError, match=r"cannot tell which column is the id .*--id-column"):
+        run(folder)
+    run(folder, id_column="key")
+    check_rows(merged(folder), list(range(5)))
+
+
+def test_files_in_subfolders_count_and_hidden_ones_do_not(folder: Path) -> None:
+    (folder / "x" / "y").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    pq.write_table(table_of(range(5)), folder / "x" / "y" / "a.parquet")
+    pq.write_table(table_of(range(5, 8)), folder / "z.parquet")
+    for name in (".hidden/a.parquet", "_b.parquet", ".c.parquet", "d.txt", "e.parquet.inprogress"):
+        (folder / name).write_bytes(b"not for reading")
+    assert run(folder).rows == 8
+    check_rows(merged(folder), list(range(8)))
+
+
+def _broken(change: str) -> pa.Table:
+    table = table_of(range(10, 14))
+    vectors = table["embedding"].to_pylist()
+    if change == "null vector":
+        vectors[2] = None
+    elif change == "null number":
+        vectors[2] = [None, *vectors[2][1:]]
+    elif change == "lengths":
+        vectors[1], vectors[2] = vectors[1][:-1], [*vectors[2], 0.5]
+    elif change == "null id":
+        return table.set_column(0, "_id", pa.array([1, None, 3, 4], pa.int64()))
+    return table.set_column(2, "embedding", pa.array(vectors, pa.list_(pa.float32())))
+
+
+MISFITS = [
+    (lambda: table_of(range(10, 14)).append_column("more", pa.array([1] * 4)), "an extra column 'more'"),
+    (lambda: table_of(range(10, 14)).drop_columns(["text"]), "no column 'text'"),
+    (lambda: table_of(range(10, 14)).drop_columns(["embedding"]), "no column 'embedding'"),
+    (lambda: table_of(range(10, 14)).set_column(1, "text", pa.array([1] * 4)), "column 'text' is int64, not string"),
+    (lambda: table_of(range(10, 14)).set_column(0, "_id", pa.array(list("abcd"))), "id type string is not int64"),
+    (lambda: table_of(range(10, 14), "list", pa.float16()), "vector type halffloat is not float32"),
+    (lambda: table_of(range(10, 14)).set_column(2, "embedding", pa.array([[1.0] * 3] * 4)), "3 numbers each"),
+    (lambda: _broken("null vector"), "numbers each on average|vector in row 2 is null"),
+    (lambda: _broken("null number"), "vector in row 2 holds a null"),
+    (lambda: _broken("lengths"), "vector in row 1 has 11 numbers, expected 12"),
+    (lambda: _broken("null id"), "1 rows without an id"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), MISFITS)
+def test_a_file_that_does_not_fit_is_named_and_nothing_is_written(folder: Path, make: Any, words: str) -> None:
+    pq.write_table(table_of(range(0, 10)), folder / "a.parquet")
+    pq.write_table(make(), folder / "b.parquet")
+    with pytest.raises(ConfigError, match=rf"b\.parquet.*({words})") as caught:
+        run(folder, delete_sources=True)
+    assert caught.value.exit_code is Exit.USAGE
+    target = folder.parent / "target"
+    assert not list(target.glob("*.parquet")) and not list(target.glob("*.inprogress"))
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_file_that_is_no_parquet_file_is_damage(folder: Path) -> None:
+    pq.write_table(table_of(range(0, 10)), folder / "a.parquet")
+    (folder / "b.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(DamageError, match=r"b\.parquet cannot be read"):
+        run(folder)
+
+
+def test_files_without_rows_add_nothing(folder: Path) -> None:
+    pq.write_table(table_of(range(0, 10)), folder / "a.parquet")
+    pq.write_table(table_of([]), folder / "b.parquet")
+    assert run(folder).rows == 10
+
+
+def test_the_latest_file_wins_by_its_time_not_by_its_name(folder: Path) -> None:
+    pq.write_table(table_of(range(0, 10)), folder / "a.parquet")
+    pq.write_table(table_of(range(5, 15)), folder / "b.parquet")
+    os.utime(folder / "a.parquet", ns=(2_000_000_000_000_000_000, 2_000_000_000_000_000_000))
+    with pytest.raises(DamageError, match="5 rows have an id that another row has too"):
+        run(folder)
+    assert run(folder, on_duplicate="latest").duplicates_dropped == 5
+    check_rows(merged(folder), [*range(0, 10), *range(10, 15)])
+    lineage = pq.read_metadata(next((folder.parent / "target").glob("*.parquet"))).metadata[sc.KEY_LINEAGE]
+    assert [name for name, _ in orjson.loads(lineage)["files"]] == ["a.parquet", "b.parquet"]
+
+
+def test_a_merged_file_that_has_changed_is_refused(folder: Path) -> None:
+    pq.write_table(table_of(range(0, 10)), folder / "a.parquet")
+    run(folder)
+    pq.write_table(table_of(range(0, 20)), folder / "a.parquet")
+    with pytest.raises(ConfigError, match=r"a\.parquet was merged when it had"):
+        run(folder)
+
+
+def test_a_source_that_changed_after_its_merge_is_not_removed(folder: Path) -> None:
+    pq.write_table(table_of(range(0, 10)), folder / "a.parquet")
+    pq.write_table(table_of(range(10, 20)), folder / "b.parquet")
+    run(folder)
+    os.utime(folder / "a.parquet")
+    report = run(folder, delete_sources=True)
+    assert (report.sources_removed, report.sources_kept) == (1, 1)
+    assert [path.name for path in folder.iterdir()] == ["a.parquet"]
+
+
+def test_large_foreign_files_pass_in_portions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("writers.inputs.WHOLE_BYTES", 1000)
+    monkeypatch.setattr("writers.inputs._BATCH_BYTES", 1000)
+    pq.write_table(table_of(range(0, 500)), folder / "a.parquet", row_group_size=120)
+    pq.write_table(table_of(range(500, 700), "fixed"), folder / "b.parquet", use_dictionary=False)
+    assert run(folder).rows == 700
+    check_rows(merged(folder), list(range(700)))
+
+
+def test_many_small_files_make_few_files_in_the_order_of_their_names(folder: Path) -> None:
+    for number in range(300):
+        pq.write_table(table_of(range(number * 2, number * 2 + 2)), folder / f"{number:06d}.parquet")
+    report = run(folder, file_bytes=1 << 16)
+    assert (report.inputs, report.rows) == (300, 600) and report.files < 4
+    check_rows(merged(folder), list(range(600)))
+    pq.write_table(table_of([1000]), folder / "000000a.parquet")
+    more = run(folder, file_bytes=1 << 16)
+    assert (more.inputs, more.rows, more.already_merged) == (1, 1, 300)
+    state = read_merge_state(folder.parent / "target")
+    assert state is not None and len(state.plans) == 2
+
+
+def test_nested_carried_columns_come_through(folder: Path) -> None:
+    tags = pa.array([["a", None], [], None, ["b"]])
+    places = pa.array([{"x": 1.5, "y": None}, None, {"x": 2.0, "y": "k"}, {"x": 0.0, "y": ""}])
+    table = table_of(range(4)).append_column("tags", tags).append_column("places", places)
+    pq.write_table(table, folder / "a.parquet")
+    run(folder, sort="_id")
+    got = merged(folder)
+    assert got["tags"].to_pylist() == tags.to_pylist() and got["places"].to_pylist() == places.to_pylist()
