@@ -50,6 +50,8 @@ _log = logging.getLogger("engine.supervisor")
 
 TICK_S = 0.25
 STOP_GRACE_S = 120.0
+MAX_UNMARKED_ROWS = 1_000_000
+"""Committed rows that may wait for their marks before the reader is held: about 100 MiB of ids in its memory."""
 FINISH_S = 2.0
 MAX_PASSES = 3
 """Passes over the work queue in one run. The first reads the queue, the second proves it empty; a third picks up
@@ -158,6 +160,8 @@ class Supervisor:
         self._n_generations = 0
         self._pass = 1
         self._ranges_to_mark: dict[str, list[list[int]]] = {}
+        self._unmarked_rows = 0
+        self._paused = False
         self._settled: list[tuple[int, int]] = []
         self._settled_to = -1
         self._expected_told = False
@@ -242,6 +246,7 @@ class Supervisor:
         self._pass = 1
         self._committed_here = 0
         self._settled, self._settled_to = [], -1
+        self._unmarked_rows, self._paused = 0, False
         self._expected_told = False
         if self._marker is not None and self._marking is None:
             self._marking = MarkingThread(self._shards, self._marker)
@@ -326,7 +331,10 @@ class Supervisor:
             self._settle(ranges)
         else:
             self._ranges_to_mark[facts.shard] = ranges
+            self._unmarked_rows += facts.rows
             self._marking.hand_in(self._ledger.state.commits[facts.shard])
+            if self._unmarked_rows > MAX_UNMARKED_ROWS and not self._paused:
+                self._pause(True)
 
     def _collect_marks(self) -> None:
         if self._marking is None:
@@ -343,6 +351,16 @@ class Supervisor:
             durable.point("marked.after")
             self._tally.gone += settled.marked["gone"]
             self._settle(self._ranges_to_mark.pop(settled.commit["shard"], []))
+            self._unmarked_rows -= settled.commit["rows"]
+            if self._paused and self._unmarked_rows < MAX_UNMARKED_ROWS // 2:
+                self._pause(False)
+
+    def _pause(self, paused: bool) -> None:
+        """Hold the reader while marking is far behind: what is read and not marked is kept in its memory (G5)."""
+        self._paused = paused
+        if self._generation is not None:
+            self._generation.command("reader", do="pause" if paused else "resume")
+            _log.info("reader_%s unmarked_rows=%d", "paused" if paused else "resumed", self._unmarked_rows)
 
     def _settle(self, ranges: list[list[int]]) -> None:
         """Tell the reader up to which batch all are marked; these need no longer be kept from being read twice."""

@@ -33,6 +33,9 @@ from engine.slots import VectorLayout
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+NICENESS = 5
+"""Children give way to MongoDB and to servers on the same machine (docs/adr/0008): on a crowded one the marks would
+otherwise starve behind the documents that are still coming. On a machine with idle cores it changes nothing."""
 HEARTBEAT_S = 0.5
 """A child says something at least that often; the supervisor takes long silence for a hang."""
 
@@ -233,6 +236,7 @@ def _tie_to_parent(role: str, parent_pid: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(NICENESS)
 
 
 class Heartbeat:

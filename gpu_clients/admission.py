@@ -34,7 +34,8 @@ LOOK_AGAIN_S = 30.0
 """How often a larger window is tried at a server that gives no account of its time."""
 MISSES_BEFORE_STEADY = 2
 """One round without growth may be noise."""
-RUN_SHARE = 4
+BATCHES_IN_WINDOW = 3
+"""GPU batches that a steady window holds, about."""
 MARGIN = 0.05
 """Share of the permits that is left to others, unless that would leave fewer than two requests in flight."""
 _RECENT = 200
@@ -136,18 +137,19 @@ class Admission:
         self._round.full = True
         return False
 
-    def room_requests(self, in_flight_texts: int, *, in_runs: bool) -> int:
-        """Usual requests that should go out now; `in_runs`: none, or several.
+    def room_requests(self, in_flight_texts: int) -> int:
+        """Usual requests that should go out now: as many as fit, and when any does, a run of neighbours.
 
-        Batches come sorted by length, and neighbours in a server's queue share a GPU batch. Taking a quarter of the
-        window at a time gives the server runs of like length, where taking one by one would give it every fourth
-        batch of a fleet of four; padded models pay for that difference.
+        Batches come sorted by length, and neighbours in a server's queue share GPU batches. A server that takes one
+        batch at a time gets every fourth of a fleet of four, a slow one every eighth; padded models pay for the
+        difference in length. So a little more than the window may be in flight, in runs of a GPU batch or so.
         """
         room = (self.window_texts - in_flight_texts) // self._batch_texts
-        if room < (max(1, self.window_requests // RUN_SHARE) if in_runs else 1):
+        if room < 1:
             self._round.full = True
             return 1 if in_flight_texts == 0 else 0
-        return room
+        most = (int(self._limit_texts) - in_flight_texts) // self._batch_texts
+        return max(room, min(self.window_requests // BATCHES_IN_WINDOW, most))
 
     def answered(self, n_texts: int, latency_s: float, times: ServerTimes, now_s: float) -> None:
         """Take note of a good answer."""

@@ -230,8 +230,7 @@ class ClientStage:
 
     def _send_new(self) -> None:
         lane, context = self._lane, self._context
-        # what trickles in is taken as it comes
-        for _ in range(lane.admission.room_requests(lane.in_flight_texts, in_runs=not self._starving)):
+        for _ in range(lane.admission.room_requests(lane.in_flight_texts)):
             number = context.documents_ready.take() if self._documents_wait else None
             if number is None:
                 self._starve()

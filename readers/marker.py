@@ -32,7 +32,7 @@ CHUNK_ROWS = 5_000
 CHUNK_BYTES = 8 << 20
 """Half of what a command may have; ids can be large documents."""
 
-N_THREADS = 1
+N_THREADS = 2
 _VALIDATION_FAILED = 121
 
 

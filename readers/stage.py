@@ -115,6 +115,7 @@ class Reader:
         self._stop = False
         self._has_told_stopped = False
         self._rescan = False
+        self._paused = False  # marking is too far behind
         self._exit = False
 
     def run(self) -> None:
@@ -217,7 +218,7 @@ class Reader:
         """Put a batch into the next free slot; False when told to stop first."""
         if self._batches % _ATTEND_EVERY_BATCHES == 0 and self._attend():
             return False
-        number = self._context.documents_free.take()
+        number = None if self._paused else self._context.documents_free.take()
         if number is None:
             number = self._wait_for_slot()
             if number is None:
@@ -237,6 +238,9 @@ class Reader:
         self._state = "waiting_ring"
         number = None
         while number is None and not self._attend():
+            if self._paused:
+                self._context.wait(_IDLE_WAIT_S)
+                continue
             self._context.wait(_IDLE_WAIT_S, self._context.documents_free.read_fd)
             number = self._context.documents_free.take()
         self._state = "reading"
@@ -262,6 +266,8 @@ class Reader:
                 self._skip.settle(int(command["sequence"]))
             elif kind == "rescan":
                 self._rescan = True
+            elif kind in ("pause", "resume"):
+                self._paused = kind == "pause"
             elif kind == "stop":
                 self._stop = True
             elif kind == "exit":

@@ -27,7 +27,7 @@ WHOLE_BYTES = 8 << 20
 """Files up to that size are read into memory in one go."""
 
 _READ_BYTES = 1 << 20
-_BATCH_BYTES = 2 << 20
+_BATCH_BYTES = 1 << 20
 _OUT_OF_RESOURCES = (12, 23, 24)  # ENOMEM, ENFILE, EMFILE
 
 UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
@@ -114,7 +114,7 @@ class Input:
         rows: Rows by its footer.
     """
 
-    def __init__(self, path: Path, name: str, matcher: Matcher, *, hashing: bool = True) -> None:
+    def __init__(self, path: Path, name: str, matcher: Matcher, *, hashing: bool = True, checked: bool = True) -> None:
         """Open a file and compare its footer with the schema.
 
         Args:
@@ -122,6 +122,7 @@ class Input:
             name: As it is called in messages and lineage.
             matcher: Compares it with the schema.
             hashing: Whether `sha256` will be asked for.
+            checked: Whether page checksums are compared.
 
         Raises:
             DamageError: it is missing, cannot be read, or has no sound footer.
@@ -129,7 +130,9 @@ class Input:
             SinkError: this process is out of file handles or memory.
         """
         self.name = name
+        self._checked = checked
         self._schema = matcher.schema
+        self._row_bytes = matcher.schema.dim * matcher.schema.dtype.itemsize
         self._hashed: HashedFile | None = None
         self._whole: bytes | None = None
         try:
@@ -171,7 +174,7 @@ class Input:
         try:
             if self._is_ours():
                 yield from self._own_blocks()
-            elif self._whole is not None:
+            elif self._whole is not None and self.rows * self._row_bytes <= WHOLE_BYTES:
                 yield from self._blocks_at_once()
             else:
                 yield from self._arrow_blocks()
@@ -192,13 +195,11 @@ class Input:
             raise unreadable(self.name, error) from error
 
     def other_bytes(self) -> int:
-        """Compressed bytes of all columns but the vectors, by the footer."""
+        """Bytes of everything but the vectors, by the footer."""
         metadata = self._parquet.metadata
-        size = 0
-        for group in range(metadata.num_row_groups):
-            columns = metadata.row_group(group)
-            size += sum(columns.column(n).total_compressed_size for n in range(columns.num_columns) if n != self._leaf)
-        return size
+        groups = range(metadata.num_row_groups)
+        vectors = sum(int(metadata.row_group(n).column(self._leaf).total_compressed_size) for n in groups)
+        return self.size_bytes - vectors
 
     def close(self) -> None:
         """Close the file."""
@@ -239,7 +240,7 @@ class Input:
                 raise PageDamage(f"row group {group} has {column.num_values} numbers for {others.num_rows} rows")
             start = 0
             place = (column.data_page_offset, column.total_compressed_size, column.num_values)
-            for matrix, page in read_vectors(self._read_at, place, schema.dim, schema.dtype):
+            for matrix, page in read_vectors(self._read_at, place, schema.dim, schema.dtype, checked=self._checked):
                 yield Block(others.slice(start, len(matrix)), matrix, page)
                 start += len(matrix)
 
@@ -256,8 +257,7 @@ class Input:
 
     def _arrow_blocks(self) -> Iterator[Block]:
         self.sha256()  # reads the file once, in order; what follows comes out of the page cache
-        schema = self._schema
-        batch_rows = max(1, _BATCH_BYTES // (schema.dim * schema.dtype.itemsize))
+        batch_rows = max(1, _BATCH_BYTES // self._row_bytes)
         first_row = 0
         for batch in self._parquet.iter_batches(batch_size=batch_rows, use_threads=False):
             if batch.num_rows:

@@ -232,7 +232,7 @@ class Output:
         order = _Order() if self._sorted else None
         spots: list[Block] = []
         matcher = Matcher(self._schema.of_outputs())
-        with Input(self.path, str(self.path), matcher, hashing=False) as opened:
+        with Input(self.path, str(self.path), matcher, hashing=False, checked=False) as opened:
             for block in opened.blocks():
                 found.add(self._hasher, block.others, block.matrix)
                 if order is not None and not order.goes_on(block.others.column(0)):

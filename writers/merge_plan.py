@@ -24,7 +24,7 @@ from engine.errors import ConfigError, DamageError, EngineError, FingerprintMism
 from engine.ledger import Record, RunState
 from writers.digests import id_keys
 from writers.foreign import Matcher, MergeSchema, schema_of_file, schema_of_run
-from writers.id_spill import IdSpill, Partition, partitions_for, places, remove_spill, row_of, source_of
+from writers.id_spill import IdSpill, Partition, Places, partitions_for, places, remove_spill, row_of, source_of
 from writers.inputs import UNREADABLE, Input, check_committed, unreadable
 from writers.merge_config import MergeConfig
 from writers.merge_drops import Drops, write_drops
@@ -42,6 +42,7 @@ _MAX_GROUP_INPUTS = 20_000
 
 _EXAMPLES = 5
 _REPORT_FILES = 50
+_PENDING_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,13 +258,13 @@ def scan_inputs(job: Message, report: Report) -> Message:
     matcher = Matcher(schema)
     inputs = read_group(Path(job["list"]), *job["place"])
     folder = Path(job["folder"])
-    spill = IdSpill(Path(job["spill"]), int(job["partitions"]))
+    ids = _PendingIds(IdSpill(Path(job["spill"]), int(job["partitions"])))
     rows: list[int] = []
     other_bytes: list[int] = []
     told, last = 0, int(job["first"]) + len(inputs) - 1
     for number, item in enumerate(inputs, int(job["first"])):
         try:
-            found = _scan_input(folder / item.name, item, number, matcher, spill)
+            found = _scan_input(folder / item.name, item, number, matcher, ids)
         except EngineError as error:
             check_committed(folder / item.name, item.name, item.sha256, error)
         rows.append(found[0])
@@ -271,12 +272,40 @@ def scan_inputs(job: Message, report: Report) -> Message:
         if len(rows) % _REPORT_FILES == 0 or number == last:
             report({"rows": sum(rows[told:]), "files": len(rows) - told})
             told = len(rows)
-    spill.close()
+    ids.close()
     return {"rows": rows, "other_bytes": other_bytes}
 
 
-def _scan_input(path: Path, item: PlannedInput, number: int, matcher: Matcher, spill: IdSpill) -> tuple[int, int]:
-    """Read footer and ids of one input; returns its rows and the bytes of its other columns."""
+class _PendingIds:
+    """Ids on their way to the partitions; those of many small files go together, because each call has its price."""
+
+    def __init__(self, spill: IdSpill) -> None:
+        self._spill = spill
+        self._ids: list[pa.Array] = []
+        self._places: list[Places] = []
+        self._rows = 0
+
+    def add(self, number: int, first_row: int, ids: pa.Array) -> None:
+        """Take in the ids of consecutive rows of one input."""
+        self._ids.append(ids)
+        self._places.append(places(number, first_row, len(ids)))
+        self._rows += len(ids)
+        if self._rows >= _PENDING_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Pass on the rest."""
+        self._flush()
+        self._spill.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._spill.add(id_keys(pa.concat_arrays(self._ids)), np.concatenate(self._places))
+        self._ids, self._places, self._rows = [], [], 0
+
+
+def _scan_input(path: Path, item: PlannedInput, number: int, matcher: Matcher, pending: _PendingIds) -> tuple[int, int]:
+    """Read footer and ids of one input; returns its rows and the bytes of everything but its vectors."""
     with Input(path, item.name, matcher, hashing=False) as opened:
         if item.rows not in (-1, opened.rows):
             raise DamageError(
@@ -286,7 +315,7 @@ def _scan_input(path: Path, item: PlannedInput, number: int, matcher: Matcher, s
         for ids in opened.ids():
             if ids.null_count:
                 raise ConfigError(f"{item.name} holds {ids.null_count} rows without an id: remove them first")
-            spill.add(id_keys(ids), places(number, first_row, len(ids)))
+            pending.add(number, first_row, ids)
             first_row += len(ids)
         return opened.rows, opened.other_bytes()
 

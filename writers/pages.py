@@ -180,15 +180,16 @@ class RawPage:
 ReadAt = Callable[[int, int], bytes | memoryview]
 """Reads `count` bytes at an offset, or fewer at the end of the file."""
 
-_READ_BYTES = 4 << 20
+_READ_BYTES = 2 << 20
 
 
-def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage]:
+def read_pages(read_at: ReadAt, place: tuple[int, int, int], *, checked: bool = True) -> Iterator[RawPage]:
     """All pages of one column chunk, in order, each compared with its checksum where it has one.
 
     Args:
         read_at: Reads the file.
         place: Offset of the first page, bytes of all pages, number of values.
+        checked: Whether checksums are compared; not worth it where something stronger covers the same bytes.
 
     Raises:
         PageDamage: a header cannot be read, a checksum differs, or the pages do not fill the chunk.
@@ -213,7 +214,7 @@ def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage
             if body_at + body_bytes > start + len(window):
                 raise PageDamage(f"the file ends inside the page at byte {offset}")
         body = window[body_at - start : body_at - start + body_bytes]
-        if 4 in fields and zlib.crc32(body) != int(fields[4].value) & 0xFFFFFFFF:
+        if checked and 4 in fields and zlib.crc32(body) != int(fields[4].value) & 0xFFFFFFFF:
             raise PageDamage(f"the page at byte {offset} does not match its checksum")
         page = RawPage(bytes(window[offset - start : body_at - start]), body, fields, offset)
         seen += page.n_values
@@ -290,7 +291,7 @@ class PageDecoder:
 
 
 def read_vectors(
-    read_at: ReadAt, place: tuple[int, int, int], dim: int, dtype: npt.DTypeLike
+    read_at: ReadAt, place: tuple[int, int, int], dim: int, dtype: npt.DTypeLike, *, checked: bool = True
 ) -> Iterator[tuple[Matrix, EncodedPage | None]]:
     """The vectors of one column chunk as whole rows, about a page at a time.
 
@@ -301,6 +302,7 @@ def read_vectors(
         read_at: Reads the file.
         place: Offset, size in bytes, and number of values of the chunk.
         dim, dtype: Of the vectors.
+        checked: See `read_pages`.
 
     Yields:
         (n_rows, dim), contiguous, valid until the next; and the page or None.
@@ -313,7 +315,7 @@ def read_vectors(
     fewest = max(1, int(page_rows(dim, decoder.dtype.itemsize) * _MIN_COPIED_SHARE))
     buffer: npt.NDArray[Any] = np.empty(0, dtype=decoder.dtype)
     left = 0  # values of a row that began in an earlier page
-    for page in read_pages(read_at, place):
+    for page in read_pages(read_at, place, checked=checked):
         end = left + page.n_values
         if end > len(buffer):
             larger = np.empty(end + dim, dtype=decoder.dtype)

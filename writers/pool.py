@@ -7,7 +7,6 @@ worker that is killed in the middle of anything shows as the end of its channel,
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib
 import os
@@ -160,8 +159,6 @@ def _prepare_arrow() -> None:
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    with contextlib.suppress(NotImplementedError):
-        pa.set_memory_pool(pa.system_memory_pool())
 
 
 def _tie_to_parent(role: str, parent_pid: int) -> None:

@@ -22,6 +22,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.tuner.corpus import N_STRATA, Cycle, Order
 from bench.tuner.load import Answer, Load
@@ -112,9 +113,9 @@ class Visit:
         rate: Documents a second of the whole fleet, corrected for the lengths that were seen.
         coverage: How often every length was seen; 1 for a whole cycle.
         latencies_s: Latency of every request after the warm-up, float64.
+        characters, servers: Characters of each of these requests, and the server that answered it.
         n_texts, n_tokens: Embedded after the warm-up.
         tokens_exact: Whether the servers counted the tokens; otherwise `n_tokens` is 0.
-        n_characters: Characters embedded after the warm-up.
         errors: Failed requests by class, warm-up included.
         steady_s, total_s: Seconds of steady state, and with the warm-up.
         client_cpu: CPU seconds of the client per second of steady state.
@@ -129,10 +130,11 @@ class Visit:
     rate: Rate
     coverage: float
     latencies_s: Numbers
+    characters: Numbers
+    servers: npt.NDArray[np.int64]
     n_texts: int
     n_tokens: int
     tokens_exact: bool
-    n_characters: int
     errors: Counter[str]
     steady_s: float
     total_s: float
@@ -145,6 +147,11 @@ class Visit:
     def p_s(self, share: float) -> float:
         """A percentile of latency in seconds; NaN without an answer."""
         return percentile(self.latencies_s, share)
+
+    @property
+    def n_characters(self) -> int:
+        """Characters embedded after the warm-up."""
+        return int(self.characters.sum())
 
     @property
     def complete(self) -> bool:
@@ -277,10 +284,13 @@ class Meter:
             rate=reading.rate,
             coverage=reading.coverage,
             latencies_s=np.array([answer.latency_s for answer in kept], dtype=np.float64),
+            characters=np.array(
+                [self._cycle.requests[answer.request].n_characters for answer in kept], dtype=np.float64
+            ),
+            servers=np.array([answer.server for answer in kept], dtype=np.int64),
             n_texts=n_texts,
             n_tokens=sum(count for count in tokens if count is not None) if exact else 0,
             tokens_exact=exact,
-            n_characters=sum(self._cycle.requests[answer.request].n_characters for answer in kept),
             errors=self.errors,
             steady_s=measured_s,
             total_s=now_s - self.began_s,

@@ -19,6 +19,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from bench.tuner.corpus import WINDOW_TEXTS, Corpus, Order
 from bench.tuner.limits import Limits
 from bench.tuner.load import Load
@@ -48,7 +50,7 @@ _TEXTS_THAT_SHOW_PADDING = 16
 _EXPLORING_SHARE = 0.6
 _SIMILAR_LATENCY = 1.1
 _MIN_CYCLE_TEXTS = 256
-_CYCLE_SHARE_OF_A_VISIT = 0.6
+_CYCLE_SHARE_OF_A_VISIT = 0.8
 _SAMPLE_TEXTS = 2 * WINDOW_TEXTS
 _DEFAULT_BATCH_TOKENS = 16_384
 _DEFAULT_CHARACTERS_PER_TOKEN = 4.0
@@ -181,9 +183,11 @@ class Search:
             self._tell("order", visit)
             visits.append(visit)
         natural, sorted_ = visits
-        if natural.rate.per_s > 0:
-            self.findings.sorting_gain = sorted_.rate.per_s / natural.rate.per_s
-            self.findings.bucketing = self.findings.sorting_gain >= PAYING_ORDER
+        if not natural.n_texts or not sorted_.n_texts:
+            return
+        gain = slowdown_by_mixing(natural, sorted_) if concurrency == 1 else sorted_.rate.per_s / natural.rate.per_s
+        self.findings.sorting_gain = gain
+        self.findings.bucketing = gain >= PAYING_ORDER
         point = Point(size, concurrency)
         self.findings.records[point] = Record(point, [sorted_ if self.findings.bucketing else natural])
 
@@ -278,9 +282,7 @@ class Search:
             and self._is_good(other)
         ]
         best_per_s = max((other.rate.per_s for other in rivals), default=0.0)
-        return record.rate.per_s < best_per_s * (1 + INDIFFERENCE) and (
-            self._config.target_p95_s is None or _is_full(record)
-        )
+        return record.rate.per_s < best_per_s * (1 + INDIFFERENCE) and _is_full(record)
 
     # -- 5. refine -------------------------------------------------------------------------------------
 
@@ -296,7 +298,7 @@ class Search:
         while self._time_left() and bad - good.point.concurrency > 1:
             low = good.point.concurrency
             failed = self.findings.records[Point(size, bad)]
-            if failed.works and failed.rate.per_s < good.rate.per_s * (1 + INDIFFERENCE):
+            if failed.works and failed.rate.high < good.rate.per_s * (1 + 2 * INDIFFERENCE):
                 return  # the knee lies below: more in flight would bring nothing
             reach = 0.5
             if target_s is not None and failed.works:
@@ -491,6 +493,29 @@ class Search:
     def _best(self) -> Record | None:
         good = [record for record in self.findings.records.values() if self._is_good(record)]
         return max(good, key=lambda record: record.rate.per_s, default=None)
+
+
+def slowdown_by_mixing(mixed: Visit, alike: Visit) -> float:
+    """How much longer a request with texts of any length takes than one of like lengths with as many characters.
+
+    Both were sent one at a time, so a latency is the time that the server worked on one request. A straight line through
+    those of like lengths says what a request of a mixed one's characters should take.
+    """
+    ratios, weights = [], []
+    for server in np.unique(mixed.servers):
+        here, there = mixed.servers == server, alike.servers == server
+        if there.sum() < 3:
+            continue
+        characters, latencies_s = alike.characters[there], alike.latencies_s[there]
+        if np.ptp(characters) > 0:
+            slope, start_s = np.polyfit(characters, latencies_s, 1)
+        else:
+            slope, start_s = 0.0, float(latencies_s.mean())
+        expected_s = start_s + slope * float(mixed.characters[here].mean())
+        if expected_s > 0:
+            ratios.append(float(mixed.latencies_s[here].mean()) / expected_s)
+            weights.append(int(here.sum()))
+    return float(np.average(ratios, weights=weights)) if ratios else 1.0
 
 
 def _is_full(record: Record) -> bool:

@@ -189,10 +189,11 @@ def truth(
     *,
     order: Order = Order.SORTED,
     n_cycles: int = 4,
+    overhead_s: float = 0.0,
 ) -> tuple[float, float]:
-    """Documents a second and 95th percentile of a long closed loop on the model, without overhead or noise."""
+    """Documents a second and 95th percentile of a long closed loop on the model, without noise."""
     cycle = Corpus(texts).cycle(batch_size, 2 * len(texts), order, random.Random(1))
-    load = ModelledLoad(config, overhead_s=0.0, noise=0.0)
+    load = ModelledLoad(config, overhead_s=overhead_s, noise=0.0)
     load.begin(cycle, concurrency)
     done: list[Answer] = []
     warm = 4 * concurrency * load.n_servers

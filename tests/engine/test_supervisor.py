@@ -382,3 +382,34 @@ def test_a_full_disk_is_exit_5_and_the_next_run_finishes(world: World, monkeypat
     monkeypatch.setenv("ENGINE_FAILPOINTS", "")
     assert world.run()["exit"] == 0
     world.assert_exact()
+
+
+def test_g5_the_reader_is_held_while_marking_is_far_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow MongoDB bounds the rows that are committed and not marked; the run completes all the same."""
+    monkeypatch.setattr("engine.supervisor.MAX_UNMARKED_ROWS", 150)
+    marks = world.marker.mark
+    held = []
+    monkeypatch.setattr("engine.supervisor.Supervisor._pause", _recording(held))
+
+    def slow_mark(ids: IdList, *, ours_before: bool) -> Outcome:
+        time.sleep(0.2)
+        return marks(ids, ours_before=ours_before)
+
+    world.marker.mark = slow_mark  # type: ignore[method-assign]
+    world.shard_bytes = 1 << 12
+
+    assert world.run()["exit"] == 0
+
+    world.assert_exact()
+    assert held[0] is True
+    assert held[-1] is False
+
+
+def _recording(held: list[bool]) -> Any:
+    real = Supervisor._pause
+
+    def pause(supervisor: Supervisor, paused: bool) -> None:
+        held.append(paused)
+        real(supervisor, paused)
+
+    return pause

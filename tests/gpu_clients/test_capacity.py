@@ -19,19 +19,20 @@ from gpu_clients.settings import ClientSettings
 BATCH = 32
 
 
-def batches(n: int = 64) -> list[list[str]]:
-    """Real tweets of a window, sorted by length as the reader does."""
+def batches(n: int = 131) -> list[list[str]]:
+    """Real tweets of a window, sorted by length, up and down."""
     path = Path(bench.data.__file__).parent / "tweets.jsonl"
     texts = [orjson.loads(line)["text"] for line in path.read_bytes().splitlines()[: n * BATCH]]
     ordered = sorted(texts, key=len)
-    return [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]
+    up = [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]
+    return up + up[::-1]  # no jump from the longest to the shortest
 
 
 def fleet_config(*speeds: float, padded: bool = True) -> StandinConfig:
     """Servers slow enough for a busy test machine, with GPU batches short enough to be counted in a few seconds."""
-    gpu = GpuConfig(tokens_per_s=8_000.0, padded=padded)
+    gpu = GpuConfig(tokens_per_s=12_000.0, padded=padded)
     return StandinConfig(
-        backend="sim", ports=(0,) * len(speeds), speeds=speeds, gpu=gpu, max_batch_tokens=1024, max_input_length=512
+        backend="sim", ports=(0,) * len(speeds), speeds=speeds, gpu=gpu, max_batch_tokens=2048, max_input_length=512
     )
 
 

@@ -582,3 +582,21 @@ def test_settings_survive_the_way_through_json_and_hide_the_uri(documents: Docum
 def test_settings_out_of_range_are_refused(documents: Documents, change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         settings_for(documents, "mongodb://localhost", **change)
+
+
+def test_a_paused_reader_publishes_nothing_until_it_is_resumed(documents: Documents, mongod: LocalMongod) -> None:
+    """The supervisor holds it while marking is far behind; slots are free all the time."""
+    make_queue(documents, numbered(4000))
+    with ReaderHarness(settings_for(documents, mongod.uri), n_slots=4) as reader:
+        reader.drain_until("reader")
+        reader.command(do="pause")
+        reader.drain_until("reader", count=3)
+        held = reader.events.last("reader")["documents"]
+        reader.drain_until("reader", count=6)
+        still_held = reader.events.last("reader")["documents"]
+
+        reader.command(do="resume")
+        reader.drain_until("pass_done")
+
+    assert held == still_held < 4000
+    assert reader.ids == list(range(4000))
