@@ -66,10 +66,36 @@ class Tally:
         self.latency.add(LatencyHistogram.from_sparse(facts.get("latency", {})))
 
 
+_SATURATED = 0.92
+
+
+@dataclass(frozen=True, slots=True)
+class MachineCpu:
+    """Processor time of the whole machine, from /proc/stat, in clock ticks."""
+
+    busy: int
+    total: int
+
+    @classmethod
+    def now(cls) -> MachineCpu:
+        """The counters of this moment."""
+        with open("/proc/stat", encoding="ascii") as lines:
+            ticks = [int(word) for word in lines.readline().split()[1:9]]
+        idle = ticks[3] + ticks[4]
+        return cls(sum(ticks) - idle, sum(ticks))
+
+    def busy_share_since(self) -> float | None:
+        """Share of all cores' time that was used since then, None when no time has passed."""
+        now = MachineCpu.now()
+        passed = now.total - self.total
+        return (now.busy - self.busy) / passed if passed else None
+
+
 @dataclass(slots=True)
 class Occupancy:
     """How full the rings were, sampled while the pipeline was running: what the bottleneck verdict stands on."""
 
+    cpu: MachineCpu = field(default_factory=MachineCpu.now)
     samples: int = 0
     documents_ready: float = 0.0
     vectors_ready: float = 0.0
@@ -94,19 +120,23 @@ class Occupancy:
     def verdict(self, reader: Message, clients: list[Message]) -> str:
         """The bottleneck in words.
 
-        A full vector ring means that the writer or its disk is slow; documents waiting in the document ring mean
-        that the servers are; an empty one means that the reader is, and its own waiting time says whether MongoDB is.
+        Cores that are used up explain every wait. A full vector ring means that the writer or its disk is slow;
+        documents waiting in the document ring mean that the servers are; an empty one means that the reader is, and
+        its own waiting time says whether MongoDB is.
         """
         if not self.samples:
             return "nothing to judge by: the run was too short"
         means = self.means()
+        busy = self.cpu.busy_share_since()
+        if busy is not None and busy > _SATURATED:
+            return f"the machine's processor: its cores were {busy:.0%} busy with everything that runs here"
         if means["vectors_busy"] > 0.9:
             return "the writer: the vector ring is full; cold storage or Parquet encoding sets the pace"
         if means["documents_ready"] > 0.25:
             return f"the embedding servers: documents wait for them{_server_split(clients)}"
         if reader.get("source_wait_s", 0.0) > reader.get("ring_wait_s", 0.0):
             return "the source: clients wait for documents while the reader waits for MongoDB"
-        return "the machine's processor: no ring is full and nobody waits long for another"
+        return "the clients: documents do not wait for servers, nor servers for documents; try a larger --batch-size"
 
 
 def _server_split(clients: list[Message]) -> str:

@@ -8,7 +8,7 @@ the report says where it is damaged; its rows only count when it passed levels 0
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from writers import schema as sc
 from writers.digests import MASK, RowHasher, id_keys, total
 from writers.foreign import Matcher, MergeSchema, footer_of, to_matrix, to_others
 from writers.id_spill import IdSpill, places
-from writers.inputs import UNREADABLE, HashedFile
+from writers.inputs import UNREADABLE, WHOLE_BYTES, HashedFile
 from writers.pages import Matrix, PageDamage, read_pages
 from writers.pool import Report
 from writers.verify_config import Findings
@@ -229,9 +229,14 @@ class _FileChecker:
 
     def _batches(self, parquet: pq.ParquetFile) -> Iterator[tuple[pa.Table, Matrix]]:
         schema, name = self._schema, Path(self._item.path).name
-        batch_rows = max(1, _BATCH_BYTES // (schema.dim * schema.dtype.itemsize))
+        row_bytes = schema.dim * schema.dtype.itemsize
         first_row = 0
-        for batch in parquet.iter_batches(batch_size=batch_rows, use_threads=False):
+        batches: Iterable[pa.RecordBatch | pa.Table]
+        if max(parquet.metadata.num_rows * row_bytes, self.size_bytes) <= WHOLE_BYTES:
+            batches = [parquet.read(use_threads=False)]  # costs half of what portions cost
+        else:
+            batches = parquet.iter_batches(batch_size=max(1, _BATCH_BYTES // row_bytes), use_threads=False)
+        for batch in batches:
             matrix = to_matrix(name, batch.column(schema.vector_source), schema, first_row)
             yield to_others(name, batch, schema), matrix
             first_row += batch.num_rows

@@ -371,13 +371,8 @@ def _judge(meter: Meter, load: Load, cycle: Cycle, point: Point, rules: Rules) -
     reading = meter.read()
     rate, coverage = reading.rate, reading.coverage
     target_s = rules.target_p95_s
-    if target_s is not None and coverage > 0:
-        # by Little's law; the upper end of the rate is only trusted once it has one
-        in_flight = point.texts_in_flight * load.n_servers
-        certain_mean_s = in_flight / rate.high if math.isfinite(rate.half_width) else 0.0
-        allowed = max(1, math.ceil(0.05 * len(cycle.requests) * max(1.0, coverage)))
-        if certain_mean_s > target_s or meter.n_slower_than(target_s) > allowed:
-            return Outcome.OVER_TARGET
+    if target_s is not None and _is_late(meter, load, cycle, point, rate, target_s):
+        return Outcome.OVER_TARGET
     turnovers = meter.n_answers / (point.concurrency * load.n_servers)
     is_sample = cycle.order is not Order.SORTED
     if is_sample:
@@ -397,3 +392,16 @@ def _judge(meter: Meter, load: Load, cycle: Cycle, point: Point, rules: Rules) -
         return Outcome.SETTLED
     # more of it would sharpen the rate only against a noise that repeating the visit shows better
     return Outcome.SETTLED if coverage >= 1.0 else None
+
+
+def _is_late(meter: Meter, load: Load, cycle: Cycle, point: Point, rate: Rate, target_s: float) -> bool:
+    """Whether the 95th percentile is certain to be above the target."""
+    n_late = meter.n_slower_than(target_s)
+    if cycle.order is Order.SORTED:
+        # what comes later in the cycle may all be quick: more than 5% of everything has to be late already
+        return n_late > max(1.0, 0.05 * len(cycle.requests) * max(1.0, meter.n_answers / len(cycle.requests)))
+    in_flight = point.texts_in_flight * load.n_servers
+    if math.isfinite(rate.half_width) and in_flight / rate.high > target_s:
+        return True
+    allowed = 0.05 * meter.n_answers
+    return n_late > allowed + 3.0 * math.sqrt(allowed) + 2.0
