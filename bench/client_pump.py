@@ -1,4 +1,4 @@
-"""Client processes between two pumps: batches are filled in round and round in one order, vectors are counted and dropped.
+"""Client processes between two pumps: batches go round in one order, vectors are counted and dropped.
 
 What a client costs and how well it uses its servers shows best without a reader and a writer; rings, channels and
 processes are the real ones.

@@ -1,6 +1,6 @@
 """The engine's own ceiling on this machine: a real mongod, servers that answer at once, every stage measured.
 
-    engine bench pipeline --documents 200000 --compare
+    python -m bench.pipeline --documents 200000 --compare
 
 Everything shares the machine's cores: mongod, the canned servers, the engine. What is printed was measured in this
 call; with `compare` the plain script works on the same collection, mongod and servers right after.
@@ -8,10 +8,12 @@ call; with `compare` the plain script works on the same collection, mongod and s
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -215,3 +217,32 @@ def as_text(figures: dict[str, Any]) -> str:
             f"the engine is {ratio:.1f} times as fast"
         )
     return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point of `python -m bench.pipeline`."""
+    usual = PipelineConfig()
+    parser = argparse.ArgumentParser(description="Measure the engine's own ceiling on this machine.")
+    parser.add_argument("--documents", type=int, default=usual.n_documents, help="in the work queue")
+    parser.add_argument("--already-marked", type=int, default=0, help="further documents, marked before the start")
+    parser.add_argument("--dim", type=int, default=usual.dim, help="numbers in a vector")
+    parser.add_argument("--batch-size", type=int, default=usual.batch_size, help="texts of a request")
+    parser.add_argument("--compare", action="store_true", help="run the plain script beside it")
+    parser.add_argument("--mongod", type=Path, help="a mongod binary")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    given = parser.parse_args()
+    figures = measure(
+        PipelineConfig(
+            n_documents=given.documents,
+            already_marked=given.already_marked,
+            dim=given.dim,
+            batch_size=given.batch_size,
+            compare=given.compare,
+            mongod=given.mongod,
+        )
+    )
+    sys.stdout.write((json.dumps(figures) if given.json else as_text(figures)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-_NAMES = (
-    "index",
-    "doctor",
-    "plan",
-    "bench",
-    "bench pipeline",
-    "run",
-    "status",
-    "quarantine list",
-    "quarantine retry",
-    "merge",
-    "verify",
-    "serve",
-    "demo",
-)
 _HEAD = """# Commands
 
 Made from `engine COMMAND --help` by `make docs`; a test compares. Every option can be set by the environment variable
@@ -30,9 +17,20 @@ environment, the environment beats the file. `engine --debug COMMAND` shows a tr
 """
 
 
+@functools.cache
 def commands() -> dict[str, str]:
     """The help text of every command."""
-    return {name: _help(name) for name in _NAMES}
+    return {name: _help(name) for name in _names()}
+
+
+def _names() -> list[str]:
+    """Every command as it is called, in the order of `engine --help`; a group's commands behind its name."""
+    listed = re.findall(r"^  ([a-z]+)  ", _help("").partition("Commands:")[2], re.MULTILINE)
+    names = []
+    for name in listed:
+        inner = re.findall(r"^  ([a-z]+)  ", _help(name).partition("\nCommands:")[2], re.MULTILINE)
+        names += [f"{name} {one}" for one in inner] or [name]
+    return names
 
 
 def _help(name: str) -> str:

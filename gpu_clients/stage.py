@@ -86,15 +86,24 @@ class ClientStage:
         self._rejoin = Rejoin(settings, self._lane, self._canary)
         self._counter = TokenCounter(HttpClient(self._lane.address, poller, api_key=settings.api_key(settings.index)))
         self._dialogues = Dialogues(settings.index, self._neighbours.ask, self._counter.count)
-        self._delivery = Delivery(context, settings.id_type)
         self._figures = Figures()
+        self._handover = Handover(
+            context,
+            settings,
+            poller=poller,
+            lane=self._lane,
+            dialogues=self._dialogues,
+            figures=self._figures,
+            failed=self._failed,
+            unsound=self._unsound,
+        )
         self._heartbeat = Heartbeat()
         # where batches and conversations are
         self._in_flight: set[Batch] = set()
         self._asked: set[Talk] = set()  # talks whose request to our server is in flight
         self._quiet_for: Talk | None = None  # of these, the one that wants nothing beside it
         self._retries: list[tuple[float, int, Batch]] = []  # a heap by due time
-        self._parked: deque[Completion | tuple[Batch, Finding]] = deque()
+        self._handover.parked: deque[Completion | tuple[Batch, Finding]] = deque()
         # what the supervisor wants
         self._commands_wait = True
         self._stop_by_s: float | None = None
@@ -106,7 +115,6 @@ class ClientStage:
         self._starving = False
         self._tick_s = 0.0
         self._canary_s = time.monotonic() + min(FIRST_CANARY_S, settings.canary_every_s)
-        self._scratch: Matrix = np.empty((0, settings.dim), dtype=np.float32)
         poller.watch(context.channel.fd, READ, self._on_command)
 
     # -- the loop --------------------------------------------------------------------------------------
@@ -122,7 +130,7 @@ class ClientStage:
             if now_s >= self._tick_s:
                 self._tick_s = now_s + TICK_S
                 self._tick(now_s)
-            self._unpark()
+            self._handover.unpark()
             self._send_what_fits()
             self._wait()
             self._take_completions()
@@ -131,7 +139,7 @@ class ClientStage:
         began_s = time.monotonic()
         self._poller.run(TICK_S)
         waited_s = time.monotonic() - began_s
-        if self._parked:
+        if self._handover.parked:
             self._figures.vector_wait_s += waited_s
         elif self._starving:
             self._figures.ring_wait_s += waited_s
@@ -188,7 +196,7 @@ class ClientStage:
             self._refuse_conversations()
             return
         now_s = time.monotonic()
-        if now_s < lane.resume_s or self._quiet_for is not None or self._parked:
+        if now_s < lane.resume_s or self._quiet_for is not None or self._handover.parked:
             return
         if self._send_conversations() and self._send_retries(now_s) and self._stop_by_s is None:
             self._send_new()
@@ -294,10 +302,8 @@ class ClientStage:
         self._neighbours.forget(batch)
         if completion.failure is not None:
             self._failed(batch, completion.failure)
-        elif self._parked or not self._delivery.has_slot():
-            self._park(completion)
         else:
-            self._deliver(completion, batch)
+            self._handover.take(completion, batch)
 
     def _take_reply(self, completion: Completion, talk: Talk) -> None:
         if talk not in self._asked:
@@ -319,82 +325,6 @@ class ClientStage:
         self._lane.requester.cancel(batch.exchange)
         self._in_flight.discard(batch)
         self._isolated(batch, Finding(reply.matrix, complete=True))
-
-    def _park(self, item: Completion | tuple[Batch, Finding]) -> None:
-        """Keep what has vectors until there is an empty vector slot."""
-        if not self._parked:
-            self._poller.watch(self._context.vectors_free.read_fd, READ, lambda _events: None)
-        self._parked.append(item)
-
-    def _unpark(self) -> None:
-        """Deliver what has waited for an empty vector slot."""
-        while self._parked and self._delivery.has_slot():
-            item = self._parked.popleft()
-            if not self._parked:
-                self._poller.forget(self._context.vectors_free.read_fd)
-            if isinstance(item, Completion):
-                assert isinstance(item.tag, Batch)
-                self._deliver(item, item.tag)
-            else:
-                self._deliver_finding(*item)
-
-    def _deliver(self, completion: Completion, batch: Batch) -> None:
-        """Decode an answer into the vector slot at hand and pass it on."""
-        fanout = batch.fanout()
-        matrix = self._delivery.matrix(batch.n_rows) if fanout is None else self._scratch_matrix(batch.n_texts)
-        times = completion.times()
-        try:
-            unsound = completion.decode_into(matrix)
-        except BadAnswer as error:
-            self._failed(batch, Failure(kind=error.kind, detail=str(error), status=200))
-            return
-        finally:
-            completion.release()
-        if unsound:
-            self._unsound(batch, matrix, unsound)
-            return
-        if repeated_rows(matrix) and share_one_vector(matrix, batch.texts()):
-            self._failed(batch, Failure(kind=FailureKind.MALFORMED, detail="one vector for most different texts"))
-            return
-        tokens = times.tokens if times.tokens is not None else completion.tokens
-        self._note_answer(completion, batch, times, tokens)
-        judge = self._lane.truncation
-        if not judge.clears(batch.header.body_bytes, tokens) and self._may_be_cut(batch, matrix, tokens):
-            return
-        if fanout is not None:
-            np.take(matrix, fanout, axis=0, out=self._delivery.matrix(batch.n_rows))
-            self._figures.saved_by_dedup += batch.n_rows - batch.n_texts
-        durable.point("client.answered")
-        self._delivery.publish(batch)
-        self._context.documents_free.put(batch.number)
-
-    def _note_answer(self, completion: Completion, batch: Batch, times: ServerTimes, tokens: int | None) -> None:
-        self._lane.answered(completion, times)
-        self._figures.add_answer(completion, times, tokens, batch.header.estimated_tokens)
-
-    def _may_be_cut(self, batch: Batch, matrix: Matrix, tokens: int | None) -> bool:
-        """Look closer at a batch that may hold cut texts; True when it is delivered later, after a count."""
-        judge = self._lane.truncation
-        texts = batch.texts()
-        suspects = judge.suspects(texts)
-        if not suspects.cut and not suspects.unsure:
-            judge.learn(batch.header.body_bytes, tokens or 0)
-            return False
-        finding = Finding(matrix.copy(), complete=True)
-        self._count_tokens(batch, finding, texts, suspects)
-        return True
-
-    def _count_tokens(self, batch: Batch, finding: Finding, texts: list[str], suspects: Suspects) -> None:
-        def counted(cut: list[int]) -> None:
-            finding.truncated = cut
-            self._isolated(batch, finding)
-
-        self._dialogues.start(find_truncated(texts, suspects, self._lane.truncation), counted, time.monotonic())
-
-    def _scratch_matrix(self, n_texts: int) -> Matrix:
-        if len(self._scratch) < n_texts:
-            self._scratch = np.empty((n_texts, self._settings.dim), dtype=np.float32)
-        return self._scratch[:n_texts]
 
     # -- what goes wrong -------------------------------------------------------------------------------
 
@@ -468,33 +398,11 @@ class ClientStage:
             if finding.case is not None:
                 batch.case = finding.case
             self._give_back(batch)
-        elif self._parked or not self._delivery.has_slot():
-            self._park((batch, finding))
         else:
-            self._deliver_finding(batch, finding)
+            self._handover.take_finding(batch, finding)
         if finding.sick is not None and self._lane.breaker.is_ok:
             self._count(finding.sick)
             self._trip(finding.sick)
-
-    def _deliver_finding(self, batch: Batch, finding: Finding) -> None:
-        """Deliver the rows that have vectors, put the others into quarantine."""
-        owners = batch.text_of_row()
-        keep = [row for row, text in enumerate(owners) if text not in finding.rejected]
-        cut = set(finding.truncated)
-        truncated = [row for row in keep if owners[row] in cut] if cut else []
-        for entries in quarantine_messages(
-            batch, finding.rejected, self._settings.id_type, keep_text=self._settings.keep_text
-        ):
-            self._context.tell("quarantine", entries=entries)
-            self._figures.quarantined += len(entries)
-        if keep:
-            self._delivery.matrix(len(keep))[:] = finding.matrix[[owners[row] for row in keep]]
-            self._delivery.publish(batch, keep=keep if len(keep) < batch.n_rows else None, truncated=truncated)
-            self._figures.truncated += len(truncated)
-            self._figures.saved_by_dedup += len(keep) - len({owners[row] for row in keep})
-        else:
-            self._context.tell("void", sequence=batch.header.sequence)
-        self._context.documents_free.put(batch.number)
 
     def _look_in(self, arrangements: list[Arrangement]) -> None:
         """Ask our server for the canary in several arrangements, one after the other, among everything else."""
@@ -558,10 +466,10 @@ class ClientStage:
         self._give_back_retries(died=False)
         if now_s >= by_s and self._lane.breaker.is_ok and (self._in_flight or self._dialogues.n_open):
             self._trip(Failure(kind=FailureKind.TIMEOUT, detail="not finished in time after the stop command"))
-        if not (self._in_flight or self._parked or self._dialogues.n_open or self._stopped):
+        if not (self._in_flight or self._handover.parked or self._dialogues.n_open or self._stopped):
             self._stopped = True
             self._report()
-            self._context.tell("stopped", rows=self._delivery.rows, taken_rows=self._figures.taken_rows)
+            self._context.tell("stopped", rows=self._handover.rows, taken_rows=self._figures.taken_rows)
 
     def _state(self) -> str:
         state = self._lane.breaker.state
@@ -575,7 +483,7 @@ class ClientStage:
         lane = self._lane
         self._context.tell(
             "client",
-            rows=self._delivery.rows,
+            rows=self._handover.rows,
             state=self._state(),
             in_flight=lane.in_flight,
             window=lane.admission.window_requests,

@@ -195,11 +195,12 @@ class Input:
             raise unreadable(self.name, error) from error
 
     def other_bytes(self) -> int:
-        """Bytes of everything but the vectors, by the footer."""
-        metadata = self._parquet.metadata
-        groups = range(metadata.num_row_groups)
-        vectors = sum(int(metadata.row_group(n).column(self._leaf).total_compressed_size) for n in groups)
-        return self.size_bytes - vectors
+        """Bytes of all columns but the vectors, encoded but not compressed, by the footer."""
+        size = 0
+        for number in range(self._parquet.metadata.num_row_groups):
+            group = self._parquet.metadata.row_group(number)
+            size += int(group.total_byte_size) - int(group.column(self._leaf).total_uncompressed_size)
+        return size
 
     def close(self) -> None:
         """Close the file."""

@@ -305,7 +305,7 @@ class _PendingIds:
 
 
 def _scan_input(path: Path, item: PlannedInput, number: int, matcher: Matcher, pending: _PendingIds) -> tuple[int, int]:
-    """Read footer and ids of one input; returns its rows and the bytes of everything but its vectors."""
+    """Read footer and ids of one input; returns its rows and the bytes of all but its vectors."""
     with Input(path, item.name, matcher, hashing=False) as opened:
         if item.rows not in (-1, opened.rows):
             raise DamageError(

@@ -39,100 +39,105 @@ class ThriftError(ValueError):
 _MAX_DEPTH = 32
 
 
-class _Cursor:
-    """A position in bytes; every read is bounds-checked, because damaged headers come through here."""
-
-    __slots__ = ("data", "end", "position")
-
-    def __init__(self, data: bytes | memoryview, position: int) -> None:
-        self.data = data
-        self.position = position
-        self.end = len(data)
-
-    def byte(self) -> int:
-        if self.position >= self.end:
-            raise ThriftError("the structure ends too early")
-        value = self.data[self.position]
-        self.position += 1
-        return value
-
-    def take(self, count: int) -> bytes:
-        if count < 0 or self.position + count > self.end:
-            raise ThriftError("the structure ends too early")
-        start = self.position
-        self.position += count
-        return bytes(self.data[start : self.position])
-
-    def varint(self) -> int:
-        value = shift = 0
-        while True:
-            piece = self.byte()
-            value |= (piece & 0x7F) << shift
-            if piece < 0x80:
-                return value
-            shift += 7
-            if shift > 63:
-                raise ThriftError("a number has more than 64 bits")
-
-    def signed(self) -> int:
-        value = self.varint()
-        return (value >> 1) ^ -(value & 1)
-
-
 def read_struct(data: bytes | memoryview, position: int = 0) -> tuple[Struct, int]:
     """Read one struct; returns it and the position behind it.
 
     Raises:
         ThriftError: the bytes cannot be a struct.
     """
-    cursor = _Cursor(data, position)
-    return _read_struct(cursor, 0), cursor.position
+    try:
+        return _read_struct(data, position, 0)
+    except IndexError as error:
+        raise ThriftError("the structure ends too early") from error
 
 
-def _read_struct(cursor: _Cursor, depth: int) -> Struct:
+# Page headers are read by the hundred thousand, so positions are passed on instead of kept in an object, and numbers of
+# one byte, which nearly all are, take a short cut. Reading behind the end raises IndexError.
+
+
+def _varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
+    piece = data[position]
+    if piece < 0x80:
+        return piece, position + 1
+    value = shift = 0
+    while piece >= 0x80:
+        value |= (piece & 0x7F) << shift
+        shift += 7
+        if shift > 63:
+            raise ThriftError("a number has more than 64 bits")
+        position += 1
+        piece = data[position]
+    return value | piece << shift, position + 1
+
+
+def _read_struct(data: bytes | memoryview, position: int, depth: int) -> tuple[Struct, int]:
     if depth > _MAX_DEPTH:
         raise ThriftError("structures are nested too deeply")
     fields: Struct = {}
     number = 0
     while True:
-        head = cursor.byte()
+        head = data[position]
+        position += 1
         if head == 0:
-            return fields
+            return fields, position
         kind = head & 0x0F
-        number = number + (head >> 4) if head >> 4 else cursor.signed()
-        fields[number] = Field(kind, _read_value(cursor, kind, depth))
+        if head >> 4:
+            number += head >> 4
+        else:
+            number, position = _varint(data, position)
+            number = (number >> 1) ^ -(number & 1)
+        if I16 <= kind <= I64:
+            value, position = _varint(data, position)
+            fields[number] = Field(kind, (value >> 1) ^ -(value & 1))
+        else:
+            plain, position = _read_value(data, position, kind, depth)
+            fields[number] = Field(kind, plain)
 
 
-def _read_value(cursor: _Cursor, kind: int, depth: int) -> Any:
+def _read_value(data: bytes | memoryview, position: int, kind: int, depth: int) -> tuple[Any, int]:
     if kind in (TRUE, FALSE):
-        return kind == TRUE
+        return kind == TRUE, position
     if kind in (I16, I32, I64):
-        return cursor.signed()
+        value, position = _varint(data, position)
+        return (value >> 1) ^ -(value & 1), position
     if kind == BINARY:
-        return cursor.take(cursor.varint())
+        length, position = _varint(data, position)
+        return _take(data, position, length), position + length
     if kind == STRUCT:
-        return _read_struct(cursor, depth + 1)
+        return _read_struct(data, position, depth + 1)
     if kind in (LIST, SET):
-        return _read_list(cursor, depth + 1)
+        return _read_list(data, position, depth + 1)
     if kind == I8:
-        return cursor.byte()
+        return data[position], position + 1
     if kind == DOUBLE:
-        return struct.unpack("<d", cursor.take(8))[0]
+        return struct.unpack("<d", _take(data, position, 8))[0], position + 8
     raise ThriftError(f"unknown wire type {kind}")
 
 
-def _read_list(cursor: _Cursor, depth: int) -> ListOf:
+def _take(data: bytes | memoryview, position: int, count: int) -> bytes:
+    taken = bytes(data[position : position + count])
+    if len(taken) != count:
+        raise ThriftError("the structure ends too early")
+    return taken
+
+
+def _read_list(data: bytes | memoryview, position: int, depth: int) -> tuple[ListOf, int]:
     if depth > _MAX_DEPTH:
         raise ThriftError("structures are nested too deeply")
-    head = cursor.byte()
+    head = data[position]
+    position += 1
     kind, count = head & 0x0F, head >> 4
     if count == 15:
-        count = cursor.varint()
-    if count > cursor.end - cursor.position:
+        count, position = _varint(data, position)
+    if count > len(data) - position:
         raise ThriftError("a list is longer than the bytes that are left")
     if kind in (TRUE, FALSE):  # in a list a bool is a byte of its own
-        return ListOf(kind, list(cursor.take(count)))
-    return ListOf(kind, [_read_value(cursor, kind, depth) for _ in range(count)])
+        return ListOf(kind, list(_take(data, position, count))), position + count
+    items = []
+    for _ in range(count):
+        item, position = _read_value(data, position, kind, depth)
+        items.append(item)
+    return ListOf(kind, items), position
 
 
 def write_struct(fields: Struct) -> bytes:

@@ -31,6 +31,7 @@ from writers.verify_config import Findings
 _BATCH_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
 _REPORT_ROWS = 16384
+_REPORT_FILES = 50
 _SHOWN = 3
 _NORM_TOLERANCE = {"float32": 1e-3, "float16": 1e-2}
 
@@ -65,18 +66,32 @@ def check_files(job: Message, report: Report) -> Message:
     findings = Findings()
     spill = None if job["spill"] is None else IdSpill(Path(job["spill"]), int(job["partitions"]))
     facts: dict[str, Any] = {"rows": [], "bytes": 0, "without_checksum": 0}
+    common = _Common(level, schema, Matcher(schema), RowHasher(schema.dim, schema.dtype.itemsize), bool(job["normed"]))
+    told = 0
     for item in files:
-        checker = _FileChecker(item, level, schema, Matcher(schema), findings, bool(job["normed"]))
+        checker = _FileChecker(item, common, findings)
         try:
             facts["rows"].append(checker.check(spill, report))
             facts["bytes"] += checker.size_bytes
             facts["without_checksum"] += checker.pages_without_checksum
         finally:
             checker.close()
-        report({"files": 1})
+        if len(facts["rows"]) - told >= _REPORT_FILES or item is files[-1]:
+            report({"files": len(facts["rows"]) - told})
+            told = len(facts["rows"])
     if spill is not None:
         spill.close()
     return {**facts, "findings": findings.as_dict()}
+
+
+class _Common(NamedTuple):
+    """What the checks of all files share."""
+
+    level: int
+    schema: MergeSchema
+    matcher: Matcher
+    hasher: RowHasher
+    normed: bool
 
 
 class _FileChecker:
@@ -87,15 +102,11 @@ class _FileChecker:
         pages_without_checksum: Pages whose bytes nothing vouches for.
     """
 
-    def __init__(
-        self, item: Expected, level: int, schema: MergeSchema, matcher: Matcher, findings: Findings, normed: bool
-    ) -> None:
+    def __init__(self, item: Expected, common: _Common, findings: Findings) -> None:
         self._item = item
-        self._level = level
-        self._schema = schema
-        self._matcher = matcher
+        self._level, self._schema, self._matcher = common.level, common.schema, common.matcher
+        self._common = common
         self._findings = findings
-        self._normed = normed
         self._file: HashedFile | None = None
         self._problems: dict[str, list[str]] = {}
         self.size_bytes = 0
@@ -111,7 +122,7 @@ class _FileChecker:
 
     def _check(self, spill: IdSpill | None, report: Report) -> int:
         try:
-            self._file = HashedFile(Path(self._item.path))
+            self._file = HashedFile(Path(self._item.path), hashing=bool(self._item.sha256))
         except FileNotFoundError:
             self._find("missing", "is not there")
             return 0
@@ -198,7 +209,7 @@ class _FileChecker:
 
     def _check_rows(self, parquet: pq.ParquetFile, spill: IdSpill | None, report: Report) -> None:
         """Level 3."""
-        rows = _RowChecker(self._schema, self._normed)
+        rows = _RowChecker(self._common)
         told = 0
         try:
             for others, matrix in self._batches(parquet):
@@ -263,13 +274,13 @@ class _RowChecker:
         unsound: What is wrong with a vector -> (first row, how many).
     """
 
-    def __init__(self, schema: MergeSchema, normed: bool) -> None:
+    def __init__(self, common: _Common) -> None:
         self.rows = 0
         self.unsound: dict[str, tuple[int, int]] = {}
         self._digest = 0
         self._id_digests: list[str] = []
-        self._hasher = RowHasher(schema.dim, schema.dtype.itemsize)
-        self._tolerance = _NORM_TOLERANCE[schema.vector_type] if normed else None
+        self._hasher = common.hasher
+        self._tolerance = _NORM_TOLERANCE[common.schema.vector_type] if common.normed else None
 
     @property
     def id_digest(self) -> str:

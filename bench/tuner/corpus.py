@@ -3,12 +3,10 @@
 A run with bucketing sorts a window of documents by length and lets windows alternate between rising and falling
 lengths, so that neighbours in a server's queue are alike. A measurement has to send the same, or a server that pads
 would look slower than it is, and at other points. It also has to end soon, wherever it happens to stop. So the texts
-form a closed *cycle*: every other text in rising order, the rest in falling order, and from the start again. There is
+form a closed *cycle*: every other text in falling order, the rest in rising order, and from the start again. There is
 no jump in it, and any stretch as long as the cycle holds every text once, wherever it begins.
 
-A shorter stretch does not. Therefore every request has a *weight*: its share of the work of an average text, first by
-its characters, later by the time that requests of such length really took. Work per second is the rate in documents
-per second, corrected for the texts that happened to be in the stretch.
+A shorter stretch does not. Therefore a measurement weighs requests by texts and characters (`bench.tuner.measure`).
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
-from bench.tuner.statistics import Numbers
 from engine.errors import ConfigError
 
 MAX_REQUEST_BYTES = 512 << 10
@@ -32,7 +29,7 @@ WINDOW_TEXTS = 8192
 """The window that a run sorts."""
 
 _MIN_CYCLE_REQUESTS = 4
-_OVERHEAD_CHARACTERS = 16
+OVERHEAD_CHARACTERS = 16
 """What a text costs beside its characters: two special tokens and a place in the batch."""
 
 _TOLERATED_PADDING = 0.025
@@ -60,14 +57,12 @@ class Request:
         body: The JSON array of its texts.
         n_texts: Texts in it.
         n_characters: Characters of all its texts.
-        weight: Its work in average texts; sums to the number of texts over a cycle.
         stratum: Which of the `N_STRATA` classes of length most of its texts belong to.
     """
 
     body: bytes
     n_texts: int
     n_characters: int
-    weight: float
     stratum: int
 
 
@@ -79,13 +74,23 @@ class Cycle:
         batch_size: Texts of a usual request.
         requests: In sending order.
         n_texts: Texts of all of them.
+        n_characters: Characters of all of them.
         order: What stands beside what.
     """
 
     batch_size: int
     requests: tuple[Request, ...]
     n_texts: int
+    n_characters: int
     order: Order
+
+    def first_request(self, in_flight: int) -> int:
+        """Where to begin with so many requests in flight on the whole fleet.
+
+        A sorted cycle is begun so much earlier that the warm-up is over when the longest texts come. Half a cycle
+        from there holds every length.
+        """
+        return -in_flight % len(self.requests) if self.order is Order.SORTED else 0
 
 
 class Corpus:
@@ -131,19 +136,6 @@ class Corpus:
         self.n_unusable = len(texts) - len(usable)
         self.lengths = np.array([length for length, _ in usable], dtype=np.int64)
         self._encoded = [encoded for _, encoded in usable]
-        self._costs = self._normed(self.lengths + float(_OVERHEAD_CHARACTERS))
-
-    def calibrate(self, seconds_per_text: Numbers) -> None:
-        """Weigh texts by the time they took.
-
-        Args:
-            seconds_per_text: For each of the `N_STRATA` classes of length, from short to long; NaN where unknown.
-        """
-        known = np.flatnonzero(np.isfinite(seconds_per_text) & (seconds_per_text > 0))
-        if len(known) < N_STRATA // 2:
-            return
-        ranks = (np.arange(self.n_texts) + 0.5) / self.n_texts
-        self._costs = self._normed(np.interp(ranks, (known + 0.5) / N_STRATA, seconds_per_text[known]))
 
     def cycle(self, batch_size: int, n_texts: int, order: Order, rng: random.Random) -> Cycle:
         """Requests over about `n_texts` texts whose lengths are spread as those of the whole corpus.
@@ -159,11 +151,18 @@ class Corpus:
         if order is Order.NATURAL:
             rng.shuffle(spread)
         else:
-            spread = [*spread[0::2], *reversed(spread[1::2])]
+            # the longest first: what takes too long, or does not fit into memory, shows at once
+            spread = [*reversed(spread[1::2]), *spread[0::2]]
         requests = self._requests(spread, batch_size)
         if order is Order.SPREAD:
             requests = [requests[at] for at in _evenly_spread(len(requests), rng)]
-        return Cycle(batch_size=batch_size, requests=tuple(requests), n_texts=len(spread), order=order)
+        return Cycle(
+            batch_size=batch_size,
+            requests=tuple(requests),
+            n_texts=len(spread),
+            n_characters=int(self.lengths[spread].sum()),
+            order=order,
+        )
 
     def texts_for_density(self, characters_at_a_time: float) -> int:
         """Texts of the shortest sorted cycle that hardly overstates what padding costs.
@@ -186,7 +185,7 @@ class Corpus:
 
     def _padding(self, n_texts: int, characters_at_a_time: float) -> float:
         """Padded per real characters when so many sorted texts are cut into GPU batches."""
-        lengths = self.lengths[np.linspace(0, self.n_texts, n_texts, endpoint=False).astype(int)] + _OVERHEAD_CHARACTERS
+        lengths = self.lengths[np.linspace(0, self.n_texts, n_texts, endpoint=False).astype(int)] + OVERHEAD_CHARACTERS
         padded = 0
         first = 0
         while first < n_texts:
@@ -222,14 +221,8 @@ class Corpus:
             body=b"[" + b",".join(self._encoded[at] for at in batch) + b"]",
             n_texts=len(batch),
             n_characters=int(self.lengths[batch].sum()),
-            weight=float(self._costs[batch].sum()),
             stratum=batch[len(batch) // 2] * N_STRATA // self.n_texts,
         )
-
-    @staticmethod
-    def _normed(costs: Numbers) -> Numbers:
-        """Costs of mean 1."""
-        return costs * (len(costs) / math.fsum(costs))
 
 
 def _evenly_spread(count: int, rng: random.Random) -> list[int]:

@@ -103,7 +103,7 @@ class _Sending:
     cycle: Cycle
     concurrency: int
     number: int
-    next_request: int = 0
+    next_request: int
 
 
 @dataclass(slots=True)
@@ -152,7 +152,8 @@ class FleetLoad:
 
     def begin(self, cycle: Cycle, concurrency: int) -> int:
         self._number += 1
-        self._sending = _Sending(cycle, concurrency, self._number)
+        first = cycle.first_request(concurrency * self.n_servers)
+        self._sending = _Sending(cycle, concurrency, self._number, first)
         for lane in self._lanes:
             lane.own = 0
         if len(self._scratch) < cycle.batch_size:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bench.tuner.corpus import N_STRATA, Cycle, Order
+from bench.tuner.corpus import N_STRATA, OVERHEAD_CHARACTERS, Cycle, Order, Request
 from bench.tuner.load import Answer, Load
 from bench.tuner.statistics import Blocks, Numbers, Rate, cut_blocks, percentile, rate_of, steady_from
 from engine.errors import ServersUnavailable
@@ -37,7 +37,7 @@ MIN_TURNOVERS = 2
 MIN_TURNOVERS_OF_A_SAMPLE = 4
 MIN_ANSWERS = 40
 MIN_ANSWERS_PER_SERVER = 24
-MIN_COVERAGE = 0.5
+MIN_COVERAGE = 0.52
 """Share of a sorted cycle before a visit may end early: half a cycle from its start holds every length."""
 MAX_ERROR_SHARE = 0.05
 QUIET_SHARE_OF_TARGET = 0.7
@@ -121,7 +121,6 @@ class Visit:
         client_cpu: CPU seconds of the client per second of steady state.
         split: Where the time went at the servers.
         texts_by_server: Texts that each server embedded after the warm-up.
-        seconds_by_stratum: Seconds per text for each class of length; NaN where none was seen.
         order: What stood beside what.
     """
 
@@ -141,7 +140,6 @@ class Visit:
     client_cpu: float
     split: ServerSplit
     texts_by_server: tuple[int, ...]
-    seconds_by_stratum: Numbers
     order: Order
 
     def p_s(self, share: float) -> float:
@@ -156,7 +154,7 @@ class Visit:
     @property
     def complete(self) -> bool:
         """Whether every length was seen, so that percentiles are those of all texts."""
-        return self.coverage >= 0.99 or self.order is not Order.SORTED
+        return self.coverage >= 0.9 or self.order is not Order.SORTED
 
 
 class _Track:
@@ -166,17 +164,62 @@ class _Track:
         self.since_s = since_s
         self.answers: list[Answer] = []
         self.finished_s: list[float] = []
-        self.work: list[float] = []
+        self.n_texts: list[int] = []
+        self.n_characters: list[int] = []
+        self.strata: list[int] = []
 
-    def add(self, answer: Answer, work: float) -> None:
+    def add(self, answer: Answer, request: Request) -> None:
         """Take an answer in."""
         self.answers.append(answer)
         self.finished_s.append(answer.finished_s)
-        self.work.append(work)
+        self.n_texts.append(request.n_texts)
+        self.n_characters.append(request.n_characters)
+        self.strata.append(request.stratum)
 
-    def blocks(self, now_s: float) -> Blocks:
-        """The answers in stretches."""
-        return cut_blocks(np.array(self.finished_s), np.array(self.work), N_BLOCKS, now_s=now_s)
+    def blocks(self, work: Work, now_s: float) -> Blocks:
+        """The answers in stretches, and the work in each."""
+        amounts = work.of(np.array(self.n_texts), np.array(self.n_characters))
+        return cut_blocks(np.array(self.finished_s), amounts, N_BLOCKS, now_s=now_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request costs in average texts: a straight line in its texts and its characters.
+
+    A stretch that happens to hold long texts would look slow by documents, and fast by characters where every request
+    has a fixed price. How much of which it is differs from point to point, so each point's own answers decide.
+    """
+
+    per_text: float
+    per_character: float
+
+    def of(self, n_texts: npt.NDArray[np.int64], n_characters: npt.NDArray[np.int64]) -> Numbers:
+        """The work of requests."""
+        return self.per_text * n_texts + self.per_character * n_characters
+
+    @classmethod
+    def fitted(cls, tracks: list[_Track], cycle: Cycle) -> Work:
+        """The line through the time that texts of each class of length took the servers."""
+        seconds, texts, characters = np.zeros(N_STRATA), np.zeros(N_STRATA), np.zeros(N_STRATA)
+        for track in tracks:
+            strata = np.array(track.strata, dtype=np.int64)
+            took_s = np.diff(np.array([track.since_s, *track.finished_s]))
+            np.add.at(seconds, strata, np.maximum(took_s, 0.0))
+            np.add.at(texts, strata, track.n_texts)
+            np.add.at(characters, strata, track.n_characters)
+        seen = texts > 0
+        line = (float(OVERHEAD_CHARACTERS), 1.0)
+        if seen.sum() >= N_STRATA // 2:
+            scale = 1.0 / np.sqrt(texts[seen])  # the scatter of a sum grows with the root of its terms
+            sides = np.column_stack([texts[seen] * scale, characters[seen] * scale])
+            found, *_ = np.linalg.lstsq(sides, seconds[seen] * scale, rcond=None)
+            start_s, slope_s = float(found[0]), float(found[1])
+            if start_s >= 0 and slope_s >= 0 and start_s + slope_s > 0:
+                line = (start_s, slope_s)
+            elif slope_s < 0:
+                line = (1.0, 0.0)
+        average = line[0] + line[1] * cycle.n_characters / cycle.n_texts
+        return cls(line[0] / average, line[1] / average)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +272,7 @@ class Meter:
             elif answer.error is None:
                 self.n_answers += 1
                 self.slowest_s = max(self.slowest_s, answer.latency_s)
-                self._tracks[answer.server].add(answer, self._cycle.requests[answer.request].weight)
+                self._tracks[answer.server].add(answer, self._cycle.requests[answer.request])
 
     def end_warm_up(self, now_s: float) -> None:
         """Count from here on."""
@@ -249,7 +292,8 @@ class Meter:
         """The rate, and what it stands on."""
         now_s = self._load.now_s()
         tracks = [track for track in self._tracks if len(track.answers) >= 2]
-        blocks = [track.blocks(now_s) for track in tracks]
+        work = Work.fitted(tracks, self._cycle)
+        blocks = [track.blocks(work, now_s) for track in tracks]
         steady = steady_from(blocks)
         kept = [block.since(steady) for block in blocks]
         spans = tuple((block.first[0], block.first[-1]) for block in kept)
@@ -297,22 +341,8 @@ class Meter:
             client_cpu=(self._load.cpu_s() - self._cpu_from_s) / measured_s if measured_s > 0 else 0.0,
             split=_split(kept, n_texts),
             texts_by_server=tuple(by_server),
-            seconds_by_stratum=self._seconds_by_stratum(),
             order=self._cycle.order,
         )
-
-    def _seconds_by_stratum(self) -> Numbers:
-        """Seconds per text by length: the time between two answers of a server is what the later one cost it."""
-        seconds, texts = np.zeros(N_STRATA), np.zeros(N_STRATA)
-        for track in self._tracks:
-            before_s = track.since_s
-            for answer in track.answers:
-                stratum = self._cycle.requests[answer.request].stratum
-                seconds[stratum] += max(0.0, answer.finished_s - before_s)
-                texts[stratum] += answer.n_texts
-                before_s = max(before_s, answer.finished_s)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return seconds / texts
 
 
 def _split(answers: list[Answer], n_texts: int) -> ServerSplit:

@@ -43,10 +43,14 @@ P95_MARGIN = 0.99
 PAYING_ORDER = 1.03
 """Gain by sorting below which a run does better without: unsorted, latencies are more even."""
 
+FULL_QUEUE = 1.25
+"""GPU batches that a text waits for when GPU batches are full."""
+
 _FLOOR_PRECISION = 0.1
 _CLIMB_PRECISION = 0.04
 _FINAL_PRECISION = 0.03
 _TEXTS_THAT_SHOW_PADDING = 16
+_MORE_THAN_PROPORTIONAL = 1.15
 _EXPLORING_SHARE = 0.6
 _SIMILAR_LATENCY = 1.1
 _MIN_CYCLE_TEXTS = 256
@@ -142,7 +146,6 @@ class Search:
         self._exploring = True
         self._gpu_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS
         self._dense_texts: int | None = None
-        self._calibrated = False
 
     def run(self) -> Findings:
         """Search; `findings` holds everything, also when this is interrupted.
@@ -227,7 +230,7 @@ class Search:
         best = self._best()
         if best is None:
             return 1
-        turn = knee(self.findings, best.point.batch_size) or best
+        turn = knee(self.findings, best.point.batch_size, self._config.target_p95_s) or best
         return max(1, min(self._limits.ceilings[size], round(turn.point.texts_in_flight / size)))
 
     def _climb(self, size: int, start: int) -> None:
@@ -256,6 +259,9 @@ class Search:
                 break
             if flat >= 2 or (flat == 1 and _is_full(record)):
                 break
+            if self._is_late_by_littles_law(size, min(ceiling, 2 * concurrency)):
+                bad = min(ceiling, 2 * concurrency)
+                break
             concurrency = min(ceiling, 2 * concurrency)
         if good is not None and not self._cannot_win(good):
             self._refine(size, good, bad)
@@ -269,20 +275,47 @@ class Search:
         aimed = int(concurrency * 0.97 * target_s / max(record.p_s(0.95), record.mean_latency_s))
         return min(concurrency - 1, max(concurrency // 4, aimed))
 
-    def _cannot_win(self, record: Record) -> bool:
-        """Whether another batch size is not better than the first one with as many texts in flight.
+    def _is_late_by_littles_law(self, size: int, concurrency: int) -> bool:
+        """Whether the mean latency, in flight per rate, is above the target whatever is measured there.
 
-        At full servers it never will be; where they are not full, more in flight is worth a look.
+        Full servers do not get faster by having more in flight; a tenth is granted all the same.
         """
-        rivals = [
-            other
-            for point, other in self.findings.records.items()
-            if point.batch_size != record.point.batch_size
-            and point.texts_in_flight <= 1.1 * record.point.texts_in_flight
-            and self._is_good(other)
-        ]
-        best_per_s = max((other.rate.per_s for other in rivals), default=0.0)
-        return record.rate.per_s < best_per_s * (1 + INDIFFERENCE) and _is_full(record)
+        target_s, best = self._config.target_p95_s, self._best()
+        if target_s is None or best is None or not best.split.known or not _is_full(best):
+            return False
+        return size * concurrency * self._load.n_servers / (1.1 * best.rate.per_s) > target_s
+
+    def _cannot_win(self, record: Record) -> bool:
+        """Whether a batch size would not be better than the others even with as much in flight as it may have.
+
+        What more in flight would bring is read off what it brought the others.
+        """
+        size, in_flight = record.point.batch_size, record.point.texts_in_flight
+        rivals = [other for point, other in self.findings.records.items() if point.batch_size != size]
+        best_per_s = max((other.rate.per_s for other in rivals if self._is_good(other)), default=0.0)
+        reach = self._limits.ceilings[size]
+        target_s = self._config.target_p95_s
+        if target_s is not None:
+            # latency grows with what is in flight, but not from nothing
+            reach = min(reach, int(_MORE_THAN_PROPORTIONAL * record.point.concurrency * target_s / record.p_s(0.95)))
+        promise = record.rate.per_s
+        if reach > record.point.concurrency:
+            promise *= self._growth(in_flight, reach * size)
+        return promise < best_per_s * (1 + INDIFFERENCE)
+
+    def _growth(self, low: int, high: int) -> float:
+        """By which factor throughput grows from `low` to `high` texts in flight, by all points that work."""
+        known: dict[int, float] = {}
+        for point, record in self.findings.records.items():
+            if record.works:
+                known[point.texts_in_flight] = max(known.get(point.texts_in_flight, 0.0), record.rate.per_s)
+        in_flight = sorted(known)
+        rates = np.maximum.accumulate([known[count] for count in in_flight])
+        top = float(np.interp(high, in_flight, rates))
+        if high > in_flight[-1] and len(in_flight) >= 2:
+            slope = (rates[-1] - rates[-2]) / (in_flight[-1] - in_flight[-2])
+            top += float(slope) * (high - in_flight[-1])
+        return min(top / float(np.interp(low, in_flight, rates)), high / low)
 
     # -- 5. refine -------------------------------------------------------------------------------------
 
@@ -297,12 +330,18 @@ class Search:
         target_s = self._config.target_p95_s
         while self._time_left() and bad - good.point.concurrency > 1:
             low = good.point.concurrency
-            failed = self.findings.records[Point(size, bad)]
-            if failed.works and failed.rate.high < good.rate.per_s * (1 + 2 * INDIFFERENCE):
+            failed = self.findings.records.get(Point(size, bad))
+            if failed is not None and failed.works and failed.rate.high < good.rate.per_s * (1 + 2 * INDIFFERENCE):
                 return  # the knee lies below: more in flight would bring nothing
+            best = self._best()
+            if best is not None and best.rate.per_s < good.rate.per_s * (1 + INDIFFERENCE) and _is_full(good):
+                if best is not good:
+                    return  # another batch size has got there already
             reach = 0.5
-            if target_s is not None and failed.works:
-                below, above = good.p_s(0.95), max(failed.p_s(0.95), failed.mean_latency_s)
+            if target_s is not None and (failed is None or failed.works):
+                below = good.p_s(0.95)
+                # latency grows about with what is in flight
+                above = max(failed.p_s(0.95), failed.mean_latency_s) if failed is not None else below * bad / low
                 reach = min(0.9, max(0.1, (0.98 * target_s - below) / max(above - below, 1e-9)))
             middle = min(bad - 1, max(low + 1, low + round((bad - low) * reach)))
             if Point(size, middle) in self.findings.records:
@@ -378,10 +417,13 @@ class Search:
                 return
 
     def _is_decided(self, contenders: list[Record]) -> bool:
-        """Whether two rounds agree so well that a third could not change the choice."""
+        """Whether two rounds agree so well that a third could hardly change the choice."""
+        target_s = self._config.target_p95_s
         for record in contenders:
             first, second = (visit.rate.per_s for visit in record.repeats[:2])
-            if abs(first - second) > INDIFFERENCE * max(first, second):
+            if abs(first - second) > 2 * INDIFFERENCE * max(first, second):
+                return False
+            if target_s is not None and abs(record.p_s(0.95) / target_s - 1.0) < 2 * (1 - P95_MARGIN):
                 return False
         return True
 
@@ -430,9 +472,6 @@ class Search:
             record = self.findings.records[point] = Record(point)
         (record.repeats if repeat else record.visits).append(visit)
         self.findings.seconds = self._load.now_s() - self._began_s
-        if order is Order.SORTED and visit.complete and visit.outcome is Outcome.SETTLED and not self._calibrated:
-            self._corpus.calibrate(visit.seconds_by_stratum)
-            self._calibrated = True
         self._tell(part, visit)
         return record
 
@@ -519,9 +558,13 @@ def slowdown_by_mixing(mixed: Visit, alike: Visit) -> float:
 
 
 def _is_full(record: Record) -> bool:
-    """Whether texts wait at the servers for as long as they are worked on; unknown counts as yes."""
+    """Whether GPU batches are full, so that more in flight only waits; unknown counts as yes.
+
+    With two requests in flight a text waits for one GPU batch at most, however small those are. It waits for longer
+    only once there is more than fits into the next one.
+    """
     split = record.split
-    return not split.known or split.queue_s >= split.inference_s
+    return not split.known or split.queue_s >= FULL_QUEUE * split.inference_s
 
 
 def nearest(findings: Findings) -> Record | None:
@@ -530,9 +573,13 @@ def nearest(findings: Findings) -> Record | None:
     return min(works, key=lambda record: record.p_s(0.95), default=None)
 
 
-def knee(findings: Findings, batch_size: int) -> Record | None:
-    """The least in flight, of a batch size, that brings nearly all that any point of it brought."""
-    records = [record for point, record in findings.records.items() if point.batch_size == batch_size and record.works]
+def knee(findings: Findings, batch_size: int, target_p95_s: float | None = None) -> Record | None:
+    """The least in flight, of a batch size, that brings nearly all that any point of it brought within the target."""
+    records = [
+        record
+        for point, record in findings.records.items()
+        if point.batch_size == batch_size and record.holds(target_p95_s)
+    ]
     if not records:
         return None
     most = max(record.rate.per_s for record in records)

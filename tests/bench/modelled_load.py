@@ -90,7 +90,8 @@ class ModelledLoad:
 
     def begin(self, cycle: Cycle, concurrency: int) -> int:
         self._number += 1
-        self._cycle, self._concurrency, self._next = cycle, concurrency, 0
+        self._cycle, self._concurrency = cycle, concurrency
+        self._next = cycle.first_request(concurrency * self.n_servers)
         self._leftover += sum(self._own)
         self._own = [0] * len(self._models)
         return self._number
