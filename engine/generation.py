@@ -159,7 +159,8 @@ class Generation:
         """End every child now, wait for each, and give the rings back. Nothing durable is lost by it."""
         for child in self.children.values():
             if child.ended is None:
-                child.process.kill()
+                # not Popen.kill: it polls first, and would reap a child that has just ended before we see its CPU time
+                os.kill(child.process.pid, signal.SIGKILL)
         for child in self.children.values():
             child.reap(block=True)
             child.channel.close()
