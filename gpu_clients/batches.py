@@ -15,7 +15,7 @@ import orjson
 from engine import ids
 from engine.ids import IdType
 from engine.slots import HEADER_BYTES, Header, RowMeta, body_of, fanout_of, meta_of
-from gpu_clients.http import Exchange
+from gpu_clients.connection import Exchange
 
 _CASE = struct.Struct("<IBBH")  # low half of the sequence, suspicion, server, text
 _CASE_OFFSET = HEADER_BYTES - _CASE.size

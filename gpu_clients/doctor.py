@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from engine.errors import ConfigError, ServersUnavailable
 from engine.records import Fingerprint
-from gpu_clients.http import Address, HttpClient, Poller
+from gpu_clients.http import Address, HttpClient
+from gpu_clients.polling import Poller
 from gpu_clients.probe import Examination, ProbeFailed, ServerProbe, examine_server
 from gpu_clients.routes import ServerFacts, version_numbers
 from gpu_clients.settings import ClientSettings

@@ -7,7 +7,8 @@ import time
 
 from gpu_clients.admission import Admission
 from gpu_clients.breaker import Breaker
-from gpu_clients.http import Address, HttpClient, Poller
+from gpu_clients.http import Address, HttpClient
+from gpu_clients.polling import Poller
 from gpu_clients.probe import ServerProbe, examine_server
 from gpu_clients.requester import Completion, Requester, ServerTimes
 from gpu_clients.retry import RetryBudget
@@ -38,6 +39,7 @@ class Lane:
         resume_s: Monotonic time before which nothing is sent: the cool-down after a 429.
         max_body_bytes: Bodies of that size have been refused as too large; None as long as none was.
         truncation: Judges which texts the server has cut.
+        last_answer_s: When the last good answer came, monotonic seconds.
     """
 
     def __init__(self, settings: ClientSettings, index: int, poller: Poller, rng: random.Random) -> None:
@@ -49,6 +51,7 @@ class Lane:
         self.admission = self._make_admission(settings, None)
         self.budget = RetryBudget(settings.retry_share)
         self.resume_s = 0.0
+        self.last_answer_s = 0.0
         self.max_body_bytes: int | None = None
         self.truncation = TruncationJudge(None)
         self._settings = settings
@@ -88,11 +91,12 @@ class Lane:
     def answered(self, completion: Completion, times: ServerTimes) -> None:
         """Take note of a good answer."""
         self._n_answers += 1
+        self.last_answer_s = now_s = time.monotonic()
         # forgets slowly: half after 200 answers
         self._slowest_s = max(completion.latency_s, self._slowest_s * 0.9965)
         self.breaker.succeeded()
         self.budget.earn()
-        self.admission.answered(completion.n_texts, completion.latency_s, times, time.monotonic())
+        self.admission.answered(completion.n_texts, completion.latency_s, times, now_s)
 
     @property
     def in_flight(self) -> int:

@@ -14,9 +14,10 @@ import time
 from dataclasses import dataclass
 
 from gpu_clients.batches import Batch
+from gpu_clients.connection import Exchange
 from gpu_clients.dialogues import Ask, Dialogues, Talk, reply_of
-from gpu_clients.http import Exchange, Poller
 from gpu_clients.lane import Lane
+from gpu_clients.polling import Poller
 from gpu_clients.requester import Completion
 from gpu_clients.settings import ClientSettings
 
@@ -64,7 +65,7 @@ class Neighbours:
     def take(self, dialogues: Dialogues) -> list[tuple[Batch, Completion]]:
         """Pass second opinions on; return the hedges that were answered."""
         won = []
-        for server, lane in self._lanes.items():
+        for server, lane in tuple(self._lanes.items()):  # a reply may make a talk ask one more server
             if lane.requester is None or not lane.requester.http.finished:
                 continue
             for completion in lane.requester.completions():

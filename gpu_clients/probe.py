@@ -15,9 +15,10 @@ import orjson
 
 from gpu_clients.answers import BadAnswer
 from gpu_clients.canary import Arrangement, Canary, canary_body
+from gpu_clients.connection import Exchange
 from gpu_clients.decode import AnswerForm, Matrix, VectorDecoder, float_answer_cap_bytes
 from gpu_clients.errors import Failure, FailureKind, Remedy, classify
-from gpu_clients.http import Exchange, HttpClient
+from gpu_clients.http import HttpClient
 from gpu_clients.routes import OPENAI_PATH, EmbedOptions, Route, ServerFacts, choose_route
 from gpu_clients.soundness import repeated_rows, unsound_rows
 

@@ -16,9 +16,10 @@ import time
 from dataclasses import dataclass
 from typing import cast
 
+from gpu_clients.connection import Buffer, Exchange
 from gpu_clients.decode import Matrix, VectorDecoder, float_answer_cap_bytes
 from gpu_clients.errors import Failure, FailureKind, classify
-from gpu_clients.http import Buffer, Exchange, HttpClient
+from gpu_clients.http import HttpClient
 from gpu_clients.routes import Route
 from gpu_clients.soundness import unsound_rows
 

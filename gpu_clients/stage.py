@@ -17,54 +17,46 @@ rows delivered, those in quarantine, and those in these places.
 from __future__ import annotations
 
 import heapq
-import math
 import random
 import time
-from collections import deque
 from functools import partial
-
-import numpy as np
 
 from engine import durable
 from engine.worker import Heartbeat, StageContext
-from gpu_clients.answers import BadAnswer
 from gpu_clients.batches import Batch, CaseFile, Suspicion
 from gpu_clients.breaker import BreakerState
-from gpu_clients.canary import Arrangement, Canary
+from gpu_clients.canary import Canary
 from gpu_clients.decode import Matrix
-from gpu_clients.delivery import Delivery
-from gpu_clients.dialogues import Dialogues, Reply, Talk, reply_of
+from gpu_clients.dialogues import Dialogues, Talk, reply_of
 from gpu_clients.errors import Failure, FailureKind, Remedy
 from gpu_clients.figures import Figures
-from gpu_clients.http import EXCLUSIVE, READ, HttpClient, Poller
+from gpu_clients.handover import Handover
+from gpu_clients.http import HttpClient
 from gpu_clients.isolation import (
     Finding,
     Laboratory,
     Search,
-    check_canary,
     interrogate,
     isolate,
     isolate_rows,
 )
 from gpu_clients.lane import Lane
 from gpu_clients.neighbours import Neighbours
-from gpu_clients.quarantine import quarantine_messages
+from gpu_clients.own_talks import OwnTalks
+from gpu_clients.polling import EXCLUSIVE, READ, Poller
 from gpu_clients.rejoin import Rejoin
-from gpu_clients.requester import Completion, ServerTimes
+from gpu_clients.requester import Completion
 from gpu_clients.retry import backoff_s, overload_pause_s
 from gpu_clients.settings import ClientSettings
-from gpu_clients.soundness import repeated_rows, share_one_vector
-from gpu_clients.tokenizer import TokenCounter, find_truncated
-from gpu_clients.truncation import Suspects
+from gpu_clients.tokenizer import TokenCounter
+from gpu_clients.watch import Watch
 
 TICK_S = 0.05
 SUSPICIOUS_ATTEMPTS = 3
 """Failures of one batch, while the server answers others, after which the batch itself is looked into."""
 STOP_PATIENCE_S = 30.0
-FIRST_CANARY_S = 0.5
 HEDGE_AFTER_S = 0.25
 """At the tail, a request younger than that (and than the median latency) is not worth a copy."""
-_CANARY_ROUND = (Arrangement.ALONE, Arrangement.EQUAL, Arrangement.MIXED)
 
 
 def run(context: StageContext) -> None:
@@ -86,6 +78,8 @@ class ClientStage:
         self._rejoin = Rejoin(settings, self._lane, self._canary)
         self._counter = TokenCounter(HttpClient(self._lane.address, poller, api_key=settings.api_key(settings.index)))
         self._dialogues = Dialogues(settings.index, self._neighbours.ask, self._counter.count)
+        self._talks = OwnTalks(self._dialogues, self._lane, settings.dim, self._overloaded)
+        self._watch = Watch(self._dialogues, settings.canary_every_s, self._canary_failed)
         self._figures = Figures()
         self._handover = Handover(
             context,
@@ -100,10 +94,7 @@ class ClientStage:
         self._heartbeat = Heartbeat()
         # where batches and conversations are
         self._in_flight: set[Batch] = set()
-        self._asked: set[Talk] = set()  # talks whose request to our server is in flight
-        self._quiet_for: Talk | None = None  # of these, the one that wants nothing beside it
         self._retries: list[tuple[float, int, Batch]] = []  # a heap by due time
-        self._handover.parked: deque[Completion | tuple[Batch, Finding]] = deque()
         # what the supervisor wants
         self._commands_wait = True
         self._stop_by_s: float | None = None
@@ -114,7 +105,6 @@ class ClientStage:
         self._documents_wait = True
         self._starving = False
         self._tick_s = 0.0
-        self._canary_s = time.monotonic() + min(FIRST_CANARY_S, settings.canary_every_s)
         poller.watch(context.channel.fd, READ, self._on_command)
 
     # -- the loop --------------------------------------------------------------------------------------
@@ -154,9 +144,8 @@ class ClientStage:
         if self._rejoin.advance(now_s):
             self._context.tell("server_back", url=self._lane.address.url)
             self._report()
-        if now_s >= self._canary_s and self._lane.breaker.is_ok and self._stop_by_s is None:
-            self._canary_s = math.inf
-            self._look_in(list(_CANARY_ROUND))
+        if self._lane.breaker.is_ok and self._stop_by_s is None:
+            self._watch.begin_if_due(now_s, self._laboratory)
         if self._tail and self._in_flight and not self._context.documents_ready.waiting():
             median_s = self._lane.admission.median_s() or 0.0
             self._neighbours.hedge(
@@ -193,33 +182,13 @@ class ClientStage:
         """Send conversations' requests, due retries and new batches, in that order, while there is room."""
         lane = self._lane
         if not lane.breaker.is_ok:
-            self._refuse_conversations()
+            self._talks.refuse()
             return
         now_s = time.monotonic()
-        if now_s < lane.resume_s or self._quiet_for is not None or self._handover.parked:
+        if now_s < lane.resume_s or self._talks.quiet or self._handover.parked:
             return
-        if self._send_conversations() and self._send_retries(now_s) and self._stop_by_s is None:
+        if self._talks.send() and self._send_retries(now_s) and self._stop_by_s is None:
             self._send_new()
-
-    def _send_conversations(self) -> bool:
-        """Send what conversations want of our server; False when nothing else may be sent meanwhile."""
-        waiting, lane = self._dialogues.waiting, self._lane
-        assert lane.requester is not None
-        while waiting:
-            talk = waiting[0]
-            ask = talk.ask
-            assert ask is not None
-            if ask.quiet and lane.in_flight:
-                return False
-            if not lane.admission.admits(lane.in_flight_texts, ask.n_texts):
-                return False
-            waiting.popleft()
-            self._asked.add(talk)
-            lane.requester.submit([ask.body], ask.n_texts, timeout_s=lane.timeout_s, tag=talk)
-            if ask.quiet:
-                self._quiet_for = talk
-                return False
-        return True
 
     def _send_retries(self, now_s: float) -> bool:
         """Send the retries that are due; False when there is no room for more."""
@@ -289,7 +258,7 @@ class ClientStage:
                     self._take_batch(completion, completion.tag)
                 else:
                     assert isinstance(completion.tag, Talk)
-                    self._take_reply(completion, completion.tag)
+                    self._talks.take(completion, completion.tag)
         for batch, completion in self._neighbours.take(self._dialogues):
             self._take_hedge(completion, batch)
         self._counter.take(self._dialogues)
@@ -304,17 +273,6 @@ class ClientStage:
             self._failed(batch, completion.failure)
         else:
             self._handover.take(completion, batch)
-
-    def _take_reply(self, completion: Completion, talk: Talk) -> None:
-        if talk not in self._asked:
-            completion.release()  # it has been told already that the server is out
-            return
-        self._asked.discard(talk)
-        if self._quiet_for is talk:
-            self._quiet_for = None
-        if completion.failure is not None and completion.failure.remedy is Remedy.BACK_OFF:
-            self._overloaded(completion.failure)
-        self._dialogues.reply(talk, reply_of(completion, self._settings.dim), time.monotonic())
 
     def _take_hedge(self, completion: Completion, batch: Batch) -> None:
         """Another server has answered a copy: when it is sound, our own server's work on it is cancelled."""
@@ -344,13 +302,17 @@ class ClientStage:
             self._take_apart(batch, isolate(batch.texts(), failure, self._laboratory()))
         elif not breaker.is_ok:
             self._give_back(batch)
-        elif failure.remedy is Remedy.EXCLUDE or breaker.failed():
+        elif failure.remedy is Remedy.EXCLUDE or self._is_silent(batch, failure) or breaker.failed():
             self._in_flight.add(batch)  # it goes back with the others
             self._trip(failure)
         elif batch.attempts >= SUSPICIOUS_ATTEMPTS:
             self._take_apart(batch, isolate(batch.texts(), failure, self._laboratory()))
         else:
             self._retry_after(backoff_s(batch.attempts, self._rng), batch)
+
+    def _is_silent(self, batch: Batch, failure: Failure) -> bool:
+        """Whether the server has not answered anything in all the time that a request may take."""
+        return failure.kind is FailureKind.TIMEOUT and self._lane.last_answer_s < batch.sent_s
 
     def _count(self, failure: Failure) -> None:
         self._figures.errors[failure.kind.value] += 1
@@ -404,28 +366,11 @@ class ClientStage:
             self._count(finding.sick)
             self._trip(finding.sick)
 
-    def _look_in(self, arrangements: list[Arrangement]) -> None:
-        """Ask our server for the canary in several arrangements, one after the other, among everything else."""
-
-        def looked(failure: Failure | None) -> None:
-            if failure is None and len(arrangements) > 1:
-                self._look_in(arrangements[1:])
-                return
-            self._canary_s = time.monotonic() + self._settings.canary_every_s
-            if failure is not None and failure.remedy is Remedy.EXCLUDE and self._lane.breaker.is_ok:
-                self._count(failure)
-                self._trip(failure)
-
-        talk = check_canary(self._settings.index, arrangements[0], self._laboratory())
-        self._dialogues.start(talk, looked, time.monotonic())
-
-    def _refuse_conversations(self) -> None:
-        """Our server is out: whoever waits for it is told so."""
-        out = Reply(failure=Failure(kind=FailureKind.OUT, detail=f"the server is out: {self._lane.breaker.reason}"))
-        now_s = time.monotonic()
-        while self._asked or self._dialogues.waiting:
-            talk = self._asked.pop() if self._asked else self._dialogues.waiting.popleft()
-            self._dialogues.reply(talk, out, now_s)
+    def _canary_failed(self, failure: Failure) -> None:
+        """The canary came back wrong, or not at all; in the second case the batches have the same trouble."""
+        if failure.remedy is Remedy.EXCLUDE and self._lane.breaker.is_ok:
+            self._count(failure)
+            self._trip(failure)
 
     # -- out of service --------------------------------------------------------------------------------
 
@@ -443,9 +388,8 @@ class ClientStage:
             self._give_back(batch)
         self._in_flight.clear()
         self._give_back_retries(died=died)
-        self._quiet_for = None
         self._context.tell("server_out", url=lane.address.url, reason=failure.detail)
-        self._refuse_conversations()
+        self._talks.refuse()
         self._report()
 
     def _give_back_retries(self, *, died: bool) -> None:

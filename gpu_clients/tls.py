@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import ssl
 
-from gpu_clients.http import Buffer, Connection, ConnectionState
+from gpu_clients.connection import Buffer, Connection, ConnectionState
 
 
 @functools.cache

@@ -8,9 +8,10 @@ from typing import cast
 
 import orjson
 
+from gpu_clients.connection import Exchange
 from gpu_clients.dialogues import Count, Dialogues, Reply, Talk, Wish
 from gpu_clients.errors import Failure, FailureKind, classify
-from gpu_clients.http import Exchange, HttpClient
+from gpu_clients.http import HttpClient
 from gpu_clients.truncation import Suspects, TruncationJudge
 
 TIMEOUT_S = 60.0

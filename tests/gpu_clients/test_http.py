@@ -16,9 +16,10 @@ import pytest
 
 from bench.standin import StandinConfig, StandinFleet
 from engine.errors import ProtocolError
+from gpu_clients.connection import _MOVES, Connection, ConnectionState, Exchange
 from gpu_clients.doctor import examine
 from gpu_clients.errors import FailureKind, Remedy, classify
-from gpu_clients.http import _MOVES, Address, Connection, ConnectionState, Exchange, HttpClient, Poller
+from gpu_clients.http import Address, HttpClient, Poller
 from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.harness import Harness
 

@@ -1,0 +1,178 @@
+"""From an answer to a filled vector slot: decode, check, look for cut texts, hand over to the writer.
+
+An answer is decoded straight into the memory of an empty vector slot. When there is none it waits *in its connection*
+(parked), so waiting takes no memory beyond the window's, and the stage sends nothing new meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from engine import durable
+from engine.worker import StageContext
+from gpu_clients.answers import BadAnswer
+from gpu_clients.batches import Batch
+from gpu_clients.decode import Matrix
+from gpu_clients.delivery import Delivery
+from gpu_clients.dialogues import Dialogues
+from gpu_clients.errors import Failure, FailureKind
+from gpu_clients.figures import Figures
+from gpu_clients.isolation import Finding
+from gpu_clients.lane import Lane
+from gpu_clients.polling import READ, Poller
+from gpu_clients.quarantine import quarantine_messages
+from gpu_clients.requester import Completion
+from gpu_clients.settings import ClientSettings
+from gpu_clients.soundness import repeated_rows, share_one_vector
+from gpu_clients.tokenizer import find_truncated
+
+
+class Handover:
+    """Takes answers and findings, and hands rows to the writer and rejected documents to quarantine.
+
+    Args:
+        failed: Called with a batch whose answer cannot be used.
+        unsound: Called with a batch, its matrix and the rows of it that are no vectors.
+    """
+
+    def __init__(
+        self,
+        context: StageContext,
+        settings: ClientSettings,
+        *,
+        poller: Poller,
+        lane: Lane,
+        dialogues: Dialogues,
+        figures: Figures,
+        failed: Callable[[Batch, Failure], None],
+        unsound: Callable[[Batch, Matrix, list[int]], None],
+    ) -> None:
+        self._context = context
+        self._settings = settings
+        self._poller = poller
+        self._lane = lane
+        self._dialogues = dialogues
+        self._figures = figures
+        self._failed = failed
+        self._unsound = unsound
+        self._delivery = Delivery(context, settings.id_type)
+        self._parked: deque[Completion | tuple[Batch, Finding]] = deque()
+        self._scratch: Matrix = np.empty((0, settings.dim), dtype=np.float32)
+
+    @property
+    def parked(self) -> bool:
+        """Whether something waits for an empty vector slot."""
+        return bool(self._parked)
+
+    @property
+    def rows(self) -> int:
+        """Rows handed over so far."""
+        return self._delivery.rows
+
+    def take(self, completion: Completion, batch: Batch) -> None:
+        """Take a batch's answer."""
+        if self._parked or not self._delivery.has_slot():
+            self._park(completion)
+        else:
+            self._deliver(completion, batch)
+
+    def take_finding(self, batch: Batch, finding: Finding) -> None:
+        """Take a batch of which every text has a vector or a rejection."""
+        if self._parked or not self._delivery.has_slot():
+            self._park((batch, finding))
+        else:
+            self._deliver_finding(batch, finding)
+
+    def unpark(self) -> None:
+        """Deliver what has waited for an empty vector slot, as far as there are some now."""
+        while self._parked and self._delivery.has_slot():
+            item = self._parked.popleft()
+            if not self._parked:
+                self._poller.forget(self._context.vectors_free.read_fd)
+            if isinstance(item, Completion):
+                assert isinstance(item.tag, Batch)
+                self._deliver(item, item.tag)
+            else:
+                self._deliver_finding(*item)
+
+    def _park(self, item: Completion | tuple[Batch, Finding]) -> None:
+        if not self._parked:
+            self._poller.watch(self._context.vectors_free.read_fd, READ, lambda _events: None)
+        self._parked.append(item)
+
+    def _deliver(self, completion: Completion, batch: Batch) -> None:
+        fanout = batch.fanout()
+        matrix = self._delivery.matrix(batch.n_rows) if fanout is None else self._scratch_matrix(batch.n_texts)
+        times = completion.times()
+        try:
+            unsound = completion.decode_into(matrix)
+        except BadAnswer as error:
+            self._failed(batch, Failure(kind=error.kind, detail=str(error), status=200))
+            return
+        finally:
+            completion.release()
+        if unsound:
+            self._unsound(batch, matrix, unsound)
+            return
+        if repeated_rows(matrix) and share_one_vector(matrix, batch.texts()):
+            self._failed(batch, Failure(kind=FailureKind.MALFORMED, detail="one vector for most different texts"))
+            return
+        tokens = times.tokens if times.tokens is not None else completion.tokens
+        self._lane.answered(completion, times)
+        self._figures.add_answer(completion, times, tokens, batch.header.estimated_tokens)
+        if not self._lane.truncation.clears(batch.header.body_bytes, tokens) and self._waits_for_count(
+            batch, matrix, tokens
+        ):
+            return
+        if fanout is not None:
+            np.take(matrix, fanout, axis=0, out=self._delivery.matrix(batch.n_rows))
+            self._figures.saved_by_dedup += batch.n_rows - batch.n_texts
+        durable.point("client.answered")
+        self._delivery.publish(batch)
+        self._context.documents_free.put(batch.number)
+
+    def _deliver_finding(self, batch: Batch, finding: Finding) -> None:
+        """Deliver the rows that have vectors, put the others into quarantine."""
+        owners = batch.text_of_row()
+        keep = [row for row, text in enumerate(owners) if text not in finding.rejected]
+        cut = set(finding.truncated)
+        truncated = [row for row in keep if owners[row] in cut] if cut else []
+        for entries in quarantine_messages(
+            batch, finding.rejected, self._settings.id_type, keep_text=self._settings.keep_text
+        ):
+            self._context.tell("quarantine", entries=entries)
+            self._figures.quarantined += len(entries)
+        if keep:
+            self._delivery.matrix(len(keep))[:] = finding.matrix[[owners[row] for row in keep]]
+            self._delivery.publish(batch, keep=keep if len(keep) < batch.n_rows else None, truncated=truncated)
+            self._figures.truncated += len(truncated)
+            self._figures.saved_by_dedup += len(keep) - len({owners[row] for row in keep})
+        else:
+            self._context.tell("void", sequence=batch.header.sequence)
+        self._context.documents_free.put(batch.number)
+
+    def _waits_for_count(self, batch: Batch, matrix: Matrix, tokens: int | None) -> bool:
+        """Look closer at a batch that may hold cut texts; True when it is delivered later, after a count."""
+        judge = self._lane.truncation
+        texts = batch.texts()
+        suspects = judge.suspects(texts)
+        if not suspects.cut and not suspects.unsure:
+            judge.learn(batch.header.body_bytes, tokens or 0)
+            return False
+        finding = Finding(matrix.copy(), complete=True)
+
+        def counted(cut: list[int]) -> None:
+            finding.truncated = cut
+            self.take_finding(batch, finding)
+
+        self._dialogues.start(find_truncated(texts, suspects, judge), counted, time.monotonic())
+        return True
+
+    def _scratch_matrix(self, n_texts: int) -> Matrix:
+        if len(self._scratch) < n_texts:
+            self._scratch = np.empty((n_texts, self._settings.dim), dtype=np.float32)
+        return self._scratch[:n_texts]
