@@ -126,7 +126,7 @@ def run(
     keep_text: Annotated[
         bool, option("keep-text", "Keep texts in the quarantine file.", declared="--keep-text")
     ] = False,
-    tuned: Annotated[Path | None, option("tuned", "The file that `engine bench` wrote.")] = None,
+    tuned: Annotated[Path | None, option("tuned", "TOML file with an operating point: a [tuned] table.")] = None,
     limit: Annotated[int | None, option("limit", "Stop after that many documents; exit 8 when work is left.")] = None,
     max_time: Annotated[float | None, option("max-time", "Stop cleanly after that many seconds.")] = None,
     max_outage: Annotated[
@@ -193,7 +193,7 @@ def run(
     secrets = command.RunSecrets(
         mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file), api_keys=api_keys(tei_api_key_file)
     )
-    result = command.run(configuration, secrets, show_progress=show, metrics_port=metrics_port)
+    result = command.run(configuration, secrets, show_progress=show, metrics_port=metrics_port, tuned=tuned)
     if json_:
         _print_json(result.summary)
     else:

@@ -7,12 +7,14 @@ import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from commands.dataset import DataSet, settle
 from commands.marking import ShardMarker
 from commands.source import Source, inspect_source
 from commands.stages import StageComposer, plan_rings
+from commands.tuned import fleet_changed
 from engine import durable
 from engine.config import RunConfig, to_toml
 from engine.errors import ConfigError, ServersUnavailable, SinkError
@@ -51,8 +53,19 @@ class RunResult:
     sentence: str | None
 
 
-def run(config: RunConfig, secrets: RunSecrets, *, show_progress: bool, metrics_port: int | None) -> RunResult:
+def run(
+    config: RunConfig,
+    secrets: RunSecrets,
+    *,
+    show_progress: bool,
+    metrics_port: int | None = None,
+    tuned: Path | None = None,
+) -> RunResult:
     """Run to the end; see the contract of `engine run`.
+
+    Args:
+        metrics_port: Port of 127.0.0.1 for Prometheus, or None.
+        tuned: File that the operating point came from, to warn when it was found on other servers.
 
     Raises:
         EngineError: the run cannot start, or cannot go on; its exit code says which.
@@ -67,6 +80,8 @@ def run(config: RunConfig, secrets: RunSecrets, *, show_progress: bool, metrics_
             return _nothing_to_do(config, source)
         clients = client_settings(config, secrets)
         fleet = examine_patiently(clients, wait_s=min(START_GRACE_S, config.limits.max_outage_s))
+        for phrase in fleet_changed(tuned, fleet.fingerprint) if tuned is not None else ():
+            _log.warning("the operating point of %s was found on other servers: %s", tuned, phrase)
         _hold_reserve(folders, stack)
         ledger = Ledger(folders.ledger, RunState())
         stack.callback(ledger.close)

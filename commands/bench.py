@@ -1,0 +1,222 @@
+"""`engine bench`: texts, servers, the search, and what is written down of it."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import engine
+from bench.pipeline import PipelineConfig
+from bench.pipeline import as_text as pipeline_as_text
+from bench.pipeline import measure as measure_pipeline
+from bench.tuner import report
+from bench.tuner.measure import Visit
+from bench.tuner.plot import require_plotting, write_png
+from bench.tuner.texts import MAX_TEXTS, read_texts
+from bench.tuner.tuned import Tuned, servers_of, write_tuned
+from bench.tuner.tuning import Outcome, Tuning, TuningPlan
+from commands.run import RunSecrets, client_settings
+from engine.config import RunConfig
+from engine.errors import ConfigError, Exit, ServersUnavailable, SinkError
+from gpu_clients.doctor import Fleet, examine
+from gpu_clients.settings import ClientSettings
+from readers.connection import open_client, open_collection, ping
+from readers.sample import QueueSample, sample_queue
+from readers.work_queue import WorkQuery
+
+_log = logging.getLogger("engine.bench")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConfig:
+    """What to tune, and where to write it.
+
+    Attributes:
+        run: Source and servers, as a run has them.
+        plan: The search.
+        texts: File with texts, or None to sample the collection.
+        out: The file for `engine run --tuned`.
+        plot: The PNG, or None.
+    """
+
+    run: RunConfig
+    plan: TuningPlan
+    texts: Path | None
+    out: Path
+    plot: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchResult:
+    """How a tuning ended.
+
+    Attributes:
+        outcome: What was found.
+        exit_code: The command's.
+        written: Files that were written.
+    """
+
+    outcome: Outcome
+    exit_code: Exit
+    written: tuple[Path, ...]
+
+
+def bench(config: BenchConfig, secrets: RunSecrets) -> BenchResult:
+    """Find the operating point and write it down; an interruption yields what is known so far.
+
+    Raises:
+        ConfigError: options, texts or servers cannot be used.
+        SourceError: MongoDB does not answer.
+        ServersUnavailable: no server answers.
+        SinkError: a file cannot be written.
+    """
+    _require_folder("--out", config.out)
+    if config.plot is not None:
+        _require_folder("--plot", config.plot)
+        require_plotting()
+    settings = client_settings(config.run, secrets)
+    if config.texts is not None:
+        texts = read_texts(config.texts, config.plan.tune.seed)
+    else:
+        texts = list(sample(config.run, secrets.mongo_uri, MAX_TEXTS).texts)
+    fleet = examine(settings)
+    for warning in fleet.warnings:
+        _log.warning("%s", warning)
+    outcome, stopped = _tune(config, fleet, settings, texts)
+    if stopped:
+        return BenchResult(outcome=outcome, exit_code=stopped, written=())
+    if outcome.findings.chosen is None:
+        return BenchResult(
+            outcome=outcome, exit_code=Exit.NO_OPERATING_POINT, written=_write_plot(config.plot, outcome)
+        )
+    written = [*_write_plot(config.plot, outcome), *_write_tuned(config.out, outcome)]
+    return BenchResult(outcome=outcome, exit_code=Exit.DONE, written=tuple(written))
+
+
+def _tune(config: BenchConfig, fleet: Fleet, settings: ClientSettings, texts: list[str]) -> tuple[Outcome, Exit | None]:
+    with Tuning(fleet, settings, texts, config.plan, listener=_tell) as tuning:
+        try:
+            return tuning.run(), None
+        except KeyboardInterrupt:
+            return tuning.outcome(), Exit.SIGINT
+        except ServersUnavailable as error:
+            outcome = tuning.outcome()
+            if not outcome.findings.within(None):
+                raise
+            _log.error("%s", error)
+            return outcome, Exit.SERVERS
+
+
+def _tell(part: str, visit: Visit) -> None:
+    _log.info(
+        "measured part=%s batch_size=%d concurrency=%d docs_per_second=%.1f p95_s=%.3f ended=%r took_s=%.1f",
+        part,
+        visit.point.batch_size,
+        visit.point.concurrency,
+        visit.rate.per_s,
+        visit.p_s(0.95),
+        visit.outcome.value,
+        visit.total_s,
+    )
+
+
+def sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
+    """Texts of the work queue at random, and how many documents it holds.
+
+    Raises:
+        ConfigError: wrong URI, no usable index, or no document with a text.
+        SourceError: MongoDB does not answer.
+    """
+    source = config.source
+    with open_client(uri, name="engine-sample") as client:
+        ping(client, uri)
+        collection = open_collection(client, source.database, source.collection)
+        query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan)
+        found = sample_queue(collection, query, source.text_field, n_texts)
+    if not found.texts:
+        why = (
+            f"none of {found.n_drawn} documents has a text in {source.text_field!r}" if found.n_drawn else "it is empty"
+        )
+        raise ConfigError(
+            f"the work queue of {config.namespace} has no texts ({why}): check --collection, --done-field and "
+            "--text-field, or name a file with --texts"
+        )
+    return found
+
+
+def _require_folder(option: str, path: Path) -> None:
+    """Refuse a path that cannot be written before minutes are spent on what belongs there."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: the folder {path.parent} does not exist; create it")
+    if path.is_dir():
+        raise ConfigError(f"{option} {path} is a folder; name a file")
+
+
+def _write_tuned(path: Path, outcome: Outcome) -> tuple[Path, ...]:
+    findings = outcome.findings
+    chosen = findings.chosen
+    assert chosen is not None
+    tuned = Tuned(
+        batch_size=chosen.point.batch_size,
+        concurrency=chosen.point.concurrency,
+        max_concurrency=findings.ceiling,
+        bucketing="on" if findings.bucketing else "off",
+        target_p95_s=outcome.plan.tune.target_p95_s,
+        docs_per_second=chosen.rate.per_s,
+        tokens_per_second=chosen.tokens_per_s(findings.characters_per_token),
+        tokens_per_document=outcome.tokens_per_text,
+        p95_s=chosen.p_s(0.95),
+        fingerprint=outcome.fleet.fingerprint,
+        servers=servers_of(outcome.fleet),
+        written_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        engine_version=engine.__version__,
+    )
+    try:
+        write_tuned(path, tuned)
+    except OSError as error:
+        raise SinkError(f"--out {path} cannot be written ({error.strerror})") from error
+    return (path,)
+
+
+def _write_plot(path: Path | None, outcome: Outcome) -> tuple[Path, ...]:
+    if path is None:
+        return ()
+    findings = outcome.findings
+    try:
+        write_png(path, list(findings.records.values()), findings.chosen, outcome.plan.tune.target_p95_s)
+    except OSError as error:
+        raise SinkError(f"--plot {path} cannot be written ({error.strerror})") from error
+    return (path,)
+
+
+def as_text(result: BenchResult) -> str:
+    """Table, curve, verdict, and what was written."""
+    lines = [report.as_text(result.outcome)]
+    lines += [f"Wrote {path}." for path in result.written]
+    return "\n".join(lines)
+
+
+def as_dict(result: BenchResult) -> dict[str, Any]:
+    """The same for a program."""
+    return {
+        **report.as_dict(result.outcome),
+        "written": [str(path) for path in result.written],
+        "exit": int(result.exit_code),
+    }
+
+
+def pipeline(config: PipelineConfig) -> dict[str, Any]:
+    """The engine's own ceiling on this machine, per stage.
+
+    Raises:
+        EngineError: a part could not be started, or the run failed.
+    """
+    return measure_pipeline(config)
+
+
+def pipeline_text(figures: dict[str, Any]) -> str:
+    """Its figures for a person."""
+    return pipeline_as_text(figures)
