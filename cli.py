@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -15,6 +16,9 @@ from typer.exceptions import TyperException
 from commands.options import api_keys, config_option, listed, mongo_uri, option, size, source_of
 from engine.errors import EngineError, Exit
 from engine.logs import configure, redact
+
+if TYPE_CHECKING:
+    from commands.run import RunSecrets
 
 app = typer.Typer(
     name="engine",
@@ -203,10 +207,16 @@ def run(
     raise typer.Exit(int(result.summary["exit"]))
 
 
-def _positive(name: str, text: str) -> int:
+def _positive(name: str, text: str, expected: str = "auto or a number of at least 1") -> int:
     if not text.isdigit() or int(text) < 1:
-        raise typer.BadParameter(f"--{name} is {text!r}; expected auto or a number of at least 1")
+        raise typer.BadParameter(f"--{name} is {text!r}; expected {expected}")
     return int(text)
+
+
+def _secrets(context: typer.Context, uri: str, uri_file: Path | None, key_file: Path | None) -> RunSecrets:
+    from commands.run import RunSecrets
+
+    return RunSecrets(mongo_uri=mongo_uri(context, uri, uri_file), api_keys=api_keys(key_file))
 
 
 def _given(context: typer.Context) -> frozenset[str]:
@@ -485,6 +495,245 @@ def verify(
     else:
         print(command.as_text(report))
     raise typer.Exit(int(report.exit_code))
+
+
+bench_app = typer.Typer()
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.callback(
+    invoke_without_command=True,
+    epilog=_epilog(
+        "engine bench --texts texts.jsonl --target-p95 10 --out tuned.toml --plot curve.png",
+        "engine bench --collection tweets --batch-sizes 16,32 --json",
+        "engine bench pipeline --compare",
+    ),
+)
+def bench(
+    context: typer.Context,
+    config: Annotated[Path | None, config_option("bench")] = None,
+    tei_urls: TeiUrls = DEFAULT_URLS,
+    tei_api_key_file: ApiKeyFile = None,
+    server_kind: Annotated[str, option("server-kind", "auto, tei or openai.")] = "auto",
+    model: Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")] = None,
+    texts: Annotated[
+        Path | None, option("texts", "One text a line, or .jsonl with `text` [default: sample the collection].")
+    ] = None,
+    mongo_uri_: MongoUriOption = DEFAULT_URI,
+    mongo_uri_file: MongoUriFile = None,
+    database: Database = "twitter_data",
+    collection: Collection = "tweets",
+    text_field: TextField = "text",
+    done_field: DoneField = "gemma_embedded_768",
+    lang: Annotated[str | None, option("lang", "Languages of the work queue, comma-separated [default: all].")] = None,
+    filter_: Annotated[str | None, option("filter", "Extended JSON, ANDed to the work query.")] = None,
+    batch_sizes: Annotated[str, option("batch-sizes", "Texts per request to try, comma-separated.")] = "8,16,32,64",
+    concurrency_max: Annotated[
+        int | None, option("concurrency-max", "Requests in flight per server [default: what the servers admit].")
+    ] = None,
+    target_p95: Annotated[
+        float | None, option("target-p95", "Seconds that the 95th percentile of latency may take.")
+    ] = None,
+    seconds: Annotated[float, option("seconds", "Steady state of one visit to a point, at most.")] = 10.0,
+    max_seconds: Annotated[float, option("max-seconds", "The whole search, at most.")] = 300.0,
+    seed: Annotated[int | None, option("seed", "Of the order in which points are repeated [default: random].")] = None,
+    prompt: Annotated[str | None, option("prompt", "Text put before each document; part of the fingerprint.")] = None,
+    dimensions: Annotated[
+        int | None, option("dimensions", "Numbers to keep of each vector [default: model's].")
+    ] = None,
+    normalize: Annotated[
+        bool, option("normalize", "Vectors of length 1.", declared="--normalize/--no-normalize")
+    ] = True,
+    truncate: Annotated[
+        bool, option("truncate", "Cut texts that are too long.", declared="--truncate/--no-truncate")
+    ] = True,
+    out: Annotated[Path, option("out", "The file that `engine run --tuned` takes.")] = Path("tuned.toml"),
+    plot: Annotated[Path | None, option("plot", "PNG of latency over throughput (needs the extra `plot`).")] = None,
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find batch size and concurrency for running servers: from one request upward, explained, and written down."""
+    if context.invoked_subcommand is not None:
+        return
+    from bench.tuner.survey import TuneConfig
+    from bench.tuner.tuning import TuningPlan
+    from commands import bench as command
+    from engine.config import RunConfig, ServersConfig, SourceConfig
+
+    _logging(verbose)
+    sizes = tuple(
+        _positive("batch-sizes", part, "numbers of at least 1, comma-separated") for part in listed(batch_sizes)
+    )
+    servers = ServersConfig(
+        urls=listed(tei_urls),
+        batch_size=min(sizes, default=1),
+        target_p95_s=target_p95,
+        prompt=prompt,
+        dimensions=dimensions,
+        normalize=normalize,
+        truncate=truncate,
+        kind=server_kind,
+        model=model,
+    )
+    source = SourceConfig(
+        database=database,
+        collection=collection,
+        text_field=text_field,
+        done_field=done_field,
+        langs=listed(lang),
+        filter=filter_,
+    )
+    settings = command.BenchConfig(
+        run=RunConfig(source=source, servers=servers),
+        plan=TuningPlan(
+            batch_sizes=sizes,
+            concurrency_max=concurrency_max,
+            tune=TuneConfig(
+                target_p95_s=target_p95,
+                seconds=seconds,
+                max_seconds=max_seconds,
+                seed=secrets.randbelow(1 << 31) if seed is None else seed,
+            ),
+        ),
+        texts=texts,
+        out=out,
+        plot=plot,
+    )
+    result = command.bench(settings, _secrets(context, mongo_uri_, mongo_uri_file, tei_api_key_file))
+    if json_:
+        _print_json(command.as_dict(result))
+    else:
+        print(command.as_text(result), flush=True)
+    raise typer.Exit(int(result.exit_code))
+
+
+@bench_app.command("pipeline", epilog=_epilog("engine bench pipeline --documents 200000 --compare --json"))
+def bench_pipeline(
+    documents: Annotated[int, option("documents", "Documents in the work queue.")] = 200_000,
+    dim: Annotated[int, option("dim", "Numbers in a vector.")] = 768,
+    batch_size: Annotated[int, option("batch-size", "Texts per request.")] = 32,
+    compare: Annotated[bool, typer.Option("--compare", help="Run the plain script beside it.")] = False,
+    mongod: Annotated[Path | None, option("mongod", "A mongod binary [default: PATH, or the bundled part].")] = None,
+    json_: Json = False,
+) -> None:
+    """Measure the engine's own ceiling on this machine: servers that answer at once, a real mongod, every stage."""
+    from bench.pipeline import PipelineConfig
+    from commands import bench as command
+
+    _logging(verbose=False, quiet=True)
+    figures = command.pipeline(
+        PipelineConfig(n_documents=documents, dim=dim, batch_size=batch_size, compare=compare, mongod=mongod)
+    )
+    if json_:
+        _print_json(figures)
+    else:
+        print(command.pipeline_text(figures))
+
+
+@app.command(
+    epilog=_epilog(
+        "engine plan --collection tweets --gpu-hour-price 0.30 --api-price-per-mtok 0.02",
+        "engine plan --tuned tuned.toml --json",
+    )
+)
+def plan(
+    context: typer.Context,
+    config: Annotated[Path | None, config_option("plan")] = None,
+    mongo_uri_: MongoUriOption = DEFAULT_URI,
+    mongo_uri_file: MongoUriFile = None,
+    database: Database = "twitter_data",
+    collection: Collection = "tweets",
+    text_field: TextField = "text",
+    done_field: DoneField = "gemma_embedded_768",
+    lang: Annotated[str | None, option("lang", "Languages of the work queue, comma-separated [default: all].")] = None,
+    filter_: Annotated[str | None, option("filter", "Extended JSON, ANDed to the work query.")] = None,
+    scan: Annotated[str, option("scan", "queue: the partial index; id: the whole collection in _id order.")] = "queue",
+    tei_urls: TeiUrls = DEFAULT_URLS,
+    tei_api_key_file: ApiKeyFile = None,
+    server_kind: Annotated[str, option("server-kind", "auto, tei or openai.")] = "auto",
+    model: Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")] = None,
+    batch_size: Annotated[int, option("batch-size", "Texts per request.")] = 32,
+    concurrency: Annotated[str, option("concurrency", "Requests in flight per server, or auto.")] = "auto",
+    target_p95: Annotated[
+        float | None, option("target-p95", "Seconds that the 95th percentile of latency may take.")
+    ] = None,
+    prompt: Annotated[str | None, option("prompt", "Text put before each document.")] = None,
+    dimensions: Annotated[
+        int | None, option("dimensions", "Numbers to keep of each vector [default: model's].")
+    ] = None,
+    normalize: Annotated[
+        bool, option("normalize", "Vectors of length 1.", declared="--normalize/--no-normalize")
+    ] = True,
+    truncate: Annotated[
+        bool, option("truncate", "Cut texts that are too long.", declared="--truncate/--no-truncate")
+    ] = True,
+    hot_dir: HotDir = Path("hot"),
+    cold_dir: ColdDir = Path("cold"),
+    shard_bytes: Annotated[str, option("shard-bytes", "A shard is sealed at this size ...")] = "256MiB",
+    shard_seconds: Annotated[float, option("shard-seconds", "... or at this age.")] = 60.0,
+    vector_type: Annotated[str, option("vector-type", "float32 or float16.")] = "float32",
+    tuned: Annotated[
+        Path | None, option("tuned", "The file that `engine bench` wrote [default: measure the servers].")
+    ] = None,
+    max_seconds: Annotated[float, option("max-seconds", "Time for measuring the servers, at most.")] = 60.0,
+    gpu_hour_price: Annotated[float | None, option("gpu-hour-price", "Price of one GPU for an hour.")] = None,
+    gpus: Annotated[int | None, option("gpus", "How many GPUs that price is paid for [default: servers].")] = None,
+    api_price_per_mtok: Annotated[
+        float | None, option("api-price-per-mtok", "Price of a hosted API for a million tokens.")
+    ] = None,
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Forecast hours, cost, bytes and files of a run before anything is spent; writes nothing anywhere."""
+    from commands import plan as command
+    from engine.config import RunConfig, ServersConfig, SinkConfig, SourceConfig
+
+    _logging(verbose)
+    configuration = RunConfig(
+        source=SourceConfig(
+            database=database,
+            collection=collection,
+            text_field=text_field,
+            done_field=done_field,
+            langs=listed(lang),
+            filter=filter_,
+            scan=scan,
+        ),
+        servers=ServersConfig(
+            urls=listed(tei_urls),
+            batch_size=batch_size,
+            concurrency=None if concurrency == "auto" else _positive("concurrency", concurrency),
+            target_p95_s=target_p95,
+            prompt=prompt,
+            dimensions=dimensions,
+            normalize=normalize,
+            truncate=truncate,
+            kind=server_kind,
+            model=model,
+        ),
+        sink=SinkConfig(
+            hot_dir=hot_dir,
+            cold_dir=cold_dir,
+            shard_bytes=size(shard_bytes),
+            shard_seconds=shard_seconds,
+            vector_type=vector_type,
+        ),
+    )
+    figures = command.plan(
+        command.PlanConfig(
+            run=configuration,
+            tuned=tuned,
+            gpu_hour_price=gpu_hour_price,
+            api_price_per_mtok=api_price_per_mtok,
+            gpus=gpus,
+            max_seconds=max_seconds,
+        ),
+        _secrets(context, mongo_uri_, mongo_uri_file, tei_api_key_file),
+    )
+    if json_:
+        _print_json(figures)
+    else:
+        print(command.as_text(figures))
 
 
 @app.command(

@@ -145,7 +145,7 @@ def run(python: str, code: str, *arguments: str) -> tuple[dict[str, Any], int]:
     watcher.join()
     if process.returncode:
         raise SystemExit(f"a measured program failed with code {process.returncode}")
-    return json.loads(out), peak
+    return json.loads(out.splitlines()[-1]), peak
 
 
 def measure_merge(files: str, source: Path, work: Path, jobs: int, sort: str = "none") -> Measured:

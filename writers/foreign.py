@@ -9,7 +9,7 @@ other difference is refused with the file's name.
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,10 @@ class MergeSchema:
         id_source, vector_source: Names of these columns in the inputs.
         fingerprint: The one vector space of all inputs, or None when the files do not say.
         described_by: Who set the schema: the ledger, or the first file.
+        dim: Numbers in a vector.
+        dtype: Number type of a vector.
+        others: All columns but the vectors.
+        sources: Name in the inputs and type in the outputs of each of the others.
     """
 
     arrow: pa.Schema
@@ -42,27 +46,26 @@ class MergeSchema:
     vector_source: str
     fingerprint: dict[str, Any] | None
     described_by: str
+    dim: int = field(init=False)
+    dtype: np.dtype[Any] = field(init=False)
+    others: pa.Schema = field(init=False)
+    sources: tuple[tuple[str, pa.DataType], ...] = field(init=False)
 
-    @property
-    def dim(self) -> int:
-        """Numbers in a vector."""
-        return int(self.arrow.field(sc.EMBEDDING).type.list_size)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Number type of a vector."""
-        half = self.arrow.field(sc.EMBEDDING).type.value_type == pa.float16()
-        return np.dtype(np.float16 if half else np.float32)
+    def __post_init__(self) -> None:
+        # Settled once: a million small files ask for these a million times.
+        vectors = self.arrow.field(sc.EMBEDDING).type
+        half = vectors.value_type == pa.float16()
+        others = [item for item in self.arrow if item.name != sc.EMBEDDING]
+        named = tuple((self.id_source if item.name == sc.ID else item.name, item.type) for item in others)
+        object.__setattr__(self, "dim", int(vectors.list_size))
+        object.__setattr__(self, "dtype", np.dtype(np.float16 if half else np.float32))
+        object.__setattr__(self, "others", pa.schema(others))
+        object.__setattr__(self, "sources", named)
 
     @property
     def vector_type(self) -> str:
         """`float32` or `float16`."""
         return str(self.dtype)
-
-    @property
-    def others(self) -> pa.Schema:
-        """All columns but the vectors."""
-        return pa.schema([field for field in self.arrow if field.name != sc.EMBEDDING])
 
     def of_outputs(self) -> MergeSchema:
         """The same for files that a merge has written."""
@@ -72,7 +75,7 @@ class MergeSchema:
         """As it stands in ledgers and job messages."""
         return {
             "arrow": base64.b64encode(self.arrow.serialize().to_pybytes()).decode(),
-            "columns": [[field.name, str(field.type)] for field in self.arrow],
+            "columns": [[item.name, str(item.type)] for item in self.arrow],
             "id_type": self.id_type.value,
             "id_source": self.id_source,
             "vector_source": self.vector_source,
@@ -103,7 +106,7 @@ class MergeSchema:
 
 
 def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} {field.type}" for field in schema)
+    return ", ".join(f"{item.name} {item.type}" for item in schema)
 
 
 def fingerprint_differences(mine: dict[str, Any] | None, theirs: dict[str, Any] | None) -> list[str]:
@@ -141,18 +144,18 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
     """
     theirs: pa.Schema = parquet.schema_arrow
     id_source = _choose(name, theirs, "id", id_column, [sc.ID, "id"])
-    lists = [field.name for field in theirs if _is_vector(field.type)]
+    lists = [item.name for item in theirs if _is_vector(item.type)]
     likely = [sc.EMBEDDING] if sc.EMBEDDING in lists else lists
     vector_source = _choose(name, theirs, "vector", vector_column, likely if len(likely) == 1 else [])
     pairs = footer_of(parquet)
     id_type, id_field = _id_field(name, theirs.field(id_source), pairs.get(sc.KEY_ID_TYPE))
     fields = [id_field]
-    for field in theirs:
-        if field.name in (id_source, vector_source):
+    for carried in theirs:
+        if carried.name in (id_source, vector_source):
             continue
-        if field.name in (sc.ID, sc.EMBEDDING):
-            raise ConfigError(f"{name}: the column {field.name!r} stands where the engine writes its own; rename it")
-        fields.append(field.remove_metadata())
+        if carried.name in (sc.ID, sc.EMBEDDING):
+            raise ConfigError(f"{name}: the column {carried.name!r} stands where the engine writes its own; rename it")
+        fields.append(carried.remove_metadata())
     half = _element(theirs.field(vector_source).type) == pa.float16()
     element = pa.field("element", pa.float16() if half else pa.float32(), nullable=False)
     vectors = pa.list_(element, _dim_of(name, parquet, vector_source))
@@ -208,8 +211,8 @@ def _is_vector(kind: pa.DataType) -> bool:
     return element is not None and bool(pa.types.is_floating(element))
 
 
-def _id_field(name: str, field: pa.Field, said: bytes | None) -> tuple[IdType, pa.Field]:
-    kind = field.type
+def _id_field(name: str, column: pa.Field, said: bytes | None) -> tuple[IdType, pa.Field]:
+    kind = column.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_integer(kind) and kind != pa.uint64():
@@ -220,7 +223,7 @@ def _id_field(name: str, field: pa.Field, said: bytes | None) -> tuple[IdType, p
         id_type = IdType.OBJECTID
     else:
         raise ConfigError(
-            f"{name}: the id column {field.name!r} has type {field.type}; expected integers, strings or 12 bytes"
+            f"{name}: the id column {column.name!r} has type {column.type}; expected integers, strings or 12 bytes"
         )
     shard = sc.ShardSchema(id_type=id_type, columns=(), dim=1, vector_type="float32")
     return id_type, shard.arrow().field(sc.ID)
@@ -317,9 +320,9 @@ def _type_differences(name: str, theirs: pa.Schema, schema: MergeSchema) -> list
         found.append(f"vector type {_element(kind)} is not {schema.vector_type}")
     elif pa.types.is_fixed_size_list(kind) and kind.list_size != schema.dim:
         found.append(f"dimension {kind.list_size} is not {schema.dim}")
-    carried = {field.name: field.type for field in schema.others}
+    carried = {item.name: item.type for item in schema.others}
     del carried[sc.ID]
-    rest = {field.name: field.type for field in theirs if field.name not in (schema.id_source, schema.vector_source)}
+    rest = {item.name: item.type for item in theirs if item.name not in (schema.id_source, schema.vector_source)}
     found += [f"no column {missing!r}" for missing in carried if missing not in rest]
     found += [f"an extra column {extra!r}" for extra in rest if extra not in carried]
     found += [
@@ -355,16 +358,16 @@ def to_others(name: str, batch: pa.RecordBatch | pa.Table, schema: MergeSchema) 
     Raises:
         ConfigError: a null id, or a value that its type cannot hold.
     """
-    arrays = []
-    for field in schema.others:
-        column = batch.column(schema.id_source if field.name == sc.ID else field.name)
-        if field.name == sc.ID and column.null_count:
+    arrays: list[pa.Array | pa.ChunkedArray] = []
+    for source, kind in schema.sources:
+        column = batch.column(source)
+        if not arrays and column.null_count:  # the id is the first
             raise ConfigError(f"{name} holds {column.null_count} rows without an id: remove them first")
-        if column.type != field.type:
+        if column.type != kind:
             try:
-                column = column.cast(field.type)
+                column = column.cast(kind)
             except pa.ArrowInvalid as error:
-                raise ConfigError(f"{name}: column {field.name!r} does not fit {field.type}: {error}") from error
+                raise ConfigError(f"{name}: column {source!r} does not fit {kind}: {error}") from error
         arrays.append(column)
     return pa.Table.from_arrays(arrays, schema=schema.others)
 
@@ -401,10 +404,9 @@ def _leaves(name: str, column: pa.Array, dim: int, first_row: int) -> pa.Array:
     n_rows = len(column)
     offsets = np.frombuffer(column.buffers()[1], dtype=f"<i{width}", count=column.offset + n_rows + 1)[column.offset :]
     first = int(offsets[0])
-    wrong = np.flatnonzero(offsets != first + dim * np.arange(n_rows + 1))
-    if not len(wrong):
+    if (offsets[1:] - offsets[:-1] == dim).all():
         return column.values.slice(first, n_rows * dim)
-    row = int(wrong[0]) - 1  # the first end that is not where it has to be
+    row = int(np.flatnonzero(np.diff(offsets) != dim)[0])
     raise ConfigError(
         f"{name}: the vector in row {row + first_row} has {int(offsets[row + 1] - offsets[row])} numbers, "
         f"expected {dim}: remove that row, or merge the file into a folder of its own"

@@ -78,6 +78,19 @@ class HashedFile:
         """Read without hashing, for footers."""
         return self._read(offset, count)
 
+    def read_whole(self, scratch: bytearray | None) -> memoryview:
+        """All bytes, without hashing; in `scratch` when they fit."""
+        if scratch is None or self.size_bytes > len(scratch):
+            return memoryview(self._read(0, self.size_bytes))
+        view = memoryview(scratch)[: self.size_bytes]
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._fd, [view[done:]], done)
+            if not count:
+                break
+            done += count
+        return view[:done]
+
     def hexdigest(self) -> str:
         """The SHA-256 of the whole file; reads what has not been read."""
         self._hash_up_to(self.size_bytes)
@@ -114,7 +127,16 @@ class Input:
         rows: Rows by its footer.
     """
 
-    def __init__(self, path: Path, name: str, matcher: Matcher, *, hashing: bool = True, checked: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        matcher: Matcher,
+        *,
+        hashing: bool = True,
+        checked: bool = True,
+        scratch: bytearray | None = None,
+    ) -> None:
         """Open a file and compare its footer with the schema.
 
         Args:
@@ -123,6 +145,8 @@ class Input:
             matcher: Compares it with the schema.
             hashing: Whether `sha256` will be asked for.
             checked: Whether page checksums are compared.
+            scratch: `WHOLE_BYTES` of memory for a file that is read whole, used again for the next: fresh memory
+                costs more than reading a small file out of the page cache.
 
         Raises:
             DamageError: it is missing, cannot be read, or has no sound footer.
@@ -134,16 +158,16 @@ class Input:
         self._schema = matcher.schema
         self._row_bytes = matcher.schema.dim * matcher.schema.dtype.itemsize
         self._hashed: HashedFile | None = None
-        self._whole: bytes | None = None
+        self._whole: memoryview | None = None
         try:
             hashed = HashedFile(path, hashing=hashing)
             self.size_bytes = hashed.size_bytes
             if hashed.size_bytes <= WHOLE_BYTES:
                 try:
-                    self._whole = hashed.peek(0, hashed.size_bytes)
+                    self._whole = hashed.read_whole(scratch)
                 finally:
                     hashed.close()
-                source: pa.NativeFile = pa.BufferReader(self._whole)
+                source: pa.NativeFile = pa.BufferReader(pa.py_buffer(self._whole))
             else:
                 self._hashed = hashed
                 source = pa.OSFile(str(path))
@@ -247,7 +271,7 @@ class Input:
 
     def _read_at(self, offset: int, count: int) -> memoryview:
         if self._whole is not None:
-            return memoryview(self._whole)[offset : offset + count]
+            return self._whole[offset : offset + count]
         assert self._hashed is not None  # one of the two is there while the input is open
         return self._hashed.read_at(offset, count)
 

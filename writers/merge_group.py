@@ -28,7 +28,7 @@ from engine.errors import DamageError, EngineError, SinkError
 from writers import schema as sc
 from writers.digests import MASK, RowHasher, total
 from writers.foreign import Matcher, MergeSchema
-from writers.inputs import UNREADABLE, Block, Input, check_committed, unreadable
+from writers.inputs import UNREADABLE, WHOLE_BYTES, Block, Input, check_committed, unreadable
 from writers.merge_drops import dropped_rows
 from writers.merge_ledger import PlannedInput, read_group
 from writers.pages import Matrix
@@ -319,6 +319,7 @@ class GroupReader:
         self._first = int(job["first"])
         self._drops = None if job["drops"] is None else Path(job["drops"])
         self._matcher = Matcher(schema)
+        self._scratch = bytearray(WHOLE_BYTES)
         self._dropped = 0
         self.sha256s: list[str] = []
 
@@ -337,7 +338,7 @@ class GroupReader:
 
     def _of_input(self, number: int, item: PlannedInput) -> Iterator[Block]:
         drops = None if self._drops is None else dropped_rows(self._drops, number)
-        with Input(self._folder / item.name, item.name, self._matcher) as opened:
+        with Input(self._folder / item.name, item.name, self._matcher, scratch=self._scratch) as opened:
             if (opened.rows, opened.size_bytes) != (item.rows, item.bytes):
                 raise DamageError(
                     f"{item.name} has {opened.rows} rows in {opened.size_bytes} bytes, but had {item.rows} in "

@@ -25,7 +25,7 @@ from engine.ledger import Record, RunState
 from writers.digests import id_keys
 from writers.foreign import Matcher, MergeSchema, schema_of_file, schema_of_run
 from writers.id_spill import IdSpill, Partition, Places, partitions_for, places, remove_spill, row_of, source_of
-from writers.inputs import UNREADABLE, Input, check_committed, unreadable
+from writers.inputs import UNREADABLE, WHOLE_BYTES, Input, check_committed, unreadable
 from writers.merge_config import MergeConfig
 from writers.merge_drops import Drops, write_drops
 from writers.merge_inputs import CHUNK_INPUTS, Listing, list_committed, list_folder, merged_inputs, without_merged
@@ -277,10 +277,15 @@ def scan_inputs(job: Message, report: Report) -> Message:
 
 
 class _PendingIds:
-    """Ids on their way to the partitions; those of many small files go together, because each call has its price."""
+    """Ids on their way to the partitions; those of many small files go together, because each call has its price.
+
+    Attributes:
+        scratch: Memory for small files.
+    """
 
     def __init__(self, spill: IdSpill) -> None:
         self._spill = spill
+        self.scratch = bytearray(WHOLE_BYTES)
         self._ids: list[pa.Array] = []
         self._places: list[Places] = []
         self._rows = 0
@@ -306,7 +311,7 @@ class _PendingIds:
 
 def _scan_input(path: Path, item: PlannedInput, number: int, matcher: Matcher, pending: _PendingIds) -> tuple[int, int]:
     """Read footer and ids of one input; returns its rows and the bytes of all but its vectors."""
-    with Input(path, item.name, matcher, hashing=False) as opened:
+    with Input(path, item.name, matcher, hashing=False, scratch=pending.scratch) as opened:
         if item.rows not in (-1, opened.rows):
             raise DamageError(
                 f"{item.name} has {opened.rows} rows, its ledger says {item.rows}: restore it from a copy"

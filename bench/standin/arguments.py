@@ -37,9 +37,7 @@ def parse_ports(text: str) -> tuple[int, ...]:
         try:
             ports.extend(range(int(first), int(last if dash else first) + 1))
         except ValueError:
-            raise ConfigError(
-                f"--ports {text!r}: {part!r} is not a port, expected 18080-18083 or 0,0."
-            ) from None
+            raise ConfigError(f"--ports {text!r}: {part!r} is not a port, expected 18080-18083 or 0,0.") from None
     return tuple(ports)
 
 
@@ -93,13 +91,8 @@ def parse_arguments(arguments: Sequence[str], prog: str = "python -m bench.stand
 def to_arguments(config: StandinConfig) -> list[str]:
     """Return the command line that gives `config` again; the api key goes by `API_KEY_ENV` instead."""
     arguments: list[str] = []
-    values = [
-        (entry.name, getattr(config, entry.name), entry.default) for entry in dataclasses.fields(config)
-    ]
-    values += [
-        (entry.name, getattr(config.gpu, entry.name), entry.default)
-        for entry in dataclasses.fields(GpuConfig)
-    ]
+    values = [(entry.name, getattr(config, entry.name), entry.default) for entry in dataclasses.fields(config)]
+    values += [(entry.name, getattr(config.gpu, entry.name), entry.default) for entry in dataclasses.fields(GpuConfig)]
     for name, value, default in values:
         if name in ("gpu", "api_key") or value == default:
             continue

@@ -120,14 +120,10 @@ def predict(
         )
     counts = token_counts(texts, config)
     batches = [counts[at : at + batch_size] for at in range(0, len(counts), batch_size)]
-    model = _model(
-        config, padded=padded, speed=speed, tokenizer_tokens_per_s=config.gpu.tokenizer_tokens_per_s
-    )
+    model = _model(config, padded=padded, speed=speed, tokenizer_tokens_per_s=config.gpu.tokenizer_tokens_per_s)
     waiting = iter(batches)
     done: list[Ticket] = []
-    due: list[tuple[float, list[int]]] = [
-        (0.0, batch) for _, batch in zip(range(in_flight), waiting, strict=False)
-    ]
+    due: list[tuple[float, list[int]]] = [(0.0, batch) for _, batch in zip(range(in_flight), waiting, strict=False)]
     while due or model.next_event_s() is not None:
         event_s = model.next_event_s()
         if due and (event_s is None or due[0][0] <= event_s):
@@ -142,9 +138,7 @@ def predict(
     return _summary(done, model, overhead_s)
 
 
-def _model(
-    config: StandinConfig, *, padded: bool | None, speed: float, tokenizer_tokens_per_s: float
-) -> GpuModel:
+def _model(config: StandinConfig, *, padded: bool | None, speed: float, tokenizer_tokens_per_s: float) -> GpuModel:
     gpu = GpuConfig(
         tokens_per_s=config.gpu.tokens_per_s,
         fixed_overhead_s=config.gpu.fixed_overhead_s,

@@ -87,9 +87,7 @@ class Exchange:
         self._connection.on_gone = self._gone
         if server.faults:
             path = self._request.path.partition("?")[0]
-            self.fired = server.faults.strike(
-                path, embedding=True, texts=self._wanted.inputs, now_s=server.loop.now()
-            )
+            self.fired = server.faults.strike(path, embedding=True, texts=self._wanted.inputs, now_s=server.loop.now())
         if self.fired:
             misbehaviour.before(
                 server,
@@ -122,9 +120,7 @@ class Exchange:
             inputs=wanted.inputs,
             truncate=server.config.truncates_by_default if truncate is None else truncate,
             left=wanted.left,
-            prompt=server.default_prompt
-            if wanted.prompt_name is None
-            else server.prompts[wanted.prompt_name],
+            prompt=server.default_prompt if wanted.prompt_name is None else server.prompts[wanted.prompt_name],
             dimensions=wanted.dimensions,
             normalize=wanted.normalize,
             arrived_s=server.loop.now(),

@@ -203,9 +203,7 @@ def parse_fault(spec: str | Mapping[str, Any]) -> Fault:
         kind = str(given.pop("kind", ""))
     known = KINDS.get(kind)
     if known is None:
-        raise ConfigError(
-            f"fault {spec!r}: unknown kind {kind!r}, expected one of {', '.join(sorted(KINDS))}."
-        )
+        raise ConfigError(f"fault {spec!r}: unknown kind {kind!r}, expected one of {', '.join(sorted(KINDS))}.")
     params = {name: default for name, (_, default) in known.items()}
     select = {name: default for name, (_, default) in _SELECTORS.items()}
     for name, value in given.items():

@@ -111,15 +111,9 @@ class StandinFleet:
     def __init__(self, config: StandinConfig | None = None, *, processes: int = 1) -> None:
         config = config or StandinConfig()
         if not 1 <= processes <= len(config.ports):
-            raise FleetError(
-                f"processes is {processes}, expected 1 to {len(config.ports)} (one per port at most)."
-            )
-        self._configs = [
-            _lifelined(config, range(part, len(config.ports), processes)) for part in range(processes)
-        ]
-        self._order = [
-            port for part in range(processes) for port in range(part, len(config.ports), processes)
-        ]
+            raise FleetError(f"processes is {processes}, expected 1 to {len(config.ports)} (one per port at most).")
+        self._configs = [_lifelined(config, range(part, len(config.ports), processes)) for part in range(processes)]
+        self._order = [port for part in range(processes) for port in range(part, len(config.ports), processes)]
         self._host = config.host
         self._children: list[_Child] = []
 
@@ -213,9 +207,7 @@ class StandinFleet:
             with opener.open(request, timeout=_CONTROL_S) as answer:
                 reports: list[dict[str, Any]] = orjson.loads(answer.read())
         except urllib.error.HTTPError as error:
-            raise FleetError(
-                f"The server on port {port} refused {orders}: {error.read().decode()}"
-            ) from error
+            raise FleetError(f"The server on port {port} refused {orders}: {error.read().decode()}") from error
         except OSError as error:
             raise FleetError(f"The server on port {port} does not answer: {error}") from error
         return reports[0]
@@ -232,8 +224,6 @@ class StandinFleet:
 
 
 def _lifelined(config: StandinConfig, positions: range) -> StandinConfig:
-    part = config.on_ports(
-        tuple(config.ports[at] for at in positions), tuple(config.speed_of(at) for at in positions)
-    )
+    part = config.on_ports(tuple(config.ports[at] for at in positions), tuple(config.speed_of(at) for at in positions))
     faults = [for_positions(spec, positions) for spec in config.faults]
     return dataclasses.replace(part, lifeline=True, faults=tuple(spec for spec in faults if spec is not None))

@@ -38,9 +38,7 @@ _LINGER_S: Final = 5.0
 _received = bytearray(_RECEIVE_BYTES)
 _received_view = memoryview(_received)
 
-STATUS_LINES: Final = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
-}
+STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
 class Request:

@@ -33,9 +33,7 @@ from bench.standin.metrics import Metrics
 from bench.standin.minilm_model import MiniLm, model_folder
 from bench.standin.vectors import Rows, of_another_model, shaped
 
-NATURE = Nature(
-    model_id="sentence-transformers/all-MiniLM-L6-v2", dim=384, dtype="float32", max_input_length=256
-)
+NATURE = Nature(model_id="sentence-transformers/all-MiniLM-L6-v2", dim=384, dtype="float32", max_input_length=256)
 
 #: Tokens that are computed together: enough to keep the kernels busy, few enough for the caches.
 _CHUNK_TOKENS = 2_048
@@ -82,8 +80,7 @@ class MiniLmEngine:
         self._closing = False
         n_threads = n_threads or len(os.sched_getaffinity(0))
         self._threads = [
-            threading.Thread(target=self._run, name=f"minilm-{number}", daemon=True)
-            for number in range(n_threads)
+            threading.Thread(target=self._run, name=f"minilm-{number}", daemon=True) for number in range(n_threads)
         ]
         for thread in self._threads:
             thread.start()
@@ -120,9 +117,7 @@ class MiniLmEngine:
     def _take(self) -> list[_Work]:
         works: list[_Work] = []
         n_chars = 0
-        while self._waiting and (
-            not works or n_chars + self._waiting[0].n_chars <= _CHUNK_TOKENS * _CHARS_PER_TOKEN
-        ):
+        while self._waiting and (not works or n_chars + self._waiting[0].n_chars <= _CHUNK_TOKENS * _CHARS_PER_TOKEN):
             work = self._waiting.popleft()
             if work.gone:
                 continue

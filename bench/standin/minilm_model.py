@@ -92,8 +92,7 @@ class MiniLm:
         self._words = weights["embeddings.word_embeddings.weight"]
         # every token is of the first type
         self._places = (
-            weights["embeddings.position_embeddings.weight"]
-            + weights["embeddings.token_type_embeddings.weight"][0]
+            weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
         )
         self._first_norm = _Norm(weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"])
         self._layers = [_layer(weights, f"encoder.layer.{number}.") for number in range(N_LAYERS)]

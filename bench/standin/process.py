@@ -70,9 +70,7 @@ class _Process:
         self._shared = _Shared(loop, config)
         self._control_connections: set[Connection] = set()
         self._control = Listener(loop, config.host, self._accept_control)
-        self.servers = [
-            self._shared.server(position, exit_process=self._exit) for position in range(len(config.ports))
-        ]
+        self.servers = [self._shared.server(position, exit_process=self._exit) for position in range(len(config.ports))]
 
     def open(self) -> Ready:
         """Listen everywhere."""
@@ -179,9 +177,7 @@ class _Shared:
             speed=config.speed_of(position),
             slow_factor=config.slow_factor,
         )
-        return SimBackend(
-            self._loop, gpu, metrics, model_id=model_id, dim=dim, max_input_length=max_input_length
-        )
+        return SimBackend(self._loop, gpu, metrics, model_id=model_id, dim=dim, max_input_length=max_input_length)
 
 
 _NATURES: dict[str, Nature] = {"canned": canned.NATURE, "sim": sim.NATURE, "minilm": minilm.NATURE}

@@ -120,9 +120,7 @@ class Server:
 
     def _accepted(self, sock: socket.socket) -> None:
         self.counters.connections_opened += 1
-        connection = Connection(
-            self.loop, sock, self.config.payload_limit_bytes, self._serve, self.connections.discard
-        )
+        connection = Connection(self.loop, sock, self.config.payload_limit_bytes, self._serve, self.connections.discard)
         self.connections.add(connection)
         for fault in self.faults.strike_connection(self.loop.now()) if self.faults else ():
             if fault.kind == "black_hole":
@@ -284,9 +282,7 @@ class Server:
 
     def _metrics(self, connection: Connection, _request: Request) -> None:
         page = self.metrics.page(self.backend.metrics())
-        self.answer(
-            connection, Response(status=200, blocks=[page], content_type=b"text/plain; charset=utf-8")
-        )
+        self.answer(connection, Response(status=200, blocks=[page], content_type=b"text/plain; charset=utf-8"))
 
     def _tokenize(self, connection: Connection, request: Request) -> None:
         document = tei_api.json_object(request)
@@ -307,9 +303,7 @@ class Server:
         rows = [ids] if tei_api.is_ids(ids) else ids
         if not rows or not isinstance(rows, list) or not all(tei_api.is_ids(row) for row in rows):
             raise tei_api.Refused(
-                tei_api.plain(
-                    422, "Failed to deserialize the JSON body into the target type: ids: invalid type"
-                )
+                tei_api.plain(422, "Failed to deserialize the JSON body into the target type: ids: invalid type")
             )
         self._check_batch(len(rows))
         skip = tei_api.optional(document, "skip_special_tokens", bool) is not False

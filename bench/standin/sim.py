@@ -83,9 +83,7 @@ class SimBackend(Backend):
             gpu.batch_sizes.clear()
             gpu.batch_tokens.clear()
         next_s = gpu.next_event_s()
-        if next_s is not None and (
-            self._timer is None or self._timer.call is None or next_s != self._timer_s
-        ):
+        if next_s is not None and (self._timer is None or self._timer.call is None or next_s != self._timer_s):
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_at(next_s, self._on_timer)

@@ -73,9 +73,7 @@ def validation(message: str, dialect: Dialect) -> ApiError:
 
 
 OVERLOADED: Final = ApiError(status=429, kind="Overloaded", message="Model is overloaded")
-BACKEND_FAILED: Final = ApiError(
-    status=424, kind="Backend", message="Backend error: CUDA_ERROR_ILLEGAL_ADDRESS"
-)
+BACKEND_FAILED: Final = ApiError(status=424, kind="Backend", message="Backend error: CUDA_ERROR_ILLEGAL_ADDRESS")
 EMPTY_BATCH: Final = ApiError(status=400, kind="Empty", message="`inputs` cannot be empty")
 
 

@@ -58,7 +58,9 @@ def admitted(fleet: Fleet, batch_sizes: tuple[int, ...], concurrency_max: int | 
         )
         fitting = [size for size in fitting if size not in unplaced]
     if not fitting:
-        raise ConfigError(f"no batch size of {', '.join(map(str, batch_sizes))} is admitted by the servers: add smaller ones")
+        raise ConfigError(
+            f"no batch size of {', '.join(map(str, batch_sizes))} is admitted by the servers: add smaller ones"
+        )
     ceilings = {}
     by_permits = set()
     for size in fitting:

@@ -294,7 +294,8 @@ class Meter:
         tracks = [track for track in self._tracks if len(track.answers) >= 2]
         work = Work.fitted(tracks, self._cycle)
         blocks = [track.blocks(work, now_s) for track in tracks]
-        steady = steady_from(blocks)
+        # sorted texts never are in a steady state by themselves: their lengths rise and fall
+        steady = 0 if self._cycle.order is Order.SORTED else steady_from(blocks)
         kept = [block.since(steady) for block in blocks]
         spans = tuple((block.first[0], block.first[-1]) for block in kept)
         n_texts = sum(
@@ -305,8 +306,8 @@ class Meter:
         return Reading(rate=rate_of(kept), coverage=n_texts / self._cycle.n_texts, first=spans)
 
     def n_slower_than(self, bound_s: float) -> int:
-        """Answers slower than a bound."""
-        return sum(answer.latency_s > bound_s for track in self._tracks for answer in track.answers)
+        """Requests of the cycle that were answered after more than a bound; each counts once."""
+        return len({answer.request for track in self._tracks for answer in track.answers if answer.latency_s > bound_s})
 
     def visit(self, outcome: Outcome) -> Visit:
         """All that was found."""
@@ -429,7 +430,7 @@ def _is_late(meter: Meter, load: Load, cycle: Cycle, point: Point, rate: Rate, t
     n_late = meter.n_slower_than(target_s)
     if cycle.order is Order.SORTED:
         # what comes later in the cycle may all be quick: more than 5% of everything has to be late already
-        return n_late > max(1.0, 0.05 * len(cycle.requests) * max(1.0, meter.n_answers / len(cycle.requests)))
+        return n_late > max(1.0, 0.05 * len(cycle.requests))
     in_flight = point.texts_in_flight * load.n_servers
     if math.isfinite(rate.half_width) and in_flight / rate.high > target_s:
         return True

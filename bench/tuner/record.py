@@ -35,7 +35,7 @@ class Record:
 
     @property
     def rate(self) -> Rate:
-        """Documents a second; with repeats the mean over the rounds, and what visits and rounds say of its certainty."""
+        """Documents a second; with repeats the mean over the rounds, as certain as visits and rounds are."""
         rates = [visit.rate for visit in self.counted]
         if len(rates) == 1:
             return rates[0]

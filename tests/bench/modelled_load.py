@@ -1,4 +1,4 @@
-"""A fleet of modelled servers in virtual time: what a search does is then a matter of arithmetic, not of this machine."""
+"""A fleet of modelled servers in virtual time: what a search does is a matter of arithmetic, not of this machine."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_g6_a_child_that_always_dies_ends_the_run_with_exit_1_and_the_next_is_wh
     """Restarts are limited; what is committed stays."""
     job.insert(tweets(N))
 
-    broken = job.run(ENGINE_FAILPOINTS="writer/writer.after_link=kill")
+    broken = job.run(ENGINE_FAILPOINTS="writer/writer.after_fsync=kill")
     again = job.run()
 
     assert broken.code == 1, broken.err

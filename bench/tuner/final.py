@@ -1,0 +1,115 @@
+"""The final: the points that may be the best, again and again in shuffled order, and the choice among them."""
+
+from __future__ import annotations
+
+from bench.tuner.findings import INDIFFERENCE, Findings
+from bench.tuner.measure import Point
+from bench.tuner.record import Record
+from bench.tuner.survey import Survey
+
+NEAR = 0.025
+"""Points that come so near to the best are repeated."""
+MAX_CONTENDERS = 3
+ROUNDS = 3
+P95_MARGIN = 0.99
+"""Share of the target that a chosen point's 95th percentile may take: a following run is not the same minute."""
+STILL_GOOD = 0.97
+"""Share of the chosen throughput down to which a point with more in flight may be the ceiling of a run."""
+
+_MAX_DESCENTS = 3
+_LIKE_IN_FLIGHT = 0.1
+_SIMILAR_LATENCY = 1.1
+
+
+class Final:
+    """The last part of a search."""
+
+    def __init__(self, survey: Survey) -> None:
+        self._survey = survey
+        self._findings: Findings = survey.findings
+        self._target_s = survey.target_p95_s
+
+    def hold(self) -> None:
+        """Repeat the contenders; when none of them holds the target after all, those just below them."""
+        for _ in range(_MAX_DESCENTS):
+            contenders = self._contenders()
+            self._repeat(contenders)
+            if any(self._holds_for_sure(record) for record in contenders) or not self._survey.has_time():
+                return
+            lower = [record.point.concurrency - 1 for record in contenders]
+            for record, concurrency in zip(contenders, lower, strict=True):
+                if concurrency >= 1:
+                    self._survey.visit("refine", Point(record.point.batch_size, concurrency))
+
+    def _contenders(self) -> list[Record]:
+        """The points that may turn out to be the best; of equals with as many texts in flight only one."""
+        works = [record for record in self._findings.records.values() if record.holds(self._target_s)]
+        best_per_s = max((record.rate.per_s for record in works), default=0.0)
+        near = [record for record in works if record.rate.per_s >= (1 - NEAR) * best_per_s]
+        # of equals, larger requests are less work for everybody
+        near.sort(key=lambda record: (record.rate.per_s // (INDIFFERENCE * best_per_s), record.point.batch_size))
+        different: list[Record] = []
+        for record in reversed(near):
+            in_flight = record.point.texts_in_flight
+            if all(abs(in_flight / other.point.texts_in_flight - 1) > _LIKE_IN_FLIGHT for other in different):
+                different.append(record)
+        if len(different) > MAX_CONTENDERS:
+            # the quickest to answer is wanted as well as the best
+            quickest = min(different[MAX_CONTENDERS - 1 :], key=lambda record: record.p_s(0.95))
+            different = [*different[: MAX_CONTENDERS - 1], quickest]
+        return different
+
+    def _repeat(self, contenders: list[Record]) -> None:
+        fresh = [record for record in contenders if not record.repeats]
+        self._findings.contenders += [record.point for record in fresh]
+        for number in range(ROUNDS):
+            order = contenders[:]
+            self._survey.rng.shuffle(order)
+            for record in order:
+                if len(record.repeats) > number:
+                    continue
+                if not self._survey.has_time():
+                    return
+                self._survey.visit("final", record.point, repeat=True)
+            if number == 1 and self._is_decided(contenders):
+                return
+
+    def _is_decided(self, contenders: list[Record]) -> bool:
+        """Whether two rounds agree so well that a third could hardly change the choice."""
+        target_s = self._target_s
+        for record in contenders:
+            first, second = (visit.rate.per_s for visit in record.repeats[:2])
+            if abs(first - second) > 2 * INDIFFERENCE * max(first, second):
+                return False
+            if target_s is not None and abs(record.p_s(0.95) / target_s - 1.0) < 2 * (1 - P95_MARGIN):
+                return False
+        return True
+
+    def choose(self) -> None:
+        findings, target_s = self._findings, self._target_s
+        pool = [record for record in findings.records.values() if record.repeats and record.holds(target_s)]
+        sure = [record for record in pool if self._holds_for_sure(record)]
+        pool = sure or pool or [record for record in findings.records.values() if record.holds(self._target_s)]
+        if not pool:
+            return
+        best_per_s = max(record.rate.per_s for record in pool)
+        equals = [record for record in pool if record.rate.per_s >= (1 - INDIFFERENCE) * best_per_s]
+        quickest_s = min(record.p_s(0.95) for record in equals)
+        quick = [record for record in equals if record.p_s(0.95) <= _SIMILAR_LATENCY * quickest_s]
+        # of equals, larger requests are less work for everybody
+        findings.chosen = max(quick, key=lambda record: (record.point.batch_size, -record.point.concurrency))
+        chosen = findings.chosen
+        findings.ceiling = max(
+            record.point.concurrency
+            for record in findings.records.values()
+            if record is chosen
+            or (
+                record.point.batch_size == chosen.point.batch_size
+                and record.point.concurrency > chosen.point.concurrency
+                and record.holds(target_s)
+                and record.rate.per_s >= STILL_GOOD * chosen.rate.per_s
+            )
+        )
+
+    def _holds_for_sure(self, record: Record) -> bool:
+        return record.holds(None if self._target_s is None else P95_MARGIN * self._target_s)

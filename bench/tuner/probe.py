@@ -1,0 +1,114 @@
+"""A few texts through one server: how many tokens they have, and what their vectors look like."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+
+from engine.errors import ServersUnavailable
+from gpu_clients.answers import BadAnswer
+from gpu_clients.decode import Matrix
+from gpu_clients.doctor import Fleet
+from gpu_clients.http import Address, HttpClient, Poller
+from gpu_clients.requester import Requester
+from gpu_clients.routes import choose_route
+from gpu_clients.settings import ClientSettings
+
+TIMEOUT_S = 60.0
+_TEXTS_AT_ONCE = 16
+_BYTES_PER_CHARACTER = 200
+"""Of an answer of `/tokenize`, generously: a token is some 70 bytes and at least a character long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """What a server made of the texts.
+
+    Attributes:
+        tokens: Tokens of each text before any cut, or None when the server cannot count them.
+        vectors: float32 (n, dim), of those texts that were answered with vectors.
+    """
+
+    tokens: tuple[int, ...] | None
+    vectors: Matrix
+
+
+def probe(fleet: Fleet, settings: ClientSettings, texts: list[bytes]) -> Probed:
+    """Count tokens with the server's tokenizer (`/tokenize` takes no permit), and embed the texts.
+
+    Args:
+        texts: JSON strings, prompt included.
+
+    Raises:
+        ServersUnavailable: no text was answered with a vector.
+    """
+    index, report = next((at, server) for at, server in enumerate(fleet.servers) if server.facts is not None)
+    facts = report.facts
+    assert facts is not None
+    poller = Poller()
+    http = HttpClient(Address.parse(report.url), poller, api_key=settings.api_key(index))
+    route = choose_route(facts, settings.options)
+    requester = Requester(http, route, dim=fleet.dim, normalized=settings.normalize)
+    at_once = min(_TEXTS_AT_ONCE, fleet.batch_size)
+    batches = [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
+    try:
+        counts = _count(http, poller, batches) if facts.kind == "tei" else None
+        found = [matrix for batch in batches if (matrix := _embed(requester, batch, fleet.dim)) is not None]
+    finally:
+        http.abandon()
+        poller.close()
+    if not found:
+        raise ServersUnavailable(f"{report.url} gave no vector for any of {len(texts)} texts: see `engine doctor`")
+    return Probed(tokens=counts, vectors=np.concatenate(found))
+
+
+def _count(http: HttpClient, poller: Poller, batches: list[list[bytes]]) -> tuple[int, ...] | None:
+    counts: list[int] = []
+    for batch in batches:
+        body = b'{"inputs":[' + b",".join(batch) + b"]}"
+        http.start(
+            "POST",
+            "/tokenize",
+            [body],
+            deadline_s=time.monotonic() + TIMEOUT_S,
+            max_body_bytes=100_000 + len(body) * _BYTES_PER_CHARACTER,
+        )
+        while not http.finished:
+            poller.run(0.1)
+            http.check_deadlines()
+        exchange = http.finished.popleft()
+        parsed = None
+        if exchange.failure is None and exchange.status == 200:
+            try:
+                parsed = orjson.loads(exchange.body)
+            except orjson.JSONDecodeError:
+                parsed = None
+        exchange.release()
+        if (
+            not isinstance(parsed, list)
+            or len(parsed) != len(batch)
+            or not all(isinstance(row, list) for row in parsed)
+        ):
+            return None
+        counts += [len(row) for row in parsed]
+    return tuple(counts)
+
+
+def _embed(requester: Requester, batch: list[bytes], dim: int) -> Matrix | None:
+    """The vectors of a request, None when it failed or a vector is not sound."""
+    requester.submit([b"[" + b",".join(batch) + b"]"], len(batch), timeout_s=TIMEOUT_S)
+    while not (done := requester.poll(0.1)):
+        pass
+    completion = done[0]
+    matrix = np.empty((len(batch), dim), dtype=np.float32)
+    try:
+        if completion.failure is not None or completion.decode_into(matrix):
+            return None
+    except BadAnswer:
+        return None
+    finally:
+        completion.release()
+    return matrix
