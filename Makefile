@@ -35,8 +35,8 @@ quick: $(READY) ## the tests without the crash tests
 	$(BIN)/python -m pytest -m 'not crash and not slow'
 
 lint: $(READY) ## ruff and mypy --strict
-	$(BIN)/ruff check --quiet .
-	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --no-cache --quiet .
+	$(BIN)/ruff format --check --no-cache --quiet .
 	$(BIN)/mypy
 
 format: $(READY) ## format the code

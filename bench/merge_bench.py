@@ -268,7 +268,7 @@ def parts(say: Callable[[str], None]) -> None:
     pieces: dict[str, Callable[[], object]] = {
         "encode pages": lambda: [encoder.encode(matrix[start : start + rows]) for start in range(0, n_rows, rows)],
         "decode pages": lambda: sum(
-            len(block) for block, _ in read_vectors(lambda at, n: content[at : at + n], place, DIM, np.float32)
+            len(block) for block in read_vectors(lambda at, n: content[at : at + n], place, DIM, np.float32)
         ),
         "row hashes": lambda: hasher.vector_hashes(matrix),
         "pyarrow writes": lambda: pq.write_table(table, pa.BufferOutputStream(), **writer_options(schema)),

@@ -166,7 +166,7 @@ def _write_tuned(path: Path, outcome: Outcome) -> tuple[Path, ...]:
         bucketing="on" if findings.bucketing else "off",
         target_p95_s=outcome.plan.tune.target_p95_s,
         docs_per_second=chosen.rate.per_s,
-        tokens_per_second=chosen.tokens_per_s(findings.characters_per_token),
+        tokens_per_second=findings.tokens_per_s(chosen),
         tokens_per_document=outcome.tokens_per_text,
         p95_s=chosen.p_s(0.95),
         fingerprint=outcome.fleet.fingerprint,

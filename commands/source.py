@@ -6,13 +6,12 @@ import logging
 import time
 from dataclasses import dataclass
 
-from readers.facts import require_text_field
-
 from engine.config import SourceConfig
 from engine.errors import SourceError
 from engine.ids import IdType
 from readers.columns import infer_columns
 from readers.connection import Client, open_client, open_collection, ping
+from readers.facts import require_text_field
 from readers.index import require_queue_index
 from readers.mongo_errors import attempt
 from readers.mongo_ids import decide_id_type

@@ -59,9 +59,9 @@ class RowHasher:
             words = words.astype(np.uint64)
         return np.asarray(np.einsum("ij,j->i", words, self._weights), dtype=np.uint64)
 
-    def row_hashes(self, others: pa.Table | pa.RecordBatch, matrix: Matrix) -> Words:
-        """One word for each row: of all other columns (the id first) and of the vector."""
-        state = self.vector_hashes(matrix)
+    def row_hashes(self, others: pa.Table | pa.RecordBatch, matrix: Matrix | None) -> Words:
+        """One word for each row: of all other columns (the id first), and of the vector unless it is left out."""
+        state = np.zeros(others.num_rows, dtype=np.uint64) if matrix is None else self.vector_hashes(matrix)
         for number, column in enumerate(others.columns):
             seed = np.uint64(_COLUMN_SEED * (2 * number + 1))
             state = mix(state + mix(column_hashes(column) ^ seed))

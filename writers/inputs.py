@@ -40,13 +40,12 @@ class Block:
 
     Attributes:
         others: All columns but the vectors.
-        matrix: Their vectors, (n_rows, dim), contiguous; valid until the next block.
-        page: The same vectors encoded as the output would encode them, when they are.
+        vectors: Their vectors, (n_rows, dim), contiguous; or the page that holds exactly them, encoded as an output
+            encodes them. Valid until the next block.
     """
 
     others: pa.Table
-    matrix: Matrix
-    page: EncodedPage | None = None
+    vectors: Matrix | EncodedPage
 
 
 class HashedFile:
@@ -134,7 +133,6 @@ class Input:
         matcher: Matcher,
         *,
         hashing: bool = True,
-        checked: bool = True,
         scratch: bytearray | None = None,
     ) -> None:
         """Open a file and compare its footer with the schema.
@@ -144,7 +142,6 @@ class Input:
             name: As it is called in messages and lineage.
             matcher: Compares it with the schema.
             hashing: Whether `sha256` will be asked for.
-            checked: Whether page checksums are compared.
             scratch: `WHOLE_BYTES` of memory for a file that is read whole, used again for the next: fresh memory
                 costs more than reading a small file out of the page cache.
 
@@ -154,7 +151,6 @@ class Input:
             SinkError: this process is out of file handles or memory.
         """
         self.name = name
-        self._checked = checked
         self._schema = matcher.schema
         self._row_bytes = matcher.schema.dim * matcher.schema.dtype.itemsize
         self._hashed: HashedFile | None = None
@@ -178,6 +174,12 @@ class Input:
             self.close()
             raise unreadable(name, error) from error
 
+    @property
+    def row_digest(self) -> str:
+        """What the footer says of the sum of all rows' hashes; empty when it does not."""
+        said = footer_of(self._parquet).get(sc.KEY_ROW_DIGEST, b"").decode(errors="replace")
+        return said if len(said) == 16 and set(said) <= set("0123456789abcdef") else ""
+
     def sha256(self) -> str:
         """SHA-256 of the file, of the bytes that `blocks` has read where it has read them."""
         try:
@@ -188,8 +190,11 @@ class Input:
         except OSError as error:
             raise unreadable(self.name, error) from error
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, *, copying: bool = False) -> Iterator[Block]:
         """All rows in file order.
+
+        Args:
+            copying: Whether pages may come as they are.
 
         Raises:
             DamageError: a page does not match its checksum, or cannot be decoded.
@@ -197,7 +202,7 @@ class Input:
         """
         try:
             if self._is_ours():
-                yield from self._own_blocks()
+                yield from self._own_blocks(copying)
             elif self._whole is not None and self.rows * self._row_bytes <= WHOLE_BYTES:
                 yield from self._blocks_at_once()
             else:
@@ -255,7 +260,7 @@ class Input:
                 return False
         return True
 
-    def _own_blocks(self) -> Iterator[Block]:
+    def _own_blocks(self, copying: bool) -> Iterator[Block]:
         schema, parquet = self._schema, self._parquet
         names = schema.others.names
         for group in range(parquet.num_row_groups):
@@ -265,9 +270,10 @@ class Input:
                 raise PageDamage(f"row group {group} has {column.num_values} numbers for {others.num_rows} rows")
             start = 0
             place = (column.data_page_offset, column.total_compressed_size, column.num_values)
-            for matrix, page in read_vectors(self._read_at, place, schema.dim, schema.dtype, checked=self._checked):
-                yield Block(others.slice(start, len(matrix)), matrix, page)
-                start += len(matrix)
+            for vectors in read_vectors(self._read_at, place, schema.dim, schema.dtype, copying=copying):
+                n_rows = vectors.rows if isinstance(vectors, EncodedPage) else len(vectors)
+                yield Block(others.slice(start, n_rows), vectors)
+                start += n_rows
 
     def _read_at(self, offset: int, count: int) -> memoryview:
         if self._whole is not None:

@@ -35,12 +35,14 @@ import pyarrow.compute as pc
 from engine.channels import Message
 from engine.errors import DamageError, SinkError
 from engine.ledger import Record
+from writers import schema as sc
 from writers.digests import MASK, RowHasher, Words, total
 from writers.foreign import MergeSchema
 from writers.inputs import Block
-from writers.merge_group import GroupReader, Output, Sums, merge_footer
+from writers.merge_group import GroupReader, merge_footer
 from writers.merge_ledger import read_group
-from writers.pages import Matrix, page_rows
+from writers.merge_output import Output, Sums
+from writers.pages import EncodedPage, Matrix, page_rows
 from writers.pool import Report
 
 HASH = "__row_hash"
@@ -140,7 +142,7 @@ def spill_group(job: Message, report: Report) -> Message:
     report({"rows": writer.sums.rows - told})
     return {
         "rows": writer.sums.rows,
-        "row_digest": writer.sums.row_digest_text,
+        "row_digest": writer.sums.digest_text,
         "runs": writer.runs,
         "other_bytes": paths.rows.stat().st_size,
         "crc32": crc,
@@ -188,12 +190,14 @@ class _RunWriter:
             self._rows_sink.close()
 
     def append(self, block: Block) -> None:
-        """Take rows in."""
+        """Take rows in; the block holds a matrix."""
+        vectors = block.vectors
+        assert not isinstance(vectors, EncodedPage)  # not asked for
         start = 0
-        while start < len(block.matrix):
-            count = min(len(block.matrix) - start, len(self._matrix) - self._n_rows)
+        while start < len(vectors):
+            count = min(len(vectors) - start, len(self._matrix) - self._n_rows)
             others = block.others.slice(start, count)
-            self._matrix[self._n_rows : self._n_rows + count] = block.matrix[start : start + count]
+            self._matrix[self._n_rows : self._n_rows + count] = vectors[start : start + count]
             self._others.append(others)
             self._other_bytes += others.nbytes
             self._n_rows += count
@@ -218,8 +222,8 @@ class _RunWriter:
         matrix = self._matrix[: self._n_rows]
         hashes = self._hasher.row_hashes(others, matrix)
         self.sums.rows += self._n_rows
-        self.sums.row_digest = (self.sums.row_digest + total(hashes)) & MASK
-        self.sums.add_ids(others.column(0))
+        self.sums.digest = (self.sums.digest + total(hashes)) & MASK
+        self.sums.id_digests.append(sc.id_digest(others.column(0)))
         order = sort_order(others.column(0))
         for start in range(0, len(order), _WRITE_ROWS):
             piece = matrix[order[start : start + _WRITE_ROWS]].data.cast("B")
@@ -257,7 +261,7 @@ def check_runs(job: Message, _report: Report) -> Message:
             rest = vectors.read(1)
     except (OSError, ValueError, pa.ArrowException):
         return {"sound": False}
-    return {"sound": not rest and (sums.rows, sums.row_digest_text) == (facts["rows"], facts["row_digest"])}
+    return {"sound": not rest and (sums.rows, sums.digest_text) == (facts["rows"], facts["row_digest"])}
 
 
 def cut_ranges(runs: Path, plan: int, spilled: dict[int, Record], n_outputs: int, range_rows: int) -> list[list[Any]]:
@@ -307,7 +311,7 @@ def gather_output(job: Message, report: Report) -> Message:
                         report({"rows": output.sums.rows - told})
                         told = output.sums.rows
         facts = output.seal(merge_footer(job["footer"], schema, job["lineage"]))
-        if (output.sums.rows, output.sums.row_digest) != (gatherer.rows, gatherer.row_digest):
+        if (output.sums.rows, output.sums.digest) != (gatherer.rows, gatherer.row_digest):
             raise DamageError(f"{output.path} does not hold what was read from the sources: run the same command again")
         report({"rows": output.sums.rows - told})
         return facts

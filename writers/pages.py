@@ -30,7 +30,7 @@ PAGE_BYTES = 1 << 20
 PLAIN, RLE, BYTE_STREAM_SPLIT = 0, 3, 9
 ZSTD = 6
 _MIN_COPIED_SHARE = 0.25
-"""Pages that hold less than this share of a full page compress badly; their rows are encoded anew."""
+"""Pages that hold less than this share of a full page compress badly: their rows are encoded anew."""
 
 _DATA_PAGE = 0
 _MAX_HEADER_BYTES = 1 << 16
@@ -76,12 +76,14 @@ class EncodedPage:
         body: Compressed levels and values.
         rows: Rows in it.
         plain_bytes: Size of the body before compression.
+        crc: CRC-32 of the body.
     """
 
     head: bytes
     body: bytes | memoryview | pa.Buffer
     rows: int
     plain_bytes: int
+    crc: int
 
     @property
     def size_bytes(self) -> int:
@@ -115,8 +117,9 @@ class PageEncoder:
         else:
             self._values[0] = flat.view(np.uint8)
         body = self._codec.compress(self._buffer, asbytes=False)
-        head = page_header(n_rows * self.dim, self.encoding, len(self._buffer), body)
-        return EncodedPage(head, body, n_rows, len(self._buffer))
+        crc = zlib.crc32(body)
+        head = page_header(n_rows * self.dim, self.encoding, len(self._buffer), len(body), crc)
+        return EncodedPage(head, body, n_rows, len(self._buffer), crc)
 
     def _prepare(self, n_rows: int) -> None:
         prefix = levels(n_rows, self.dim)
@@ -128,15 +131,14 @@ class PageEncoder:
         self._rows = n_rows
 
 
-def page_header(n_values: int, encoding: int, plain_bytes: int, body: bytes | memoryview | pa.Buffer) -> bytes:
+def page_header(n_values: int, encoding: int, plain_bytes: int, body_bytes: int, crc: int) -> bytes:
     """The header of a data page, with the CRC-32 of its body."""
-    crc = zlib.crc32(body)
     data: Struct = {1: i32(n_values), 2: i32(encoding), 3: i32(RLE), 4: i32(RLE)}
     return thrift.write_struct(
         {
             1: i32(_DATA_PAGE),
             2: i32(plain_bytes),
-            3: i32(memoryview(body).nbytes),
+            3: i32(body_bytes),
             4: i32(crc - (1 << 32) if crc >> 31 else crc),
             5: nested(data),
         }
@@ -172,9 +174,9 @@ class RawPage:
         return 0
 
     @property
-    def has_checksum(self) -> bool:
-        """Whether whoever wrote it gave it a CRC-32."""
-        return 4 in self.fields
+    def crc(self) -> int | None:
+        """The CRC-32 of the body, or None when whoever wrote it left it out."""
+        return int(self.fields[4].value) & 0xFFFFFFFF if 4 in self.fields else None
 
 
 ReadAt = Callable[[int, int], bytes | memoryview]
@@ -183,13 +185,12 @@ ReadAt = Callable[[int, int], bytes | memoryview]
 _READ_BYTES = 2 << 20
 
 
-def read_pages(read_at: ReadAt, place: tuple[int, int, int], *, checked: bool = True) -> Iterator[RawPage]:
+def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage]:
     """All pages of one column chunk, in order, each compared with its checksum where it has one.
 
     Args:
         read_at: Reads the file.
         place: Offset of the first page, bytes of all pages, number of values.
-        checked: Whether checksums are compared; not worth it where something stronger covers the same bytes.
 
     Raises:
         PageDamage: a header cannot be read, a checksum differs, or the pages do not fill the chunk.
@@ -214,7 +215,7 @@ def read_pages(read_at: ReadAt, place: tuple[int, int, int], *, checked: bool = 
             if body_at + body_bytes > start + len(window):
                 raise PageDamage(f"the file ends inside the page at byte {offset}")
         body = window[body_at - start : body_at - start + body_bytes]
-        if checked and 4 in fields and zlib.crc32(body) != int(fields[4].value) & 0xFFFFFFFF:
+        if 4 in fields and zlib.crc32(body) != int(fields[4].value) & 0xFFFFFFFF:
             raise PageDamage(f"the page at byte {offset} does not match its checksum")
         page = RawPage(bytes(window[offset - start : body_at - start]), body, fields, offset)
         seen += page.n_values
@@ -252,8 +253,8 @@ class PageDecoder:
         self.dtype = np.dtype(dtype)
         self._codec = pa.Codec("zstd")
 
-    def decode_into(self, page: RawPage, out: npt.NDArray[Any]) -> memoryview:
-        """Write the page's values to `out` (n_values, of the decoder's dtype); returns its levels.
+    def decode_into(self, page: RawPage, out: npt.NDArray[Any]) -> None:
+        """Write the page's values to `out` (n_values, of the decoder's dtype).
 
         Raises:
             PageDamage: sizes that do not fit together, or a body that cannot be decompressed.
@@ -278,7 +279,6 @@ class PageDecoder:
             out[:] = np.frombuffer(body, dtype=self.dtype)
         else:
             raise NotOurs(f"encoding {encoding}")
-        return plain[:prefix]
 
     def _decompress(self, page: RawPage) -> memoryview:
         try:
@@ -291,45 +291,53 @@ class PageDecoder:
 
 
 def read_vectors(
-    read_at: ReadAt, place: tuple[int, int, int], dim: int, dtype: npt.DTypeLike, *, checked: bool = True
-) -> Iterator[tuple[Matrix, EncodedPage | None]]:
+    read_at: ReadAt, place: tuple[int, int, int], dim: int, dtype: npt.DTypeLike, *, copying: bool = False
+) -> Iterator[Matrix | EncodedPage]:
     """The vectors of one column chunk as whole rows, about a page at a time.
-
-    Pages of pyarrow may end within a row; pages of `PageEncoder` never do. With the rows comes the page that holds
-    exactly them, when `PageEncoder` would have made the like, so that it can be copied as it is.
 
     Args:
         read_at: Reads the file.
         place: Offset, size in bytes, and number of values of the chunk.
         dim, dtype: Of the vectors.
-        checked: See `read_pages`.
+        copying: Whether pages that `PageEncoder` would have made alike are left as they are. pyarrow makes such pages
+            too, with the same levels to the byte; only in older versions they may end within a row.
 
     Yields:
-        (n_rows, dim), contiguous, valid until the next; and the page or None.
+        (n_rows, dim), contiguous, valid until the next; or a page of whole rows.
 
     Raises:
         PageDamage, NotOurs: see `read_pages` and `PageDecoder`.
     """
     decoder = PageDecoder(dtype)
-    ours = BYTE_STREAM_SPLIT if decoder.dtype == np.float32 else PLAIN
-    fewest = max(1, int(page_rows(dim, decoder.dtype.itemsize) * _MIN_COPIED_SHARE))
     buffer: npt.NDArray[Any] = np.empty(0, dtype=decoder.dtype)
     left = 0  # values of a row that began in an earlier page
-    for page in read_pages(read_at, place, checked=checked):
+    for page in read_pages(read_at, place):
+        if copying and not left and (copied := _copied(page, dim, decoder.dtype)) is not None:
+            yield copied
+            continue
         end = left + page.n_values
         if end > len(buffer):
             larger = np.empty(end + dim, dtype=decoder.dtype)
             larger[:left] = buffer[:left]
             buffer = larger
-        prefix = decoder.decode_into(page, buffer[left:end])
+        decoder.decode_into(page, buffer[left:end])
         n_rows = end // dim
-        copied = None
-        whole = left == 0 and end == n_rows * dim and n_rows >= fewest and page.has_checksum
-        if whole and page.fields[5].value[2].value == ours and prefix == levels(n_rows, dim):
-            copied = EncodedPage(page.head, page.body, n_rows, page.plain_bytes)
         if n_rows:
-            yield buffer[: n_rows * dim].reshape(n_rows, dim), copied
+            yield buffer[: n_rows * dim].reshape(n_rows, dim)
         left = end - n_rows * dim
         buffer[:left] = buffer[n_rows * dim : end].copy()
     if left:
         raise PageDamage("the column ends within a row")
+
+
+def _copied(page: RawPage, dim: int, dtype: np.dtype[Any]) -> EncodedPage | None:
+    """The page as `PageEncoder` would have made it, or None when it would not, or when it is too small to keep."""
+    n_rows = page.n_values // dim
+    encoding = BYTE_STREAM_SPLIT if dtype == np.float32 else PLAIN
+    if n_rows * dim != page.n_values or n_rows < page_rows(dim, dtype.itemsize) * _MIN_COPIED_SHARE:
+        return None
+    if page.crc is None or 5 not in page.fields or page.fields[5].value[2].value != encoding:
+        return None
+    if page.plain_bytes != len(levels(n_rows, dim)) + page.n_values * dtype.itemsize:
+        return None
+    return EncodedPage(page.head, page.body, n_rows, page.plain_bytes, page.crc)

@@ -101,6 +101,7 @@ class VectorFileWriter:
 
     Attributes:
         page_rows: Rows in a full page.
+        page_log: Rows, CRC-32, and whether it was copied, of every vector page so far.
         rows: Rows written so far.
         position: Bytes written so far.
     """
@@ -128,6 +129,7 @@ class VectorFileWriter:
         self._n_pending = 0
         self._tables: list[pa.Table] = []
         self._pages: list[tuple[int, int, int]] = []  # offset, size, first row
+        self.page_log: list[tuple[int, int, bool]] = []
         self._group_rows = 0
         self._group_start = 0
         self._other_bytes = 0
@@ -163,7 +165,7 @@ class VectorFileWriter:
         """Append the rows of one page that is already encoded the way this file encodes its vectors."""
         self._flush_page()
         self._take_others(others)
-        self._put_page(page)
+        self._put_page(page, copied=True)
         self._end_group_if_full()
 
     def end_row_group(self) -> None:
@@ -207,7 +209,8 @@ class VectorFileWriter:
             self._put_page(self._encoder.encode(self._pending[: self._n_pending]))
             self._n_pending = 0
 
-    def _put_page(self, page: EncodedPage) -> None:
+    def _put_page(self, page: EncodedPage, *, copied: bool = False) -> None:
+        self.page_log.append((page.rows, page.crc, copied))
         first_row = self._pages[-1][2] + self._last_page_rows if self._pages else 0
         self._pages.append((self.position, page.size_bytes, first_row))
         self._last_page_rows = page.rows

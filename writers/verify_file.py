@@ -203,7 +203,7 @@ class _FileChecker:
         for place, where in sorted(_chunks(parquet)):  # in file order, so that the hash goes along
             try:
                 pages = read_pages(self._file.read_at, place)
-                self.pages_without_checksum += sum(not page.has_checksum for page in pages)
+                self.pages_without_checksum += sum(page.crc is None for page in pages)
             except (PageDamage, OverflowError, MemoryError) as error:
                 self._find("damaged", f"is damaged in {where}: {_first_line(error)}")
 

@@ -119,9 +119,9 @@ def _larger_gpu_batches(record: Record, findings: Findings, servers: MeasuredSer
     slope_s, fixed_s = (float(value) for value in np.polyfit(tokens, seconds, 1))
     if fixed_s <= 0 or slope_s <= 0:
         return None
-    now = _gpu_batch_tokens(record, servers.n_servers)
+    now = _gpu_batch_tokens(findings, record, servers.n_servers)
     gain = 2 * (fixed_s + slope_s * now) / (fixed_s + 2 * slope_s * now) - 1
-    texts = math.ceil(2 * _FULL_WAITING * now * record.rate.per_s / record.tokens_per_s(1.0))
+    texts = math.ceil(2 * _FULL_WAITING * now * record.rate.per_s / findings.tokens_per_s(record))
     permits = servers.least("max_concurrent_requests")
     condition = ""
     if permits is not None and texts > permits:
@@ -144,9 +144,9 @@ def _are_alike(record: Record) -> bool:
     return bool(len(texts)) and float(texts.max()) <= (1 + _LIKE_SERVERS) * float(texts.mean())
 
 
-def _gpu_batch_tokens(record: Record, n_servers: int) -> float:
+def _gpu_batch_tokens(findings: Findings, record: Record, n_servers: int) -> float:
     """Tokens of a GPU batch of a busy server: what it does in the time that a batch takes."""
-    return record.tokens_per_s(1.0) / n_servers * record.split.inference_s
+    return findings.tokens_per_s(record) / n_servers * record.split.inference_s
 
 
 def _gpu_batches(findings: Findings, n_servers: int) -> tuple[Numbers, Numbers]:
@@ -159,5 +159,5 @@ def _gpu_batches(findings: Findings, n_servers: int) -> tuple[Numbers, Numbers]:
         and record.split.inference_s > 0
         and record.split.queue_s >= BUSY_QUEUE * record.split.inference_s
     ]
-    tokens = np.array([_gpu_batch_tokens(record, n_servers) for record in busy])
+    tokens = np.array([_gpu_batch_tokens(findings, record, n_servers) for record in busy])
     return tokens, np.array([record.split.inference_s for record in busy])

@@ -30,6 +30,7 @@ class Findings:
         ceiling: Largest requests in flight of the chosen batch size that were measured and still good.
         sorting_gain: Throughput with like lengths together per throughput in natural order, or None.
         bucketing: Whether the run should sort, and whether the points were measured so.
+        characters_per_text: Mean of the texts.
         characters_per_token: As the servers count, or an estimate.
         tokens_estimated: Whether that is an estimate.
         notes: Sentences on what happened on the way.
@@ -44,11 +45,16 @@ class Findings:
     ceiling: int = 1
     sorting_gain: float | None = None
     bucketing: bool = True
+    characters_per_text: float = 0.0
     characters_per_token: float = DEFAULT_CHARACTERS_PER_TOKEN
     tokens_estimated: bool = True
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     ended: bool = False
+
+    def tokens_per_s(self, record: Record) -> float:
+        """Tokens a second at a point: its documents, as long as the texts are on average."""
+        return record.rate.per_s * self.characters_per_text / (record.characters_per_token or self.characters_per_token)
 
     def within(self, target_p95_s: float | None) -> list[Record]:
         """The points that work and hold the target."""

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from bench.tuner.corpus import N_STRATA, OVERHEAD_CHARACTERS, Cycle, Order, Request
 from bench.tuner.load import Answer, Load
-from bench.tuner.statistics import Blocks, Numbers, Rate, cut_blocks, percentile, rate_of, steady_from
+from bench.tuner.statistics import Blocks, Numbers, Rate, cut_blocks, percentile, rate_of, slope_of, steady_from
 from engine.errors import ServersUnavailable
 from gpu_clients.errors import FailureKind
 
@@ -303,7 +303,10 @@ class Meter:
             for track, (start, stop) in zip(tracks, spans, strict=True)
             for answer in track.answers[start:stop]
         )
-        return Reading(rate=rate_of(kept), coverage=n_texts / self._cycle.n_texts, first=spans)
+        rate = rate_of(kept)
+        if self._cycle.order is not Order.SORTED:
+            rate = Rate(per_s=sum(map(slope_of, kept)), half_width=rate.half_width)
+        return Reading(rate=rate, coverage=n_texts / self._cycle.n_texts, first=spans)
 
     def n_slower_than(self, bound_s: float) -> int:
         """Requests of the cycle that were answered after more than a bound; each counts once."""

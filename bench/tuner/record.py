@@ -35,13 +35,12 @@ class Record:
 
     @property
     def rate(self) -> Rate:
-        """Documents a second; with repeats the mean over the rounds, as certain as visits and rounds are."""
+        """Documents a second; with repeats their mean, and half of what the rounds differ by."""
         rates = [visit.rate for visit in self.counted]
         if len(rates) == 1:
             return rates[0]
         values = [rate.per_s for rate in rates]
-        within = math.sqrt(math.fsum(rate.half_width**2 for rate in rates)) / len(rates)
-        return Rate(per_s=math.fsum(values) / len(values), half_width=max(within, (max(values) - min(values)) / 2))
+        return Rate(per_s=math.fsum(values) / len(values), half_width=(max(values) - min(values)) / 2)
 
     @property
     def latencies_s(self) -> Numbers:
@@ -72,15 +71,11 @@ class Record:
         """Whether the servers counted the tokens."""
         return all(visit.tokens_exact for visit in self.counted)
 
-    def tokens_per_s(self, characters_per_token: float) -> float:
-        """Tokens a second; by characters where the servers do not say."""
-        counted = self.counted
-        steady_s = math.fsum(visit.steady_s for visit in counted)
-        if steady_s <= 0:
-            return 0.0
-        if self.tokens_exact:
-            return math.fsum(visit.n_tokens for visit in counted) / steady_s
-        return math.fsum(visit.n_characters for visit in counted) / characters_per_token / steady_s
+    @property
+    def characters_per_token(self) -> float | None:
+        """As the servers count, None when they do not say."""
+        n_tokens = sum(visit.n_tokens for visit in self.counted)
+        return sum(visit.n_characters for visit in self.counted) / n_tokens if self.tokens_exact and n_tokens else None
 
     @property
     def split(self) -> ServerSplit:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.tuner.curve import draw
 from bench.tuner.final import ROUNDS
+from bench.tuner.findings import Findings
 from bench.tuner.measure import Outcome as VisitOutcome
 from bench.tuner.measure import Point
 from bench.tuner.record import Record
@@ -37,10 +38,7 @@ def as_text(outcome: Outcome) -> str:
 def table(outcome: Outcome) -> list[str]:
     """A line for each point, by batch size and concurrency; the chosen one is marked."""
     findings = outcome.findings
-    rows = [
-        [*_cells(record, findings.characters_per_token), _remark(record, outcome)]
-        for _, record in sorted(findings.records.items())
-    ]
+    rows = [[*_cells(record, findings), _remark(record, outcome)] for _, record in sorted(findings.records.items())]
     widths = [max(len(name), *(len(row[at]) for row in rows)) if rows else len(name) for at, name in enumerate(COLUMNS)]
     lines = ["  ".join(name.rjust(width) for name, width in zip(COLUMNS, widths, strict=True))]
     for *cells, remark in rows:
@@ -49,13 +47,13 @@ def table(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _cells(record: Record, characters_per_token: float) -> list[str]:
+def _cells(record: Record, findings: Findings) -> list[str]:
     p50_s, p95_s = record.p_s(0.5), record.p_s(0.95)
     return [
         str(record.point.batch_size),
         str(record.point.concurrency),
         f"{record.rate.per_s:,.1f}",
-        ("" if record.tokens_exact else "~") + f"{record.tokens_per_s(characters_per_token):,.0f}",
+        ("" if record.tokens_exact else "~") + f"{findings.tokens_per_s(record):,.0f}",
         f"{p50_s:.3f}" if finite(p50_s) is not None else "-",
         f"{p95_s:.3f}" if finite(p95_s) is not None else "-",
         str(record.errors.total()),
@@ -147,7 +145,7 @@ def _point(record: Record, outcome: Outcome) -> dict[str, Any]:
         "concurrency": record.point.concurrency,
         "docs_per_second": round(rate.per_s, 2),
         "docs_per_second_half_width": finite(rate.half_width),
-        "tokens_per_second": round(record.tokens_per_s(outcome.findings.characters_per_token), 1),
+        "tokens_per_second": round(outcome.findings.tokens_per_s(record), 1),
         "tokens_exact": record.tokens_exact,
         "latency": {name: finite(record.p_s(share)) for name, share in shares.items()},
         "requests": len(record.latencies_s),

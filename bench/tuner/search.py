@@ -124,9 +124,9 @@ class Search:
         return good
 
     def _learn_tokens(self, record: Record) -> None:
-        visit = record.counted[0]
-        if visit.tokens_exact and visit.n_tokens:
-            self.findings.characters_per_token = visit.n_characters / visit.n_tokens
+        ratio = record.characters_per_token
+        if ratio is not None:
+            self.findings.characters_per_token = ratio
             self.findings.tokens_estimated = False
 
 

@@ -59,18 +59,27 @@ class Blocks:
         work: Work done in each, float64 (n_blocks,).
         seconds: How long each took.
         first: The answer each begins with; one more than blocks, the last is the end.
+        finished_s: When each answer of the server came.
+        done: Work of all answers up to and with each.
     """
 
     work: Numbers
     seconds: Numbers
     first: tuple[int, ...]
+    finished_s: Numbers
+    done: Numbers
 
     def __len__(self) -> int:
         return len(self.work)
 
     def since(self, block: int) -> Blocks:
         """Without the blocks before `block`."""
-        return Blocks(self.work[block:], self.seconds[block:], self.first[block:])
+        return self.between(block, len(self))
+
+    def between(self, block: int, stop: int) -> Blocks:
+        """Only the blocks from `block` up to `stop`."""
+        first = self.first[block : stop + 1]
+        return Blocks(self.work[block:stop], self.seconds[block:stop], first, self.finished_s, self.done)
 
 
 def cut_blocks(finished_s: Numbers, work: Numbers, n_blocks: int, *, now_s: float) -> Blocks:
@@ -97,9 +106,22 @@ def cut_blocks(finished_s: Numbers, work: Numbers, n_blocks: int, *, now_s: floa
         if low >= n_answers:
             break
         borders.append(low + int(np.argmax(pauses[low:high])))
-    total = np.concatenate(([0.0], np.cumsum(work)))
+    done = np.cumsum(work)
     ends = np.array(borders, dtype=int)
-    return Blocks(np.diff(total[ends + 1]), np.diff(finished_s[ends]), tuple(int(end) + 1 for end in ends))
+    first = tuple(int(end) + 1 for end in ends)
+    return Blocks(np.diff(done[ends]), np.diff(finished_s[ends]), first, finished_s, done)
+
+
+def slope_of(blocks: Blocks) -> float:
+    """The rate of one server as the slope of the straight line through all its answers (least squares).
+
+    Requests that a GPU batch left half done at the first or last answer count for nothing or for too much; the slope
+    hardly depends on single answers. It wants work that is spread evenly over the stretch.
+    """
+    kept = slice(max(0, blocks.first[0] - 1), blocks.first[-1])
+    times = blocks.finished_s[kept] - blocks.finished_s[kept].mean()
+    spread = float((times**2).sum())
+    return float((times * blocks.done[kept]).sum()) / spread if spread > 0 else 0.0
 
 
 def rate_of(tracks: Sequence[Blocks]) -> Rate:
@@ -127,8 +149,8 @@ def rate_of(tracks: Sequence[Blocks]) -> Rate:
 def steady_from(tracks: Sequence[Blocks]) -> int:
     """The block at which the steady state begins: the first quarter is left out while it differs from the rest.
 
-    It differs when its rate is further from the rest's than 3% and than chance explains. At most half of the blocks
-    are left out: what still moves then has no steady state.
+    It differs when its rate is further from the rest's than 3%, than chance explains, and than one request more or less
+    makes. At most half of the blocks are left out: what still moves then has no steady state.
     """
     n_blocks = min((len(blocks) for blocks in tracks), default=0)
     first = 0
@@ -137,17 +159,15 @@ def steady_from(tracks: Sequence[Blocks]) -> int:
         split = first + quarter
         if quarter < 1 or n_blocks - split < _MIN_BLOCKS or split > n_blocks // 2:
             return first
-        early = rate_of([_between(blocks, first, split) for blocks in tracks]).per_s
+        early = rate_of([blocks.between(first, split) for blocks in tracks]).per_s
         rest = rate_of([blocks.since(split) for blocks in tracks])
         # the half width of a stretch as short as this one, were it like the rest
         chance = rest.half_width * math.sqrt((n_blocks - split) / quarter)
-        if abs(early - rest.per_s) <= max(_STEADY_SHARE * rest.per_s, 1.5 * chance):
+        fewest = min(blocks.first[split] - blocks.first[first] for blocks in tracks)
+        share = max(_STEADY_SHARE, 1.0 / max(1, fewest))
+        if abs(early - rest.per_s) <= max(share * rest.per_s, 1.5 * chance):
             return first
         first = split
-
-
-def _between(blocks: Blocks, first: int, stop: int) -> Blocks:
-    return Blocks(blocks.work[first:stop], blocks.seconds[first:stop], blocks.first[first : stop + 1])
 
 
 def percentile(values: Numbers, share: float) -> float:

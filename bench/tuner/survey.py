@@ -83,7 +83,7 @@ class Survey:
         max_batch_tokens: int | None,
         listener: Listener | None,
     ) -> None:
-        self.findings = Findings()
+        self.findings = Findings(characters_per_text=float(corpus.lengths.mean()))
         self.limits = limits
         self.target_p95_s = config.target_p95_s
         self.rng = random.Random(config.seed)

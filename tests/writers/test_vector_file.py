@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ from engine.ids import IdType
 from tests.writers.dataset import vectors_of
 from writers import thrift
 from writers.digests import RowHasher, id_keys, total
-from writers.pages import BYTE_STREAM_SPLIT, PageDamage, PageEncoder, levels, page_header, read_pages, read_vectors
+from writers.pages import (
+    BYTE_STREAM_SPLIT,
+    EncodedPage,
+    PageDamage,
+    PageEncoder,
+    levels,
+    page_header,
+    read_pages,
+    read_vectors,
+)
 from writers.schema import ShardSchema, writer_options
 from writers.vector_file import FooterDamage, VectorFileWriter, read_footer
 
@@ -121,11 +131,9 @@ def test_pages_that_end_within_a_row_are_read_whole() -> None:
         planes = flat[start:end].view(np.uint8).reshape(-1, 4).T.tobytes()
         plain = levels(1, end - start) + planes  # any levels: their length is all that counts here
         body = pa.Codec("zstd").compress(plain, asbytes=True)
-        content += page_header(end - start, BYTE_STREAM_SPLIT, len(plain), body) + body
-    blocks = list(read_vectors(_reader(content), (0, len(content), 450), 9, np.float32))
-    assert all(page is None for _, page in blocks)
-    parts = [block.copy() for block, _ in read_vectors(_reader(content), (0, len(content), 450), 9, np.float32)]
-    assert np.concatenate(parts).tobytes() == matrix.tobytes()
+        content += page_header(end - start, BYTE_STREAM_SPLIT, len(plain), len(body), zlib.crc32(body)) + body
+    for copying in (False, True):
+        assert _values(content, (0, len(content), 450), 9, copying) == matrix.tobytes()
 
 
 def test_pages_of_a_shard_are_copied_as_they_are() -> None:
@@ -137,27 +145,37 @@ def test_pages_of_a_shard_are_copied_as_they_are() -> None:
     pq.write_table(table, sink, **writer_options(schema))
     column = pq.read_metadata(pa.BufferReader(sink.getvalue())).row_group(0).column(1)
     place = (column.data_page_offset, column.total_compressed_size, column.num_values)
-    pages = [page for _, page in read_vectors(_reader(sink.getvalue()), place, 600, np.float32)]
-    assert [page is not None for page in pages] == [True] * len(pages)
+    pages = list(read_vectors(_reader(sink.getvalue()), place, 600, np.float32, copying=True))
+    assert [isinstance(page, EncodedPage) for page in pages] == [True] * len(pages) and len(pages) > 1
+    assert _values(sink.getvalue(), place, 600) == matrix.tobytes()
 
 
 def test_a_flipped_bit_in_a_page_never_passes() -> None:
     content = write(vectors_of(range(40), 16), [])
     vectors = read_footer(content)[4].value.items[0][1].value.items[2][3].value
     place = (vectors[9].value, vectors[7].value, vectors[5].value)
-    sound = b"".join(block.tobytes() for block, _ in read_vectors(_reader(content), place, 16, np.float32))
+    sound = _values(content, place, 16)
     random = np.random.default_rng(3)
     seen = 0
     for _ in range(500):
         broken = bytearray(content)
         broken[place[0] + int(random.integers(place[1]))] ^= 1 << int(random.integers(8))
         try:
-            got = b"".join(block.tobytes() for block, _ in read_vectors(_reader(bytes(broken)), place, 16, np.float32))
+            got = _values(bytes(broken), place, 16)
         except ValueError:  # PageDamage or NotOurs
             seen += 1
         else:
             assert got == sound  # a bit of the header that says nothing about the values
     assert seen > 400
+
+
+def _values(content: bytes, place: tuple[int, int, int], dim: int, copying: bool = False) -> bytes:
+    """The bytes of all vectors of a chunk; none of its pages may be worth copying."""
+    parts = []
+    for vectors in read_vectors(_reader(content), place, dim, np.float32, copying=copying):
+        assert not isinstance(vectors, EncodedPage)
+        parts.append(vectors.tobytes())
+    return b"".join(parts)
 
 
 def _reader(content: bytes) -> Any:

@@ -1,0 +1,343 @@
+"""An output of a merge while it is written, and the proof that it holds what was put in.
+
+Rows are counted in before they are encoded: their number, their ids' digest, and the sum of their hashes (ids, carried
+values and vectors together). Vector pages that an input holds in the very form of an output are copied; for them the
+page's CRC-32, compared when the input was read, stands in for the vectors, and the input's SHA-256 for the page.
+
+`seal` closes the file, opens it anew, and decodes it from its own footer, row by row: pages in their order with the
+checksums they were made or copied with, vectors that were encoded here, ids, carried values. pyarrow, the general
+reader, decodes a sample besides. Only then is the file made durable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine import durable
+from engine.errors import DamageError, SinkError
+from writers import schema as sc
+from writers.digests import MASK, RowHasher, total
+from writers.foreign import MergeSchema
+from writers.inputs import UNREADABLE, Block, HashedFile, unreadable
+from writers.pages import EncodedPage, Matrix, PageDecoder, read_pages
+from writers.shard import HashingFile
+from writers.vector_file import VectorFileWriter
+
+_READ_BYTES = 1 << 20
+_SPOT_ROWS = 256
+
+
+@dataclass(slots=True)
+class Sums:
+    """What proves that rows came through; does not depend on their order.
+
+    Attributes:
+        rows: How many.
+        digest: Sum of the rows' hashes (`writers.digests`), without the vectors of copied pages.
+        id_digests: `writers.schema.id_digest` of each part.
+    """
+
+    rows: int = 0
+    digest: int = 0
+    id_digests: list[str] = field(default_factory=list)
+
+    def add(self, hasher: RowHasher, others: pa.Table, matrix: Matrix | None) -> None:
+        """Count rows in."""
+        self.rows += others.num_rows
+        self.digest = (self.digest + total(hasher.row_hashes(others, matrix))) & MASK
+        self.id_digests.append(sc.id_digest(others.column(0)))
+        if len(self.id_digests) > 256:
+            self.id_digests = [sc.combine_digests(self.id_digests)]
+
+    @property
+    def id_digest(self) -> str:
+        """The digest of all ids."""
+        return sc.combine_digests(self.id_digests)
+
+    @property
+    def digest_text(self) -> str:
+        """As it stands in ledgers and footers."""
+        return f"{self.digest:016x}"
+
+
+class Output:
+    """An output that is being written.
+
+    Attributes:
+        path: The file, which has no final name.
+        sums: Of the rows appended so far.
+    """
+
+    def __init__(self, path: Path, schema: MergeSchema, *, row_group_bytes: int, sorted_by_id: bool) -> None:
+        """Create the file.
+
+        Raises:
+            SinkError: the device refused.
+        """
+        self.path = path
+        self.sums = Sums()
+        self._schema = schema
+        self._sorted = sorted_by_id
+        self._hasher = RowHasher(schema.dim, schema.dtype.itemsize)
+        self._copied = False
+        self._n_pending = 0
+        self._others: list[pa.Table] = []
+        self._ends: tuple[str, str] = ("", "")
+        try:
+            self._file = HashingFile(path)
+        except OSError as error:
+            raise self.refused(error) from error
+        try:
+            self._writer = VectorFileWriter(
+                self._file, schema.arrow, row_group_bytes=row_group_bytes, sorted_by_id=sorted_by_id
+            )
+        except OSError as error:
+            raise self.refused(error) from error
+        self._rows = self._writer.page_rows
+        self._pending: Matrix = np.empty((self._rows, schema.dim), dtype=schema.dtype)
+
+    def append(self, block: Block) -> None:
+        """Append rows.
+
+        Raises:
+            SinkError: the device refused.
+        """
+        try:
+            if isinstance(block.vectors, EncodedPage):
+                self._flush()
+                self._count(block.others, None)
+                self._writer.append_page(block.others, block.vectors)
+                self._copied = True
+            else:
+                self._append_rows(block.others, block.vectors)
+        except OSError as error:
+            raise self.refused(error) from error
+
+    def _append_rows(self, others: pa.Table, matrix: Matrix) -> None:
+        start = 0
+        while start < len(matrix):
+            count = min(len(matrix) - start, self._rows - self._n_pending)
+            if count == self._rows:  # a whole page needs no copy
+                piece = others.slice(start, count)
+                self._count(piece, matrix[start : start + count])
+                self._writer.append(piece, matrix[start : start + count])
+            else:
+                self._pending[self._n_pending : self._n_pending + count] = matrix[start : start + count]
+                self._others.append(others.slice(start, count) if count < len(matrix) else others)
+                self._n_pending += count
+                if self._n_pending == self._rows:
+                    self._flush()
+            start += count
+
+    def seal(self, footer: dict[bytes, bytes], row_digest: str = "") -> dict[str, Any]:
+        """Close, re-open and compare, fsync; returns the facts for the MERGED record.
+
+        Args:
+            footer: Key-value metadata, without what depends on the rows.
+            row_digest: What the inputs' footers say of the sum of all rows' hashes; empty when they do not all.
+
+        Raises:
+            SinkError: the device refused.
+            DamageError: the file does not hold what was appended, or not what the inputs' footers say.
+        """
+        try:
+            self._flush()
+            if not self._copied:
+                if row_digest and row_digest != self.sums.digest_text:
+                    raise DamageError(
+                        f"the rows read for {self.path} have digest {self.sums.digest_text}, the footers of its "
+                        f"sources say {row_digest}: one of them was damaged when it was written; verify them"
+                    )
+                row_digest = self.sums.digest_text
+            durable.point("merge.before_close")
+            self._writer.close({**footer, **self._own_footer(row_digest)})
+            durable.point("merge.after_close")
+        except OSError as error:
+            raise self.refused(error) from error
+        self._check()
+        durable.point("merge.after_check")
+        try:
+            durable.fsync_file(self._file.fd)
+        except OSError as error:
+            raise self.refused(error) from error
+        durable.point("merge.after_fsync")
+        os.close(self._file.fd)
+        return {
+            "bytes": self._file.size_bytes,
+            "sha256": self._file.sha256.hexdigest(),
+            "rows": self.sums.rows,
+            "id_digest": self.sums.id_digest,
+            "row_digest": row_digest,
+            "first_id": self._ends[0],
+            "last_id": self._ends[1],
+        }
+
+    def abort(self) -> None:
+        """Throw the file away."""
+        with contextlib.suppress(OSError, AttributeError):  # an error of close changes nothing for a file that goes
+            os.close(self._file.fd)
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def refused(self, error: OSError) -> SinkError:
+        """What an error of the output device is to the user."""
+        folder = self.path.parent
+        try:
+            stats = os.statvfs(folder)
+            free = f"{stats.f_bavail * stats.f_frsize >> 20} MiB free"
+        except OSError:
+            free = "free space unknown"
+        return SinkError(
+            f"cannot write {self.path} ({error.strerror or error}; {free}): free space or repair the device, then run "
+            "the same command again; finished files and all sources are untouched"
+        )
+
+    def _flush(self) -> None:
+        if not self._n_pending:
+            return
+        others = pa.concat_tables(self._others).combine_chunks()
+        matrix = self._pending[: self._n_pending]
+        self._count(others, matrix)
+        self._writer.append(others, matrix)
+        self._others = []
+        self._n_pending = 0
+
+    def _count(self, others: pa.Table, matrix: Matrix | None) -> None:
+        ids = others.column(0)
+        if not self.sums.rows:
+            self._ends = (sc.id_text(ids[0]), "")
+        self._ends = (self._ends[0], sc.id_text(ids[-1]))
+        self.sums.add(self._hasher, others, matrix)
+
+    def _own_footer(self, row_digest: str) -> dict[bytes, bytes]:
+        footer = {sc.KEY_ROWS: str(self.sums.rows).encode(), sc.KEY_ID_DIGEST: self.sums.id_digest.encode()}
+        return {**footer, sc.KEY_ROW_DIGEST: row_digest.encode()} if row_digest else footer
+
+    def _check(self) -> None:
+        """Decode the file from its own footer and compare.
+
+        Raises:
+            DamageError: it holds something else.
+        """
+        reader = _Rereader(self.path, self._schema, self._hasher, self._writer.page_log)
+        try:
+            found = reader.read(ordered=self._sorted)
+        except UNREADABLE as error:
+            raise unreadable(str(self.path), error) from error
+        mine = (self.sums.rows, self.sums.id_digest, self.sums.digest_text, self._file.size_bytes)
+        theirs = (found.rows, found.id_digest, found.digest_text, os.fstat(self._file.fd).st_size)
+        if mine != theirs:
+            raise DamageError(
+                f"{self.path} does not hold what was written (rows, id digest, row digest, bytes {theirs}, expected "
+                f"{mine}): the memory or the device is failing; all sources are untouched"
+            )
+
+
+class _Rereader:
+    """Reads a closed output once more."""
+
+    def __init__(
+        self, path: Path, schema: MergeSchema, hasher: RowHasher, page_log: list[tuple[int, int, bool]]
+    ) -> None:
+        self._path = path
+        self._schema = schema
+        self._hasher = hasher
+        self._page_log = page_log
+        self._decoder = PageDecoder(schema.dtype)
+
+    def read(self, *, ordered: bool) -> Sums:
+        """Read everything; returns the sums of what is there."""
+        found = Sums()
+        order = _Order()
+        pages = iter(self._page_log)
+        file = HashedFile(self._path, hashing=False)
+        try:
+            parquet = pq.ParquetFile(
+                pa.OSFile(str(self._path)), page_checksum_verification=True, pre_buffer=False, buffer_size=_READ_BYTES
+            )
+            if not parquet.schema_arrow.equals(self._schema.arrow, check_metadata=False):
+                raise DamageError(f"{self._path} has another schema than was written: report this")
+            for group in range(parquet.num_row_groups):
+                others = parquet.read_row_group(group, columns=self._schema.others.names, use_threads=False)
+                others = others.cast(self._schema.others)
+                if ordered and not order.goes_on(others.column(0)):
+                    raise DamageError(f"{self._path} is not sorted by id: report this; all sources are untouched")
+                self._read_pages(file, parquet, group, others, pages, found)
+            if next(pages, None) is not None:
+                raise DamageError(f"{self._path} has fewer pages than were written: all sources are untouched")
+            if parquet.metadata.num_rows:
+                self._spot_check(file, parquet)
+        finally:
+            file.close()
+        return found
+
+    def _read_pages(
+        self,
+        file: HashedFile,
+        parquet: pq.ParquetFile,
+        group: int,
+        others: pa.Table,
+        pages: Any,
+        found: Sums,
+    ) -> None:
+        start = 0
+        for page in read_pages(file.read_at, _place(parquet, group)):
+            n_rows, crc, copied = next(pages, (0, 0, False))
+            if (page.n_values, page.crc) != (n_rows * self._schema.dim, crc):
+                raise DamageError(f"{self._path} has another page at byte {page.offset} than was written")
+            matrix = None if copied else self._decode(page)
+            found.add(self._hasher, others.slice(start, n_rows), matrix)
+            start += n_rows
+        if start != others.num_rows:
+            raise DamageError(f"{self._path} has {start} vectors for {others.num_rows} ids in row group {group}")
+
+    def _decode(self, page: Any) -> Matrix:
+        flat = np.empty(page.n_values, dtype=self._schema.dtype)
+        self._decoder.decode_into(page, flat)
+        return flat.reshape(-1, self._schema.dim)
+
+    def _spot_check(self, file: HashedFile, parquet: pq.ParquetFile) -> None:
+        """Let the general reader decode the first rows too: that others can read the file is part of it."""
+        first = self._decode(next(read_pages(file.read_at, _place(parquet, 0))))
+        n_rows = min(_SPOT_ROWS, len(first))
+        batch = next(parquet.iter_batches(batch_size=n_rows, columns=[sc.EMBEDDING], use_threads=False))
+        vectors = batch.column(0).flatten().to_numpy(zero_copy_only=False)
+        if vectors.tobytes() != first[: batch.num_rows].tobytes():
+            raise DamageError(f"{self._path} reads differently with pyarrow: report this; all sources are untouched")
+
+
+def _place(parquet: pq.ParquetFile, group: int) -> tuple[int, int, int]:
+    """Offset, bytes and values of the vectors of a row group; they are the last leaf of every output."""
+    columns = parquet.metadata.row_group(group)
+    vectors = columns.column(columns.num_columns - 1)
+    return int(vectors.data_page_offset), int(vectors.total_compressed_size), int(vectors.num_values)
+
+
+class _Order:
+    """Whether ids ascend, part after part."""
+
+    def __init__(self) -> None:
+        self._last: Any = None
+
+    def goes_on(self, ids: pa.ChunkedArray) -> bool:
+        """Whether these ids ascend and none is below those before."""
+        if pa.types.is_integer(ids.type):
+            values = ids.to_numpy()
+            ascending = bool((values[1:] >= values[:-1]).all())
+        else:
+            values = ids.cast(pa.binary()).to_pylist()
+            ascending = all(a <= b for a, b in itertools.pairwise(values))
+        if not len(values):
+            return True
+        ascending = ascending and (self._last is None or bool(self._last <= values[0]))
+        self._last = values[-1]
+        return ascending
