@@ -198,17 +198,20 @@ def other_python(wanted: bool) -> Iterator[str | None]:
         yield python
 
 
-def compare(work: Path, scale: int, jobs: int, others: bool, say: Callable[[str], None]) -> None:
+def compare(work: Path, scale: int, jobs: int, others: bool, chosen: list[str], say: Callable[[str], None]) -> None:
     """Merge small and large files with all programs, and verify the outcome."""
+    small, large = (4000 * scale, 32), (16 * scale, 16_384)
     sets = {
-        "4,000 x 32": [(4000 * scale, 32, "foreign")],
-        "16 x 16,384": [(16 * scale, 16_384, "foreign")],
-        "both": [(4000 * scale, 32, "foreign"), (16 * scale, 16_384, "foreign")],
-        "both, shards": [(4000 * scale, 32, "shards"), (16 * scale, 16_384, "shards")],
+        "small": ("4,000 x 32", [(*small, "foreign")]),
+        "large": ("16 x 16,384", [(*large, "foreign")]),
+        "both": ("both", [(*small, "foreign"), (*large, "foreign")]),
+        "shards": ("both, shards", [(*small, "shards"), (*large, "shards")]),
+        "large-shards": ("16 x 16,384, shards", [(*large, "shards")]),
     }
     say(f"{'files':<22}{'program':<26}{'rows/s':>10}{'bytes/row':>11}{'peak MiB':>10}{'engine is':>11}")
     with other_python(others) as python:
-        for name, parts in sets.items():
+        for wanted in chosen:
+            name, parts = sets[wanted]
             label = name if scale == 1 else f"{name} x{scale}"
             source = work / "source"
             shutil.rmtree(source, ignore_errors=True)
@@ -267,8 +270,8 @@ def parts(say: Callable[[str], None]) -> None:
     place = (0, len(content), n_rows * DIM)
     pieces: dict[str, Callable[[], object]] = {
         "encode pages": lambda: [encoder.encode(matrix[start : start + rows]) for start in range(0, n_rows, rows)],
-        "decode pages": lambda: sum(
-            len(block) for block in read_vectors(lambda at, n: content[at : at + n], place, DIM, np.float32)
+        "decode pages": lambda: list(
+            map(type, read_vectors(lambda at, n: content[at : at + n], place, DIM, np.float32))
         ),
         "row hashes": lambda: hasher.vector_hashes(matrix),
         "pyarrow writes": lambda: pq.write_table(table, pa.BufferOutputStream(), **writer_options(schema)),
@@ -288,6 +291,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m bench.merge_bench", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--scale", type=int, default=1, help="times as many files")
+    parser.add_argument("--sets", default="small,large,both,shards", help="of small, large, both, shards, large-shards")
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
     parser.add_argument("--no-others", action="store_true", help="leave out polars and DuckDB")
     parser.add_argument("--sort-rows", type=int, default=0, help="sort that many shuffled rows instead")
@@ -308,7 +312,9 @@ def main() -> None:
         if arguments.sort_rows:
             sort(Path(folder), arguments.sort_rows, arguments.jobs, say)
         else:
-            compare(Path(folder), arguments.scale, arguments.jobs, not arguments.no_others, say)
+            compare(
+                Path(folder), arguments.scale, arguments.jobs, not arguments.no_others, arguments.sets.split(","), say
+            )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ known to be bad without asking. A text that failed alone goes into quarantine on
 2. another server, which gives the right canary right before, fails on it as well. (With one server in the fleet, or
    none other that answers, our own is asked a second time, and the detail says so.)
 
-A text that the other server can embed keeps that vector: all servers of a fleet are in one vector space.
+A text that the other server can embed keeps that vector: all servers of a fleet are in one vector space. On a server
+that has failed again and again lately, for reasons that nobody knows, once is not enough: a text then has to fail
+every time it is asked for, between canaries that succeed.
 
 Failures of the backend are looked for with nothing else in flight: TEI fails every text of a GPU batch together, so
 neighbours in other requests would be taken for culprits.
@@ -20,7 +22,9 @@ deaths), and the text found is put before a second server. What is known travels
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,6 +102,8 @@ class Laboratory:
         canary: Reference vectors, or None when there are none (a measurement without a doctor).
         max_input_length: What the canary texts depend on.
         dim: Numbers in a vector.
+        rounds: How often a text has to fail alone on each server.
+        last_answer_s: When our server last gave a good answer, monotonic seconds.
     """
 
     own: int
@@ -105,6 +111,8 @@ class Laboratory:
     canary: Canary | None
     max_input_length: int | None
     dim: int
+    rounds: int = 1
+    last_answer_s: Callable[[], float] = lambda: -math.inf
 
 
 Search = Generator[Wish, Reply, Finding]
@@ -117,9 +125,10 @@ def isolate(texts: list[str], failure: Failure, laboratory: Laboratory) -> Searc
     quiet = failure.kind is FailureKind.BACKEND or failure.remedy is Remedy.RETRY
     search = _Search(texts, laboratory, quiet=quiet)
     rows = list(range(len(texts)))
+    failed_s = time.monotonic()
 
     def act() -> _Act:
-        if quiet:
+        if quiet and laboratory.last_answer_s() < failed_s:
             # a dead GPU fails every batch: ask for the canary before blaming anybody
             yield from search.check_own_server()
         if quiet or len(rows) == 1:
@@ -274,6 +283,12 @@ class _Search:
     def _judge(self, row: int, failure: Failure) -> _Act:
         """A text failed alone on our server: is it the text?"""
         yield from self.check_own_server()
+        for _ in range(self._laboratory.rounds - 1):
+            reply = yield from _ask(self._ask_for(self._laboratory.own, [row]))
+            if reply.sound:
+                self.finding.matrix[row] = reply.matrix[0]
+                return
+            yield from self.check_own_server()
         yield from self.hear_second(row, failure, self._laboratory.own)
 
     def hear_second(self, row: int, first: Failure, first_server: int) -> _Act:
@@ -299,20 +314,23 @@ class _Search:
         self, server: int, row: int, first: Failure, *, repeated: bool
     ) -> Generator[Wish, Reply, tuple[bool, Failure | None]]:
         """One server's opinion of a text: whether that settles it, and what became of the server."""
-        reply = yield from _ask(self._ask_for(server, [row]))
-        if reply.sound:
-            self.finding.matrix[row] = reply.matrix[0]
-            return True, None
-        second = reply.failure or _UNSOUND
-        sick: Failure | None = None
-        if second.remedy in (Remedy.BACK_OFF, Remedy.EXCLUDE):
-            return False, second if second.remedy is Remedy.EXCLUDE else None
-        if second.remedy is Remedy.RETRY:
-            sick = yield from self._look_at(server)
-            if sick is not None and second.kind is not FailureKind.LOST:
-                return False, sick  # the server fell ill of something else
+        for left in reversed(range(self._laboratory.rounds)):
+            reply = yield from _ask(self._ask_for(server, [row]))
+            if reply.sound:
+                self.finding.matrix[row] = reply.matrix[0]
+                return True, None
+            second = reply.failure or _UNSOUND
+            sick: Failure | None = None
+            if second.remedy in (Remedy.BACK_OFF, Remedy.EXCLUDE):
+                return False, second if second.remedy is Remedy.EXCLUDE else None
+            if second.remedy is Remedy.RETRY or left:
+                sick = yield from self._look_at(server)
+                if sick is not None and (second.kind, first.kind) != (FailureKind.LOST, FailureKind.LOST):
+                    return False, sick  # the server fell ill of something else
+            if sick is not None:
+                break
         where = " (no other server could be asked)" if repeated else ""
-        self.finding.rejected[row] = Rejection(first, 2, f"{first.detail}{where}")
+        self.finding.rejected[row] = Rejection(first, 2 * self._laboratory.rounds, f"{first.detail}{where}")
         return True, sick
 
     def _look_at(self, server: int) -> Generator[Wish, Reply, Failure | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 
 from gpu_clients.admission import Admission
 from gpu_clients.breaker import Breaker
@@ -23,6 +24,8 @@ TIMEOUT_FACTOR = 8.0
 """A deadline is that many times the slowest recent answer: a request that is given up too early is queued behind
 itself, which is how retry storms begin."""
 PROBE_TIMEOUT_S = 20.0
+UNSTEADY_WITHIN_S = 30.0
+UNSTEADY_SECONDS = 3
 
 
 class Lane:
@@ -57,6 +60,7 @@ class Lane:
         self._settings = settings
         self._poller = poller
         self._slowest_s = 0.0
+        self._troubled_seconds: deque[int] = deque(maxlen=UNSTEADY_SECONDS)
         self._n_answers = 0
         facts = settings.facts_of(index)
         if facts is not None:
@@ -87,6 +91,18 @@ class Lane:
         if self._n_answers < 20:
             return FIRST_TIMEOUT_S
         return min(LONGEST_TIMEOUT_S, max(SHORTEST_TIMEOUT_S, TIMEOUT_FACTOR * self._slowest_s))
+
+    def troubled(self) -> None:
+        """A batch failed for a reason that may be the server's."""
+        second = int(time.monotonic())
+        if not self._troubled_seconds or self._troubled_seconds[-1] != second:
+            self._troubled_seconds.append(second)
+
+    @property
+    def is_unsteady(self) -> bool:
+        """Whether batches have failed in several of the last seconds; one bad GPU batch fails many in one."""
+        since = time.monotonic() - UNSTEADY_WITHIN_S
+        return sum(second >= since for second in self._troubled_seconds) >= UNSTEADY_SECONDS
 
     def answered(self, completion: Completion, times: ServerTimes) -> None:
         """Take note of a good answer."""

@@ -64,7 +64,11 @@ class OwnTalks:
             self._quiet_for = None
         if completion.failure is not None and completion.failure.remedy is Remedy.BACK_OFF:
             self._overloaded(completion.failure)
-        self._dialogues.reply(talk, reply_of(completion, self._dim), time.monotonic())
+        reply = reply_of(completion, self._dim)
+        now_s = time.monotonic()
+        if reply.sound:
+            self._lane.last_answer_s = now_s
+        self._dialogues.reply(talk, reply, now_s)
 
     def refuse(self) -> None:
         """Our server is out: tell everybody who waits for it."""

@@ -54,6 +54,7 @@ from gpu_clients.watch import Watch
 TICK_S = 0.05
 SUSPICIOUS_ATTEMPTS = 3
 """Failures of one batch, while the server answers others, after which the batch itself is looked into."""
+ROUNDS_WHEN_UNSTEADY = 4
 STOP_PATIENCE_S = 30.0
 HEDGE_AFTER_S = 0.25
 """At the tail, a request younger than that (and than the median latency) is not worth a copy."""
@@ -291,6 +292,8 @@ class ClientStage:
         breaker = self._lane.breaker
         self._count(failure)
         batch.attempts += 1
+        if failure.kind is FailureKind.BACKEND or failure.remedy is Remedy.RETRY:
+            self._lane.troubled()
         batch.lost = batch.lost or failure.kind is FailureKind.LOST
         if failure.remedy is Remedy.BACK_OFF:
             batch.attempts -= 1
@@ -337,6 +340,7 @@ class ClientStage:
             self._failed(batch, Failure(kind=FailureKind.MALFORMED, detail=detail))
             return
         self._count(Failure(kind=FailureKind.UNSOUND, detail=detail))
+        self._lane.troubled()
         self._take_apart(batch, isolate_rows(batch.texts(), matrix.copy(), rows, self._laboratory()))
 
     # -- conversations ---------------------------------------------------------------------------------
@@ -352,6 +356,8 @@ class ClientStage:
             canary=self._canary,
             max_input_length=facts.max_input_length if facts else None,
             dim=self._settings.dim,
+            rounds=ROUNDS_WHEN_UNSTEADY if self._lane.is_unsteady else 1,
+            last_answer_s=lambda: self._lane.last_answer_s,
         )
 
     def _isolated(self, batch: Batch, finding: Finding) -> None:

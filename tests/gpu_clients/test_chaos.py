@@ -39,11 +39,12 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
 def test_any_mixture_of_faults_leaves_every_document_accounted_for(seed: int) -> None:
     rng = random.Random(seed)
-    poisoned = set(rng.sample(range(4000), 3))
-    texts = [f"text {number} {POISON if number in poisoned else 'fine'}" for number in range(4000)]
+    poisoned = set(rng.sample(range(2400), 3))
+    texts = [f"text {number} {POISON if number in poisoned else 'fine'}" for number in range(2400)]
     dialect = rng.choice(list(Dialect))
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0, 0), dialect=dialect)) as fleet:
         settings = ClientSettings(urls=fleet.urls, request_timeout_s=0.7, canary_every_s=0.5)
@@ -62,10 +63,10 @@ def test_any_mixture_of_faults_leaves_every_document_accounted_for(seed: int) ->
         try:
             for share in range(1, 7):
                 stir()
-                harness.work(lambda share=share: harness.accounted >= 4000 * share // 8, 3.0)  # type: ignore[misc]
+                harness.work(lambda share=share: harness.accounted >= 2400 * share // 8, 1.5)  # type: ignore[misc]
             for port in fleet.ports:
                 fleet.control(port, faults=[poison])
-            harness.outcome.finished = harness.work(lambda: harness.accounted >= 4000, 60.0)
+            harness.outcome.finished = harness.work(lambda: harness.accounted >= 2400, 60.0)
             assert harness.stop()
         finally:
             harness.finish()

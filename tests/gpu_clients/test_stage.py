@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.standin import StandinConfig, StandinFleet
+from bench.standin import Dialect, StandinConfig, StandinFleet
 from engine.ids import IdType
 from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.harness import Harness
@@ -55,6 +55,20 @@ def test_a_rejected_text_takes_every_document_that_shares_it_into_quarantine() -
         outcome = Harness(fleet.urls, texts, fan_out=fan_out).run()
     outcome.check_exact(MODEL)
     assert set(outcome.quarantined) == set(range(0, 64, 5))
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize("truncate", [True, False])
+def test_both_dialects_are_spoken_on_both_routes(dialect: Dialect, truncate: bool) -> None:
+    texts = [f"text {number}{' p01s0n' if number == 40 else ''}" for number in range(400)]
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0), dialect=dialect)) as fleet:
+        status = 413 if dialect is Dialect.V1_8 else 422
+        for port in fleet.ports:
+            fleet.control(port, faults=[f"poison:code={status},contains=p01s0n"])
+        settings = ClientSettings(urls=fleet.urls, truncate=truncate)
+        outcome = Harness(fleet.urls, texts, settings=settings).run()
+    outcome.check_exact(MODEL)
+    assert {number: entry["reason"] for number, entry in outcome.quarantined.items()} == {40: "rejected"}
 
 
 @pytest.mark.parametrize("id_type", list(IdType))
