@@ -130,7 +130,7 @@ def run(
     keep_text: Annotated[
         bool, option("keep-text", "Keep texts in the quarantine file.", declared="--keep-text")
     ] = False,
-    tuned: Annotated[Path | None, option("tuned", "TOML file with an operating point: a [tuned] table.")] = None,
+    tuned: Annotated[Path | None, option("tuned", "The file that `engine bench` wrote.")] = None,
     limit: Annotated[int | None, option("limit", "Stop after that many documents; exit 8 when work is left.")] = None,
     max_time: Annotated[float | None, option("max-time", "Stop cleanly after that many seconds.")] = None,
     max_outage: Annotated[

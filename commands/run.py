@@ -80,7 +80,7 @@ def run(
             return _nothing_to_do(config, source)
         clients = client_settings(config, secrets)
         fleet = examine_patiently(clients, wait_s=min(START_GRACE_S, config.limits.max_outage_s))
-        for phrase in fleet_changed(tuned, fleet.fingerprint) if tuned is not None else ():
+        for phrase in fleet_changed(tuned, fleet) if tuned is not None else ():
             _log.warning("the operating point of %s was found on other servers: %s", tuned, phrase)
         _hold_reserve(folders, stack)
         ledger = Ledger(folders.ledger, RunState())

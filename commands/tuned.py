@@ -1,42 +1,14 @@
-"""`engine run --tuned FILE`: an operating point from a file, and whether the fleet is still the one it was found on.
-
-    [tuned]
-    batch_size = 32
-    concurrency = 8            # or "auto", bounded by max_concurrency
-    max_concurrency = 16
-    target_p95 = 5.0
-    bucketing = "on"
-
-    [tuned.fingerprint]        # optional: of the servers it was measured on
-    model_id = "google/embeddinggemma-300m"
-
-A value that a person gave in any other way (flag, environment, configuration file) wins over the file's.
-"""
+"""`engine run --tuned FILE`: the operating point that `engine bench` found, and whether the fleet is still that one."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
+from bench.tuner.tuned import fleet_changes, read_tuned
 from engine.config import ServersConfig
-from engine.errors import ConfigError
-from engine.records import Fingerprint
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-_FIELDS = {
-    "batch_size": "batch_size",
-    "concurrency": "concurrency",
-    "max_concurrency": "max_concurrency",
-    "target_p95": "target_p95_s",
-    "bucketing": "bucketing",
-}
-_NUMBERS = ("batch_size", "max_concurrency", "concurrency")
+from gpu_clients.doctor import Fleet
 
 
 def apply_tuned(servers: ServersConfig, path: Path, given: frozenset[str]) -> ServersConfig:
@@ -45,46 +17,27 @@ def apply_tuned(servers: ServersConfig, path: Path, given: frozenset[str]) -> Se
     Args:
         servers: What was configured.
         path: The file.
-        given: Names of options that a person gave; they win.
+        given: Names of options that a person gave (flag, environment, configuration file); they win.
 
     Raises:
         ConfigError: the file cannot be read, or is not such a file.
     """
-    point = _read(path)
-    changes: dict[str, Any] = {}
-    for name, value in point.items():
-        if name == "fingerprint":
-            continue
-        if name not in _FIELDS:
-            raise ConfigError(f"--tuned {path}: [tuned] has {name!r}; known are {', '.join(_FIELDS)}, fingerprint")
-        if name in _NUMBERS and not isinstance(value, int) and not (name == "concurrency" and value == "auto"):
-            raise ConfigError(f"--tuned {path}: {name} is {value!r}; expected a whole number")
-        if name not in given:
-            changes[_FIELDS[name]] = None if value == "auto" and name == "concurrency" else value
-    return dataclasses.replace(servers, **changes)
+    point = read_tuned(path)
+    changes: dict[str, Any] = {
+        "batch_size": point.batch_size,
+        "concurrency": point.concurrency,
+        "max_concurrency": point.max_concurrency,
+        "bucketing": point.bucketing,
+    }
+    if point.target_p95_s is not None and "target_p95" not in given:
+        changes["target_p95_s"] = point.target_p95_s
+    return dataclasses.replace(servers, **{name: value for name, value in changes.items() if name not in given})
 
 
-def fleet_changed(path: Path, fingerprint: Fingerprint) -> list[str]:
-    """How the servers differ from those the point was found on, one phrase for each field; empty when they do not.
+def fleet_changed(path: Path, fleet: Fleet) -> list[str]:
+    """How the servers differ from those the point was found on, one phrase each; empty when they do not.
 
     Raises:
         ConfigError: see `apply_tuned`.
     """
-    known = _read(path).get("fingerprint", {})
-    now = fingerprint.as_dict()
-    return [
-        f"{name} {now[name]!r} is not {value!r}" for name, value in known.items() if name in now and now[name] != value
-    ]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--tuned {path} cannot be read ({error.strerror})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"--tuned {path} is not TOML: {error}") from error
-    point = document.get("tuned")
-    if not isinstance(point, dict):
-        raise ConfigError(f"--tuned {path} has no [tuned] table; expected a file with an operating point")
-    return point
+    return fleet_changes(read_tuned(path), fleet)

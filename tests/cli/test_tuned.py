@@ -1,4 +1,4 @@
-"""`--tuned`: an operating point from a file."""
+"""`--tuned`: the operating point that the tuner wrote."""
 
 from __future__ import annotations
 
@@ -6,40 +6,43 @@ from pathlib import Path
 
 import pytest
 
-from commands.tuned import apply_tuned, fleet_changed
+from bench.tuner.tuned import Tuned, write_tuned
+from commands.tuned import apply_tuned
 from engine.config import ServersConfig
 from engine.errors import ConfigError
 from engine.records import Fingerprint
 
-FINGERPRINT = Fingerprint(
-    model_id="m",
-    model_sha=None,
-    dtype="float32",
-    pooling="mean",
-    prompt=None,
-    dim=8,
-    normalize=True,
-    server_version="1.9.3",
+TUNED = Tuned(
+    batch_size=64,
+    concurrency=7,
+    max_concurrency=9,
+    bucketing="off",
+    target_p95_s=2.5,
+    docs_per_second=100.0,
+    tokens_per_second=1000.0,
+    tokens_per_document=10.0,
+    p95_s=1.5,
+    fingerprint=Fingerprint(
+        model_id="m",
+        model_sha=None,
+        dtype="float32",
+        pooling="mean",
+        prompt=None,
+        dim=8,
+        normalize=True,
+        server_version="1.9.3",
+    ),
+    servers=({"url": "http://127.0.0.1:1"},),
+    written_at="2026-01-01T00:00:00+00:00",
+    engine_version="0",
 )
-FILE = """
-[tuned]
-batch_size = 64
-concurrency = 7
-max_concurrency = 9
-target_p95 = 2.5
-bucketing = "off"
-
-[tuned.fingerprint]
-model_id = "m"
-server_version = "1.9.2"
-"""
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A tuned file."""
+    """A file as the tuner writes it."""
     path = tmp_path / "tuned.toml"
-    path.write_text(FILE)
+    write_tuned(path, TUNED)
     return path
 
 
@@ -53,40 +56,17 @@ def test_the_files_point_is_taken(path: Path) -> None:
 
 def test_what_a_person_gave_wins(path: Path) -> None:
     """A flag, the environment or the configuration file."""
-    servers = apply_tuned(ServersConfig(batch_size=16), path, frozenset({"batch_size"}))
+    servers = apply_tuned(ServersConfig(batch_size=16), path, frozenset({"batch_size", "target_p95"}))
 
-    assert (servers.batch_size, servers.concurrency) == (16, 7)
-
-
-def test_auto_means_adaptive(path: Path) -> None:
-    """With the file's ceiling."""
-    path.write_text('[tuned]\nconcurrency = "auto"\nmax_concurrency = 5\n')
-
-    servers = apply_tuned(ServersConfig(concurrency=3), path, frozenset())
-
-    assert (servers.concurrency, servers.max_concurrency) == (None, 5)
+    assert (servers.batch_size, servers.concurrency, servers.target_p95_s) == (16, 7, None)
 
 
-def test_another_fleet_is_noticed_by_field(path: Path) -> None:
-    """The point may not hold there."""
-    assert fleet_changed(path, FINGERPRINT) == ["server_version '1.9.3' is not '1.9.2'"]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("[tuned", "is not TOML"),
-        ("[other]\n", "no \\[tuned\\] table"),
-        ("[tuned]\nbatch = 3\n", "batch"),
-        ('[tuned]\nbatch_size = "many"\n', "expected a whole number"),
-        ("[tuned]\nbatch_size = 0\n", "--batch-size is 0"),
-    ],
-)
-def test_a_file_of_another_kind_is_refused_in_one_sentence(path: Path, text: str, words: str) -> None:
-    """Exit 2."""
+@pytest.mark.parametrize("text", ["[tuned", "[other]\n", "[tuned]\nbatch_size = 3\n"])
+def test_a_file_of_another_kind_is_refused(path: Path, text: str) -> None:
+    """Exit 2, naming the file."""
     path.write_text(text)
 
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=r"tuned\.toml"):
         apply_tuned(ServersConfig(), path, frozenset())
 
 
