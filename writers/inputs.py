@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from engine.errors import DamageError, EngineError, SinkError
 from writers import schema as sc
-from writers.foreign import Matcher, footer_of, to_matrix, to_others
+from writers.foreign import Matcher, footer_of
+from writers.foreign_rows import to_matrix, to_others
 from writers.pages import EncodedPage, Matrix, NotOurs, PageDamage, read_vectors
 
 WHOLE_BYTES = 8 << 20

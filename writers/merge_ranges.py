@@ -15,7 +15,8 @@ from engine.ledger import Ledger
 from writers.foreign import MergeSchema
 from writers.merge_config import MergeConfig
 from writers.merge_ledger import MergeState, PlanFile, PlanState, write_durable_lines
-from writers.merge_sort import RunPaths, cut_ranges
+from writers.merge_runs import RunPaths
+from writers.merge_sort import cut_ranges
 from writers.pool import Pool
 from writers.tracker import Tracker
 
@@ -64,7 +65,7 @@ class Ranges:
             for group in range(plan.n_groups)
         ]
         sound = self._sound_groups(plan, jobs)
-        missing = [{**job, "task": "writers.merge_sort:spill_group"} for job in jobs if job["group"] not in sound]
+        missing = [{**job, "task": "writers.merge_runs:spill_group"} for job in jobs if job["group"] not in sound]
         rows = int(plan.record["rows"]) - sum(int(plan.spilled[group]["rows"]) for group in sound)
         self._check_space(rows)
         self._tracker.begin("sort", rows, len(missing))
@@ -76,7 +77,7 @@ class Ranges:
 
     def _sound_groups(self, plan: PlanState, jobs: list[Message]) -> set[int]:
         checks = [
-            {**job, "task": "writers.merge_sort:check_runs", "facts": plan.spilled[int(job["group"])]}
+            {**job, "task": "writers.merge_runs:check_runs", "facts": plan.spilled[int(job["group"])]}
             for job in jobs
             if job["group"] in plan.spilled
         ]

@@ -16,32 +16,28 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine import durable
 from engine.channels import Message
 from engine.errors import ConfigError, LockHeld, SinkError
-from engine.ledger import RunState
-from engine.runfolder import IN_PROGRESS, lock_owner
+from engine.runfolder import lock_owner
 from writers import schema as sc
 from writers.digests import id_keys
-from writers.foreign import MergeSchema, schema_of_file, schema_of_run
+from writers.foreign import MergeSchema
 from writers.id_spill import IdSpill, partitions_for, places, row_of, source_of
-from writers.inputs import UNREADABLE, unreadable
-from writers.merge_inputs import list_folder, read_run_state
-from writers.merge_ledger import LOCK, MergeState, PlanFile, read_merge_state
+from writers.merge_ledger import LOCK
 from writers.pool import Pool
 from writers.tracker import OnProgress, Tracker
 from writers.verify_config import Documents, Embedder, Findings, VerifyConfig, VerifyReport
 from writers.verify_file import Expected
-from writers.verify_ids import LIVE_SHARD, MARKED, MERGED_SHARD, OUTPUT
+from writers.verify_ids import MARKED, MERGED_SHARD
 from writers.verify_sample import check_sample, ids_at
+from writers.verify_subject import Subject, find_subject
 
 ROLE = "verify"
 _CHUNK_FILES = 200
@@ -98,32 +94,11 @@ def verify(
 
 
 def _refuse_while_written(config: VerifyConfig) -> None:
-    if config.consolidated is not None and (owner := lock_owner(config.consolidated / LOCK)) is not None:
-        raise LockHeld(f"a merge (process {owner}) works on {config.consolidated}: verify when it has ended")
+    merged = config.consolidated or config.merged_into
+    if merged is not None and (owner := lock_owner(merged / LOCK)) is not None:
+        raise LockHeld(f"a merge (process {owner}) works on {merged}: verify when it has ended")
     if config.level >= 4 and config.run_lock is not None and (owner := lock_owner(config.run_lock)) is not None:
         raise LockHeld(f"a run (process {owner}) is marking documents: use --level 3, or verify when it has ended")
-
-
-@dataclass(slots=True)
-class _Subject:
-    """Everything there is to check.
-
-    Attributes:
-        files: What each file should be, numbered.
-        kinds: What each is (`writers.verify_ids`).
-        schema: Of all files; None when there are none.
-        removed: Shards that a merge removed.
-    """
-
-    files: list[Expected] = field(default_factory=list)
-    kinds: list[int] = field(default_factory=list)
-    schema: MergeSchema | None = None
-    removed: int = 0
-
-    def add(self, path: Path, kind: int, **facts: int | str) -> None:
-        """Add a file."""
-        self.files.append(Expected(str(path), len(self.files), **facts))  # type: ignore[arg-type]
-        self.kinds.append(kind)
 
 
 class _Verification:
@@ -145,7 +120,7 @@ class _Verification:
         """Go through the levels."""
         started = time.monotonic()
         config = self._config
-        subject = self._folder_subject() if config.folder is not None else self._ledger_subject()
+        subject = find_subject(config, self._findings, self._not_checked)
         if subject.files and subject.schema is not None:
             n_partitions = self._check_files(subject, subject.schema)
             if config.level >= 3:
@@ -167,107 +142,7 @@ class _Verification:
             seconds=round(time.monotonic() - started, 3),
         )
 
-    # What there is
-
-    def _ledger_subject(self) -> _Subject:
-        config = self._config
-        run = None if config.run_ledger is None else read_run_state(config.run_ledger)
-        merge = None if config.consolidated is None else read_merge_state(config.consolidated)
-        subject = _Subject()
-        if run is not None and run.run is not None:
-            subject.schema = schema_of_run(run.run, str(config.run_ledger))
-        elif merge is not None and merge.merge is not None:
-            subject.schema = MergeSchema.from_dict(merge.merge["schema"]).of_outputs()
-        if merge is not None and merge.merge is not None and subject.schema is not None:
-            held = MergeSchema.from_dict(merge.merge["schema"]).of_outputs()
-            if differences := subject.schema.differences(held):
-                what = f"{config.consolidated} holds another data set: {'; '.join(differences)}"
-                self._not_checked.append(what)
-                merge = None
-        merged, removed = _merged_shards(config.consolidated, merge)
-        if run is not None and config.shards is not None:
-            self._add_shards(subject, run, config.shards, merged, removed)
-        if config.consolidated is not None and (merge is not None or read_merge_state(config.consolidated) is None):
-            self._add_outputs(subject, config.consolidated, merge)
-        if not subject.files:
-            self._not_checked.append("there is no file that a ledger names: nothing has been committed yet")
-        return subject
-
-    def _add_shards(self, subject: _Subject, run: RunState, folder: Path, merged: set[str], removed: set[str]) -> None:
-        assert run.run is not None  # read_run_state has seen to it
-        ledger = str(run.run["ledger"])
-        for commit in run.commits.values():
-            path = folder / commit["file"]
-            if commit["file"] in removed and not path.exists():
-                subject.removed += 1
-                continue
-            subject.add(
-                path,
-                MERGED_SHARD if commit["file"] in merged else LIVE_SHARD,
-                bytes=commit["bytes"],
-                sha256=commit["sha256"],
-                rows=commit["rows"],
-                id_digest=commit["id_digest"],
-                ledger=ledger,
-            )
-        known = {commit["file"] for commit in run.commits.values()}
-        self._look_for_extra(folder, known, ledger.encode())
-
-    def _add_outputs(self, subject: _Subject, folder: Path, merge: MergeState | None) -> None:
-        records = [] if merge is None else merge.outputs()
-        for record in records:
-            subject.add(
-                folder / record["file"],
-                OUTPUT,
-                bytes=record["bytes"],
-                sha256=record["sha256"],
-                rows=record["rows"],
-                id_digest=record["id_digest"],
-                row_digest=record["row_digest"],
-            )
-        if merge is not None and merge.open_plan() is not None:
-            self._not_checked.append(f"the merge into {folder} is not finished: run `engine merge` again")
-        if folder.is_dir():
-            self._look_for_extra(folder, {record["file"] for record in records}, None)
-
-    def _look_for_extra(self, folder: Path, known: set[str], ledger: bytes | None) -> None:
-        """Files that a reader of `*.parquet` would take for data although no ledger names them."""
-        others = unfinished = 0
-        for path in sorted(folder.iterdir()):
-            if path.name.endswith(IN_PROGRESS):
-                unfinished += 1
-            if path.name in known or path.suffix != ".parquet":
-                continue
-            if ledger is not None and _ledger_of(path) not in (b"", ledger):
-                others += 1
-                continue
-            self._findings.add("extra", f"{path} is not in the ledger")
-        if others:
-            self._not_checked.append(f"{others} files of other data sets in {folder}")
-        if unfinished:
-            self._not_checked.append(f"{unfinished} unfinished files in {folder}")
-
-    def _folder_subject(self) -> _Subject:
-        config = self._config
-        assert config.folder is not None  # the caller has looked
-        listing = list_folder(config.folder, config.folder / ".none")
-        subject = _Subject()
-        for name in listing.names:
-            subject.add(config.folder / bytes(name).decode(errors="surrogateescape"), LIVE_SHARD)
-        if not subject.files:
-            raise ConfigError(f"{config.folder} holds no Parquet file: name the folder of the Parquet files")
-        first = subject.files[0].path
-        try:
-            parquet = pq.ParquetFile(pa.OSFile(first), pre_buffer=False, buffer_size=1 << 20)
-            subject.schema = schema_of_file(first, parquet, config.id_column, config.vector_column)
-        except UNREADABLE as error:
-            raise unreadable(first, error) from error
-        self._not_checked.append("level 0 (size and SHA-256): no ledger says what these files should be")
-        return subject
-
-    # Levels
-
-    def _check_files(self, subject: _Subject, schema: MergeSchema) -> int:
+    def _check_files(self, subject: Subject, schema: MergeSchema) -> int:
         """Levels 0 to 3 of every file; returns how many partitions of ids there are."""
         config = self._config
         total_rows = sum(max(0, item.rows) for item in subject.files)
@@ -314,9 +189,7 @@ class _Verification:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def _check_ids(
-        self, subject: _Subject, schema: MergeSchema, n_partitions: int, documents: Documents | None
-    ) -> None:
+    def _check_ids(self, subject: Subject, schema: MergeSchema, n_partitions: int, documents: Documents | None) -> None:
         """No id twice; and for level 4, rows against marks."""
         marks = self._config.level >= 4 and documents is not None
         if marks and documents is not None:
@@ -350,7 +223,7 @@ class _Verification:
         if documents is not None and marked_only:
             self._findings.add("marked_without_row", _ids_of_keys(keys, schema, documents), marked_only)
 
-    def _pair_text(self, subject: _Subject, pairs: list[list[int]]) -> str:
+    def _pair_text(self, subject: Subject, pairs: list[list[int]]) -> str:
         def text(place: int) -> str:
             return f"{subject.files[source_of(place)].path} row {row_of(place)}"
 
@@ -368,7 +241,7 @@ class _Verification:
         spill.close()
 
     def _judge_unmarked(
-        self, subject: _Subject, schema: MergeSchema, documents: Documents, count: int, lonely: list[int]
+        self, subject: Subject, schema: MergeSchema, documents: Documents, count: int, lonely: list[int]
     ) -> None:
         """Tell rows whose document lost its mark (a difference) from rows whose document is gone (none)."""
         shown: list[str] = []
@@ -387,7 +260,7 @@ class _Verification:
             also = f"; {unknown} more rows without a mark were not looked up one by one" if unknown else ""
             self._findings.add("unmarked", f"ids {', '.join(shown[:10])}{also}", open_ + unknown)
 
-    def _check_sample(self, subject: _Subject, schema: MergeSchema, documents: Documents, embedder: Embedder) -> None:
+    def _check_sample(self, subject: Subject, schema: MergeSchema, documents: Documents, embedder: Embedder) -> None:
         """Level 5."""
         live = [
             (item.path, rows)
@@ -427,30 +300,6 @@ def _chunks(files: list[Expected]) -> Iterator[list[Expected]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _merged_shards(folder: Path | None, merge: MergeState | None) -> tuple[set[str], set[str]]:
-    """Shards whose rows recorded outputs hold, and those among them that were removed."""
-    merged: set[str] = set()
-    removed: set[str] = set()
-    if folder is None or merge is None:
-        return merged, removed
-    for plan in merge.plans.values():
-        file = PlanFile(folder, plan.record)
-        for group in range(plan.n_groups):
-            names = {item.name for item in file.group(group)}
-            if plan.done or (not plan.sorted and group in plan.merged):
-                merged |= names
-                removed |= names  # one that a merge kept is still there; one that is not there, it may have removed
-    return merged, removed
-
-
-def _ledger_of(path: Path) -> bytes:
-    try:
-        metadata = pq.read_metadata(path).metadata or {}
-    except (OSError, pa.ArrowException):
-        return b""
-    return bytes(metadata.get(sc.KEY_LEDGER, b""))
 
 
 def _ids_of_keys(keys: list[list[int]], schema: MergeSchema, documents: Documents) -> str:

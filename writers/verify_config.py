@@ -43,6 +43,7 @@ class VerifyConfig:
         shards, run_ledger: Folder of the shards and the run's ledger, or None.
         run_lock: The run's lock, to see whether a run is going on, or None.
         consolidated: Folder with a merge's ledger, or None.
+        merged_into: Folder of a merge that may have removed shards, checked or not; None when there is none.
         folder: A plain folder of any Parquet files, instead of all these.
         jobs: Worker processes.
         temporary: Folder for temporaries (id keys, 24 bytes a row), or None for one in the system's.
@@ -55,6 +56,7 @@ class VerifyConfig:
     run_ledger: Path | None = None
     run_lock: Path | None = None
     consolidated: Path | None = None
+    merged_into: Path | None = None
     folder: Path | None = None
     jobs: int = 0
     temporary: Path | None = None
@@ -103,6 +105,7 @@ class VerifyConfig:
             run_ledger=folders.ledger,
             run_lock=folders.lock,
             consolidated=folders.consolidated if scope in ("all", "consolidated") else None,
+            merged_into=folders.consolidated,
             **options,
         )
 

@@ -21,7 +21,8 @@ from engine.channels import Message
 from engine.errors import ConfigError, EngineError, SinkError
 from writers import schema as sc
 from writers.digests import MASK, RowHasher, id_keys, total
-from writers.foreign import Matcher, MergeSchema, footer_of, to_matrix, to_others
+from writers.foreign import Matcher, MergeSchema, footer_of
+from writers.foreign_rows import to_matrix, to_others
 from writers.id_spill import IdSpill, places
 from writers.inputs import UNREADABLE, WHOLE_BYTES, HashedFile
 from writers.pages import Matrix, PageDamage, read_pages

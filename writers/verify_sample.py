@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from engine.ports import IdList
 from writers import schema as sc
-from writers.foreign import MergeSchema, to_matrix
+from writers.foreign import MergeSchema
+from writers.foreign_rows import to_matrix
 from writers.verify_config import Documents, Embedder, Findings, VerifyConfig
 
 _BATCH_ROWS = 512

@@ -78,6 +78,12 @@ def test_a_data_set_passes_after_a_merge_with_and_without_its_sources(data: Data
     merge(data.config(delete_sources=True))
     alone = check(data)
     assert alone.ok and (alone.rows, alone.removed_shards) == (400, 2)
+    for scope, rows in (("shards", 0), ("consolidated", 400)):
+        config = VerifyConfig.of_collection(
+            data.root / "hot", data.root / "cold", DATABASE, COLLECTION, DONE_FIELD, scope=scope, jobs=1
+        )
+        part = verify(config)
+        assert part.ok and part.rows == rows
 
 
 def _parts(path: Path) -> dict[str, int]:

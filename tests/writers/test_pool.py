@@ -1,0 +1,91 @@
+"""The worker processes of merge and verify: results, errors with their exit codes, deaths, and no one left over."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine.channels import Message
+from engine.errors import DamageError, Exit, WorkerDied
+from writers.pool import Pool, Report
+
+TASKS = "tests.writers.test_pool"
+
+
+def double(job: Message, report: Report) -> Message:
+    report({"rows": job["value"]})
+    return {"value": 2 * job["value"], "pid": os.getpid()}
+
+
+def damaged(_job: Message, _report: Report) -> Message:
+    raise DamageError("the file is damaged")
+
+
+def broken(_job: Message, _report: Report) -> Message:
+    raise KeyError("a bug")
+
+
+def die(_job: Message, _report: Report) -> Message:
+    os.kill(os.getpid(), 9)
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers import this file's tasks."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+
+
+def jobs(task: Callable[[Message, Report], Message], n_jobs: int) -> list[Message]:
+    return [{"task": f"{TASKS}:{task.__name__}", "value": number} for number in range(n_jobs)]
+
+
+def test_every_job_has_its_result_and_every_report_arrives() -> None:
+    reported: list[int] = []
+    with Pool("test", 2) as pool:
+        done = pool.run(jobs(double, 30), lambda said: reported.append(said["rows"]))
+        results = {job["value"]: result for job, result in done}
+        again = list(pool.run(jobs(double, 1), lambda _: None))
+    assert {value: result["value"] for value, result in results.items()} == {n: 2 * n for n in range(30)}
+    assert sorted(reported) == list(range(30)) and len(again) == 1
+    assert os.getpid() not in {result["pid"] for result in results.values()}
+
+
+def test_an_error_keeps_its_kind_and_its_words() -> None:
+    with Pool("test", 2) as pool, pytest.raises(DamageError, match="the file is damaged") as caught:
+        list(pool.run(jobs(damaged, 3), lambda _: None))
+    assert caught.value.exit_code is Exit.VERIFICATION
+
+
+def test_a_bug_in_a_task_shows_where_it_is() -> None:
+    with Pool("test", 1) as pool, pytest.raises(WorkerDied, match=r"KeyError\('a bug'\)(.|\n)*in broken"):
+        list(pool.run(jobs(broken, 1), lambda _: None))
+
+
+def test_a_killed_worker_is_noticed() -> None:
+    with Pool("test", 2) as pool, pytest.raises(WorkerDied, match=r"signal 9 .likely out of memory"):
+        list(pool.run(jobs(die, 1), lambda _: None))
+
+
+def test_workers_die_with_their_parent() -> None:
+    code = (
+        "import os, sys, time\n"
+        "from writers.pool import Pool\n"
+        "pool = Pool('test', 2)\n"
+        "print(*(worker.process.pid for worker in pool._workers), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    gone, alive = psutil.wait_procs(workers, timeout=10)
+    assert len(gone) == 2 and not alive
