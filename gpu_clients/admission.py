@@ -3,20 +3,23 @@
 The window is counted in texts, because a permit of TEI belongs to a text. Once a window's worth of answers has come
 (a *round*), the controller looks at
 
+* what a GPU batch holds: `max_batch_tokens` and `max_batch_requests` of the server, and its tokens per text. Three of
+  them in flight (one runs, two wait) keep the GPU busy with full batches; more would only wait.
 * the server's own account: `x-inference-time` T is the time of a GPU batch, `x-queue-time` Q the time a text waits
-  for one. While GPU batches are not full, every waiting text goes into the next one, so Q is about T; once they are
-  full the queue grows, and Q/T is the number of GPU batches that wait. Two to three keep the GPU busy.
+  for one, so Q/T is about the number of batches that wait. It decides when the size of a GPU batch is not known, and
+  overrules it when far more wait than that size explains.
 * throughput: a larger window has to pay. It decides alone when a server gives no account of its time.
 * 429, and the 95th percentile against a target: multiplicative decrease.
 
     STARTING   doubles every round while throughput grows or GPU batches are not full
-    STEADY     holds 2 to 3 GPU batches waiting: corrects by a quarter up, a fifth down
+    STEADY     holds three GPU batches: corrects by a quarter up, a fifth down
     FIXED      the user chose a number of requests; only 429 lowers it for a while
 """
 
 from __future__ import annotations
 
 import enum
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -27,15 +30,18 @@ from gpu_clients.requester import ServerTimes
 ENOUGH_WAITING = 2.1
 TOO_MANY_WAITING = 2.9
 TOO_FEW_WAITING = 1.8
-GPU_BOUND_WAITING = 0.5
-"""Below, texts spend their time elsewhere (tokenizer, network), and only throughput tells."""
+GPU_BOUND_SHARE = 0.5
+"""Of a request's latency; where queue and GPU take less, texts spend their time elsewhere (tokenizer, network), and
+only throughput tells whether more in flight is better."""
 GROWTH_THAT_PAYS = 0.05
 LOOK_AGAIN_S = 30.0
 """How often a larger window is tried at a server that gives no account of its time."""
 MISSES_BEFORE_STEADY = 2
 """One round without growth may be noise."""
 BATCHES_IN_WINDOW = 3
-"""GPU batches that a steady window holds, about."""
+"""GPU batches that a steady window holds: one runs, two wait."""
+FAR_TOO_MANY_WAITING = 5.0
+"""With a known GPU batch, about two wait; so many mean that it is smaller than the server says."""
 MARGIN = 0.05
 """Share of the permits that is left to others, unless that would leave fewer than two requests in flight."""
 _RECENT = 200
@@ -61,6 +67,33 @@ MOVES: dict[AdmissionState, frozenset[AdmissionState]] = {
 }
 
 
+class GpuBatch:
+    """How many texts fit into one batch of the server's GPU.
+
+    Args:
+        max_tokens, max_texts: The server's `max_batch_tokens` and `max_batch_requests`, None when it does not say.
+    """
+
+    def __init__(self, max_tokens: int | None, max_texts: int | None) -> None:
+        self._max_tokens = max_tokens
+        self._max_texts = max_texts
+        self._tokens_per_text = 0.0
+
+    def learn(self, tokens: int | None, n_texts: int) -> None:
+        """Take in what a request cost; texts come sorted by length, so that the mean drifts and is followed."""
+        if tokens and n_texts:
+            mean = tokens / n_texts
+            self._tokens_per_text += 0.1 * (mean - self._tokens_per_text) if self._tokens_per_text else mean
+
+    @property
+    def texts(self) -> float | None:
+        """Texts in a full batch, None as long as that is not known."""
+        if self._max_tokens is None or not self._tokens_per_text:
+            return self._max_texts
+        by_tokens = max(1.0, self._max_tokens / self._tokens_per_text)
+        return by_tokens if self._max_texts is None else min(by_tokens, self._max_texts)
+
+
 @dataclass(slots=True)
 class _Round:
     """What has come in since the controller last looked."""
@@ -70,9 +103,20 @@ class _Round:
     texts: int = 0
     queue_s: float = 0.0
     inference_s: float = 0.0
+    latency_s: float = 0.0
     accounts: int = 0
     full: bool = False  # the window was used up at some time, so the round says something about it
     overloaded: int = 0
+
+    @property
+    def waiting(self) -> float | None:
+        """GPU batches that wait, about; None without the server's account."""
+        return self.queue_s / self.inference_s if self.accounts else None
+
+    @property
+    def gpu_bound(self) -> bool:
+        """Whether texts spend most of their time waiting for the GPU or on it."""
+        return self.accounts > 0 and self.queue_s + self.inference_s >= GPU_BOUND_SHARE * self.latency_s
 
 
 class Admission:
@@ -84,6 +128,7 @@ class Admission:
         concurrency: A fixed number of requests, or None to adapt.
         max_concurrency: Ceiling in requests.
         target_p95_s: Bound on the 95th percentile of latency, or None.
+        gpu_batch: What a GPU batch of the server holds.
     """
 
     def __init__(
@@ -94,7 +139,9 @@ class Admission:
         concurrency: int | None,
         max_concurrency: int,
         target_p95_s: float | None,
+        gpu_batch: GpuBatch | None = None,
     ) -> None:
+        self._gpu_batch = gpu_batch or GpuBatch(None, None)
         self._batch_texts = batch_texts
         self._target_p95_s = target_p95_s
         requests = max_concurrency if concurrency is None else concurrency
@@ -155,6 +202,7 @@ class Admission:
         """Take note of a good answer."""
         self._overloaded_in_a_row = 0
         self._latencies.append(latency_s)
+        self._gpu_batch.learn(times.tokens, n_texts)
         current = self._round
         current.answers += 1
         current.texts += n_texts
@@ -163,6 +211,7 @@ class Admission:
             # the headers hold whole milliseconds, cut off
             current.queue_s += times.queue_s + 0.0005
             current.inference_s += times.inference_s + 0.0005
+            current.latency_s += latency_s
         if current.texts >= self._window_texts and current.answers >= _MIN_ANSWERS_IN_A_ROUND:
             self._end_round(now_s)
 
@@ -208,38 +257,58 @@ class Admission:
         elif self._target_p95_s is not None and len(self._latencies) < _MIN_FOR_TARGET:
             pass  # the window has just changed: wait for what that does to the latencies
         else:
-            waiting = ended.queue_s / ended.inference_s if ended.accounts else None
-            if waiting is not None and waiting > TOO_MANY_WAITING:
+            waiting = ended.waiting
+            most = self._enough_texts()
+            if waiting is not None and waiting > (TOO_MANY_WAITING if most is None else FAR_TOO_MANY_WAITING):
                 self._shrink(0.8)
+                self._settle()
+            elif most is not None and self._window_texts > 1.2 * most:
+                self._window_texts = most
                 self._settle()
             elif not ended.full:
                 pass  # the window was never used up: nothing is known about a larger one
             elif self.state is AdmissionState.STARTING:
-                self._start_round(ended.texts / took_s, waiting)
-            elif waiting is None:
-                if now_s - self._since_s > LOOK_AGAIN_S:
-                    self._best_rate = ended.texts / took_s
-                    self._move(AdmissionState.STARTING)
-                    self._grow_to(self._window_texts * 2)
-            elif waiting < TOO_FEW_WAITING and self._may_grow(1.25):
-                self._grow_to(self._window_texts * 1.25)
+                self._start_round(ended, ended.texts / took_s, most)
+            else:
+                self._steady_round(ended, ended.texts / took_s, most, now_s)
 
-    def _start_round(self, rate: float, waiting: float | None) -> None:
+    def _enough_texts(self) -> float | None:
+        """Texts of as many GPU batches as a window should hold, None when their size is not known."""
+        texts = self._gpu_batch.texts
+        return None if texts is None else max(2.0 * self._batch_texts, BATCHES_IN_WINDOW * texts)
+
+    def _start_round(self, ended: _Round, rate: float, most: float | None) -> None:
         """Double as long as that pays; otherwise settle."""
         gain = rate / self._best_rate - 1.0 if self._best_rate else 1.0
         self._best_rate = max(rate, self._best_rate)
-        enough = waiting is not None and waiting >= ENOUGH_WAITING
+        if most is not None:
+            enough = self._window_texts >= most
+        else:
+            enough = ended.waiting is not None and ended.waiting >= ENOUGH_WAITING
         if enough or self._window_texts >= self._ceiling_texts or not self._may_grow(2.0):
             self._settle()
-        elif gain >= GROWTH_THAT_PAYS or (waiting is not None and waiting >= GPU_BOUND_WAITING):
+        elif gain >= GROWTH_THAT_PAYS or ended.gpu_bound:
             # GPU batches that are not full yet grow with the window, and cost less for each text
             self._misses = 0
-            self._grow_to(self._window_texts * 2)
+            self._grow_to(min(self._window_texts * 2, most or math.inf))
         else:
             self._misses += 1
             if self._misses >= MISSES_BEFORE_STEADY:
                 self._shrink(0.5)  # the last doubling brought nothing
                 self._settle()
+
+    def _steady_round(self, ended: _Round, rate: float, most: float | None, now_s: float) -> None:
+        """Follow the server and the lengths of the texts."""
+        waiting = ended.waiting
+        if waiting is None:
+            if now_s - self._since_s > LOOK_AGAIN_S:
+                self._best_rate = rate
+                self._move(AdmissionState.STARTING)
+                self._grow_to(self._window_texts * 2)
+        elif ended.gpu_bound:
+            too_few = waiting < TOO_FEW_WAITING if most is None else self._window_texts < 0.95 * most
+            if too_few and self._may_grow(1.25):
+                self._grow_to(min(self._window_texts * 1.25, most or math.inf))
 
     def _settle(self) -> None:
         self._misses = 0

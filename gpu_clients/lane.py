@@ -6,7 +6,7 @@ import random
 import time
 from collections import deque
 
-from gpu_clients.admission import Admission
+from gpu_clients.admission import Admission, GpuBatch
 from gpu_clients.breaker import Breaker
 from gpu_clients.http import Address, HttpClient
 from gpu_clients.polling import Poller
@@ -132,4 +132,5 @@ class Lane:
             concurrency=settings.concurrency,
             max_concurrency=settings.max_concurrency,
             target_p95_s=settings.target_p95_s,
+            gpu_batch=GpuBatch(facts.max_batch_tokens, facts.max_batch_requests) if facts else None,
         )

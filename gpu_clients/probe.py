@@ -330,6 +330,7 @@ def _read_info(parsed: Any) -> ServerFacts | None:
         max_client_batch_size=number("max_client_batch_size"),
         max_concurrent_requests=number("max_concurrent_requests"),
         max_batch_tokens=number("max_batch_tokens"),
+        max_batch_requests=number("max_batch_requests"),
         auto_truncate=truncates if isinstance(truncates, bool) else None,
         tokenization_workers=number("tokenization_workers"),
     )

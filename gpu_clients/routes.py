@@ -26,6 +26,7 @@ class ServerFacts:
         max_client_batch_size: Texts of one request.
         max_concurrent_requests: Texts in flight; a permit belongs to a text, not to a request.
         max_batch_tokens: Tokens of one GPU batch.
+        max_batch_requests: Texts of one GPU batch, when that is limited (TEI on a CPU: 4).
         auto_truncate: Whether long texts are cut without being asked for.
         tokenization_workers: Tokenizer threads.
         form: How its vectors stand in answers of the OpenAI route: `base64` or `openai floats`, or None when it has
@@ -42,6 +43,7 @@ class ServerFacts:
     max_client_batch_size: int | None = None
     max_concurrent_requests: int | None = None
     max_batch_tokens: int | None = None
+    max_batch_requests: int | None = None
     auto_truncate: bool | None = None
     tokenization_workers: int | None = None
     form: str | None = AnswerForm.BASE64.value

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from engine.errors import ProtocolError
-from gpu_clients.admission import MOVES, Admission, AdmissionState
+from gpu_clients.admission import MOVES, Admission, AdmissionState, GpuBatch
 from gpu_clients.requester import ServerTimes
 
 
@@ -60,7 +60,7 @@ def drive(
             if not left[request]:
                 in_flight -= batch
                 latency_s = clock[0] - sent.pop(request)
-                times = ServerTimes(waited.pop(request), took_s, 0.0, None) if server.accounts else _SILENT
+                times = ServerTimes(waited.pop(request), took_s, 0.0, 30 * batch) if server.accounts else _SILENT
                 admission.answered(batch, latency_s, times, clock[0])
                 if clock[0] > seconds / 2:
                     served += batch
@@ -71,10 +71,20 @@ def drive(
 _SILENT = ServerTimes(0.0, 0.0, 0.0, None)
 
 
-def adaptive(permits: int | None = 4096, target_p95_s: float | None = None, batch: int = 32) -> Admission:
+def adaptive(
+    permits: int | None = 4096,
+    target_p95_s: float | None = None,
+    batch: int = 32,
+    gpu_batch: GpuBatch | None = None,
+) -> Admission:
     """A window that adapts."""
     return Admission(
-        batch_texts=batch, permits=permits, concurrency=None, max_concurrency=256, target_p95_s=target_p95_s
+        batch_texts=batch,
+        permits=permits,
+        concurrency=None,
+        max_concurrency=256,
+        target_p95_s=target_p95_s,
+        gpu_batch=gpu_batch,
     )
 
 
@@ -102,6 +112,32 @@ def test_the_window_reaches_the_capacity_and_keeps_few_gpu_batches_waiting(
 
     assert rate >= 0.97 * capacity(server)
     assert admission.window_texts <= max(5.5 * server.gpu_texts, 3 * 32)
+
+
+@pytest.mark.parametrize("by_tokens", [True, False])
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_known_gpu_batch_is_held_three_times(
+    server: Server, by_tokens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = GpuBatch(30 * server.gpu_texts, None) if by_tokens else GpuBatch(1 << 20, server.gpu_texts)
+    admission = adaptive(gpu_batch=known)
+
+    rate, _ = drive(admission, server, monkeypatch)
+
+    assert rate >= 0.97 * capacity(server)
+    assert admission.window_texts == pytest.approx(max(64, 3 * server.gpu_texts), rel=0.25)
+
+
+def test_a_gpu_batch_that_is_smaller_than_the_server_says_does_not_fill_its_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Server(gpu_texts=8, texts_per_s=100)
+    admission = adaptive(gpu_batch=GpuBatch(16_384, None))
+
+    rate, _ = drive(admission, server, monkeypatch, seconds=200.0)
+
+    assert rate >= 0.97 * capacity(server)
+    assert admission.window_texts <= 3 * 32
 
 
 @pytest.mark.parametrize("server", [dataclasses.replace(server, accounts=False) for server in SERVERS[:3]])
