@@ -604,6 +604,8 @@ def bench(
         _print_json(command.as_dict(result))
     else:
         print(command.as_text(result), flush=True)
+    if result.sentence:
+        _complain(result.sentence)
     raise typer.Exit(int(result.exit_code))
 
 

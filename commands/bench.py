@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 import logging
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +61,17 @@ class BenchResult:
         outcome: What was found.
         exit_code: The command's.
         written: Files that were written.
+        sentence: Why it ended early, or None.
     """
 
     outcome: Outcome
     exit_code: Exit
-    written: tuple[Path, ...]
+    written: tuple[Path, ...] = ()
+    sentence: str | None = None
+
+
+class _Terminated(BaseException):
+    """SIGTERM came; like KeyboardInterrupt, nobody should take it for an error."""
 
 
 def bench(config: BenchConfig, secrets: RunSecrets) -> BenchResult:
@@ -85,29 +95,43 @@ def bench(config: BenchConfig, secrets: RunSecrets) -> BenchResult:
     fleet = examine(settings)
     for warning in fleet.warnings:
         _log.warning("%s", warning)
-    outcome, stopped = _tune(config, fleet, settings, texts)
-    if stopped:
-        return BenchResult(outcome=outcome, exit_code=stopped, written=())
-    if outcome.findings.chosen is None:
-        return BenchResult(
-            outcome=outcome, exit_code=Exit.NO_OPERATING_POINT, written=_write_plot(config.plot, outcome)
-        )
-    written = [*_write_plot(config.plot, outcome), *_write_tuned(config.out, outcome)]
-    return BenchResult(outcome=outcome, exit_code=Exit.DONE, written=tuple(written))
+    result = _tune(config, fleet, settings, texts)
+    if result.exit_code is not Exit.DONE:
+        return result
+    written = _write_plot(config.plot, result.outcome)
+    if result.outcome.findings.chosen is None:
+        return dataclasses.replace(result, exit_code=Exit.NO_OPERATING_POINT, written=written)
+    return dataclasses.replace(result, written=(*written, *_write_tuned(config.out, result.outcome)))
 
 
-def _tune(config: BenchConfig, fleet: Fleet, settings: ClientSettings, texts: list[str]) -> tuple[Outcome, Exit | None]:
-    with Tuning(fleet, settings, texts, config.plan, listener=_tell) as tuning:
+def _tune(config: BenchConfig, fleet: Fleet, settings: ClientSettings, texts: list[str]) -> BenchResult:
+    """The search; what ends it early leaves what is known so far."""
+    with Tuning(fleet, settings, texts, config.plan, listener=_tell) as tuning, _sigterm_interrupts():
         try:
-            return tuning.run(), None
+            return BenchResult(outcome=tuning.run(), exit_code=Exit.DONE)
         except KeyboardInterrupt:
-            return tuning.outcome(), Exit.SIGINT
+            return BenchResult(outcome=tuning.outcome(), exit_code=Exit.SIGINT, sentence="stopped by SIGINT")
+        except _Terminated:
+            return BenchResult(outcome=tuning.outcome(), exit_code=Exit.SIGTERM, sentence="stopped by SIGTERM")
         except ServersUnavailable as error:
             outcome = tuning.outcome()
             if not outcome.findings.within(None):
                 raise
-            _log.error("%s", error)
-            return outcome, Exit.SERVERS
+            return BenchResult(outcome=outcome, exit_code=Exit.SERVERS, sentence=str(error))
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end the search where it stands."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(part: str, visit: Visit) -> None:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.tuner.bottleneck import BUSY_QUEUE, WORTH_SAYING, Limit, MeasuredServers
+from bench.tuner.bottleneck import WORTH_SAYING, Limit, MeasuredServers
 from bench.tuner.findings import Findings, is_full
 from bench.tuner.record import Record
 from bench.tuner.statistics import Numbers
 
 _LIKE_SERVERS = 0.15
-_DIFFERENT_FILLS = 1.3
+_WITHOUT_GAPS = 0.8
+"""GPU batches that a text waits for when GPU batches follow each other without a gap."""
+_DIFFERENT_FILLS = 1.25
 _PRECISE = 0.1
 _FULL_WAITING = 2.25
 """GPU batches in flight that keep a GPU's batches full: one worked on, one cut, some of the next."""
@@ -150,14 +152,19 @@ def _gpu_batch_tokens(findings: Findings, record: Record, n_servers: int) -> flo
 
 
 def _gpu_batches(findings: Findings, n_servers: int) -> tuple[Numbers, Numbers]:
-    """Tokens and seconds of the GPU batches at every point at which the GPUs were busy and tokens were counted."""
+    """Tokens and seconds of the GPU batches at every point at which the GPUs were busy and tokens were counted.
+
+    With one or two requests in flight a server makes two GPU batches of unlike size from each of them, of which a mean
+    says nothing.
+    """
     busy = [
         record
         for record in findings.within(None)
         if record.tokens_exact
+        and record.point.concurrency > 2
         and record.rate.relative < _PRECISE
         and record.split.inference_s > 0
-        and record.split.queue_s >= BUSY_QUEUE * record.split.inference_s
+        and record.split.queue_s >= _WITHOUT_GAPS * record.split.inference_s
     ]
     tokens = np.array([_gpu_batch_tokens(findings, record, n_servers) for record in busy])
     return tokens, np.array([record.split.inference_s for record in busy])

@@ -32,14 +32,30 @@ class Final:
     def hold(self) -> None:
         """Repeat the contenders; when none of them holds the target after all, those just below them."""
         for _ in range(_MAX_DESCENTS):
-            contenders = self._contenders()
-            self._repeat(contenders)
+            contenders = self._repeat_all_near()
             if any(self._holds_for_sure(record) for record in contenders) or not self._survey.has_time():
                 return
-            lower = [record.point.concurrency - 1 for record in contenders]
-            for record, concurrency in zip(contenders, lower, strict=True):
-                if concurrency >= 1:
-                    self._survey.visit("refine", Point(record.point.batch_size, concurrency))
+            for record in contenders:
+                if record.point.concurrency > 1:
+                    self._survey.visit("refine", Point(record.point.batch_size, record.point.concurrency - 1))
+
+    def _repeat_all_near(self) -> list[Record]:
+        """Repeat the contenders, and whatever a single visit shows above them: it may have been lucky, or they not."""
+        contenders = self._contenders()
+        self._repeat(contenders)
+        while self._survey.has_time():
+            repeated = [record for record in self._findings.within(self._target_s) if record.repeats]
+            best_per_s = max((record.rate.per_s for record in repeated), default=0.0)
+            above = [
+                record
+                for record in self._findings.within(self._target_s)
+                if not record.repeats and record.rate.per_s > (1 + INDIFFERENCE) * best_per_s
+            ]
+            if not above:
+                break
+            contenders += above[:MAX_CONTENDERS]
+            self._repeat(above[:MAX_CONTENDERS])
+        return contenders
 
     def _contenders(self) -> list[Record]:
         """The points that may turn out to be the best; of equals with as many texts in flight only one."""

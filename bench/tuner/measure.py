@@ -31,6 +31,7 @@ from engine.errors import ServersUnavailable
 from gpu_clients.errors import FailureKind
 
 STEP_S = 0.05
+FEW_ANSWERS = 6
 N_BLOCKS = 8
 JUDGEMENTS_PER_CYCLE = 24
 MIN_TURNOVERS = 2
@@ -114,8 +115,9 @@ class Visit:
         coverage: How often every length was seen; 1 for a whole cycle.
         latencies_s: Latency of every request after the warm-up, float64.
         characters, servers: Characters of each of these requests, and the server that answered it.
-        n_texts, n_tokens: Embedded after the warm-up.
-        tokens_exact: Whether the servers counted the tokens; otherwise `n_tokens` is 0.
+        n_texts: Embedded after the warm-up.
+        n_tokens, n_counted_characters: Tokens that the servers counted, and the characters these were; 0 when they do
+            not count.
         errors: Failed requests by class, warm-up included.
         steady_s, total_s: Seconds of steady state, and with the warm-up.
         client_cpu: CPU seconds of the client per second of steady state.
@@ -133,7 +135,7 @@ class Visit:
     servers: npt.NDArray[np.int64]
     n_texts: int
     n_tokens: int
-    tokens_exact: bool
+    n_counted_characters: int
     errors: Counter[str]
     steady_s: float
     total_s: float
@@ -145,11 +147,6 @@ class Visit:
     def p_s(self, share: float) -> float:
         """A percentile of latency in seconds; NaN without an answer."""
         return percentile(self.latencies_s, share)
-
-    @property
-    def n_characters(self) -> int:
-        """Characters embedded after the warm-up."""
-        return int(self.characters.sum())
 
     @property
     def complete(self) -> bool:
@@ -291,7 +288,7 @@ class Meter:
     def read(self) -> Reading:
         """The rate, and what it stands on."""
         now_s = self._load.now_s()
-        tracks = [track for track in self._tracks if len(track.answers) >= 2]
+        tracks = [track for track in self._tracks if track.answers]
         work = Work.fitted(tracks, self._cycle)
         blocks = [track.blocks(work, now_s) for track in tracks]
         # sorted texts never are in a steady state by themselves: their lengths rise and fall
@@ -304,9 +301,18 @@ class Meter:
             for answer in track.answers[start:stop]
         )
         rate = rate_of(kept)
-        if self._cycle.order is not Order.SORTED:
+        if min((stop - start for start, stop in spans), default=0) < FEW_ANSWERS:
+            rate = self._plain_rate(work, now_s)
+            spans = tuple((0, len(track.answers)) for track in tracks)
+        elif self._cycle.order is not Order.SORTED:
             rate = Rate(per_s=sum(map(slope_of, kept)), half_width=rate.half_width)
         return Reading(rate=rate, coverage=n_texts / self._cycle.n_texts, first=spans)
+
+    def _plain_rate(self, work: Work, now_s: float) -> Rate:
+        """All work in all the time: rough, but nothing finer stands on so few answers."""
+        took_s = now_s - (self.steady_since_s if self.steady_since_s is not None else now_s)
+        done = sum(float(work.of(np.array(t.n_texts), np.array(t.n_characters)).sum()) for t in self._tracks)
+        return Rate(per_s=done / took_s if took_s > 0 else 0.0, half_width=math.inf)
 
     def n_slower_than(self, bound_s: float) -> int:
         """Requests of the cycle that were answered after more than a bound; each counts once."""
@@ -315,14 +321,13 @@ class Meter:
     def visit(self, outcome: Outcome) -> Visit:
         """All that was found."""
         reading = self.read()
-        tracks = [track for track in self._tracks if len(track.answers) >= 2]
+        tracks = [track for track in self._tracks if track.answers]
         spans = zip(tracks, reading.first, strict=True)
         kept = [answer for track, (start, stop) in spans for answer in track.answers[max(0, start - 1) : stop]]
         now_s = self._load.now_s()
         measured_s = now_s - self.steady_since_s if self.steady_since_s is not None else 0.0
         n_texts = sum(answer.n_texts for answer in kept)
-        tokens = [answer.tokens for answer in kept]
-        exact = bool(tokens) and None not in tokens
+        counted = [answer for answer in kept if answer.tokens is not None]
         by_server = [0] * self._load.n_servers
         for answer in kept:
             by_server[answer.server] += answer.n_texts
@@ -337,8 +342,8 @@ class Meter:
             ),
             servers=np.array([answer.server for answer in kept], dtype=np.int64),
             n_texts=n_texts,
-            n_tokens=sum(count for count in tokens if count is not None) if exact else 0,
-            tokens_exact=exact,
+            n_tokens=sum(answer.tokens or 0 for answer in counted),
+            n_counted_characters=sum(self._cycle.requests[answer.request].n_characters for answer in counted),
             errors=self.errors,
             steady_s=measured_s,
             total_s=now_s - self.began_s,

@@ -69,13 +69,13 @@ class Record:
     @property
     def tokens_exact(self) -> bool:
         """Whether the servers counted the tokens."""
-        return all(visit.tokens_exact for visit in self.counted)
+        return any(visit.n_tokens for visit in self.counted)
 
     @property
     def characters_per_token(self) -> float | None:
         """As the servers count, None when they do not say."""
         n_tokens = sum(visit.n_tokens for visit in self.counted)
-        return sum(visit.n_characters for visit in self.counted) / n_tokens if self.tokens_exact and n_tokens else None
+        return sum(visit.n_counted_characters for visit in self.counted) / n_tokens if n_tokens else None
 
     @property
     def split(self) -> ServerSplit:

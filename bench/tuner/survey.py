@@ -24,6 +24,7 @@ _WORTH_REACHING = 0.9
 """A point that certainly stays below this share of the best is left early."""
 _CERTAIN_GROWTH = 1.15
 """A point that certainly brings so much more than the one before is left early, for the next."""
+_LEAST_VISIT = 0.75
 _MIN_CYCLE_TEXTS = 256
 _CYCLE_SHARE_OF_A_VISIT = 0.8
 _DEFAULT_BATCH_TOKENS = 16_384
@@ -102,8 +103,8 @@ class Survey:
         self._exploring = False
 
     def has_time(self) -> bool:
-        """Whether another visit may begin."""
-        return self._left_s() > 0.02 * self._config.max_seconds
+        """Whether another visit may begin: a shorter one than half of what is asked for would say little."""
+        return self._left_s() > _LEAST_VISIT * self._config.seconds
 
     def visit(self, part: str, point: Point, *, before: Record | None = None, repeat: bool = False) -> Record:
         """Visit a point that is not known yet; a repeat is added to what is known of it.
@@ -139,11 +140,9 @@ class Survey:
 
     def _rules(self, part: str, point: Point, before: Record | None) -> Rules:
         precision, target_s = _PRECISIONS[part], self.target_p95_s
-        if part in ("order", "floor"):
-            return Rules(
-                max_s=self._slice_s() / 2, precision=precision, target_p95_s=target_s if part == "floor" else None
-            )
-        if part == "final":
+        if part == "floor":
+            return Rules(max_s=self._slice_s() / 2, precision=precision, target_p95_s=target_s)
+        if part in ("order", "final"):
             return Rules(max_s=self._slice_s(), precision=precision)
         best = self.findings.best(target_s)
         goes_on = before is not None and point.concurrency < self.limits.ceilings[point.batch_size]
@@ -167,8 +166,8 @@ class Survey:
         return int(min(max(affordable, _MIN_CYCLE_TEXTS), self._dense_texts))
 
     def _slice_s(self) -> float:
-        """Steady state of one visit, at most: what is asked for, while that leaves time for others."""
-        return max(0.2, min(self._config.seconds, self._left_s() / 4))
+        """Steady state of one visit, at most: what is asked for, or what is left."""
+        return max(0.2, min(self._config.seconds, self._left_s()))
 
     def _left_s(self) -> float:
         share = _EXPLORING_SHARE if self._exploring else 1.0

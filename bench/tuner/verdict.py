@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.tuner.advice import Advice, advise
 from bench.tuner.bottleneck import Limit, MeasuredServers, limit_of, outside_s
-from bench.tuner.findings import Findings
+from bench.tuner.findings import INDIFFERENCE, Findings
 from bench.tuner.measure import Point
 from bench.tuner.record import Record
 
@@ -36,14 +36,14 @@ class Verdict:
 
 def judge(findings: Findings, servers: MeasuredServers, target_p95_s: float | None) -> Verdict:
     """Put the findings into words."""
-    subject = findings.chosen or findings.nearest()
+    subject = findings.chosen or (None if findings.ended else findings.best(target_p95_s)) or findings.nearest()
     if subject is None:
         return Verdict(limit=Limit.UNKNOWN, knee=None, advice=(), sentences=("nothing was measured",))
     limit = limit_of(subject, findings, servers, target_p95_s)
     turn = findings.knee(subject.point.batch_size, None)
     advice = tuple(advise(subject, findings, servers, limit, target_p95_s))
     if findings.chosen is None and not findings.ended:
-        sentences = [_unfinished(findings.best(target_p95_s) or subject)]
+        sentences = [_unfinished(subject)]
     elif findings.chosen is None:
         sentences = _impossible(findings, subject, target_p95_s or 0.0)
     else:
@@ -77,7 +77,11 @@ def _choice(chosen: Record, findings: Findings, servers: MeasuredServers, target
     sentences = [head]
     best = max(findings.within(target_p95_s), key=lambda record: record.rate.per_s)
     behind = 1 - rate.per_s / best.rate.per_s
-    if best is not chosen and behind > 0:
+    if behind > INDIFFERENCE and not best.repeats:
+        sentences.append(
+            f"{_name(best.point)} measured {behind:.1%} more in a single visit, which there was no time to repeat."
+        )
+    elif best is not chosen and behind > 0:
         longer = best.p_s(0.95) / p95_s - 1
         sentences.append(
             f"{_name(best.point)} measured {behind:.1%} more, which is no difference worth {longer:+.0%} of latency."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +39,7 @@ class ModelledLoad:
     seed: int = 1
     cpu_share: float = 0.05
     slowdown_per_s: float = 0.0  # drift: all servers get slower by this share every second
+    texts_in_flight_max: int = 0
     _now_s: float = 0.0
     _models: list[GpuModel] = field(default_factory=list)
     _in_flight: list[int] = field(default_factory=list)
@@ -51,7 +51,6 @@ class ModelledLoad:
     _concurrency: int = 0
     _number: int = 0
     _next: int = 0
-    texts_in_flight_max: int = 0
 
     def __post_init__(self) -> None:
         config = self.config
@@ -183,7 +182,7 @@ class ModelledLoad:
 
 
 def truth(
-    texts: Sequence[str],
+    corpus: Corpus,
     config: StandinConfig,
     batch_size: int,
     concurrency: int,
@@ -193,7 +192,7 @@ def truth(
     overhead_s: float = 0.0,
 ) -> tuple[float, float]:
     """Documents a second and 95th percentile of a long closed loop on the model, without noise."""
-    cycle = Corpus(texts).cycle(batch_size, 2 * len(texts), order, random.Random(1))
+    cycle = corpus.cycle(batch_size, 2 * corpus.n_texts, order, random.Random(1))
     load = ModelledLoad(config, overhead_s=overhead_s, noise=0.0)
     load.begin(cycle, concurrency)
     done: list[Answer] = []
