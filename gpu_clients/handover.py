@@ -37,6 +37,7 @@ class Handover:
     Args:
         failed: Called with a batch whose answer cannot be used.
         unsound: Called with a batch, its matrix and the rows of it that are no vectors.
+        give_back: Called with a batch that has to be embedded anew by another server.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Handover:
         figures: Figures,
         failed: Callable[[Batch, Failure], None],
         unsound: Callable[[Batch, Matrix, list[int]], None],
+        give_back: Callable[[Batch], None],
     ) -> None:
         self._context = context
         self._settings = settings
@@ -59,6 +61,7 @@ class Handover:
         self._figures = figures
         self._failed = failed
         self._unsound = unsound
+        self._give_back = give_back
         self._delivery = Delivery(context, settings.id_type)
         self._parked: deque[Completion | tuple[Batch, Finding]] = deque()
         self._scratch: Matrix = np.empty((0, settings.dim), dtype=np.float32)
@@ -98,6 +101,19 @@ class Handover:
                 self._deliver(item, item.tag)
             else:
                 self._deliver_finding(*item)
+
+    def take_back(self) -> None:
+        """Give back what waits for an empty vector slot: the server's vectors are not believed any more."""
+        if self._parked:
+            self._poller.forget(self._context.vectors_free.read_fd)
+        while self._parked:
+            item = self._parked.popleft()
+            if isinstance(item, Completion):
+                item.release()
+                assert isinstance(item.tag, Batch)
+                self._give_back(item.tag)
+            else:
+                self._give_back(item[0])
 
     def _park(self, item: Completion | tuple[Batch, Finding]) -> None:
         if not self._parked:
@@ -164,10 +180,14 @@ class Handover:
             judge.learn(batch.header.body_bytes, tokens or 0)
             return False
         finding = Finding(matrix.copy(), complete=True)
+        doubts = self._lane.doubts
 
         def counted(cut: list[int]) -> None:
             finding.truncated = cut
-            self.take_finding(batch, finding)
+            if doubts == self._lane.doubts:
+                self.take_finding(batch, finding)
+            else:
+                self._give_back(batch)
 
         self._dialogues.start(find_truncated(texts, suspects, judge), counted, time.monotonic())
         return True

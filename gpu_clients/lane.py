@@ -43,6 +43,7 @@ class Lane:
         max_body_bytes: Bodies of that size have been refused as too large; None as long as none was.
         truncation: Judges which texts the server has cut.
         last_answer_s: When the last good answer came, monotonic seconds.
+        doubts: How often its vectors turned out to be wrong; what was embedded before is not delivered afterwards.
     """
 
     def __init__(self, settings: ClientSettings, index: int, poller: Poller, rng: random.Random) -> None:
@@ -55,6 +56,7 @@ class Lane:
         self.budget = RetryBudget(settings.retry_share)
         self.resume_s = 0.0
         self.last_answer_s = 0.0
+        self.doubts = 0
         self.max_body_bytes: int | None = None
         self.truncation = TruncationJudge(None)
         self._settings = settings

@@ -8,6 +8,8 @@ the answer is decoded straight into a vector slot. Whatever is out of the ordina
     429                                   the window shrinks, the whole server cools down; nothing counts against it
     fails through a document's fault      the batch is taken apart (`isolation`), the document goes into quarantine
     no empty vector slot                  the answer waits in its connection, and nothing new is sent
+    the server's vectors are wrong        it is taken out, and what it has embedded and the writer has not got yet is
+                                          embedded anew by others
 
 Guarantee: every batch taken is at any moment in exactly one place: in flight, waiting for a retry, parked, in a
 conversation, or handed on (vectors to the writer, documents to quarantine) or back. So `taken_rows` is always the
@@ -20,6 +22,7 @@ import heapq
 import random
 import time
 from functools import partial
+from typing import Any
 
 from engine import durable
 from engine.worker import Heartbeat, StageContext
@@ -56,6 +59,8 @@ SUSPICIOUS_ATTEMPTS = 3
 """Failures of one batch, while the server answers others, after which the batch itself is looked into."""
 ROUNDS_WHEN_UNSTEADY = 4
 STOP_PATIENCE_S = 30.0
+_DOUBTFUL = frozenset({FailureKind.DRIFTED, FailureKind.MALFORMED, FailureKind.UNSOUND})
+"""Failures after which the server's earlier vectors are not believed either, as far as they can be held back."""
 HEDGE_AFTER_S = 0.25
 """At the tail, a request younger than that (and than the median latency) is not worth a copy."""
 
@@ -80,7 +85,9 @@ class ClientStage:
         self._counter = TokenCounter(HttpClient(self._lane.address, poller, api_key=settings.api_key(settings.index)))
         self._dialogues = Dialogues(settings.index, self._neighbours.ask, self._counter.count)
         self._talks = OwnTalks(self._dialogues, self._lane, settings.dim, self._overloaded)
-        self._watch = Watch(self._dialogues, settings.canary_every_s, self._canary_failed)
+        self._watch = Watch(
+            self._dialogues, settings.canary_every_s, passed=self._canary_passed, failed=self._canary_failed
+        )
         self._figures = Figures()
         self._handover = Handover(
             context,
@@ -91,6 +98,7 @@ class ClientStage:
             figures=self._figures,
             failed=self._failed,
             unsound=self._unsound,
+            give_back=self._give_back,
         )
         self._heartbeat = Heartbeat()
         # where batches and conversations are
@@ -103,6 +111,8 @@ class ClientStage:
         self._leaving = False
         self._tail = False
         # what is due
+        self._vouched_rows = 0  # rows handed over before the last canary that was right
+        self._looked_rows = 0  # and before the canary that is out now
         self._documents_wait = True
         self._starving = False
         self._tick_s = 0.0
@@ -143,10 +153,11 @@ class ClientStage:
         self._counter.check_deadlines()
         self._dialogues.wake(now_s)
         if self._rejoin.advance(now_s):
-            self._context.tell("server_back", url=self._lane.address.url)
             self._report()
-        if self._lane.breaker.is_ok and self._stop_by_s is None:
-            self._watch.begin_if_due(now_s, self._laboratory)
+            self._context.log("info", "server_back", url=self._lane.address.url)
+            self._context.tell("server_back", url=self._lane.address.url)
+        if self._lane.breaker.is_ok and self._stop_by_s is None and self._watch.begins(now_s, self._laboratory):
+            self._looked_rows = self._handover.rows
         if self._tail and self._in_flight and not self._context.documents_ready.waiting():
             median_s = self._lane.admission.median_s() or 0.0
             self._neighbours.hedge(
@@ -283,7 +294,7 @@ class ClientStage:
         assert self._lane.requester is not None and batch.exchange is not None
         self._lane.requester.cancel(batch.exchange)
         self._in_flight.discard(batch)
-        self._isolated(batch, Finding(reply.matrix, complete=True))
+        self._isolated(batch, self._lane.doubts, Finding(reply.matrix, complete=True))
 
     # -- what goes wrong -------------------------------------------------------------------------------
 
@@ -346,7 +357,7 @@ class ClientStage:
     # -- conversations ---------------------------------------------------------------------------------
 
     def _take_apart(self, batch: Batch, search: Search) -> None:
-        self._dialogues.start(search, partial(self._isolated, batch), time.monotonic())
+        self._dialogues.start(search, partial(self._isolated, batch, self._lane.doubts), time.monotonic())
 
     def _laboratory(self) -> Laboratory:
         facts = self._lane.facts
@@ -360,9 +371,13 @@ class ClientStage:
             last_answer_s=lambda: self._lane.last_answer_s,
         )
 
-    def _isolated(self, batch: Batch, finding: Finding) -> None:
-        """All that can be found out about a batch is known: deliver it, or give it back to be tried elsewhere."""
-        if not finding.complete:
+    def _isolated(self, batch: Batch, doubts: int, finding: Finding) -> None:
+        """All that can be found out about a batch is known: deliver it, or give it back to be tried elsewhere.
+
+        Args:
+            doubts: Those of our server (`Lane.doubts`) when the search began.
+        """
+        if not finding.complete or doubts != self._lane.doubts:
             if finding.case is not None:
                 batch.case = finding.case
             self._give_back(batch)
@@ -371,6 +386,9 @@ class ClientStage:
         if finding.sick is not None and self._lane.breaker.is_ok:
             self._count(finding.sick)
             self._trip(finding.sick)
+
+    def _canary_passed(self) -> None:
+        self._vouched_rows = self._looked_rows
 
     def _canary_failed(self, failure: Failure) -> None:
         """The canary came back wrong, or not at all; in the second case the batches have the same trouble."""
@@ -394,9 +412,15 @@ class ClientStage:
             self._give_back(batch)
         self._in_flight.clear()
         self._give_back_retries(died=died)
-        self._context.tell("server_out", url=lane.address.url, reason=failure.detail)
+        facts: dict[str, Any] = {"url": lane.address.url, "reason": failure.detail}
+        if failure.kind in _DOUBTFUL:
+            lane.doubts += 1
+            self._handover.take_back()
+            facts["doubtful_rows"] = self._handover.rows - self._vouched_rows
         self._talks.refuse()
         self._report()
+        self._context.log("warning", "server_out", **facts)
+        self._context.tell("server_out", **facts)
 
     def _give_back_retries(self, *, died: bool) -> None:
         for _, _, batch in self._retries:

@@ -21,20 +21,26 @@ class Watch:
 
     Args:
         every_s: Seconds between the end of a round and the next one.
-        failed: Called with the failure when the server does not give the right canary.
+        passed: Called after a round in which the server gave the right canary.
+        failed: Called with the failure when it does not.
     """
 
-    def __init__(self, dialogues: Dialogues, every_s: float, failed: Callable[[Failure], None]) -> None:
+    def __init__(
+        self, dialogues: Dialogues, every_s: float, *, passed: Callable[[], None], failed: Callable[[Failure], None]
+    ) -> None:
         self._dialogues = dialogues
         self._every_s = every_s
+        self._passed = passed
         self._failed = failed
         self._due_s = time.monotonic() + min(FIRST_S, every_s)
 
-    def begin_if_due(self, now_s: float, laboratory: Callable[[], Laboratory]) -> None:
-        """Begin a round when it is time."""
-        if now_s >= self._due_s:
-            self._due_s = math.inf
-            self._ask(laboratory(), 0)
+    def begins(self, now_s: float, laboratory: Callable[[], Laboratory]) -> bool:
+        """Begin a round when it is time; tells whether one has begun."""
+        if now_s < self._due_s:
+            return False
+        self._due_s = math.inf
+        self._ask(laboratory(), 0)
+        return True
 
     def _ask(self, laboratory: Laboratory, number: int) -> None:
         def looked(failure: Failure | None) -> None:
@@ -42,7 +48,9 @@ class Watch:
                 self._ask(laboratory, number + 1)
                 return
             self._due_s = time.monotonic() + self._every_s
-            if failure is not None:
+            if failure is None:
+                self._passed()
+            else:
                 self._failed(failure)
 
         self._dialogues.start(check_canary(laboratory.own, _ROUND[number], laboratory), looked, time.monotonic())
