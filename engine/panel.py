@@ -68,7 +68,7 @@ def _servers(clients: dict[str, dict[str, Any]]) -> Table:
         latency = LatencyHistogram.from_sparse(facts.get("latency", {}))
         p50, p95 = latency.quantile(0.5), latency.quantile(0.95)
         table.add_row(
-            role,
+            str(facts.get("url", role)),
             str(facts.get("state", "starting")),
             f"{facts.get('rows', 0):,}",
             f"{facts.get('in_flight', 0)}/{facts.get('window', 0)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,59 @@ from engine.channels import Message
 from engine.metrics import LatencyHistogram, WindowedRate
 
 ROLE_GROUPS = ("reader", "client", "writer")
+
+
+@dataclass(slots=True, kw_only=True)
+class ServerTally:
+    """What one server did in a run, over all its generations.
+
+    Attributes:
+        state: Where it stood when the run ended: `ok`, `out`, or `probing` (out, and being looked at).
+        window: Requests that were allowed to be in flight at it, at last.
+        documents: Rows that came from it.
+        outs: How often it was taken out of service.
+        errors: Failed requests by class.
+    """
+
+    state: str = "starting"
+    window: int = 0
+    documents: int = 0
+    requests: int = 0
+    retries: int = 0
+    rejected_429: int = 0
+    hedged: int = 0
+    outs: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+
+    def take(self, facts: Message) -> None:
+        """Add the last figures of its client whose generation is over."""
+        self.state = facts.get("breaker", self.state)
+        self.window = facts.get("window", self.window)
+        self.documents += facts.get("rows", 0)
+        self.requests += facts.get("requests", 0)
+        self.retries += facts.get("retries", 0)
+        self.rejected_429 += facts.get("rejected_429", 0)
+        self.hedged += facts.get("hedged", 0)
+        self.outs += facts.get("outs", 0)
+        self.errors.update(facts.get("errors", {}))
+        self.latency.add(LatencyHistogram.from_sparse(facts.get("latency", {})))
+
+    def as_dict(self, url: str) -> dict[str, Any]:
+        """Its part of the summary."""
+        return {
+            "url": url,
+            "state": self.state,
+            "window": self.window,
+            "documents": self.documents,
+            "requests": self.requests,
+            "retries": self.retries,
+            "rejected_429": self.rejected_429,
+            "hedged": self.hedged,
+            "outs": self.outs,
+            "errors": dict(self.errors),
+            "latency": {"p50": self.latency.quantile(0.5), "p95": self.latency.quantile(0.95)},
+        }
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,6 +81,7 @@ class Tally:
         truncated: Rows flagged as truncated.
         cpu_s: CPU seconds of ended children by group.
         requests, tokens: What the clients did, in ended generations.
+        servers: The same and more of each server, by URL.
         restarts: Generations that ended in a crash.
     """
 
@@ -46,6 +101,7 @@ class Tally:
     saved_by_dedup: int = 0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     restarts: int = 0
+    servers: dict[str, ServerTally] = field(default_factory=dict)
 
     @property
     def embedded(self) -> int:
@@ -64,6 +120,8 @@ class Tally:
         self.rejected_429 += facts.get("rejected_429", 0)
         self.saved_by_dedup += facts.get("saved_by_dedup", 0)
         self.latency.add(LatencyHistogram.from_sparse(facts.get("latency", {})))
+        if "url" in facts:
+            self.servers.setdefault(facts["url"], ServerTally()).take(facts)
 
 
 _SATURATED = 0.92
@@ -202,6 +260,7 @@ def summary(
         "truncated": tally.truncated,
         "saved_by_dedup": tally.saved_by_dedup,
         "restarts": tally.restarts,
+        "servers": [server.as_dict(url) for url, server in tally.servers.items()],
         "bottleneck": bottleneck,
         "exit": exit_code,
     }

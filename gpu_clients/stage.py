@@ -457,7 +457,10 @@ class ClientStage:
         lane = self._lane
         self._context.tell(
             "client",
+            url=lane.address.url,
             rows=self._handover.rows,
+            breaker=lane.breaker.state.value,
+            outs=lane.breaker.trips,
             state=self._state(),
             in_flight=lane.in_flight,
             window=lane.admission.window_requests,

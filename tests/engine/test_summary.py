@@ -83,6 +83,23 @@ def test_a_summary_has_every_field_of_the_contract() -> None:
     assert set(figures["cpu_us_per_document"]) == {"reader", "clients", "writer", "supervisor"}
 
 
+def test_every_server_is_in_the_summary_with_what_it_did_over_all_generations() -> None:
+    """The state is the last one, the counts are sums."""
+    tally = Tally()
+    facts = {"url": "http://a", "breaker": "ok", "window": 4, "rows": 10, "requests": 3, "outs": 0}
+    tally.take_client({**facts, "errors": {"lost": 1}})
+    tally.take_client({**facts, "breaker": "out", "outs": 1, "errors": {"lost": 2, "timeout": 1}})
+    tally.take_client({**facts, "url": "http://b"})
+
+    servers = summary(tally, RunClock(), run="r", collection="c", bottleneck="b", exit_code=0)["servers"]
+
+    assert [server["url"] for server in servers] == ["http://a", "http://b"]
+    assert (servers[0]["state"], servers[0]["documents"], servers[0]["outs"]) == ("out", 20, 1)
+    assert servers[0]["errors"] == {"lost": 3, "timeout": 1}
+    assert servers[0]["latency"] == {"p50": None, "p95": None}
+    assert (servers[1]["state"], servers[1]["documents"], servers[1]["window"]) == ("ok", 10, 4)
+
+
 def test_latencies_of_several_processes_add_up() -> None:
     """Quantiles within the 5% of a bucket."""
     left, right = LatencyHistogram(), LatencyHistogram()
