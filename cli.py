@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from commands.options import api_keys, config_option, listed, mongo_uri, option, size, source_of
 from engine.errors import EngineError, Exit
 from engine.logs import configure, redact
+from engine.signals import Terminated, raise_when_terminated
 
 if TYPE_CHECKING:
     from commands.run import RunSecrets
@@ -43,7 +44,7 @@ TeiUrls = Annotated[str, option("tei-urls", "Embedding servers, comma-separated;
 ApiKeyFile = Annotated[Path | None, option("tei-api-key-file", "File (mode 600) with the servers' API keys.")]
 HotDir = Annotated[Path, option("hot-dir", "NVMe: lock, ledger, checkpoints, quarantine, temporaries.")]
 ColdDir = Annotated[Path, option("cold-dir", "Final Parquet.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Json = Annotated[bool, option("json", "One JSON object on stdout.", declared="--json")]
 Verbose = Annotated[bool, option("verbose", "Log debug events too.")]
 
 DEFAULT_URI = "mongodb://localhost:27017"
@@ -92,7 +93,7 @@ def run(
     columns: Annotated[str | None, option("columns", "Further fields carried into Parquet, comma-separated.")] = None,
     scan: Annotated[str, option("scan", "queue: the partial index; id: the whole collection in _id order.")] = "queue",
     no_mark: Annotated[
-        bool, typer.Option("--no-mark", help="Never write to MongoDB; resume from the ledger.", envvar="ENGINE_NO_MARK")
+        bool, option("no-mark", "Never write to MongoDB; resume from the ledger.", declared="--no-mark")
     ] = False,
     tei_urls: TeiUrls = DEFAULT_URLS,
     tei_api_key_file: ApiKeyFile = None,
@@ -141,7 +142,7 @@ def run(
         bool | None, option("progress", "Live progress [default: on a terminal].", declared="--progress/--no-progress")
     ] = None,
     metrics_port: Annotated[int | None, option("metrics-port", "Serve Prometheus metrics on 127.0.0.1.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; logs go to stderr.")] = False,
+    json_: Annotated[bool, option("json", "One JSON object on stdout; logs go to stderr.", declared="--json")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Embed what is not yet embedded; the same command again continues or picks up what is new."""
@@ -200,8 +201,10 @@ def run(
     result = command.run(configuration, secrets, show_progress=show, metrics_port=metrics_port, tuned=tuned)
     if json_:
         _print_json(result.summary)
-    else:
+    elif result.error is None or result.summary["read"]:
         print(command.as_text(result.summary, configuration), flush=True)
+    if result.error is not None:
+        raise result.error
     if result.sentence:
         print(redact(result.sentence), file=sys.stderr)
     raise typer.Exit(int(result.summary["exit"]))
@@ -230,6 +233,7 @@ def _given(context: typer.Context) -> frozenset[str]:
     )
 )
 def status(
+    config: Annotated[Path | None, config_option("status")] = None,
     database: Database = "twitter_data",
     collection: Collection = "tweets",
     done_field: DoneField = "gemma_embedded_768",
@@ -265,7 +269,7 @@ def index(
     database: Database = "twitter_data",
     collection: Annotated[str, option("collection", "One collection, or several with commas.")] = "tweets",
     done_field: DoneField = "gemma_embedded_768",
-    check: Annotated[bool, typer.Option("--check", help="Only report; exit 2 when one is missing.")] = False,
+    check: Annotated[bool, option("check", "Only report; exit 2 when one is missing.", declared="--check")] = False,
     json_: Json = False,
 ) -> None:
     """Create the two indexes of the work queue, with progress while they build."""
@@ -318,6 +322,7 @@ Reasons = Annotated[str | None, option("reason", "Only these reasons, comma-sepa
 
 @quarantine_app.command("list", epilog=_epilog("engine quarantine list --collection tweets --reason too_long"))
 def quarantine_list(
+    config: Annotated[Path | None, config_option("quarantine")] = None,
     database: Database = "twitter_data",
     collection: Collection = "tweets",
     done_field: DoneField = "gemma_embedded_768",
@@ -338,6 +343,7 @@ def quarantine_list(
 
 @quarantine_app.command("retry", epilog=_epilog("engine quarantine retry --reason backend && engine run"))
 def quarantine_retry(
+    config: Annotated[Path | None, config_option("quarantine")] = None,
     database: Database = "twitter_data",
     collection: Collection = "tweets",
     done_field: DoneField = "gemma_embedded_768",
@@ -754,8 +760,12 @@ def main() -> None:
     """Entry point of `engine`: one sentence for an error, a traceback only with --debug."""
     debug = "--debug" in sys.argv[1:] or os.environ.get("ENGINE_DEBUG", "") not in ("", "0")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    raise_when_terminated()
     try:
         code = _run_app(arguments)
+    except Terminated as signal:
+        _complain(f"stopped by {signal}")
+        code = Exit.SIGTERM
     except EngineError as error:
         if debug:
             raise

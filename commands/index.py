@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from engine.config import check_done_field
 from engine.errors import ConfigError, Exit
 from readers.connection import open_client, open_collection, ping
 from readers.index import IndexReport, check_indexes, create_indexes
@@ -27,6 +28,7 @@ def index(config: IndexConfig, uri: str) -> list[IndexReport]:
     Raises:
         EngineError: see `readers.index`.
     """
+    check_done_field(config.done_field)
     if not config.collections:
         raise ConfigError("--collection is empty; name at least one collection")
     reports: list[IndexReport] = []

@@ -29,8 +29,13 @@ def option(name: str, help_text: str, **more: Any) -> Any:
     return typer.Option(declared, help=help_text, envvar=environment, show_envvar=False, **more)
 
 
+OWN_TABLES = ("run", "bench", "merge")
+"""Commands whose options stand in their own table only. Every other command is about a run: what its own table does
+not say, it takes from [run], so that one file serves them all."""
+
+
 def config_option(table: str) -> Any:
-    """`--config FILE`: read the options of one command from a table of a TOML file."""
+    """`--config FILE`: read the options of one command from its table of a TOML file, and from [run] beneath."""
 
     def load(context: typer.Context, path: Path | None) -> Path | None:
         if path is not None:
@@ -39,7 +44,9 @@ def config_option(table: str) -> Any:
 
     return typer.Option(
         "--config",
-        help=f"TOML file with a [{table}] table: option names with underscores.",
+        help=f"TOML file with a [{table}] table: option names with underscores."
+        if table in OWN_TABLES
+        else f"TOML file with a [{table}] table, beneath it [run]: option names with underscores.",
         callback=load,
         is_eager=True,
         envvar="ENGINE_CONFIG",
@@ -54,17 +61,25 @@ def _read_table(context: typer.Context, path: Path, table: str) -> dict[str, Any
         raise ConfigError(f"--config {path} cannot be read ({error.strerror})") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"--config {path} is not TOML: {error}") from error
-    values = document.get(table, {})
-    if not isinstance(values, dict):
-        raise ConfigError(f"--config {path}: [{table}] must be a table")
     parameters = {(parameter.name or "").rstrip("_"): parameter.name or "" for parameter in context.command.params}
+    values = _table(document, path, table)
     for name in values:
         if name not in parameters:
             raise ConfigError(f"--config {path}: [{table}] has no option {name!r}; see `engine {table} --help`")
+    if table not in OWN_TABLES:
+        shared = _table(document, path, "run")
+        values = {name: value for name, value in shared.items() if name in parameters} | values
     return {
         parameters[name]: ",".join(map(str, value)) if isinstance(value, list) else value
         for name, value in values.items()
     }
+
+
+def _table(document: dict[str, Any], path: Path, name: str) -> dict[str, Any]:
+    values = document.get(name, {})
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {path}: [{name}] must be a table")
+    return values
 
 
 def size(text: str) -> int:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from commands.dataset import DataSet, settle
 from commands.marking import ShardMarker
-from commands.source import Source, inspect_source
+from commands.source import Patience, inspect_source
 from commands.stages import StageComposer, plan_rings
 from commands.tuned import fleet_changed
 from engine import durable
 from engine.config import RunConfig, to_toml
-from engine.errors import ConfigError, ServersUnavailable, SinkError
+from engine.errors import ConfigError, EngineError, Exit, ServersUnavailable, SinkError
 from engine.ledger import Ledger, RunState
 from engine.logs import redact
 from engine.progress import LineProgress, duration
@@ -47,10 +48,17 @@ class RunSecrets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """How a run ended: its summary, and why when it ended early."""
+    """How a run ended.
+
+    Attributes:
+        summary: What it did, also when it failed: what was committed by then counts.
+        sentence: Why it ended early, or None.
+        error: What it failed with, or None; its exit code is the summary's.
+    """
 
     summary: dict[str, Any]
-    sentence: str | None
+    sentence: str | None = None
+    error: EngineError | None = None
 
 
 def run(
@@ -61,28 +69,52 @@ def run(
     metrics_port: int | None = None,
     tuned: Path | None = None,
 ) -> RunResult:
-    """Run to the end; see the contract of `engine run`.
+    """Run to the end; see the contract of `engine run`. A run that cannot start or go on has a summary too.
 
     Args:
         metrics_port: Port of 127.0.0.1 for Prometheus, or None.
         tuned: File that the operating point came from, to warn when it was found on other servers.
+    """
+    try:
+        supervisor = None
+        with ExitStack() as stack:
+            supervisor = _prepare(config, secrets, show_progress, metrics_port, tuned, stack)
+            if supervisor is None:
+                return _nothing_to_do(config)
+            return RunResult(summary=supervisor.run(), sentence=supervisor.stop_sentence)
+    except EngineError as error:
+        code = error.exit_code
+        return RunResult(summary=supervisor.summary(code) if supervisor else _empty_summary(config, code), error=error)
+
+
+def _prepare(
+    config: RunConfig,
+    secrets: RunSecrets,
+    show_progress: bool,
+    metrics_port: int | None,
+    tuned: Path | None,
+    stack: ExitStack,
+) -> Supervisor | None:
+    """Everything up to the point where processes start; None when the collection is empty.
 
     Raises:
-        EngineError: the run cannot start, or cannot go on; its exit code says which.
+        EngineError: the run cannot start; its exit code says which.
     """
     folders = config.folders
-    with ExitStack() as stack:
-        folders.make()
+    wait_s = min(START_GRACE_S, config.limits.max_outage_s)
+    folders.make()
+    with _own_files(folders):
         lock = RunLock(folders.lock)
-        stack.callback(lock.release)
-        source = inspect_source(config.source, secrets.mongo_uri, wait_s=min(START_GRACE_S, config.limits.max_outage_s))
-        if source.empty:
-            return _nothing_to_do(config, source)
-        clients = client_settings(config, secrets)
-        fleet = examine_patiently(clients, wait_s=min(START_GRACE_S, config.limits.max_outage_s))
-        for phrase in fleet_changed(tuned, fleet) if tuned is not None else ():
-            _log.warning("the operating point of %s was found on other servers: %s", tuned, phrase)
-        _hold_reserve(folders, stack)
+    stack.callback(lock.release)
+    source = inspect_source(config.source, secrets.mongo_uri, wait_s=wait_s)
+    if source.empty:
+        return None
+    clients = client_settings(config, secrets)
+    fleet = examine_patiently(clients, wait_s=wait_s)
+    for phrase in fleet_changed(tuned, fleet) if tuned is not None else ():
+        _log.warning("the operating point of %s was found on other servers: %s", tuned, phrase)
+    with _own_files(folders):
+        stack.callback(durable.Reserve(folders.reserve, RESERVE_BYTES).release)
         ledger = Ledger(folders.ledger, RunState())
         stack.callback(ledger.close)
         data_set = settle(
@@ -93,35 +125,50 @@ def run(
             columns=source.columns,
             canary=fleet.canary,
         )
-        _write_config(folders, config)
+        durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
         quarantine = Quarantine(folders.quarantine)
         stack.callback(quarantine.close)
-        clients = dataclasses.replace(clients, id_type=data_set.schema.id_type)
-        rings = plan_rings(config, fleet, data_set)
-        composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger)
-        _say_limits(config, fleet, rings.size_bytes)
-        durable.arm("supervisor")
-        supervisor = Supervisor(
-            plan=RunPlan(
-                name=config.name,
-                collection=config.namespace,
-                prefix=data_set.prefix,
-                rings=rings,
-                stages=composer.stages,
-                limit=config.limits.limit,
-                max_time_s=config.limits.max_time_s,
-                max_outage_s=config.limits.max_outage_s,
-            ),
-            folders=folders,
-            lock_fd=lock.fd,
-            ledger=ledger,
-            shards=data_set.shards(folders),
-            marker=_marker(config, secrets, data_set, stack),
-            quarantine=quarantine,
-            observers=_observers(show_progress, metrics_port, config, stack),
-            signals=stack.enter_context(SignalInbox()),
-        )
-        return RunResult(summary=supervisor.run(), sentence=supervisor.stop_sentence)
+    clients = dataclasses.replace(clients, id_type=data_set.schema.id_type)
+    rings = plan_rings(config, fleet, data_set)
+    composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger)
+    _say_limits(config, fleet, rings.size_bytes)
+    durable.arm("supervisor")
+    return Supervisor(
+        plan=RunPlan(
+            name=config.name,
+            collection=config.namespace,
+            prefix=data_set.prefix,
+            rings=rings,
+            stages=composer.stages,
+            limit=config.limits.limit,
+            max_time_s=config.limits.max_time_s,
+            max_outage_s=config.limits.max_outage_s,
+        ),
+        folders=folders,
+        lock_fd=lock.fd,
+        ledger=ledger,
+        shards=data_set.shards(folders),
+        marker=_marker(config, secrets, data_set, stack),
+        quarantine=quarantine,
+        observers=_observers(show_progress, metrics_port, config, stack),
+        signals=stack.enter_context(SignalInbox()),
+    )
+
+
+@contextmanager
+def _own_files(folders: RunFolders) -> Iterator[None]:
+    """The edge at which trouble with the run folder's files becomes an error of the engine.
+
+    Raises:
+        SinkError: a file cannot be opened or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folders.hot
+        raise SinkError(
+            f"cannot write {where} ({error.strerror}): make --hot-dir writable, or free space there"
+        ) from error
 
 
 def client_settings(config: RunConfig, secrets: RunSecrets) -> ClientSettings:
@@ -158,15 +205,15 @@ def examine_patiently(settings: ClientSettings, *, wait_s: float) -> Fleet:
         ConfigError: see `gpu_clients.doctor.examine`.
         ServersUnavailable: none answered in time.
     """
-    deadline_s = time.monotonic() + wait_s
+    patience = Patience(wait_s)
     while True:
         try:
             fleet = examine(settings)
         except ServersUnavailable as error:
-            if time.monotonic() >= deadline_s:
+            if patience.is_over():
                 raise
-            _log.warning("waiting_for_servers reason=%r", str(error))
-            time.sleep(min(1.0, max(0.0, deadline_s - time.monotonic())))
+            patience.tell("servers", error)
+            time.sleep(min(1.0, patience.left_s))
             continue
         for warning in fleet.warnings:
             _log.warning("%s", warning)
@@ -190,29 +237,16 @@ def _marker(config: RunConfig, secrets: RunSecrets, data_set: DataSet, stack: Ex
     return marker
 
 
-def _nothing_to_do(config: RunConfig, source: Source) -> RunResult:
-    result = summary(
-        Tally(), RunClock(), run=config.name, collection=config.namespace, bottleneck="nothing to do", exit_code=0
+def _nothing_to_do(config: RunConfig) -> RunResult:
+    sentence = f"the collection {config.namespace} is empty: nothing to embed"
+    return RunResult(summary=_empty_summary(config, Exit.DONE), sentence=sentence)
+
+
+def _empty_summary(config: RunConfig, code: Exit) -> dict[str, Any]:
+    """The summary of a run that did not come to start its processes."""
+    return summary(
+        Tally(), RunClock(), run=config.name, collection=config.namespace, bottleneck="nothing ran", exit_code=code
     )
-    return RunResult(summary=result, sentence=f"the collection {config.namespace} is empty: nothing to embed")
-
-
-def _hold_reserve(folders: RunFolders, stack: ExitStack) -> None:
-    """Keep a few MiB of hot storage back, so that a full device can still record a clean stop."""
-    try:
-        reserve = durable.Reserve(folders.reserve, RESERVE_BYTES)
-    except OSError as error:
-        raise SinkError(
-            f"cannot reserve {RESERVE_BYTES >> 20} MiB in {folders.hot} ({error.strerror}): free space on --hot-dir"
-        ) from error
-    stack.callback(reserve.release)
-
-
-def _write_config(folders: RunFolders, config: RunConfig) -> None:
-    try:
-        durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
-    except OSError as error:
-        raise SinkError(f"cannot write {folders.config} ({error.strerror}): make --hot-dir writable") from error
 
 
 def _say_limits(config: RunConfig, fleet: Fleet, ring_bytes: int) -> None:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from engine.config import SourceConfig
-from engine.errors import SourceError
+from engine.errors import EngineError, SourceError
 from engine.ids import IdType
 from readers.columns import infer_columns
 from readers.connection import Client, open_client, open_collection, ping
@@ -18,6 +18,8 @@ from readers.mongo_ids import decide_id_type
 from readers.work_queue import WorkQuery
 
 _log = logging.getLogger("engine.source")
+
+SAY_AFTER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,8 @@ def inspect_source(config: SourceConfig, uri: str, *, wait_s: float) -> Source:
         ConfigError: bad URI or credentials, no usable index, a filter that MongoDB does not take, no text field.
         SourceError: MongoDB does not answer.
     """
-    with open_client(uri, name="engine-preflight", selection_ms=2000) as client:
+    selection_ms = int(1000 * min(SAY_AFTER_S, max(0.1, wait_s)))
+    with open_client(uri, name="engine-preflight", selection_ms=selection_ms) as client:
         _ping_patiently(client, uri, wait_s)
         collection = open_collection(client, config.database, config.collection)
         first = attempt(lambda: collection.find_one({}, {"_id": 1}), f"reading {collection.full_name}")
@@ -61,13 +64,38 @@ def inspect_source(config: SourceConfig, uri: str, *, wait_s: float) -> Source:
 
 
 def _ping_patiently(client: Client, uri: str, wait_s: float) -> None:
-    deadline_s = time.monotonic() + wait_s
+    patience = Patience(wait_s)
     while True:
         try:
             ping(client, uri)
             return
         except SourceError as error:
-            if time.monotonic() >= deadline_s:
+            if patience.is_over():
                 raise
-            _log.warning("waiting_for_mongodb reason=%r", str(error))
-            time.sleep(0.5)
+            patience.tell("mongodb", error)
+            time.sleep(min(0.5, patience.left_s))
+
+
+class Patience:
+    """How long a start waits for what may just be starting, and when it says so: once, after `SAY_AFTER_S`."""
+
+    def __init__(self, wait_s: float) -> None:
+        self._began_s = time.monotonic()
+        self._wait_s = wait_s
+        self._has_told = False
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that may still be waited."""
+        return max(0.0, self._began_s + self._wait_s - time.monotonic())
+
+    def is_over(self) -> bool:
+        """Whether to give up now."""
+        return not self.left_s
+
+    def tell(self, whom: str, error: EngineError) -> None:
+        """Say what is being waited for, unless it has been said or may be over in a moment."""
+        if self._has_told or time.monotonic() - self._began_s < SAY_AFTER_S:
+            return
+        self._has_told = True
+        _log.warning("waiting_for_%s up_to_s=%.0f reason=%r", whom, self._wait_s, str(error))

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, Exit
 from engine.ledger import RunState
 from engine.progress import duration
 from engine.quarantine import read_quarantine
@@ -30,7 +30,7 @@ def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | 
     running = owner is not None
     entries = read_quarantine(folders.quarantine)
     rate = live["rate"] if live and running else _recent_rate(state)
-    left = _left(live)
+    left = _left(live, state)
     left_s = left / rate if left is not None and rate else None
     servers = n_gpus or len(live["clients"] if live and live["clients"] else []) or 4
     return {
@@ -68,7 +68,9 @@ def _state(state: RunState, live: dict[str, Any] | None, running: bool) -> str:
     return f"ended with exit code {state.stop['exit']}"
 
 
-def _left(live: dict[str, Any] | None) -> int | None:
+def _left(live: dict[str, Any] | None, state: RunState) -> int | None:
+    if state.stop is not None and state.stop["exit"] in (Exit.DONE, Exit.QUARANTINED):
+        return 0
     if live is None or live.get("left_at_start") is None:
         return None
     return max(0, int(live["left_at_start"]) - int(live["embedded_now"]))
@@ -99,11 +101,13 @@ def as_text(figures: dict[str, Any], hot: Path) -> str:
     """The figures for a person."""
     documents = figures["documents"]
     left = f"{documents['left']:,}" if documents["left"] is not None else "unknown"
+    if documents["left"] != 0:
+        left += f" at {figures['rate']:,.0f}/s: {duration(figures['seconds_left'])}"
     rows = [
         ("run", f"{figures['run']}  ({hot})"),
         ("state", figures["state"] + (f", process {figures['pid']}" if figures["running"] else "")),
         ("documents", f"{documents['committed']:,} committed, {documents['in_open_shard']:,} in the open shard"),
-        ("left", f"{left} at {figures['rate']:,.0f}/s: {duration(figures['seconds_left'])}"),
+        ("left", left),
         ("shards", f"{figures['shards']:,}, {figures['bytes']:,} bytes, {documents['unmarked_shards']} not yet marked"),
         ("quarantine", _quarantine_text(figures["quarantine"])),
     ]

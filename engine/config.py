@@ -6,6 +6,7 @@ Environment and files are read once, at the edge of the command line; everything
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,37 @@ from engine.runfolder import RunFolders, check_folder_name
 
 MAX_BATCH_SIZE = 4096
 MIN_RING_BYTES = 16 << 20
+_QUEUE_FIELDS = ("_id", "lang", "classified", "retweeted")
 
 
 def _in_range(name: str, value: float, low: float, high: float | None = None) -> None:
-    if value < low or (high is not None and value > high):
+    if not low <= value <= (math.inf if high is None else high) or not math.isfinite(value):
         allowed = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
         raise ConfigError(f"--{name.replace('_', '-')} is {value:g}; allowed is {allowed}")
+
+
+def check_done_field(name: str) -> None:
+    """Refuse a done field that is no plain field name, or that the work queue itself stands on.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if not _is_path(name) or "." in name:
+        raise ConfigError(f"--done-field is {name!r}; expected a plain field name")
+    if name in _QUEUE_FIELDS:
+        raise ConfigError(
+            f"--done-field is {name!r}, a field that the work queue stands on; "
+            "the engine overwrites it with true: name a field of its own"
+        )
+
+
+def _is_path(path: str) -> bool:
+    """Whether MongoDB takes it as a field's name or a dotted path."""
+    return all(part and not part.startswith("$") and "\0" not in part for part in path.split("."))
+
+
+def _root(path: str) -> str:
+    return path.partition(".")[0]
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -52,13 +78,21 @@ class SourceConfig:
         for name in ("database", "collection", "done_field"):
             check_folder_name(f"--{name.replace('_', '-')}", getattr(self, name))
         _one_of("scan", self.scan, ("queue", "id"))
-        if self.done_field.startswith("$") or "." in self.done_field:
-            raise ConfigError(f"--done-field is {self.done_field!r}; expected a plain field name")
-        if not self.text_field or self.text_field.startswith("$"):
+        check_done_field(self.done_field)
+        if not _is_path(self.text_field):
             raise ConfigError(f"--text-field is {self.text_field!r}; expected a field name or a dotted path")
         for column in self.columns:
-            if column in ("_id", "embedding", "truncated") or not column:
+            if column in ("_id", "embedding", "truncated"):
                 raise ConfigError(f"--columns names {column!r}, which the engine writes itself; leave it out")
+            if not _is_path(column):
+                raise ConfigError(f"--columns names {column!r}; expected field names or dotted paths")
+        if len(set(self.columns)) != len(self.columns):
+            raise ConfigError(f"--columns is {','.join(self.columns)!r}; name each column once")
+        if self.done_field in (_root(self.text_field), *map(_root, self.columns)):
+            raise ConfigError(
+                f"--done-field is {self.done_field!r}, which --text-field or --columns reads; "
+                "the engine overwrites it with true: name a field of its own"
+            )
         if self.filter is not None:
             try:
                 parsed = json.loads(self.filter)

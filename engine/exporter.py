@@ -19,6 +19,8 @@ class MetricsExporter:
         Raises:
             ConfigError: the port cannot be had.
         """
+        if not 0 <= port <= 65535:
+            raise ConfigError(f"--metrics-port is {port}; allowed is 0 to 65535")
         registry = CollectorRegistry()
         self._of_run = {
             name: Gauge(f"engine_{name}", text, ["run"], registry=registry).labels(run)

@@ -11,7 +11,7 @@ import re
 import sys
 
 _SECRETS: set[str] = set()
-_URI_CREDENTIALS = re.compile(r"(\w+://)[^/\s@]*:[^/\s@]*@")
+_URI_CREDENTIALS = re.compile(r"(\w+://)(?!\[user:password@\])[^/\s@]*:[^/\s@]*@")  # not the pattern in our own errors
 _BEARER = re.compile(r"(?i)(bearer\s+)\S+")
 
 

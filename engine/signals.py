@@ -1,4 +1,8 @@
-"""Signals as readable bytes: the handler does nothing, the supervisor's loop decides."""
+"""Signals as readable bytes: the handler does nothing, the supervisor's loop decides.
+
+Outside of that loop (before it starts, and in every other command) SIGTERM and a closed terminal end the process the
+way SIGINT does: by an exception that lets everything be cleaned up.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,25 @@ from typing import Any
 _WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP came; like KeyboardInterrupt, nobody should take it for an error."""
+
+
+def raise_when_terminated() -> None:
+    """Let SIGTERM and SIGHUP raise `Terminated` in the main thread from now on; an ignored one stays ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _raise_terminated)
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated(signal.Signals(number).name)
+
+
 class SignalInbox:
     """Collects SIGINT, SIGTERM and SIGHUP (a closed terminal counts as SIGTERM) while it is entered.
+
+    A SIGHUP that is ignored stays ignored: `nohup engine run` outlives its terminal.
 
     Attributes:
         fd: Readable when a signal has come.
@@ -25,6 +46,8 @@ class SignalInbox:
     def __enter__(self) -> SignalInbox:
         self._previous_fd = signal.set_wakeup_fd(self._notify_fd, warn_on_full_buffer=False)
         for number in _WATCHED:
+            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, _leave_it_to_the_loop)
         return self
 

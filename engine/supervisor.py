@@ -192,6 +192,9 @@ class Supervisor:
                     break
         except EngineError as error:
             self._last_error = str(error)
+            self._stop = _Stop(error.exit_code, str(error), time.monotonic())
+            if self._generation is not None:
+                self._take_counts(self._generation)
             self._end_generation(kill=True)
             self._record_stop(error.exit_code)
             self._publish(error.exit_code)
@@ -203,14 +206,7 @@ class Supervisor:
 
     def _conclude(self) -> dict[str, Any]:
         code = self._exit_code()
-        result = summary(
-            self._tally,
-            self._reporter.clock,
-            run=self._plan.name,
-            collection=self._plan.collection,
-            bottleneck=self._bottleneck,
-            exit_code=code,
-        )
+        result = self.summary(code)
         if self._stop is not None:
             self._last_error = self._stop.sentence
         self._record_stop(code)
@@ -221,6 +217,17 @@ class Supervisor:
                 f"{self._tally.quarantined}, gone {self._tally.gone}; run `engine verify --level 4`"
             )
         return result
+
+    def summary(self, code: Exit) -> dict[str, Any]:
+        """What the run has done, also after `run` has raised: what was committed by then counts."""
+        return summary(
+            self._tally,
+            self._reporter.clock,
+            run=self._plan.name,
+            collection=self._plan.collection,
+            bottleneck=self._bottleneck,
+            exit_code=code,
+        )
 
     def _exit_code(self) -> Exit:
         if self._stop is not None:

@@ -92,6 +92,7 @@ def describe(error: BaseException) -> str:
     else:
         text = str(error) or type(error).__name__
     text = text.partition(", Timeout:")[0]  # behind it pymongo prints the whole topology
+    text = text.partition(" (configured timeouts:")[0]
     text = " ".join(_USER_PART.sub("//***@", text).split())
     return text if len(text) <= 300 else text[:297] + "..."
 

@@ -495,35 +495,6 @@ def test_a_password_never_appears_and_may_not_stand_on_the_command_line(job: Job
     assert len(environment.err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (("--batch-size", "0"), "--batch-size"),
-        (("--batch-size", "many"), "batch-size"),
-        (("--concurrency", "zero"), "--concurrency"),
-        (("--vector-type", "float8"), "--vector-type"),
-        (("--shard-bytes", "12parsecs"), "12parsecs"),
-        (("--filter", "{not json"), "--filter"),
-        (("--tei-urls", "localhost:1"), "--tei-urls"),
-        (("--dimensions", "-1"), "--dimensions"),
-        (("--target-p95", "0"), "--target-p95"),
-        (("--columns", "embedding"), "--columns"),
-        (("--no-such-option",), "--no-such-option"),
-        (("--config", "/nonexistent.toml"), "--config"),
-        (("--mongo-uri", "http://localhost"), "--mongo-uri"),
-    ],
-)
-def test_bad_usage_is_one_sentence_and_exit_2(job: Job, arguments: tuple[str, ...], word: str) -> None:
-    """No traceback, and the option is named."""
-    job.insert(tweets(5))
-
-    ended = job.run(*arguments)
-
-    assert ended.code == 2, ended.err
-    assert word in ended.err
-    assert len(ended.err.strip().splitlines()) == 1
-
-
 def test_folders_that_cannot_be_written_are_exit_5_or_2(job: Job, tmp_path: Path) -> None:
     """A file where a folder should be."""
     job.insert(tweets(5))
@@ -580,24 +551,6 @@ def test_status_works_while_a_run_is_going_and_after_a_crash(job: Job, fleet: St
     assert ended["exit"] == 0
     assert ended["documents"]["committed"] == len(job.rows())
     assert ended["documents"]["unmarked_shards"] == 0
-
-
-def test_options_come_from_file_environment_and_flag_in_that_order(job: Job, tmp_path: Path) -> None:
-    """A flag beats the environment, the environment beats the file."""
-    job.insert([{"_id": number, "text": f"t{number}"} for number in range(30)])
-    config = tmp_path / "engine.toml"
-    config.write_text("[run]\nlimit = 1\nbatch_size = 3\n")
-
-    by_file = job.run("--config", str(config))
-    by_environment = job.run("--config", str(config), ENGINE_LIMIT="2")
-    by_flag = job.run("--config", str(config), "--limit", "3", ENGINE_LIMIT="2")
-    config.write_text("[run]\nlimti = 1\n")
-    misspelt = job.run("--config", str(config))
-
-    embedded = [ended.summary["embedded"] for ended in (by_file, by_environment, by_flag)]
-    assert embedded == [1, 2, 3]
-    assert misspelt.code == 2
-    assert "limti" in misspelt.err
 
 
 def test_the_resolved_configuration_in_the_run_folder_can_be_used_again(job: Job) -> None:
