@@ -88,7 +88,7 @@ class Quarantined:
     """One document that could not be embedded.
 
     Attributes:
-        id: Its `_id` in canonical extended JSON.
+        id: Its `_id` in canonical extended JSON; a plain decimal number for an int64 column.
         reason: One word: `empty`, `missing`, `not_text`, `invalid_unicode`, `too_long`, `rejected`, `tokenizer`,
             `backend`, `unsound_vector`, `id_type`, `too_large`.
         detail: What was said about it.

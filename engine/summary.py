@@ -23,6 +23,7 @@ class ServerTally:
         window: Requests that were allowed to be in flight at it, at last.
         documents: Rows that came from it.
         outs: How often it was taken out of service.
+        doubtful: Rows that came between its last right canary and its being taken out for wrong vectors.
         errors: Failed requests by class.
     """
 
@@ -34,6 +35,7 @@ class ServerTally:
     rejected_429: int = 0
     hedged: int = 0
     outs: int = 0
+    doubtful: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
@@ -47,6 +49,7 @@ class ServerTally:
         self.rejected_429 += facts.get("rejected_429", 0)
         self.hedged += facts.get("hedged", 0)
         self.outs += facts.get("outs", 0)
+        self.doubtful += facts.get("doubtful_rows", 0)
         self.errors.update(facts.get("errors", {}))
         self.latency.add(LatencyHistogram.from_sparse(facts.get("latency", {})))
 
@@ -62,6 +65,7 @@ class ServerTally:
             "rejected_429": self.rejected_429,
             "hedged": self.hedged,
             "outs": self.outs,
+            "doubtful": self.doubtful,
             "errors": dict(self.errors),
             "latency": {"p50": self.latency.quantile(0.5), "p95": self.latency.quantile(0.95)},
         }

@@ -25,6 +25,7 @@ class Figures:
         tokens_exact: Whether no estimate is among them.
         truncated: Documents whose text the server cut.
         saved_by_dedup: Rows that shared another row's text.
+        doubtful_rows: Rows handed over between a canary that was right and the server's going out for wrong vectors.
         ring_wait_s: Time with room but without documents.
         vector_wait_s: Time with answers but without an empty vector slot.
     """
@@ -41,6 +42,7 @@ class Figures:
     tokens_exact: bool = True
     truncated: int = 0
     saved_by_dedup: int = 0
+    doubtful_rows: int = 0
     ring_wait_s: float = 0.0
     vector_wait_s: float = 0.0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
@@ -78,6 +80,7 @@ class Figures:
             "tokens_exact": self.tokens_exact,
             "truncated": self.truncated,
             "saved_by_dedup": self.saved_by_dedup,
+            "doubtful_rows": self.doubtful_rows,
             "ring_wait_s": self.ring_wait_s,
             "vector_wait_s": self.vector_wait_s,
             "latency": self.latency.sparse(),

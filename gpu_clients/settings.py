@@ -55,7 +55,7 @@ class ClientSettings:
     request_timeout_s: float | None = None
     retry_share: float = 0.1
     hedge_share: float = 0.05
-    canary_every_s: float = 60.0
+    canary_every_s: float = 20.0
     id_type: IdType = IdType.INT64
     keep_text: bool = False
     api_keys: tuple[str | None, ...] = field(default=(), repr=False)

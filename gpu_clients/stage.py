@@ -187,6 +187,7 @@ class ClientStage:
                 self._stop_by_s = time.monotonic() + STOP_PATIENCE_S
             elif order == "tail":
                 self._tail = True
+                self._watch.hasten()  # what has come since the last canary is vouched for before the run ends
 
     # -- out -------------------------------------------------------------------------------------------
 
@@ -417,6 +418,8 @@ class ClientStage:
             lane.doubts += 1
             self._handover.take_back()
             facts["doubtful_rows"] = self._handover.rows - self._vouched_rows
+            self._figures.doubtful_rows += self._handover.rows - self._vouched_rows
+            self._vouched_rows = self._handover.rows
         self._talks.refuse()
         self._report()
         self._context.log("warning", "server_out", **facts)

@@ -135,9 +135,10 @@ class Screening:
             while (size := json_bytes(kept)) > KEPT_TEXT_BYTES:
                 kept = kept[: min(len(kept) - 1, len(kept) * KEPT_TEXT_BYTES // size)]
         self._skip.quarantine(value)
-        self.quarantined.append(
-            Quarantined(id=canonical(value)[:LONGEST_ID_TEXT], reason=reason, detail=detail, attempts=0, text=kept)
-        )
+        # as the clients write it, who know nothing but the column's type: an integer is a plain number there
+        is_number = self._id_type is IdType.INT64 and check_id(self._id_type, value) is None
+        identity = str(int(value)) if is_number else canonical(value)[:LONGEST_ID_TEXT]
+        self.quarantined.append(Quarantined(id=identity, reason=reason, detail=detail, attempts=0, text=kept))
         self.n_quarantined += 1
 
     def refuse_sent(self, value: Any, reason: str, detail: str, text: str) -> None:

@@ -13,6 +13,8 @@ from tests.gpu_clients.harness import Harness, Outcome
 from tests.gpu_clients.test_faults_transport import texts
 
 MODEL = "google/embeddinggemma-300m"
+COUNT_CANARIES = "delay:s=0,contains=The harbour lay quiet"
+"""A fault that does nothing but count the requests for the canary's long text."""
 
 
 def vectors(model: str, *which: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -30,6 +32,11 @@ def wrong_rows(outcome: Outcome) -> set[int]:
         for number, wanted in zip(numbers, truth, strict=True)
         if not np.allclose(outcome.rows[number], wanted, atol=1e-5)
     }
+
+
+def looks(fleet: StandinFleet) -> int:
+    """Requests for the canary's long text that the first server has had under a fault of the kind `delay`."""
+    return int(fleet.reports()[0]["faults_fired"].get("delay", 0))
 
 
 @pytest.mark.parametrize("fault", ["other_model", "switch_model:model_id=other/model", "previous", "same"])
@@ -68,8 +75,7 @@ def test_answers_that_wait_for_the_writer_are_not_delivered_once_their_server_wa
             assert harness.work(lambda: harness.accounted > 0, 30.0)
             # the canary's answers take their time, so that those of the batches come first and wait in line
             fleet.control(fleet.ports[0], faults=["other_model", "delay:s=1.5,contains=The harbour lay quiet"])
-            canary_is_out = lambda: fleet.reports()[0]["faults_fired"].get("delay", 0) > 0  # noqa: E731
-            assert harness.work(canary_is_out, 30.0)
+            assert harness.work(lambda: looks(fleet) > 0, 30.0)
             harness.hold_vectors = True
             assert harness.work(lambda: bool(outcome.told("server_out", "client-0")), 30.0)
             figures = outcome.figures("client-0")
@@ -81,6 +87,29 @@ def test_answers_that_wait_for_the_writer_are_not_delivered_once_their_server_wa
             assert harness.accounted == figures["rows"] == outcome.figures("client-0")["rows"]
         finally:
             harness.finish()
+
+
+def test_a_drift_that_no_canary_has_met_yet_is_found_at_the_end_of_the_run() -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        settings = ClientSettings(urls=fleet.urls, canary_every_s=600.0)
+        harness = Harness(fleet.urls, texts(100_000), settings=settings)
+        outcome = harness.outcome
+        fleet.control(fleet.ports[0], faults=[COUNT_CANARIES])
+        harness.start()
+        try:
+            assert harness.work(lambda: looks(fleet) >= 3, 30.0)
+            rows = harness.accounted
+            assert harness.work(lambda: harness.accounted >= rows + 3000, 30.0), "the third has been answered"
+            fleet.control(fleet.ports[0], faults=["other_model"])
+            rows = harness.accounted
+            assert harness.work(lambda: harness.accounted >= rows + 1000, 30.0)
+            assert not outcome.told("server_out")
+            harness.command(do="tail")
+            assert harness.work(lambda: bool(outcome.told("server_out", "client-0")), 30.0)
+        finally:
+            harness.finish()
+    assert outcome.figures("client-0")["doubtful_rows"] >= len(wrong_rows(outcome)) > 0
+    assert not outcome.told("server_out", "client-1")
 
 
 def test_one_vector_for_all_texts_never_reaches_the_writer() -> None:
@@ -105,11 +134,16 @@ def test_a_server_that_comes_back_with_another_model_is_not_let_in() -> None:
 def test_the_periodic_canary_of_a_sound_server_finds_nothing() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0,))) as fleet:
         settings = ClientSettings(urls=fleet.urls, canary_every_s=0.05)
-        outcome = Harness(fleet.urls, texts(3000), settings=settings).run()
-        asked = sum(report["embed_requests"] for report in fleet.reports())
-    outcome.check_exact(MODEL)
-    assert not outcome.told("server_out")
-    assert asked > 3000 // 32 + 10, "it was asked for, beside the work"
+        harness = Harness(fleet.urls, texts(50_000), settings=settings)
+        fleet.control(fleet.ports[0], faults=[COUNT_CANARIES])
+        harness.start()
+        try:
+            assert harness.work(lambda: looks(fleet) >= 7, 30.0), "it is asked for, beside the work"
+        finally:
+            harness.finish()
+    assert harness.accounted > 0
+    assert not wrong_rows(harness.outcome)
+    assert not harness.outcome.told("server_out")
 
 
 def test_references_survive_their_way_as_text() -> None:

@@ -131,8 +131,7 @@ def test_texts_that_cannot_be_embedded_are_quarantined_with_their_reason(
     reader = read_all(settings_for(documents, mongod.uri))
     assert sorted(reader.ids) == [1, 9, 11]
     assert {row.id: row.text for row in reader.rows}[9] == "with a \0 inside"
-    reasons = {json.loads(key)["$numberInt"]: reason for key, reason in reader.events.quarantined().items()}
-    assert reasons == {
+    assert reader.events.quarantined() == {
         "2": "missing",
         "3": "missing",
         "4": "not_text",
@@ -353,7 +352,7 @@ def test_batches_whose_columns_are_too_large_are_halved_and_one_alone_is_refused
     )
     reader = read_all(settings_for(documents, mongod.uri, columns=(("note", "string"),)), meta_bytes=7000)
     assert sorted(reader.ids) == list(range(1, 10))
-    assert reader.events.quarantined() == {canonical(0): "too_large"}
+    assert reader.events.quarantined() == {"0": "too_large"}
 
 
 @pytest.mark.parametrize(("limit", "work_left"), [(1, True), (7, True), (49, True), (50, False), (80, False)])
