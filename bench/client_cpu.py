@@ -4,8 +4,9 @@
 
 Every contender asks one stand-in server that answers at once (its CPU time is not counted) for the vectors of real
 tweets, over a kept-alive connection, and ends with a float32 matrix. The others get their best case: one thread, no
-retries, no checks. This engine's line "in processes" is the whole of four client processes with rings, checks, window
-and reports. Libraries that are not installed are left out.
+retries, no checks; Baseten's client (Rust, threads of its own) is asked for eight batches at a time. This engine's line
+"in processes" is the whole of four client processes with rings, checks, window and reports. Libraries that are not
+installed are left out: `pip install requests httpx aiohttp pycurl openai baseten-performance-client` brings them all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import http.client
 import importlib
 import importlib.util
+import io
 import platform
 import resource
 import sys
@@ -125,6 +127,53 @@ def over_aiohttp(url: str, path: str, decode: Callable[[bytes], Matrix]) -> Iter
 
 
 @contextmanager
+def over_pycurl(url: str, path: str, decode: Callable[[bytes], Matrix]) -> Iterator[Ask]:
+    """`pycurl`, one handle."""
+    pycurl = importlib.import_module("pycurl")
+    curl = pycurl.Curl()
+    curl.setopt(pycurl.URL, url + path)
+    curl.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in _HEADERS.items()])
+
+    def ask(body: bytes) -> Matrix:
+        answer = io.BytesIO()
+        curl.setopt(pycurl.POSTFIELDS, body)
+        curl.setopt(pycurl.WRITEDATA, answer)
+        curl.perform()
+        return decode(answer.getvalue())
+
+    yield ask
+    curl.close()
+
+
+@contextmanager
+def over_openai(url: str, _path: str, _decode: Callable[[bytes], Matrix]) -> Iterator[Ask]:
+    """OpenAI's own client, which asks for base64 by itself."""
+    client = importlib.import_module("openai").OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+    def ask(body: bytes) -> Matrix:
+        answer = client.embeddings.create(input=_texts_of[body], model="any")
+        return np.array([item.embedding for item in answer.data], dtype=np.float32)
+
+    yield ask
+    client.close()
+
+
+@contextmanager
+def over_baseten(url: str, _path: str, _decode: Callable[[bytes], Matrix]) -> Iterator[Ask]:
+    """Baseten's performance client: eight batches in one call, in threads of its own."""
+    baseten = importlib.import_module("baseten_performance_client")
+    client = baseten.PerformanceClient(url, api_key="none")
+
+    def ask(body: bytes) -> Matrix:
+        texts = _texts_of[body]
+        preference = baseten.RequestProcessingPreference(batch_size=len(texts), max_concurrent_requests=8)
+        matrix: Matrix = client.embed(texts * 8, model="any", preference=preference).numpy()
+        return matrix
+
+    yield ask
+
+
+@contextmanager
 def over_this_client(url: str, _path: str, _decode: Callable[[bytes], Matrix]) -> Iterator[Ask]:
     """This engine's requester, with every check, one request at a time."""
     fleet = examine(ClientSettings(urls=(url,)))
@@ -137,7 +186,7 @@ def over_this_client(url: str, _path: str, _decode: Callable[[bytes], Matrix]) -
 
     def ask(body: bytes) -> Matrix:
         array = memoryview(body)[len(b'{"input":') : -len(b',"encoding_format":"base64"}')]
-        n_texts = _texts_in[body]
+        n_texts = len(_texts_of[body])
         requester.submit([array], n_texts, timeout_s=30.0)
         while not (done := requester.poll(1.0)):
             pass
@@ -152,7 +201,8 @@ def over_this_client(url: str, _path: str, _decode: Callable[[bytes], Matrix]) -
     poller.close()
 
 
-_texts_in: dict[bytes, int] = {}
+_texts_of: dict[bytes, list[str]] = {}
+"""The texts of every request body."""
 
 NATIVE = ("/embed", from_json_floats, b'{"inputs":%b}')
 BASE64 = ("/v1/embeddings", from_base64, b'{"input":%b,"encoding_format":"base64"}')
@@ -165,6 +215,9 @@ CONTENDERS: list[tuple[str, str, Any, tuple[str, Callable[[bytes], Matrix], byte
     ("urllib3 + JSON floats", "urllib3", over_urllib3, NATIVE),
     ("urllib3 + base64", "urllib3", over_urllib3, BASE64),
     ("http.client + base64", "http", over_http_client, BASE64),
+    ("pycurl + base64", "pycurl", over_pycurl, BASE64),
+    ("openai (base64 by itself)", "openai", over_openai, BASE64),
+    ("baseten-performance-client (JSON floats)", "baseten_performance_client", over_baseten, BASE64),
     ("this client, one request at a time", "gpu_clients", over_this_client, BASE64),
 ]
 
@@ -173,7 +226,7 @@ def measure(name: str, over: Any, url: str, kind: Any, batches: list[list[str]],
     """Ask for `n_documents` vectors and count this process's CPU time."""
     path, decode, template = kind
     bodies = [template % orjson.dumps(batch) for batch in batches]
-    _texts_in.update({body: len(batch) for body, batch in zip(bodies, batches, strict=True)})
+    _texts_of.update(zip(bodies, batches, strict=True))
     with over(url, path, decode) as ask:
         for body in bodies[:10]:
             ask(body)
