@@ -32,6 +32,8 @@ class ServerTimes:
     inference_s: float
     tokenization_s: float
     tokens: int | None
+    total_s: float = 0.0
+    """From the request's arrival to its answer: what its slowest text took."""
 
 
 class Completion:
@@ -83,6 +85,7 @@ class Completion:
             _milliseconds(headers.get(b"x-inference-time", b"")),
             _milliseconds(headers.get(b"x-tokenization-time", b"")),
             int(tokens) if tokens.isdigit() else None,
+            _milliseconds(headers.get(b"x-total-time", b"")),
         )
 
     def decode_into(self, out: Matrix) -> list[int]:

@@ -13,9 +13,11 @@ from bench.tuner.record import Record
 from bench.tuner.statistics import Numbers
 
 _LIKE_SERVERS = 0.15
-_WITHOUT_GAPS = 0.8
-"""GPU batches that a text waits for when GPU batches follow each other without a gap."""
-_DIFFERENT_FILLS = 1.25
+_ENOUGH_REQUESTS = 20
+_FITS = 0.8
+"""Share of a GPU batch up to which a request certainly is in one: its tokens are estimated from its characters."""
+_DRAWN_OUT = 4
+"""How many times larger than the largest single request a GPU batch may be for the line to be believed."""
 _PRECISE = 0.1
 _FULL_WAITING = 2.25
 """GPU batches in flight that keep a GPU's batches full: one worked on, one cut, some of the next."""
@@ -111,18 +113,24 @@ def _more_permits(record: Record, findings: Findings, servers: MeasuredServers) 
 
 
 def _larger_gpu_batches(record: Record, findings: Findings, servers: MeasuredServers) -> Advice | None:
-    """Twice the tokens of a GPU batch: the part of its time that does not depend on them is paid half as often."""
+    """Twice the tokens of a GPU batch: the part of its time that does not depend on them is paid half as often.
+
+    What a token costs is the slope through single requests of different length, each alone at its server. What is
+    left of a full GPU batch's time does not depend on its tokens.
+    """
     limit_tokens = servers.least("max_batch_tokens")
-    if limit_tokens is None or not is_full(record) or not _are_alike(record):
+    if limit_tokens is None or not record.tokens_exact or not is_full(record) or not _are_alike(record):
         return None
-    tokens, seconds = _gpu_batches(findings, servers.n_servers)
-    if len(tokens) < 3 or tokens.max() < _DIFFERENT_FILLS * tokens.min():
+    batch_s = record.split.inference_s
+    now = findings.tokens_per_s(record) / servers.n_servers * batch_s
+    alone = _single_requests(findings, limit_tokens)
+    if len(alone) < _ENOUGH_REQUESTS or not _spans(alone[:, 0], now):
         return None
-    slope_s, fixed_s = (float(value) for value in np.polyfit(tokens, seconds, 1))
+    slope_s = float(np.polyfit(alone[:, 0], alone[:, 1], 1)[0])
+    fixed_s = batch_s - slope_s * now
     if fixed_s <= 0 or slope_s <= 0:
         return None
-    now = _gpu_batch_tokens(findings, record, servers.n_servers)
-    gain = 2 * (fixed_s + slope_s * now) / (fixed_s + 2 * slope_s * now) - 1
+    gain = 2 * batch_s / (fixed_s + 2 * slope_s * now) - 1
     texts = math.ceil(2 * _FULL_WAITING * now * record.rate.per_s / findings.tokens_per_s(record))
     permits = servers.least("max_concurrent_requests")
     condition = ""
@@ -133,9 +141,9 @@ def _larger_gpu_batches(record: Record, findings: Findings, servers: MeasuredSer
         value=2 * limit_tokens,
         gain=gain,
         why=(
-            f"a GPU batch takes {fixed_s * 1000:.1f} ms whatever it holds and {slope_s * 1e6:.1f} us a token (line "
-            f"through {len(tokens)} points), and now holds about {now:,.0f} tokens{condition}; the GPU's memory has to "
-            "allow it"
+            f"a token costs {slope_s * 1e6:.1f} us (line through {len(alone)} single requests); of the "
+            f"{batch_s * 1000:.0f} ms that a GPU batch of about {now:,.0f} tokens takes, {fixed_s * 1000:.1f} ms do "
+            f"not depend on its tokens{condition}; the GPU's memory has to allow it"
         ),
     )
 
@@ -146,25 +154,18 @@ def _are_alike(record: Record) -> bool:
     return bool(len(texts)) and float(texts.max()) <= (1 + _LIKE_SERVERS) * float(texts.mean())
 
 
-def _gpu_batch_tokens(findings: Findings, record: Record, n_servers: int) -> float:
-    """Tokens of a GPU batch of a busy server: what it does in the time that a batch takes."""
-    return findings.tokens_per_s(record) / n_servers * record.split.inference_s
+def _single_requests(findings: Findings, limit_tokens: int) -> Numbers:
+    """Tokens and latency of every request that was alone at its server and fits into a GPU batch, float64 (n, 2)."""
+    found = [np.empty((0, 2))]
+    for point, record in findings.records.items():
+        if point.concurrency == 1 and record.characters_per_token:
+            for visit in record.counted:
+                pairs = np.column_stack([visit.characters / record.characters_per_token, visit.latencies_s])
+                found.append(pairs[pairs[:, 0] <= _FITS * limit_tokens])
+    return np.concatenate(found)
 
 
-def _gpu_batches(findings: Findings, n_servers: int) -> tuple[Numbers, Numbers]:
-    """Tokens and seconds of the GPU batches at every point at which the GPUs were busy and tokens were counted.
-
-    With one or two requests in flight a server makes two GPU batches of unlike size from each of them, of which a mean
-    says nothing.
-    """
-    busy = [
-        record
-        for record in findings.within(None)
-        if record.tokens_exact
-        and record.point.concurrency > 2
-        and record.rate.relative < _PRECISE
-        and record.split.inference_s > 0
-        and record.split.queue_s >= _WITHOUT_GAPS * record.split.inference_s
-    ]
-    tokens = np.array([_gpu_batch_tokens(findings, record, n_servers) for record in busy])
-    return tokens, np.array([record.split.inference_s for record in busy])
+def _spans(tokens: Numbers, now: float) -> bool:
+    """Whether a line through these is more than noise, and need not be drawn out far to full GPU batches."""
+    low, high = np.quantile(tokens, (0.05, 0.95))
+    return bool(high >= 2 * low and high >= now / _DRAWN_OUT)

@@ -92,11 +92,17 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSplit:
-    """Where a text's time at the servers went, seconds on average; 0 when they do not say."""
+    """Where the time at the servers went, seconds on average; 0 when they do not say.
+
+    Attributes:
+        tokenization_s, queue_s, inference_s: Of a text.
+        total_s: Of a request, which is answered when its slowest text is.
+    """
 
     tokenization_s: float
     queue_s: float
     inference_s: float
+    total_s: float = 0.0
 
     @property
     def known(self) -> bool:
@@ -360,6 +366,7 @@ def _split(answers: list[Answer], n_texts: int) -> ServerSplit:
         tokenization_s=share * math.fsum(answer.tokenization_s * answer.n_texts for answer in answers),
         queue_s=share * math.fsum(answer.queue_s * answer.n_texts for answer in answers),
         inference_s=share * math.fsum(answer.inference_s * answer.n_texts for answer in answers),
+        total_s=math.fsum(answer.total_s for answer in answers) / max(1, len(answers)),
     )
 
 

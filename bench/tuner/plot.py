@@ -30,6 +30,7 @@ def write_png(path: Path, records: list[Record], chosen: Record | None, target_p
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see above
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -48,6 +49,9 @@ def write_png(path: Path, records: list[Record], chosen: Record | None, target_p
     if target_p95_s is not None:
         axes.axhline(target_p95_s, linestyle=":", color="gray", label=f"target {target_p95_s:g} s")
     axes.set_yscale("log")
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain)
     axes.set_xlim(left=0)
     axes.set_xlabel("documents/s of the fleet (numbers: requests in flight per server)")
     axes.set_ylabel("p95 latency (s)")

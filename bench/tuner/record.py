@@ -87,7 +87,10 @@ class Record:
             return math.fsum(getattr(visit.split, name) * visit.n_texts for visit in counted) / total
 
         return ServerSplit(
-            tokenization_s=mean("tokenization_s"), queue_s=mean("queue_s"), inference_s=mean("inference_s")
+            tokenization_s=mean("tokenization_s"),
+            queue_s=mean("queue_s"),
+            inference_s=mean("inference_s"),
+            total_s=mean("total_s"),
         )
 
     @property

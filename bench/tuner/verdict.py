@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.tuner.advice import Advice, advise
-from bench.tuner.bottleneck import Limit, MeasuredServers, limit_of, outside_s
+from bench.tuner.bottleneck import BUSY_QUEUE, Limit, MeasuredServers, limit_of, outside_s
 from bench.tuner.findings import INDIFFERENCE, Findings
 from bench.tuner.measure import Point
 from bench.tuner.record import Record
+
+_ROUGH = 0.05
+"""Half width of a rate's interval, as a share of it, above which a choice is hardly one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,9 @@ def judge(findings: Findings, servers: MeasuredServers, target_p95_s: float | No
         sentences = _impossible(findings, subject, target_p95_s or 0.0)
     else:
         sentences = [*_choice(findings.chosen, findings, servers, target_p95_s), *_knee(turn, findings)]
-    sentences += _limit(subject, limit, findings)
+    if findings.chosen is not None:
+        sentences += _limit(subject, limit)
+    sentences += _where_time_goes(subject, findings)
     sentences += _order(findings)
     sentences += [item.sentence for item in advice]
     if findings.chosen is not None and not advice and limit is Limit.INFERENCE:
@@ -69,8 +74,9 @@ def _unfinished(best: Record) -> str:
 
 def _choice(chosen: Record, findings: Findings, servers: MeasuredServers, target_p95_s: float | None) -> list[str]:
     rate, p95_s = chosen.rate, chosen.p_s(0.95)
+    spread = f"+-{rate.relative:.1%}" if math.isfinite(rate.relative) else "measured once"
     head = (
-        f"Chosen: {_name(chosen.point)} per server: {rate.per_s:,.0f} documents/s (+-{rate.relative:.1%}) with "
+        f"Chosen: {_name(chosen.point)} per server: {rate.per_s:,.0f} documents/s ({spread}) with "
         f"p50 {chosen.p_s(0.5):.3f} s, p90 {chosen.p_s(0.9):.3f} s, p95 {p95_s:.3f} s, p99 {chosen.p_s(0.99):.3f} s, "
         f"max {chosen.p_s(1.0):.3f} s."
     )
@@ -81,11 +87,13 @@ def _choice(chosen: Record, findings: Findings, servers: MeasuredServers, target
         sentences.append(
             f"{_name(best.point)} measured {behind:.1%} more in a single visit, which there was no time to repeat."
         )
-    elif best is not chosen and behind > 0:
+    elif best is not chosen and behind >= 0.0005:  # what is printed as 0.1%
         longer = best.p_s(0.95) / p95_s - 1
         sentences.append(
             f"{_name(best.point)} measured {behind:.1%} more, which is no difference worth {longer:+.0%} of latency."
         )
+    if rate.relative > _ROUGH:
+        sentences.append("That is a rough figure, the visits were too short for a finer one: give more --seconds.")
     in_flight = chosen.point.texts_in_flight
     permits = servers.least("max_concurrent_requests")
     headroom = []
@@ -113,24 +121,31 @@ def _knee(turn: Record | None, findings: Findings) -> list[str]:
     ]
 
 
-def _limit(record: Record, limit: Limit, findings: Findings) -> list[str]:
+def _limit(record: Record, limit: Limit) -> list[str]:
+    split = record.split
+    busy = split.queue_s >= BUSY_QUEUE * split.inference_s
     words = {
         Limit.CLIENT: f"this client: it used {record.client_cpu:.0%} of a core, so the servers may do more than shown",
         Limit.TOKENISER: "the servers' tokenizers: texts wait for them, the GPU waits for texts",
-        Limit.INFERENCE: "inference: GPU batches follow each other without a gap",
+        Limit.INFERENCE: "inference: GPU batches follow each other without a gap"
+        if busy
+        else "inference: it takes most of a request's time, and more in flight did not bring more",
         Limit.PERMITS: "--max-concurrent-requests: no more texts may be in flight, and the GPU still has gaps",
         Limit.NETWORK: "the way to the servers: requests spend most of their time outside of them",
         Limit.TARGET: "the target: more in flight would bring more throughput, and more latency",
         Limit.UNKNOWN: "unknown: the servers do not say where their time goes",
     }
-    sentences = [f"Limit: {words[limit]}."]
+    return [f"Limit: {words[limit]}."]
+
+
+def _where_time_goes(record: Record, findings: Findings) -> list[str]:
+    sentences = []
     split, latency_s = record.split, record.mean_latency_s
     if split.known and latency_s > 0:
         sentences.append(
             f"Of a mean latency of {latency_s:.3f} s a text was tokenised for {split.tokenization_s / latency_s:.0%}, "
             f"queued for {split.queue_s / latency_s:.0%}, in inference for {split.inference_s / latency_s:.0%}; "
-            f"the rest is the slowest text of its request, network and client (client CPU {record.client_cpu:.0%} of "
-            "a core)."
+            + _rest(record)
         )
     floor = findings.floor
     if floor is not None and len(floor.latencies_s):
@@ -139,6 +154,15 @@ def _limit(record: Record, limit: Limit, findings: Findings) -> list[str]:
             + (f", of which {outside_s(floor):.3f} s outside the servers." if floor.split.known else ".")
         )
     return sentences
+
+
+def _rest(record: Record) -> str:
+    """Where the remainder of a latency went, as far as the servers say."""
+    cpu = f"client CPU {record.client_cpu:.0%} of a core"
+    if not record.split.total_s:
+        return f"the rest is the slowest text of its request, network and client ({cpu})."
+    outside = outside_s(record) / record.mean_latency_s
+    return f"network and client took {outside:.0%} ({cpu}), waiting for the slowest text of a request the rest."
 
 
 def _order(findings: Findings) -> list[str]:

@@ -21,7 +21,7 @@ from bench.tuner.measure import Outcome, Point, Visit
 from bench.tuner.search import Search
 from bench.tuner.survey import TuneConfig
 from engine.errors import ServersUnavailable
-from tests.bench.modelled_load import ModelledLoad, truth
+from bench.modelled_load import ModelledLoad, truth
 
 SECONDS = 10.0
 

@@ -18,7 +18,7 @@ from bench.tuner.record import Record
 from bench.tuner.statistics import Rate
 from bench.tuner.verdict import Verdict, judge
 from gpu_clients.routes import ServerFacts
-from tests.bench.modelled_load import truth
+from bench.modelled_load import truth
 from tests.bench.test_tuner_search import FLEETS, corpus, limits_of, search, searched
 
 

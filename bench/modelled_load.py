@@ -120,21 +120,22 @@ class ModelledLoad:
         for model in self._models:
             model.slow_factor = self.config.slow_factor * (1 + self.slowdown_per_s * self._now_s)
             for ticket in model.advance(self._now_s):
-                sent = ticket.owner
-                assert isinstance(sent, _Sent)
+                answered = ticket.owner
+                assert isinstance(answered, _Sent)
                 finished_s = ticket.done_s + self._overhead() / 2
                 self._leaving.append(
                     Answer(
-                        point=sent.point,
-                        server=sent.server,
-                        request=sent.request,
-                        n_texts=sent.n_texts,
+                        point=answered.point,
+                        server=answered.server,
+                        request=answered.request,
+                        n_texts=answered.n_texts,
                         finished_s=finished_s,
-                        latency_s=finished_s - sent.sent_s,
-                        tokens=sent.tokens,
+                        latency_s=finished_s - answered.sent_s,
+                        tokens=answered.tokens,
                         queue_s=ticket.queue_sum_s / ticket.n_inputs,
                         inference_s=ticket.inference_sum_s / ticket.n_inputs,
                         tokenization_s=ticket.tokenization_sum_s / ticket.n_inputs,
+                        total_s=ticket.done_s - ticket.arrived_s,
                     )
                 )
         self._leaving.sort(key=lambda answer: answer.finished_s)
