@@ -29,6 +29,7 @@ from bench.plain_script import run_plain_script
 from bench.standin import StandinConfig, StandinFleet
 from bench.tweets import documents
 from engine.errors import ProtocolError
+from engine.summary import MachineCpu
 
 DATABASE, COLLECTION, DONE_FIELD = "bench", "tweets", "embedded_bench"
 SCRIPT_SHARE = 10
@@ -79,7 +80,7 @@ def measure(config: PipelineConfig) -> dict[str, Any]:
         LocalMongod(Path(name) / "mongod", mongod=config.mongod) as mongod,
         StandinFleet(servers) as fleet,
     ):
-        _load(mongod.uri, config)
+        load(mongod.uri, config)
         command = EngineCommand(
             uri=mongod.uri,
             database=DATABASE,
@@ -88,14 +89,15 @@ def measure(config: PipelineConfig) -> dict[str, Any]:
             urls=fleet.urls,
             folder=Path(name),
         )
-        engine = _run_engine(command, config, mongod.pid)
-        figures: dict[str, Any] = {"machine": _machine(), "config": _plain(config), "engine": engine}
+        engine = _run_engine(command, config, {"mongod": mongod.pid, "servers": fleet.pid})
+        figures: dict[str, Any] = {"machine": machine(), "config": _plain(config), "engine": engine}
         if config.compare:
             figures["plain_script"] = _run_script(Path(name), mongod.uri, list(fleet.urls), config)
     return figures
 
 
-def _load(uri: str, config: PipelineConfig) -> None:
+def load(uri: str, config: PipelineConfig) -> None:
+    """Fill the collection: first what is marked already, then the work queue."""
     with MongoClient[dict[str, Any]](uri) as client:
         collection = client[DATABASE][COLLECTION]
         wanted = documents(config.n_documents + config.already_marked, retweeted=False)
@@ -110,13 +112,28 @@ def _load(uri: str, config: PipelineConfig) -> None:
             assert number < 1_000_000  # bounded
 
 
-def _run_engine(engine: EngineCommand, config: PipelineConfig, mongod_pid: int) -> dict[str, Any]:
+def make_indexes(engine: EngineCommand) -> None:
+    """Call `engine index`.
+
+    Raises:
+        ProtocolError: it failed.
+    """
     index = engine.start("index")
     _, complaint = index.communicate()
     if index.returncode != 0:
         raise ProtocolError(f"`engine index` ended with exit code {index.returncode}: {complaint[-2000:]}")
-    mongod = psutil.Process(mongod_pid)
-    mongod_before = _cpu_s(mongod)
+
+
+def _run_engine(engine: EngineCommand, config: PipelineConfig, beside: dict[str, int]) -> dict[str, Any]:
+    """Run and watch.
+
+    Args:
+        beside: Process ids of what works beside the engine, by name.
+    """
+    make_indexes(engine)
+    others = {name: psutil.Process(pid) for name, pid in beside.items()}
+    before = {name: _cpu_s(process) for name, process in others.items()}
+    cores = MachineCpu.now()
     started = time.monotonic()
     process = engine.start("run", "--json", "--batch-size", str(config.batch_size))
     peak_bytes = 0
@@ -124,6 +141,10 @@ def _run_engine(engine: EngineCommand, config: PipelineConfig, mongod_pid: int) 
         peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
         time.sleep(_MEMORY_EVERY_S)
     wall_s = time.monotonic() - started
+    busy_share = cores.busy_share_since()
+    cpu_beside = {
+        name: round((_cpu_s(process) - before[name]) / config.n_documents * 1e6, 2) for name, process in others.items()
+    }
     assert process.stdout is not None
     assert process.stderr is not None
     with process.stdout as out, process.stderr as err:
@@ -138,7 +159,8 @@ def _run_engine(engine: EngineCommand, config: PipelineConfig, mongod_pid: int) 
         "documents_per_second": round(config.n_documents / wall_s, 1),
         "wall_s": round(wall_s, 2),
         "cpu_us_per_document": {**cpu, "engine": round(sum(cpu.values()), 2)},
-        "mongod_cpu_us_per_document": round((_cpu_s(mongod) - mongod_before) / config.n_documents * 1e6, 2),
+        "cpu_us_per_document_beside": cpu_beside,
+        "cores_busy_share": round(busy_share or 0.0, 3),
         "peak_resident_mib": peak_bytes >> 20,
         "latency": summary["latency"],
         "bottleneck": summary["bottleneck"],
@@ -180,7 +202,8 @@ def _resident_bytes(pid: int) -> int:
     return total
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
     return {
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -203,8 +226,9 @@ def as_text(figures: dict[str, Any]) -> str:
         f"{'stage':<12} {'us CPU per document':>20}",
     ]
     lines += [f"{name:<12} {value:>20.1f}" for name, value in engine["cpu_us_per_document"].items()]
+    lines += [f"{name:<12} {value:>20.1f}" for name, value in engine["cpu_us_per_document_beside"].items()]
     lines += [
-        f"{'mongod':<12} {engine['mongod_cpu_us_per_document']:>20.1f}",
+        f"cores        {engine['cores_busy_share']:>20.0%} busy with all of it",
         f"end to end   {engine['documents_per_second']:>20,.0f} documents/s, from the command's start to its end",
         f"memory       {engine['peak_resident_mib']:>20,} MiB resident at the peak, all processes",
         f"bottleneck: {engine['bottleneck']}",

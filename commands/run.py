@@ -19,6 +19,7 @@ from commands.tuned import fleet_changed
 from engine import durable
 from engine.config import RunConfig, to_toml
 from engine.errors import ConfigError, EngineError, Exit, ServersUnavailable, SinkError
+from engine.generation import RingPlan
 from engine.ledger import Ledger, RunState
 from engine.logs import redact
 from engine.progress import LineProgress, duration
@@ -27,7 +28,7 @@ from engine.reporting import Observer
 from engine.runfolder import RESERVE_BYTES, RunFolders, RunLock
 from engine.signals import SignalInbox
 from engine.summary import RunClock, Tally, summary
-from engine.supervisor import RunPlan, Supervisor
+from engine.supervisor import MAX_UNMARKED_ROWS, RunPlan, Supervisor
 from gpu_clients.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
 from readers.marker import Marker
@@ -131,7 +132,6 @@ def _prepare(
     clients = dataclasses.replace(clients, id_type=data_set.schema.id_type)
     rings = plan_rings(config, fleet, data_set)
     composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger)
-    _say_limits(config, fleet, rings.size_bytes)
     durable.arm("supervisor")
     return Supervisor(
         plan=RunPlan(
@@ -150,7 +150,7 @@ def _prepare(
         shards=data_set.shards(folders),
         marker=_marker(config, secrets, data_set, stack),
         quarantine=quarantine,
-        observers=_observers(show_progress, metrics_port, config, stack),
+        observers=_observers(show_progress, metrics_port, config, _limits(config, fleet, rings), stack),
         signals=stack.enter_context(SignalInbox()),
     )
 
@@ -249,30 +249,34 @@ def _empty_summary(config: RunConfig, code: Exit) -> dict[str, Any]:
     )
 
 
-def _say_limits(config: RunConfig, fleet: Fleet, ring_bytes: int) -> None:
-    """Print the fixed limits of this run (G5)."""
-    _log.info(
-        "limits shared_memory=%d MiB servers=%d batch_size=%d in_flight_per_server<=%d open_shard<=%d MiB or %g s",
-        ring_bytes >> 20,
-        len(config.servers.urls),
-        fleet.batch_size,
-        config.servers.concurrency or config.servers.max_concurrency,
-        config.sink.shard_bytes >> 20,
-        config.sink.shard_seconds,
+def _limits(config: RunConfig, fleet: Fleet, rings: RingPlan) -> str:
+    """The fixed limits of this run (G5): memory, work in flight, files that are not committed yet."""
+    shard_mib = config.sink.shard_bytes >> 20
+    return (
+        f"limits shared_memory={rings.size_bytes >> 20} MiB "
+        f"(documents {rings.n_documents} x {rings.document_bytes >> 10} KiB, "
+        f"vectors {rings.n_vectors} x {rings.layout.slot_bytes >> 10} KiB) "
+        f"servers={len(config.servers.urls)} batch_size={fleet.batch_size} "
+        f"in_flight_per_server<={config.servers.concurrency or config.servers.max_concurrency} "
+        f"open_shard<={shard_mib} MiB or {config.sink.shard_seconds:g} s temporaries<={2 * shard_mib} MiB "
+        f"unmarked_rows<={MAX_UNMARKED_ROWS}"
     )
 
 
-def _observers(show_progress: bool, metrics_port: int | None, config: RunConfig, stack: ExitStack) -> list[Observer]:
+def _observers(
+    show_progress: bool, metrics_port: int | None, config: RunConfig, limits: str, stack: ExitStack
+) -> list[Observer]:
     observers: list[Observer] = []
     if show_progress:
         from rich.console import Console  # noqa: PLC0415 - only a terminal pays for rich
 
         from engine.panel import TerminalProgress  # noqa: PLC0415
 
-        panel = TerminalProgress(Console(stderr=True))
+        panel = TerminalProgress(Console(stderr=True), limits)
         stack.callback(panel.close)
         observers.append(panel)
     else:
+        _log.info("%s", limits)
         observers.append(LineProgress())
     if metrics_port is not None:
         from engine.exporter import MetricsExporter  # noqa: PLC0415 - only who asks for metrics pays for it

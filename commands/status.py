@@ -29,8 +29,8 @@ def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | 
     owner = lock_owner(folders.lock)
     running = owner is not None
     entries = read_quarantine(folders.quarantine)
-    rate = live["rate"] if live and running else _recent_rate(state)
-    left = _left(live, state)
+    rate = live["rate"] if live and (running or state.stop is None) else _recent_rate(state)
+    left = _left(live, state, running)
     left_s = left / rate if left is not None and rate else None
     servers = n_gpus or len(live["clients"] if live and live["clients"] else []) or 4
     return {
@@ -68,12 +68,13 @@ def _state(state: RunState, live: dict[str, Any] | None, running: bool) -> str:
     return f"ended with exit code {state.stop['exit']}"
 
 
-def _left(live: dict[str, Any] | None, state: RunState) -> int | None:
+def _left(live: dict[str, Any] | None, state: RunState, running: bool) -> int | None:
     if state.stop is not None and state.stop["exit"] in (Exit.DONE, Exit.QUARANTINED):
         return 0
     if live is None or live.get("left_at_start") is None:
         return None
-    return max(0, int(live["left_at_start"]) - int(live["embedded_now"]))
+    lost = 0 if running or state.stop is not None else _open_rows(live)  # a crash gave the open shard up
+    return max(0, int(live["left_at_start"]) - int(live["embedded_now"]) + lost)
 
 
 def _open_rows(live: dict[str, Any] | None) -> int:

@@ -17,7 +17,12 @@ from engine.progress import duration, seconds_left
 class TerminalProgress:
     """A live panel: documents, rate, time left, rings, and every server."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, heading: str) -> None:
+        """
+        Args:
+            heading: Printed once, above the panel.
+        """
+        console.print(Text(heading, style="dim"))
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._live.start()
 

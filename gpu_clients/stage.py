@@ -110,6 +110,7 @@ class ClientStage:
         self._stopped = False
         self._leaving = False
         self._tail = False
+        self._told = 0  # documents settled by the last report
         # what is due
         self._vouched_rows = 0  # rows handed over before the last canary that was right
         self._looked_rows = 0  # and before the canary that is out now
@@ -167,8 +168,14 @@ class ClientStage:
             self._finish_stopping(now_s, self._stop_by_s)
         # a wake-up may have gone to another client that had less room than documents came
         self._documents_wait = True
-        if self._heartbeat.due():
+        # at the end everybody waits for the last rows to be counted, so they are told of at once
+        if self._heartbeat.due() or (self._tail and self._settled != self._told):
             self._report()
+
+    @property
+    def _settled(self) -> int:
+        """Documents that went on to the writer or into quarantine."""
+        return self._handover.rows + self._figures.quarantined
 
     def _on_command(self, _events: int) -> None:
         self._commands_wait = True
@@ -458,6 +465,7 @@ class ClientStage:
 
     def _report(self) -> None:
         lane = self._lane
+        self._told = self._settled
         self._context.tell(
             "client",
             url=lane.address.url,
