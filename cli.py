@@ -295,7 +295,18 @@ def doctor(
     server_kind: Annotated[str, option("server-kind", "auto, tei or openai.")] = "auto",
     model: Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")] = None,
     batch_size: Annotated[int, option("batch-size", "Texts per request that a run would send.")] = 32,
+    concurrency: Annotated[str, option("concurrency", "Requests in flight per server, or auto.")] = "auto",
     prompt: Annotated[str | None, option("prompt", "The client's prompt.")] = None,
+    dimensions: Annotated[
+        int | None, option("dimensions", "Numbers to keep of each vector [default: model's].")
+    ] = None,
+    normalize: Annotated[
+        bool, option("normalize", "Vectors of length 1.", declared="--normalize/--no-normalize")
+    ] = True,
+    truncate: Annotated[
+        bool,
+        option("truncate", "Cut texts that are too long, or quarantine them.", declared="--truncate/--no-truncate"),
+    ] = True,
     json_: Json = False,
 ) -> None:
     """Examine the embedding servers as every run does before it starts."""
@@ -305,10 +316,19 @@ def doctor(
     from gpu_clients.doctor import examine
 
     _logging(verbose=False)
-    servers = ServersConfig(urls=listed(tei_urls), batch_size=batch_size, prompt=prompt, kind=server_kind, model=model)
-    fleet = examine(
-        client_settings(RunConfig(servers=servers), RunSecrets(mongo_uri="", api_keys=api_keys(tei_api_key_file)))
+    servers = ServersConfig(
+        urls=listed(tei_urls),
+        batch_size=batch_size,
+        concurrency=None if concurrency == "auto" else _positive("concurrency", concurrency),
+        prompt=prompt,
+        kind=server_kind,
+        model=model,
+        dimensions=dimensions,
+        normalize=normalize,
+        truncate=truncate,
     )
+    secrets = RunSecrets(mongo_uri="", api_keys=api_keys(tei_api_key_file))
+    fleet = examine(client_settings(RunConfig(servers=servers), secrets), with_padding=True)
     if json_:
         _print_json(command.as_dict(fleet))
     else:
@@ -760,6 +780,7 @@ def main() -> None:
     """Entry point of `engine`: one sentence for an error, a traceback only with --debug."""
     debug = "--debug" in sys.argv[1:] or os.environ.get("ENGINE_DEBUG", "") not in ("", "0")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    _open_missing_streams()
     raise_when_terminated()
     try:
         code = _run_app(arguments)
@@ -783,6 +804,17 @@ def main() -> None:
         _complain(f"unexpected error: {type(error).__name__}: {error}; run again with --debug and report it")
         code = Exit.UNEXPECTED
     sys.exit(int(code))
+
+
+def _open_missing_streams() -> None:
+    """Put /dev/null where a starter closed a standard stream, or the lock would get the number that prints go to."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+            setattr(sys, name, os.fdopen(fd, "r" if fd == 0 else "w"))
 
 
 def _run_app(arguments: list[str]) -> int:

@@ -16,6 +16,7 @@ def as_dict(fleet: Fleet) -> dict[str, Any]:
                 "reachable": server.reachable,
                 "trouble": server.trouble,
                 "facts": server.facts.as_dict() if server.facts else None,
+                "dialect": server.facts.dialect if server.facts else None,
                 "warnings": list(server.warnings),
             }
             for server in fleet.servers
@@ -23,6 +24,7 @@ def as_dict(fleet: Fleet) -> dict[str, Any]:
         "fingerprint": fleet.fingerprint.as_dict(),
         "batch_size": fleet.batch_size,
         "max_concurrency": fleet.max_concurrency,
+        "pads": fleet.pads,
         "warnings": list(fleet.warnings),
     }
 
@@ -35,14 +37,30 @@ def as_text(fleet: Fleet) -> str:
         if facts is None:
             lines.append(f"{server.url}  down: {server.trouble}")
             continue
-        lines.append(
-            f"{server.url}  {facts.kind} {facts.version or ''}  {facts.model_id}  {facts.dtype or ''}  "
-            f"texts per request <= {facts.max_client_batch_size}, in flight <= {facts.max_concurrent_requests}, "
-            f"tokens per text <= {facts.max_input_length}, vectors by {facts.form}"
-        )
+        identity = (facts.kind, facts.version, facts.model_id, facts.dtype, facts.pooling)
+        lines.append("  ".join([server.url, *(part for part in identity if part)]))
+        limits = [
+            f"{name} <= {limit:,}"
+            for name, limit in (
+                ("texts per request", facts.max_client_batch_size),
+                ("texts in flight", facts.max_concurrent_requests),
+                ("tokens per text", facts.max_input_length),
+                ("tokens per GPU batch", facts.max_batch_tokens),
+            )
+            if limit is not None
+        ]
+        lines.append("  " + ", ".join([*limits, f"vectors as {facts.form or 'JSON numbers'}"]))
     lines.append(
         f"one vector space of {fleet.dim} dimensions; batch size {fleet.batch_size}, at most {fleet.max_concurrency} "
         "requests in flight per server"
     )
+    lines.append(_PADDING[fleet.pads])
     lines += [f"warning: {warning}" for warning in fleet.warnings]
     return "\n".join(lines)
+
+
+_PADDING = {
+    True: "GPU batches are padded (measured): requests of like length pay, and are on",
+    False: "GPU batches are not padded (measured): requests of like length would gain nothing, and are off",
+    None: "whether GPU batches are padded cannot be told from outside: requests of like length are on",
+}

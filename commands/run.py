@@ -111,7 +111,7 @@ def _prepare(
     if source.empty:
         return None
     clients = client_settings(config, secrets)
-    fleet = examine_patiently(clients, wait_s=wait_s)
+    fleet = examine_patiently(clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto")
     for phrase in fleet_changed(tuned, fleet) if tuned is not None else ():
         _log.warning("the operating point of %s was found on other servers: %s", tuned, phrase)
     with _own_files(folders):
@@ -198,8 +198,12 @@ def client_settings(config: RunConfig, secrets: RunSecrets) -> ClientSettings:
     )
 
 
-def examine_patiently(settings: ClientSettings, *, wait_s: float) -> Fleet:
+def examine_patiently(settings: ClientSettings, *, wait_s: float, with_padding: bool = False) -> Fleet:
     """Examine the servers; when none answers, look again for a while: they may just be starting.
+
+    Args:
+        wait_s: For how long.
+        with_padding: Whether to measure if the servers pad, too.
 
     Raises:
         ConfigError: see `gpu_clients.doctor.examine`.
@@ -208,7 +212,7 @@ def examine_patiently(settings: ClientSettings, *, wait_s: float) -> Fleet:
     patience = Patience(wait_s)
     while True:
         try:
-            fleet = examine(settings)
+            fleet = examine(settings, with_padding=with_padding)
         except ServersUnavailable as error:
             if patience.is_over():
                 raise
@@ -304,6 +308,10 @@ def as_text(result: dict[str, Any], config: RunConfig) -> str:
             f"  latency p50 {p50:.3f} s, p95 {p95:.3f} s; {result['requests']:,} requests, {result['retries']:,} "
             f"retries, {result['rejected_429']:,} answered 429"
         )
+    if result["saved_by_dedup"]:
+        share = result["saved_by_dedup"] / max(1, result["embedded"])
+        lines.append(f"  {result['saved_by_dedup']:,} documents ({share:.1%}) shared another one's text and its vector")
+    lines += _of_servers(result["servers"])
     if result["truncated"]:
         lines.append(f"  {result['truncated']:,} texts were cut to fit")
     if result["quarantined"]:
@@ -312,3 +320,15 @@ def as_text(result: dict[str, Any], config: RunConfig) -> str:
         lines.append("  CPU per document: " + ", ".join(f"{role} {value:.1f} us" for role, value in cpu.items()))
         lines.append(f"  bottleneck: {result['bottleneck']}")
     return "\n".join(lines)
+
+
+def _of_servers(servers: list[dict[str, Any]]) -> Iterator[str]:
+    """What a person should know of single servers."""
+    for server in servers:
+        if server["doubtful"]:
+            yield (
+                f"  {server['url']} was taken out for wrong vectors; {server['doubtful']:,} documents came from it "
+                "after its last right canary: prove them with `engine verify --level 5`"
+            )
+        if server["state"] != "ok":
+            yield f"  {server['url']} is out of service; {server['documents']:,} documents came from it"

@@ -155,8 +155,9 @@ class StageComposer:
         return str(path)
 
     def _bucketing(self) -> bool:
-        """`auto` sorts by length: it pays for padded models and costs next to nothing for the others."""
-        return self._config.servers.bucketing != "off"
+        """`auto` sorts by length unless the doctor has measured that the servers do not pad."""
+        wanted = self._config.servers.bucketing
+        return self._fleet.pads is not False if wanted == "auto" else wanted == "on"
 
     def _writer(self, epoch: int) -> WriterSettings:
         sink, data_set = self._config.sink, self._data_set

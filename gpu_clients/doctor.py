@@ -23,6 +23,7 @@ from gpu_clients.settings import ClientSettings
 from gpu_clients.soundness import MIN_COSINE
 
 REQUEST_TIMEOUT_S = 20.0
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _FLASH_MODEL_WORDS = ("bert", "bge", "e5", "gte", "nomic", "jina", "qwen", "mistral", "minilm")
 
 
@@ -61,6 +62,7 @@ class Fleet:
         batch_size: Texts of a request that every server admits.
         max_concurrency: Requests of that size in flight that every server admits.
         canary: Reference vectors as text.
+        pads: Whether the servers pad their GPU batches; None when not measured, or not clear.
         warnings: Sentences for the user, of the fleet and of its servers.
     """
 
@@ -70,6 +72,7 @@ class Fleet:
     batch_size: int
     max_concurrency: int
     canary: str = field(repr=False)
+    pads: bool | None = None
     warnings: tuple[str, ...] = ()
 
     def client_settings(self, settings: ClientSettings, index: int) -> ClientSettings:
@@ -84,15 +87,19 @@ class Fleet:
         )
 
 
-def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S) -> Fleet:
+def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S, with_padding: bool = False) -> Fleet:
     """Examine every server.
+
+    Args:
+        timeout_s: Time for each answer.
+        with_padding: Whether to measure if the servers pad, too.
 
     Raises:
         ConfigError: something else stands behind a URL, servers differ in what decides their vectors, or the limits
             can never be kept.
         ServersUnavailable: no server answers.
     """
-    reports = _interview(settings, timeout_s)
+    reports = _interview(settings, timeout_s, with_padding=with_padding)
     alive = [(report, report.examination) for report in reports if report.examination is not None]
     if not alive:
         troubles = "; ".join(f"{report.url}: {report.trouble}" for report in reports)
@@ -114,7 +121,7 @@ def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S) -
         for report in reports
         if not report.reachable
     ]
-    warnings += _tokenizer_warnings([examination.facts for _, examination in alive])
+    warnings += _tokenizer_warnings(reports)
     warnings += _server_by_server(reports)
     facts = first.facts
     return Fleet(
@@ -133,11 +140,18 @@ def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S) -
         batch_size=batch_size,
         max_concurrency=ceiling,
         canary=first.canary.encode(),
+        pads=_pads([examination for _, examination in alive]),
         warnings=tuple(warnings),
     )
 
 
-def _interview(settings: ClientSettings, timeout_s: float) -> list[ServerReport]:
+def _pads(examinations: list[Examination]) -> bool | None:
+    """One answer for the fleet: sorting is only left off when no server is known to gain from it."""
+    answers = {examination.pads for examination in examinations}
+    return True if True in answers else False if answers == {False} else None
+
+
+def _interview(settings: ClientSettings, timeout_s: float, *, with_padding: bool) -> list[ServerReport]:
     """Drive the examination of every server, all at once."""
     addresses = [Address.parse(url) for url in settings.urls]
     places = [(address.host, address.port, address.base) for address in addresses]
@@ -147,7 +161,7 @@ def _interview(settings: ClientSettings, timeout_s: float) -> list[ServerReport]
     probes = [
         ServerProbe(
             HttpClient(address, poller, api_key=settings.api_key(index)),
-            examine_server(settings.server_kind, settings.options),
+            examine_server(settings.server_kind, settings.options, with_padding=with_padding),
             timeout_s=timeout_s,
         )
         for index, address in enumerate(addresses)
@@ -246,10 +260,14 @@ def _server_by_server(reports: list[ServerReport]) -> list[str]:
     return [f"{', '.join(urls)}: {warning}" for warning, urls in owners.items()]
 
 
-def _tokenizer_warnings(facts: list[ServerFacts]) -> list[str]:
-    """Servers on this machine share its cores; for servers elsewhere the sum says nothing, so only a loud one warns."""
-    threads = sum(item.tokenization_workers or 0 for item in facts)
+def _tokenizer_warnings(reports: list[ServerReport]) -> list[str]:
+    """Servers on this machine share its cores; how many cores another one has, nobody says."""
     cores = os.cpu_count() or 1
-    if len(facts) > 1 and threads > 2 * cores * len(facts):
-        return [f"the servers run {threads} tokenizer threads in all; divide the cores with --tokenization-workers"]
+    here = [r.facts for r in reports if r.facts is not None and Address.parse(r.url).host in _THIS_MACHINE]
+    threads = sum(facts.tokenization_workers or 0 for facts in here)
+    if threads > max(cores, len(here)):
+        return [
+            f"the {len(here)} servers on this machine run {threads} tokenizer threads on {cores} cores: divide the "
+            "cores among them with --tokenization-workers"
+        ]
     return []

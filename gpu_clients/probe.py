@@ -19,23 +19,13 @@ from gpu_clients.connection import Exchange
 from gpu_clients.decode import AnswerForm, Matrix, VectorDecoder, float_answer_cap_bytes
 from gpu_clients.errors import Failure, FailureKind, Remedy, classify
 from gpu_clients.http import HttpClient
-from gpu_clients.routes import OPENAI_PATH, EmbedOptions, Route, ServerFacts, choose_route
+from gpu_clients.messages import HttpRequest
+from gpu_clients.padding import measure_padding
+from gpu_clients.routes import NATIVE_PATH, OPENAI_BASE, EmbedOptions, Route, ServerFacts, choose_route
 from gpu_clients.soundness import repeated_rows, unsound_rows
 
-_INFO_BYTES = 1 << 20
 _UNKNOWN_DIM = 16_384  # only for the cap on an answer
 _MAX_OVERLOADED = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpRequest:
-    """A request that a probe wants to be sent."""
-
-    method: str
-    path: str
-    body: tuple[bytes, ...] = ()
-    max_body_bytes: int = _INFO_BYTES
-    pause_s: float = 0.0
 
 
 class ProbeFailed(Exception):
@@ -63,6 +53,7 @@ class Examination:
         dim: Numbers in a vector.
         canary: Its vectors of the canary texts.
         prompt_tokens: Tokens that the server puts around a one-letter text by itself; None when it cannot say.
+        pads: Whether its GPU batches are padded to the longest text; None when not measured, or not clear.
         warnings: Sentences for the user.
     """
 
@@ -71,15 +62,24 @@ class Examination:
     dim: int
     canary: Canary
     prompt_tokens: int | None = None
+    pads: bool | None = None
     warnings: tuple[str, ...] = field(default=())
 
+
+_BASES = (OPENAI_BASE, "")
+"""Where OpenAI-compatible servers have their routes: nearly all under /v1, Infinity without it."""
+_LONG_WORDS = 40_000
+_FEWEST_TOKENS_A_WORD = 0.5
 
 Dialogue = Generator[HttpRequest, Exchange, Examination]
 _Step = Generator[HttpRequest, Exchange, Exchange]
 
 
-def examine_server(server_kind: str, options: EmbedOptions) -> Dialogue:
+def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: bool = False) -> Dialogue:
     """Ask `/info` (or `/v1/models`), then for the canary texts.
+
+    Args:
+        with_padding: Whether to measure if the server pads, which takes it up to a second or two.
 
     Raises:
         ProbeFailed: the server does not answer, or cannot do what is asked of it.
@@ -100,12 +100,16 @@ def examine_server(server_kind: str, options: EmbedOptions) -> Dialogue:
     if canary.neighbours_matter():
         warnings.append("a long text's vector changes with its neighbours in a batch (cosine below 0.999)")
     prompt_tokens = (yield from _count_prompt_tokens()) if facts.kind == "tei" else None
+    if facts.kind == "openai" and not options.truncate:
+        yield from _require_refusal_of_long_texts(route)
+    pads = (yield from measure_padding(route, facts, mixed.shape[1])) if with_padding else None
     return Examination(
         facts=facts,
         route=route,
         dim=mixed.shape[1],
         canary=canary,
         prompt_tokens=prompt_tokens,
+        pads=pads,
         warnings=tuple(warnings),
     )
 
@@ -174,17 +178,22 @@ def _identify(server_kind: str, options: EmbedOptions) -> Generator[HttpRequest,
                 else f"answers /info with HTTP {status}, not as TEI does"
             )
             raise _misfit(f"the server {why}")
-    models = yield from _ask(HttpRequest(method="GET", path="/v1/models"))
-    listed = _model_names(_json(models)) if models.status == 200 else []
-    status = models.status
-    models.release()
-    if not listed and not (server_kind == "openai" and options.model):
+    for base in _BASES:
+        models = yield from _ask(HttpRequest(method="GET", path=f"{base}/models"))
+        listed = _model_names(_json(models)) if models.status == 200 else []
+        status = models.status
+        models.release()
         if status in (401, 403):
             raise _misfit("the server wants another API key")
-        raise _misfit(f"neither /info nor /v1/models is answered as an embedding server does (HTTP {status})")
-    if options.model is not None and listed and options.model not in listed:
-        raise _misfit(f"the server has no model {options.model!r}, it lists {', '.join(listed[:5])}")
-    return ServerFacts(kind="openai", model_id=options.model or listed[0])
+        if listed:
+            if options.model is not None and options.model not in listed:
+                raise _misfit(f"the server has no model {options.model!r}, it lists {', '.join(listed[:5])}")
+            return ServerFacts(kind="openai", model_id=options.model or listed[0], openai_base=base)
+    if server_kind == "openai" and options.model:
+        return ServerFacts(kind="openai", model_id=options.model, openai_base=None)
+    if server_kind == "openai":
+        raise _misfit(f"it does not list its models at /v1/models (HTTP {status}): name the model with --model")
+    raise _misfit(f"neither /info nor /v1/models is answered as an embedding server does (HTTP {status})")
 
 
 def _first_vectors(
@@ -192,17 +201,20 @@ def _first_vectors(
 ) -> Generator[HttpRequest, Exchange, tuple[ServerFacts, Route, Matrix]]:
     """The canary's vectors over the best route that works; when none does, it is the best one's failure that counts."""
     first: ProbeFailed | None = None
-    for form in (AnswerForm.BASE64.value, AnswerForm.OPENAI_FLOATS.value, None):
-        if form is None and facts.kind == "openai":
-            break
-        facts = dataclasses.replace(facts, form=form)
+    forms: list[str | None] = [AnswerForm.BASE64.value, AnswerForm.OPENAI_FLOATS.value]
+    bases = _BASES if facts.openai_base is None else (facts.openai_base,)
+    ways = [(base, form) for base in bases for form in forms]
+    if facts.kind == "tei":
+        ways.append((OPENAI_BASE, None))
+    for base, form in ways:
+        facts = dataclasses.replace(facts, form=form, openai_base=base)
         route = choose_route(facts, options)
         try:
             matrix = yield from _embed(route, Arrangement.MIXED, facts, None)
             return facts, route, matrix
         except ProbeFailed as error:
             first = first or error
-            if route.path != OPENAI_PATH or not error.misconfigured:
+            if route.path == NATIVE_PATH or not error.misconfigured:
                 break
     assert first is not None
     raise first
@@ -252,6 +264,37 @@ def _count_prompt_tokens() -> Generator[HttpRequest, Exchange, int | None]:
     if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], list):
         return len(parsed[0])
     return None
+
+
+def _require_refusal_of_long_texts(route: Route) -> Generator[HttpRequest, Exchange, None]:
+    """See that a server which takes no option for it does not cut texts without saying so.
+
+    Raises:
+        ProbeFailed: it embeds a text of 40,000 words, and does not say that it has read all of it.
+    """
+    body = orjson.dumps(["word " * _LONG_WORDS])
+    request = HttpRequest(
+        method="POST",
+        path=route.path,
+        body=(route.prefix, body, route.suffix),
+        max_body_bytes=float_answer_cap_bytes(1, _UNKNOWN_DIM),
+    )
+    try:
+        answer = yield from _ask(request)
+    except ProbeFailed as error:
+        if error.failure.status is None:
+            raise
+        return  # refused with a 5xx, as llama.cpp does
+    usage = _json(answer) if answer.status == 200 else None
+    refused = answer.status != 200
+    answer.release()
+    usage = usage.get("usage") if isinstance(usage, dict) else None
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    if not refused and (not isinstance(tokens, int) or tokens < _FEWEST_TOKENS_A_WORD * _LONG_WORDS):
+        raise _misfit(
+            "the server cuts texts that are too long without saying so, which --no-truncate forbids: configure it to "
+            "refuse them, or run with --truncate"
+        )
 
 
 def _ask(request: HttpRequest) -> _Step:

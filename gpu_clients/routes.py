@@ -12,7 +12,7 @@ from gpu_clients.decode import AnswerForm
 
 _SAME_IN_A_FLEET = ("kind", "model_id", "model_sha", "dtype", "pooling", "version", "max_input_length")
 NATIVE_PATH = "/embed"
-OPENAI_PATH = "/v1/embeddings"
+OPENAI_BASE = "/v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,7 @@ class ServerFacts:
         tokenization_workers: Tokenizer threads.
         form: How its vectors stand in answers of the OpenAI route: `base64` or `openai floats`, or None when it has
             no such route.
+        openai_base: What stands in front of `/embeddings` and `/models`; None as long as that is not known.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class ServerFacts:
     auto_truncate: bool | None = None
     tokenization_workers: int | None = None
     form: str | None = AnswerForm.BASE64.value
+    openai_base: str | None = OPENAI_BASE
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as JSON values."""
@@ -132,7 +134,8 @@ def choose_route(facts: ServerFacts, options: EmbedOptions) -> Route:
         fields["encoding_format"] = "base64"
     if options.dimensions is not None:
         fields["dimensions"] = options.dimensions
-    return Route(path=OPENAI_PATH, prefix=b'{"input":', suffix=_rest(fields), form=form)
+    base = OPENAI_BASE if facts.openai_base is None else facts.openai_base
+    return Route(path=f"{base}/embeddings", prefix=b'{"input":', suffix=_rest(fields), form=form)
 
 
 def _native(options: EmbedOptions) -> Route:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from bench.standin import Dialect, StandinConfig, StandinFleet
+from bench.standin import Dialect, GpuConfig, StandinConfig, StandinFleet
 from engine.errors import ConfigError, ServersUnavailable
 from gpu_clients.doctor import examine
 from gpu_clients.http import Address
@@ -192,6 +192,27 @@ def test_old_versions_and_slow_number_types_are_warned_of() -> None:
         warnings = " ".join(examine(ClientSettings(urls=fleet.urls)).warnings)
     assert "1.8.3" in warnings
     assert "float16" in warnings
+
+
+def test_more_tokenizer_threads_than_this_machine_has_cores_are_warned_of() -> None:
+    config = dataclasses.replace(SIM, ports=(0, 0), tokenization_workers=48)
+    with StandinFleet(config) as fleet:
+        found = examine(ClientSettings(urls=fleet.urls))
+    assert any("96 tokenizer threads" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_whether_servers_pad_is_measured(padded: bool) -> None:
+    gpu = GpuConfig(tokens_per_s=20_000.0, padded=padded)
+    with StandinFleet(dataclasses.replace(SIM, ports=(0, 0), gpu=gpu)) as fleet:
+        assert examine(ClientSettings(urls=fleet.urls), with_padding=True).pads is padded
+
+
+def test_servers_too_quick_to_measure_leave_it_open_whether_they_pad() -> None:
+    with StandinFleet(StandinConfig(backend="canned")) as fleet:
+        settings = ClientSettings(urls=fleet.urls)
+        assert examine(settings, with_padding=True).pads is None
+        assert examine(settings).pads is None, "not asked for"
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
