@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.quarantine import read_quarantine, replace_quarantine
+from engine.quarantine import id_text, read_quarantine, replace_quarantine
 from engine.runfolder import RunFolders, RunLock
 
 
@@ -33,14 +33,18 @@ def retry(folders: RunFolders, reasons: tuple[str, ...], ids: tuple[str, ...]) -
 
 
 def _is_meant(entry: dict[str, Any], reasons: tuple[str, ...], ids: tuple[str, ...]) -> bool:
-    return (not reasons or entry["reason"] in reasons) and (not ids or entry["_id"] in ids)
+    value = entry["_id"]
+    names = {id_text(entry), str(value["$oid"] if isinstance(value, dict) and "$oid" in value else value)}
+    return (not reasons or entry["reason"] in reasons) and (not ids or not names.isdisjoint(ids))
 
 
 def as_text(entries: list[dict[str, Any]]) -> str:
     """The entries for a person, one a line."""
     if not entries:
         return "the quarantine is empty"
-    lines = [f"{entry['_id']}  {entry['reason']}  attempts {entry['attempts']}  {entry['detail']}" for entry in entries]
+    lines = [
+        f"{id_text(entry)}  {entry['reason']}  attempts {entry['attempts']}  {entry['detail']}" for entry in entries
+    ]
     return "\n".join(
         [*lines, f"{len(entries):,} documents; `engine quarantine retry` lets the next run try them again"]
     )

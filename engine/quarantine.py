@@ -1,4 +1,7 @@
-"""The quarantine: documents that could not be embedded, one JSON object a line, never marked, never lost."""
+"""The quarantine: documents that could not be embedded, one JSON object a line, never marked, never lost.
+
+An `_id` stands there as people write it: a number, a string, and any other type as extended JSON (`{"$oid": "..."}`).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Quarantine:
         end = 0
         if path.exists():
             for entry, offset in _entries(path):
-                self._ids.add(entry["_id"])
+                self._ids.add(id_text(entry))
                 end = offset
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
         os.ftruncate(self._fd, end)
@@ -44,11 +47,11 @@ class Quarantine:
         added = 0
         lines = []
         for entry in entries:
-            identity = entry["id"]
+            line = {"_id": _plain_id(entry["id"]), **{name: value for name, value in entry.items() if name != "id"}}
+            identity = id_text(line)
             if identity in self._ids:
                 continue
             self._ids.add(identity)
-            line = {"_id": identity, **{name: value for name, value in entry.items() if name != "id"}}
             if line.get("text") is None:
                 line.pop("text", None)
             lines.append(orjson.dumps(line) + b"\n")
@@ -67,6 +70,22 @@ class Quarantine:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+def id_text(entry: dict[str, Any]) -> str:
+    """The `_id` of an entry of the file as compact JSON: what tells it from all others."""
+    return orjson.dumps(entry["_id"]).decode()
+
+
+def _plain_id(identity: str) -> Any:
+    """The value that stands in the file for an `_id` in canonical extended JSON; one that was cut stays a text."""
+    try:
+        value = orjson.loads(identity)
+    except orjson.JSONDecodeError:
+        return identity
+    if isinstance(value, dict) and value.keys() & {"$numberInt", "$numberLong"}:
+        return int(next(iter(value.values())))
+    return value
 
 
 def read_quarantine(path: Path) -> list[dict[str, Any]]:

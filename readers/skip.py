@@ -20,6 +20,7 @@ import orjson
 from bson.errors import BSONError
 
 from engine.ids import IdType
+from engine.quarantine import id_text
 from readers.mongo_ids import check_id, from_bson_ids, from_canonical, key_of, keys_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class QuarantineLog:
         for line in whole.split(b"\n"):
             # an _id that was too long for a message was cut: its document is read, and refused, once more
             with contextlib.suppress(ValueError, TypeError, KeyError, BSONError):
-                keys.add(key_of(from_canonical(orjson.loads(line)["_id"])))
+                keys.add(key_of(from_canonical(id_text(orjson.loads(line)))))
         return keys
 
 

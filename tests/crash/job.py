@@ -23,7 +23,7 @@ from pymongo.database import Database
 from bench.standin import FleetError, StandinFleet
 from bench.standin.vectors import text_rows
 from engine.ledger import RunState
-from engine.quarantine import read_quarantine
+from engine.quarantine import id_text, read_quarantine
 from engine.runfolder import RunFolders
 
 DONE = "embedded"
@@ -131,7 +131,7 @@ class Job:
     def quarantined(self) -> dict[Any, str]:
         """Reasons by id."""
         entries = read_quarantine(self.folders.quarantine)
-        return {json_util.loads(entry["_id"]): entry["reason"] for entry in entries}
+        return {json_util.loads(id_text(entry)): entry["reason"] for entry in entries}
 
     @property
     def n_queue(self) -> int:
