@@ -151,7 +151,7 @@ def _prepare(
         marker=_marker(config, secrets, data_set, stack),
         quarantine=quarantine,
         observers=_observers(show_progress, metrics_port, config, _limits(config, fleet, rings), stack),
-        signals=stack.enter_context(SignalInbox()),
+        signals=SignalInbox(),
     )
 
 

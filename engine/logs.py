@@ -28,6 +28,17 @@ def redact(text: str) -> str:
     return _BEARER.sub(r"\1***", _URI_CREDENTIALS.sub(r"\1***:***@", text))
 
 
+class _StderrHandler(logging.Handler):
+    """Writes to what stderr is at the moment: while the live panel stands, lines go above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:  # noqa: BLE001 - as every handler of the standard library: a log line never ends a run
+            self.handleError(record)
+
+
 class _RedactingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
@@ -35,7 +46,7 @@ class _RedactingFormatter(logging.Formatter):
 
 def configure(*, level: int) -> None:
     """Send this process's log lines to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     root = logging.getLogger("engine")
     root.handlers = [handler]

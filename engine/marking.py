@@ -63,7 +63,7 @@ class MarkingThread:
         return results
 
     def stop(self, timeout_s: float) -> bool:
-        """Let the shard at hand be finished, take up no other; True when the thread has ended in time."""
+        """Let the shard at hand be finished, take up no other; True once the thread has ended. May be called again."""
         self._failed.set()
         self._todo.put(None)
         self._thread.join(timeout_s)

@@ -50,7 +50,9 @@ def _panel(figures: dict[str, Any]) -> Group:
     )
     parts: list[Any] = [head]
     if total:
-        parts.append(ProgressBar(total=total, completed=min(done, total), width=60))
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(total=total, completed=min(done, total), width=60))
+        parts.append(bar)
     if rings := figures["rings"]:
         parts.append(
             Text(

@@ -39,6 +39,7 @@ class Reporter:
         self._status = status
         self._observers = observers
         self._due_s = 0.0
+        self._to_embed: int | None = None  # by this run in all, once a reader has estimated it
 
     def due(self) -> bool:
         """Whether it is time to publish; the next time is a second later."""
@@ -65,11 +66,13 @@ class Reporter:
         }
         clients = figures["clients"].values()
         rows = committed_before + sum(client.get("rows", 0) for client in clients)
+        if (estimate := figures["reader"].get("estimate")) is not None:
+            self._to_embed = committed_before + estimate  # a generation's reader finds what the ones before left
         self.clock.rows.update(rows)
         figures |= {
             "embedded_now": rows,
             "rate": round(self.clock.rows.per_second(), 1),
-            "left_at_start": figures["reader"].get("estimate"),
+            "left_at_start": self._to_embed,
         }
         try:
             write_status(self._status, figures)

@@ -15,7 +15,15 @@ _WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP came; like KeyboardInterrupt, nobody should take it for an error."""
+    """SIGTERM or SIGHUP came; like KeyboardInterrupt, nobody should take it for an error.
+
+    Attributes:
+        number: Which of the two.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
 
 
 def raise_when_terminated() -> None:
@@ -26,7 +34,7 @@ def raise_when_terminated() -> None:
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> None:
-    raise Terminated(signal.Signals(number).name)
+    raise Terminated(signal.Signals(number))
 
 
 class SignalInbox:

@@ -19,7 +19,8 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine import durable
@@ -42,7 +43,7 @@ from engine.records import ShardFacts
 from engine.recovery import Recovery, commit_record
 from engine.reporting import Observer, Reporter
 from engine.runfolder import RunFolders
-from engine.signals import SignalInbox
+from engine.signals import SignalInbox, Terminated
 from engine.summary import ROLE_GROUPS, Tally, summary
 from engine.watchdog import Watchdog
 
@@ -50,6 +51,7 @@ _log = logging.getLogger("engine.supervisor")
 
 TICK_S = 0.25
 STOP_GRACE_S = 120.0
+MARKING_GRACE_S = 60.0
 MAX_UNMARKED_ROWS = 1_000_000
 """Committed rows that may wait for their marks before the reader is held: about 100 MiB of ids in its memory."""
 FINISH_S = 2.0
@@ -120,7 +122,13 @@ class _Stop:
 
     code: Exit
     sentence: str
-    since_s: float
+    since_s: float = field(default_factory=time.monotonic)
+
+
+def _stop_by_signal(number: signal.Signals) -> _Stop:
+    code = Exit.SIGINT if number is signal.SIGINT else Exit.SIGTERM
+    sentence = f"stopped by {number.name} after a clean stop; run the same command again to continue"
+    return _Stop(code, sentence)
 
 
 class Supervisor:
@@ -177,10 +185,35 @@ class Supervisor:
         Raises:
             EngineError: the run cannot go on; what was durable stays so.
         """
+        with ExitStack() as stack:
+            try:
+                if self._recover_at_start():
+                    stack.enter_context(self._signals)
+                    self._run_generations()
+            except EngineError as error:
+                self._note_failure(error)
+                self._record_stop(error.exit_code)
+                self._publish(error.exit_code)
+                raise
+            return self._conclude()
+
+    def _recover_at_start(self) -> bool:
+        """Recover from whatever was before; False when a signal ended it, which is safe at any moment.
+
+        Marks may have to wait for MongoDB here, so a signal raises instead of waiting for a loop to look at it.
+        """
+        before = self._ledger.state.rows
         try:
-            before = self._ledger.state.rows
             self._recovery.run()
-            self._tally.resumed += self._ledger.state.rows - before
+        except KeyboardInterrupt:
+            self._stop = _stop_by_signal(signal.SIGINT)
+        except Terminated as terminated:
+            self._stop = _stop_by_signal(terminated.number)
+        self._tally.resumed += self._ledger.state.rows - before
+        return self._stop is None
+
+    def _run_generations(self) -> None:
+        try:
             while True:
                 try:
                     self._run_generation()
@@ -191,18 +224,17 @@ class Supervisor:
                     self._after_giving_up(str(given_up))
                     break
         except EngineError as error:
-            self._last_error = str(error)
-            self._stop = _Stop(error.exit_code, str(error), time.monotonic())
+            self._note_failure(error)
             if self._generation is not None:
                 self._take_counts(self._generation)
-            self._end_generation(kill=True)
-            self._record_stop(error.exit_code)
-            self._publish(error.exit_code)
             raise
         finally:
             self._end_generation(kill=True)
             self._stop_marking()
-        return self._conclude()
+
+    def _note_failure(self, error: EngineError) -> None:
+        self._last_error = str(error)
+        self._stop = _Stop(error.exit_code, str(error))
 
     def _conclude(self) -> dict[str, Any]:
         code = self._exit_code()
@@ -258,7 +290,13 @@ class Supervisor:
         if self._marker is not None and self._marking is None:
             self._marking = MarkingThread(self._shards, self._marker)
         stages = self._plan.stages(epoch, remaining)
-        generation = Generation(self._n_generations, epoch, self._plan.rings, stages, [self._lock_fd])
+        try:
+            generation = Generation(self._n_generations, epoch, self._plan.rings, stages, [self._lock_fd])
+        except OSError as error:
+            raise WorkerDied(
+                f"cannot start the child processes ({error.strerror}): raise the limits of open files and processes "
+                "(ulimit -n, ulimit -u) or free memory, then run the same command again"
+            ) from error
         self._generation = generation
         if self._stop is not None:
             self._tell_stop()
@@ -314,7 +352,7 @@ class Supervisor:
         """A child has gone before its time: decide between a clean stop, the run's end, and recovery."""
         kind = BY_NAME.get(child.error["kind"]) if child.error else None
         if kind is not None and issubclass(kind, SourceError) and child.role == "reader":
-            self._request_stop(Exit.MONGODB, child.how_it_ended())
+            self._request_stop(_Stop(Exit.MONGODB, child.how_it_ended()))
             return
         if kind is not None and not issubclass(kind, ProtocolError):
             raise kind(child.how_it_ended())
@@ -350,7 +388,8 @@ class Supervisor:
             if settled.error is not None:
                 if not isinstance(settled.error, SourceError):
                     raise settled.error
-                self._request_stop(Exit.MONGODB, f"{settled.error}; the unmarked shards are marked by the next start")
+                sentence = f"{settled.error}; the unmarked shards are marked by the next start"
+                self._request_stop(_Stop(Exit.MONGODB, sentence))
                 continue
             assert settled.marked is not None  # no error
             durable.point("marked.before")
@@ -463,11 +502,11 @@ class Supervisor:
 
     def _heed_signals(self) -> None:
         for number in self._signals.collect():
-            code = Exit.SIGINT if number is signal.SIGINT else Exit.SIGTERM
             if self._stop is None or self._stop.code not in (Exit.SIGINT, Exit.SIGTERM):
-                how = "run the same command again to continue"
-                _log.warning("stopping signal=%s: draining, sealing and marking; again to give up the open shard", code)
-                self._request_stop(code, f"stopped by {number.name} after a clean stop; {how}", override=True)
+                _log.warning(
+                    "stopping signal=%s: draining, sealing and marking; again to give up the open shard", number.name
+                )
+                self._request_stop(_stop_by_signal(number), override=True)
             else:
                 raise _GivenUp(f"{number.name} again")
 
@@ -478,11 +517,11 @@ class Supervisor:
             self._take_counts(self._generation)
         self._end_generation(kill=True)
 
-    def _request_stop(self, code: Exit, sentence: str, *, override: bool = False) -> None:
+    def _request_stop(self, stop: _Stop, *, override: bool = False) -> None:
         """Stop reading, let the clients finish what is in flight, seal, commit, mark."""
         if self._stop is not None and not override:
             return
-        self._stop = _Stop(code, sentence, time.monotonic())
+        self._stop = stop
         self._tell_stop()
 
     def _tell_stop(self) -> None:
@@ -498,7 +537,7 @@ class Supervisor:
         now = time.monotonic()
         limit_s = self._plan.max_time_s
         if limit_s is not None and self._reporter.clock.seconds >= limit_s and self._phase is Phase.RUNNING:
-            self._request_stop(Exit.LIMIT, f"stopped after --max-time {limit_s:g} seconds; work is left")
+            self._request_stop(_Stop(Exit.LIMIT, f"stopped after --max-time {limit_s:g} seconds; work is left"))
         if self._stop is not None and self._phase is Phase.STOPPING and now - self._stop.since_s > STOP_GRACE_S:
             raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")
         self._watch(generation)
@@ -509,12 +548,12 @@ class Supervisor:
         if (crashed := self._watchdog.hung_child(generation)) is not None:
             raise _Crashed(crashed)
         if self._watchdog.outage_s(generation) >= self._plan.max_outage_s and self._stop is None:
-            self._request_stop(
-                ServersUnavailable.exit_code,
+            sentence = (
                 f"no embedding server was healthy for {self._plan.max_outage_s:g} seconds "
                 f"({self._last_error or 'no answer'}); what was embedded is committed; "
-                "start a server, then run the same command again",
+                "start a server, then run the same command again"
             )
+            self._request_stop(_Stop(ServersUnavailable.exit_code, sentence))
 
     # -- ends ---------------------------------------------------------------------------------------------------
 
@@ -575,12 +614,18 @@ class Supervisor:
             self._tally.cpu_s[group] += generation.cpu_s(group)
 
     def _stop_marking(self) -> None:
-        """Let the marking thread finish the shard at hand and take its results into the ledger."""
+        """Let the marking thread finish the shard at hand and take its results into the ledger.
+
+        One more signal ends the wait, and so does its end: the next start sets these marks.
+        """
         marking = self._marking
         if marking is None:
             return
         self._marking = None
-        marking.stop(timeout_s=60.0)
+        deadline = time.monotonic() + MARKING_GRACE_S
+        while not marking.stop(TICK_S) and time.monotonic() < deadline:
+            if self._stop is not None and self._signals.collect():
+                break
         for settled in marking.collect():
             if settled.marked is not None:
                 self._ledger.append({**settled.marked, "epoch": self._ledger.state.epoch})

@@ -22,7 +22,7 @@ from engine.ports import IdList, StagePlan
 from engine.quarantine import Quarantine
 from engine.records import Fingerprint
 from engine.runfolder import RunFolders, RunLock
-from engine.signals import SignalInbox
+from engine.signals import SignalInbox, Terminated
 from engine.slots import VectorLayout
 from engine.supervisor import RunPlan, Supervisor
 from writers.schema import ShardSchema
@@ -54,7 +54,7 @@ class MarkedFile:
         self.path = path
         self.gone: set[int] = set()
         self.foreign = 0
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.marks: list[int] = []
         if not path.exists():
             path.write_text("[]")
@@ -128,34 +128,33 @@ class World:
         ledger = Ledger(self.folders.ledger, RunState())
         quarantine = Quarantine(self.folders.quarantine)
         try:
-            with SignalInbox() as signals:
-                supervisor = Supervisor(
-                    plan=RunPlan(
-                        name="db.c.done",
-                        collection="db.c",
-                        prefix=f"done-{LEDGER[:6]}-",
-                        rings=RingPlan(
-                            n_documents=8,
-                            document_bytes=1024,
-                            n_vectors=32,
-                            layout=VectorLayout(dim=DIM, max_rows=BATCH, meta_capacity_bytes=256),
-                        ),
-                        stages=self.stages,
-                        limit=self.limit,
-                        max_time_s=self.max_time_s,
-                        max_outage_s=self.max_outage_s,
-                        max_restarts=3,
+            supervisor = Supervisor(
+                plan=RunPlan(
+                    name="db.c.done",
+                    collection="db.c",
+                    prefix=f"done-{LEDGER[:6]}-",
+                    rings=RingPlan(
+                        n_documents=8,
+                        document_bytes=1024,
+                        n_vectors=32,
+                        layout=VectorLayout(dim=DIM, max_rows=BATCH, meta_capacity_bytes=256),
                     ),
-                    folders=self.folders,
-                    lock_fd=lock.fd,
-                    ledger=ledger,
-                    shards=ParquetShards(self.folders.shards, SCHEMA, FINGERPRINT, LEDGER),
-                    marker=self.marker,
-                    quarantine=quarantine,
-                    observers=[self],
-                    signals=signals,
-                )
-                return supervisor.run()
+                    stages=self.stages,
+                    limit=self.limit,
+                    max_time_s=self.max_time_s,
+                    max_outage_s=self.max_outage_s,
+                    max_restarts=3,
+                ),
+                folders=self.folders,
+                lock_fd=lock.fd,
+                ledger=ledger,
+                shards=ParquetShards(self.folders.shards, SCHEMA, FINGERPRINT, LEDGER),
+                marker=self.marker,
+                quarantine=quarantine,
+                observers=[self],
+                signals=SignalInbox(),
+            )
+            return supervisor.run()
         finally:
             quarantine.close()
             ledger.close()
@@ -335,6 +334,26 @@ def test_marks_that_cannot_be_set_end_the_run_with_exit_6_and_are_set_by_the_nex
 
     assert result["exit"] == Exit.MONGODB
     assert json.loads(world.marker.path.read_text()) == []
+    world.marker.error = None
+    assert world.run()["exit"] == 0
+    world.assert_exact()
+
+
+@pytest.mark.parametrize(
+    ("interruption", "code"), [(KeyboardInterrupt(), Exit.SIGINT), (Terminated(signal.SIGTERM), Exit.SIGTERM)]
+)
+def test_a_signal_while_recovery_waits_for_marks_is_a_clean_stop(
+    world: World, interruption: BaseException, code: Exit
+) -> None:
+    """No child has started yet; the next start sets the marks."""
+    world.marker.error = SourceError("MongoDB does not answer")
+    world.run()
+
+    world.marker.error = interruption
+    result = world.run()
+
+    assert result["exit"] == code
+    assert RunState.of(world.folders.ledger).stop is not None
     world.marker.error = None
     assert world.run()["exit"] == 0
     world.assert_exact()
