@@ -29,6 +29,7 @@ from gpu_clients.requester import Completion
 from gpu_clients.settings import ClientSettings
 from gpu_clients.soundness import repeated_rows, share_one_vector
 from gpu_clients.tokenizer import find_truncated
+from gpu_clients.truncation import Suspects
 
 
 class Handover:
@@ -85,6 +86,11 @@ class Handover:
 
     def take_finding(self, batch: Batch, finding: Finding) -> None:
         """Take a batch of which every text has a vector or a rejection."""
+        if not finding.judged and not self._lane.truncation.clears(batch.header.body_bytes, None):
+            suspects = self._lane.truncation.suspects(batch.texts())
+            if suspects.cut or suspects.unsure:
+                self._count(batch, finding, suspects)
+                return
         if self._parked or not self._delivery.has_slot():
             self._park((batch, finding))
         else:
@@ -174,23 +180,26 @@ class Handover:
     def _waits_for_count(self, batch: Batch, matrix: Matrix, tokens: int | None) -> bool:
         """Look closer at a batch that may hold cut texts; True when it is delivered later, after a count."""
         judge = self._lane.truncation
-        texts = batch.texts()
-        suspects = judge.suspects(texts)
+        suspects = judge.suspects(batch.texts())
         if not suspects.cut and not suspects.unsure:
             judge.learn(batch.header.body_bytes, tokens or 0)
             return False
-        finding = Finding(matrix.copy(), complete=True)
+        self._count(batch, Finding(matrix.copy(), complete=True), suspects)
+        return True
+
+    def _count(self, batch: Batch, finding: Finding, suspects: Suspects) -> None:
+        """Have the tokens of the suspects counted, then deliver."""
         doubts = self._lane.doubts
 
         def counted(cut: list[int]) -> None:
-            finding.truncated = cut
+            finding.truncated, finding.judged = cut, True
             if doubts == self._lane.doubts:
                 self.take_finding(batch, finding)
             else:
                 self._give_back(batch)
 
-        self._dialogues.start(find_truncated(texts, suspects, judge), counted, time.monotonic())
-        return True
+        search = find_truncated(batch.texts(), suspects, self._lane.truncation)
+        self._dialogues.start(search, counted, time.monotonic())
 
     def _scratch_matrix(self, n_texts: int) -> Matrix:
         if len(self._scratch) < n_texts:

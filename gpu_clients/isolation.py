@@ -82,6 +82,7 @@ class Finding:
         sick: Why our own server has to be given up, or None.
         case: What is to be noted in the batch's case file, or None.
         truncated: Texts that the server has cut.
+        judged: Whether it has been looked into which these are.
     """
 
     matrix: Matrix
@@ -90,6 +91,7 @@ class Finding:
     sick: Failure | None = None
     case: CaseFile | None = None
     truncated: list[int] = field(default_factory=list)
+    judged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,8 @@ TIMEOUT_FACTOR = 8.0
 """A deadline is that many times the slowest recent answer: a request that is given up too early is queued behind
 itself, which is how retry storms begin."""
 PROBE_TIMEOUT_S = 20.0
+SWAMPED_S = 20.0
+"""A server that answers 429 and nothing else for so long is out: somebody else has its permits, for good perhaps."""
 UNSTEADY_WITHIN_S = 30.0
 UNSTEADY_SECONDS = 3
 
@@ -43,6 +45,7 @@ class Lane:
         max_body_bytes: Bodies of that size have been refused as too large; None as long as none was.
         truncation: Judges which texts the server has cut.
         last_answer_s: When the last good answer came, monotonic seconds.
+        overloaded_since_s: When the first 429 came after the last good answer, monotonic seconds, or None.
         doubts: How often its vectors turned out to be wrong; what was embedded before is not delivered afterwards.
     """
 
@@ -56,6 +59,7 @@ class Lane:
         self.budget = RetryBudget(settings.retry_share)
         self.resume_s = 0.0
         self.last_answer_s = 0.0
+        self.overloaded_since_s: float | None = None
         self.doubts = 0
         self.max_body_bytes: int | None = None
         self.truncation = TruncationJudge(None)
@@ -78,6 +82,7 @@ class Lane:
         self.admission = self._make_admission(settings, facts)
         # a server that refuses long texts cuts none
         self.truncation = TruncationJudge(facts.max_input_length if settings.truncate else None)
+        self.overloaded_since_s = None
 
     def probe(self) -> ServerProbe:
         """Begin to examine the server."""
@@ -100,6 +105,19 @@ class Lane:
         if not self._troubled_seconds or self._troubled_seconds[-1] != second:
             self._troubled_seconds.append(second)
 
+    def overloaded(self, pause_s: float) -> None:
+        """An answer said 429: send nothing for so long."""
+        now_s = time.monotonic()
+        self.resume_s = max(self.resume_s, now_s + pause_s)
+        if self.overloaded_since_s is None:
+            self.overloaded_since_s = now_s
+
+    @property
+    def is_swamped(self) -> bool:
+        """Whether it has had too much to do for so long that others should have the work."""
+        since_s = self.overloaded_since_s
+        return since_s is not None and time.monotonic() - since_s > SWAMPED_S
+
     @property
     def is_unsteady(self) -> bool:
         """Whether batches have failed in several of the last seconds; one bad GPU batch fails many in one."""
@@ -110,6 +128,7 @@ class Lane:
         """Take note of a good answer."""
         self._n_answers += 1
         self.last_answer_s = now_s = time.monotonic()
+        self.overloaded_since_s = None
         # forgets slowly: half after 200 answers
         self._slowest_s = max(completion.latency_s, self._slowest_s * 0.9965)
         self.breaker.succeeded()

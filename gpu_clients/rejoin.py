@@ -46,10 +46,15 @@ class Rejoin:
             return str(outcome)
         known = next((facts for facts in self._settings.facts if facts is not None), None)
         differences = known.differences(outcome.facts) if known is not None else []
+        batch = self._settings.batch_size
+        for name in ("max_client_batch_size", "max_concurrent_requests"):
+            admitted = getattr(outcome.facts, name)
+            if admitted is not None and admitted < batch:
+                differences.append(f"{name} {admitted}, which never admits this run's batches of {batch}")
         if outcome.dim != self._settings.dim:
             differences.append(f"dimension {outcome.dim} is not {self._settings.dim}")
         elif self._canary is not None:
             cosine = self._canary.agrees_with(outcome.canary)
             if not cosine >= MIN_COSINE:
                 differences.append(f"the vectors of the canary texts (cosine {cosine:.4f})")
-        return f"it came back as another server: {', '.join(differences)}" if differences else None
+        return f"it does not fit this run: {', '.join(differences)}" if differences else None

@@ -110,6 +110,7 @@ class ClientStage:
         self._stopped = False
         self._leaving = False
         self._tail = False
+        self._said_reason = ""  # why our server is out, as the log has it
         self._told = 0  # documents settled by the last report
         # what is due
         self._vouched_rows = 0  # rows handed over before the last canary that was right
@@ -157,6 +158,9 @@ class ClientStage:
             self._report()
             self._context.log("info", "server_back", url=self._lane.address.url)
             self._context.tell("server_back", url=self._lane.address.url)
+        self._say_why_out()
+        if self._lane.breaker.is_ok and self._lane.is_swamped:
+            self._trip(Failure(kind=FailureKind.OVERLOADED, detail="it answers nothing but HTTP 429"))
         if self._lane.breaker.is_ok and self._stop_by_s is None and self._watch.begins(now_s, self._laboratory):
             self._looked_rows = self._handover.rows
         if self._tail and self._in_flight and not self._context.documents_ready.waiting():
@@ -176,6 +180,14 @@ class ClientStage:
     def _settled(self) -> int:
         """Documents that went on to the writer or into quarantine."""
         return self._handover.rows + self._figures.quarantined
+
+    def _say_why_out(self) -> None:
+        """Log what keeps our server out, once for every reason."""
+        breaker = self._lane.breaker
+        if breaker.is_ok or breaker.reason == self._said_reason:
+            return
+        self._said_reason = breaker.reason
+        self._context.log("warning", "server_stays_out", url=self._lane.address.url, reason=breaker.reason)
 
     def _on_command(self, _events: int) -> None:
         self._commands_wait = True
@@ -316,7 +328,11 @@ class ClientStage:
         batch.lost = batch.lost or failure.kind is FailureKind.LOST
         if failure.remedy is Remedy.BACK_OFF:
             batch.attempts -= 1
-            self._retry_after(self._overloaded(failure), batch)
+            pause_s = self._overloaded(failure)
+            if not breaker.is_ok:
+                self._give_back(batch)
+            else:
+                self._retry_after(pause_s, batch)
         elif failure.remedy is Remedy.DIVIDE:
             if failure.kind is FailureKind.PAYLOAD:
                 known = self._lane.max_body_bytes
@@ -346,7 +362,7 @@ class ClientStage:
         self._figures.rejected_429 += 1
         lane.admission.overloaded()
         pause_s = overload_pause_s(lane.admission.overloaded_in_a_row, failure.retry_after, self._rng)
-        lane.resume_s = max(lane.resume_s, time.monotonic() + pause_s)
+        lane.overloaded(pause_s)
         return pause_s
 
     def _retry_after(self, pause_s: float, batch: Batch) -> None:
@@ -429,6 +445,7 @@ class ClientStage:
             self._vouched_rows = self._handover.rows
         self._talks.refuse()
         self._report()
+        self._said_reason = failure.detail
         self._context.log("warning", "server_out", **facts)
         self._context.tell("server_out", **facts)
 
@@ -448,9 +465,12 @@ class ClientStage:
     def _finish_stopping(self, now_s: float, by_s: float) -> None:
         """After a stop command: done when nothing is in hand; what takes too long is given back."""
         self._give_back_retries(died=False)
-        if now_s >= by_s and self._lane.breaker.is_ok and (self._in_flight or self._dialogues.n_open):
+        # nobody waits for a last look at the server
+        asking = self._dialogues.n_open > self._watch.n_out
+        if now_s >= by_s and self._lane.breaker.is_ok and (self._in_flight or asking):
             self._trip(Failure(kind=FailureKind.TIMEOUT, detail="not finished in time after the stop command"))
-        if not (self._in_flight or self._handover.parked or self._dialogues.n_open or self._stopped):
+            asking = self._dialogues.n_open > self._watch.n_out
+        if not (self._in_flight or self._handover.parked or asking or self._stopped):
             self._stopped = True
             self._report()
             self._context.tell("stopped", rows=self._handover.rows, taken_rows=self._figures.taken_rows)

@@ -37,6 +37,11 @@ class Watch:
         self._looks = 0
         self._due_s = time.monotonic() + min(FIRST_S, every_s)
 
+    @property
+    def n_out(self) -> int:
+        """Conversations that it has going on: one, or none."""
+        return int(self._due_s == math.inf)
+
     def begins(self, now_s: float, laboratory: Callable[[], Laboratory]) -> bool:
         """Ask when it is time; tells whether it was."""
         if now_s < self._due_s:

@@ -3,8 +3,10 @@ is blamed on a document, the other servers go on."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +79,21 @@ def test_a_server_that_does_not_answer_at_start_joins_when_it_comes(tmp_path: Pa
             harness.finish()
 
 
+@pytest.mark.parametrize("change", [{"max_client_batch_size": 16}, {"model_id": "other"}])
+def test_a_server_that_comes_late_and_does_not_fit_stays_out_and_it_is_said_why(change: dict[str, Any]) -> None:
+    config = StandinConfig(backend="sim")
+    with StandinFleet(config) as fleet, StandinFleet(dataclasses.replace(config, **change)) as other:
+        other.control(other.ports[0], faults=["refuse:down_s=0.7"])
+        harness = Harness((*fleet.urls, *other.urls), texts(50_000))
+        harness.start()
+        try:
+            wanted = f"does not fit this run: {next(iter(change))}"
+            assert harness.work(lambda: wanted in repr(harness.outcome.told("log", "client-1")), 30.0)
+        finally:
+            harness.finish()
+    assert not harness.outcome.told("server_back")
+
+
 # row 46
 
 
@@ -106,6 +123,14 @@ def test_overload_is_waited_out_whatever_retry_after_says(retry_after: str | Non
 
     assert outcome.total("rejected_429") == 2
     assert not outcome.told("server_out")
+
+
+def test_a_server_that_answers_nothing_but_429_leaves_its_work_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_clients.lane.SWAMPED_S", 0.5)
+    outcome = run_with_fault("status:code=429", ports=2)
+
+    assert outcome.told("server_out", "client-0")
+    assert outcome.figures("client-0")["rows"] == 0
 
 
 # row 48

@@ -197,6 +197,19 @@ def test_texts_that_the_server_cut_are_flagged_and_counted() -> None:
     assert outcome.total("truncated") == len(outcome.truncated)
 
 
+def test_cut_texts_are_flagged_in_a_batch_that_was_taken_apart_too() -> None:
+    texts = [
+        f"{number:04d} {'p01s0n' if number == 40 else ''}" + "x" * (900 if number % 3 else 9) for number in range(64)
+    ]
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0), max_input_length=64)) as fleet:
+        for port in fleet.ports:
+            fleet.control(port, faults=["poison:code=422,contains=p01s0n"])
+        outcome = Harness(fleet.urls, texts).run()
+    assert outcome.finished
+    assert set(outcome.quarantined) == {40}
+    assert outcome.truncated == {number for number in range(64) if number % 3 and number != 40}
+
+
 def test_without_truncation_a_long_text_is_put_into_quarantine_as_too_long() -> None:
     texts = [f"{number:04d} " + "x" * (2000 if number == 77 else 20) for number in range(128)]
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0), max_input_length=64)) as fleet:
