@@ -4,12 +4,14 @@
 
 For each fleet: documents and tokens a second, the tokens as a share of the capacity that the model computes, the share
 of time in which the least busy GPU had work, padding beside that of an oracle that sorts the whole window, 429
-answers, the 95th percentile of latency, CPU time of all clients for a document, and the windows in requests.
+answers, the 95th percentile of latency, CPU time of all clients for a document, and the windows in requests. A fleet with a slowed server is
+measured without the slowness as well, to say what the others did beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,6 +94,7 @@ class Found:
 
     rows_per_s: float
     tokens_per_s: float
+    each_tokens_per_s: list[float]
     capacity_tokens_per_s: float
     busy: list[float]
     padding: float
@@ -143,6 +146,7 @@ def _found(
     return Found(
         rows_per_s=lap.rows_per_s,
         tokens_per_s=sum(counter["standin_real_tokens_total"] for counter in counters) / lap.seconds,
+        each_tokens_per_s=[counter["standin_real_tokens_total"] / lap.seconds for counter in counters],
         capacity_tokens_per_s=sum(rates),
         busy=[counter["standin_busy_seconds_total"] / lap.seconds for counter in counters],
         padding=sum(c["standin_padded_tokens_total"] for c in counters)
@@ -183,6 +187,12 @@ def main() -> None:
                 f"{found.oracle_padding:>8.3f}{f'{found.overloaded}/{found.requests}':>9}{found.p95_s or 0:>8.2f}"
                 f"{found.cpu_us:>8.1f}  {','.join(map(str, found.windows))}\n"
             )
+            if case.slow_first is not None:
+                even = run(dataclasses.replace(case, slow_first=None), options.seconds)
+                theirs, usual = sum(found.each_tokens_per_s[1:]), sum(even.each_tokens_per_s[1:])
+                say(
+                    f"    the others: {theirs:.0f} tokens/s, beside an equal first one {usual:.0f}: {theirs / usual:.1%}\n"
+                )
 
 
 if __name__ == "__main__":

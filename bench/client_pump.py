@@ -60,6 +60,7 @@ class ClientPump:
         settings: The clients' settings; the doctor fills in the rest.
         batches: Texts of each batch; after the last one the first comes again.
         n_slots: Document slots.
+        once: Whether to stop after the last batch instead.
         figures: The last `client` event of every client.
     """
 
@@ -67,6 +68,7 @@ class ClientPump:
     batches: Sequence[Sequence[str]]
     n_slots: int = 32
     n_vectors: int = 32
+    once: bool = False
     figures: dict[str, Message] = field(default_factory=dict)
     _bodies: list[bytes] = field(default_factory=list)
     _sequence: int = 0
@@ -127,7 +129,8 @@ class ClientPump:
     def _fill_free_slots(self) -> None:
         assert self._generation is not None
         parts = self._generation.parts
-        for slot in parts.documents_free.take_many(64):
+        left = len(self.batches) - self._sequence if self.once else 64
+        for slot in parts.documents_free.take_many(min(64, max(0, left))):
             number = self._sequence % len(self.batches)
             _fill(parts.documents.slot(slot), self._sequence, len(self.batches[number]), self._bodies[number])
             self._sequence += 1
