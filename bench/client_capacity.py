@@ -4,8 +4,8 @@
 
 For each fleet: documents and tokens a second, the tokens as a share of the capacity that the model computes, the share
 of time in which the least busy GPU had work, padding beside that of an oracle that sorts the whole window, 429
-answers, the 95th percentile of latency, CPU time of all clients for a document, and the windows in requests. A fleet with a slowed server is
-measured without the slowness as well, to say what the others did beside it.
+answers, the 95th percentile of latency, CPU time of all clients for a document, and the windows in requests. A fleet
+with a slowed server is measured without the slowness as well, to say what the others did beside it.
 """
 
 from __future__ import annotations
@@ -190,9 +190,8 @@ def main() -> None:
             if case.slow_first is not None:
                 even = run(dataclasses.replace(case, slow_first=None), options.seconds)
                 theirs, usual = sum(found.each_tokens_per_s[1:]), sum(even.each_tokens_per_s[1:])
-                say(
-                    f"    the others: {theirs:.0f} tokens/s, beside an equal first one {usual:.0f}: {theirs / usual:.1%}\n"
-                )
+                share = theirs / usual
+                say(f"    the others: {theirs:.0f} tokens/s; with an equal first one {usual:.0f} ({share:.1%})\n")
 
 
 if __name__ == "__main__":
