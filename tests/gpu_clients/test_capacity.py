@@ -70,7 +70,7 @@ def _measure(config: StandinConfig, slow: float | None) -> Measured:
                 fleet.control(fleet.ports[0], slow_factor=slow)
             pump.run(seconds=3.0)
             before = fleet.reports()
-            lap = pump.run(seconds=3.0)
+            lap = pump.run(seconds=2.5)
             after = fleet.reports()
     deltas = [
         {name: late["backend"][name] - early["backend"][name] for name in late["backend"]}
@@ -124,10 +124,11 @@ def test_few_permits_are_kept_to() -> None:
 @pytest.mark.slow
 def test_three_servers_do_not_suffer_from_a_fourth_that_is_slow() -> None:
     config = fleet_config(1.0, 1.0, 1.0, 1.0)
+    texts = [text for batch in batches() for text in batch]
 
     found = measure(config, slow=50.0)
 
+    best = capacity(texts, config)
     assert min(found.busy[1:]) >= 0.95
-    even = measure(config)
-    for rate, usual in zip(found.work_per_busy_s[1:], even.work_per_busy_s[1:], strict=True):
-        assert rate >= 0.95 * usual
+    for rate in found.work_per_busy_s[1:]:
+        assert rate >= 0.95 * best.tokens_per_s * best.padding_ratio

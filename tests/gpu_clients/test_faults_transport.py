@@ -117,7 +117,10 @@ def test_all_servers_down_for_a_while_pauses_the_work_and_then_continues() -> No
 
 
 @pytest.mark.parametrize("retry_after", [None, "1", "21600", PAST.replace(",", "%2C").replace(":", "%3A")])
-def test_overload_is_waited_out_whatever_retry_after_says(retry_after: str | None) -> None:
+def test_overload_is_waited_out_whatever_retry_after_says(
+    retry_after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_clients.retry.RETRY_AFTER_CAP_S", 1.5)
     asked = f",retry_after={retry_after}" if retry_after else ""
     outcome = run_with_fault(f"status:code=429,first=2{asked}", n=900, ports=1)  # six hours would not end in time
 
@@ -151,11 +154,11 @@ def test_a_flapping_server_does_not_make_the_breaker_thrash() -> None:
         harness.start()
         try:
             began_s = time.monotonic()
-            harness.work(lambda: time.monotonic() - began_s > 6.0, 10.0)
+            harness.work(lambda: time.monotonic() - began_s > 4.5, 10.0)
         finally:
             harness.finish()
     outs = harness.outcome.told("server_out", "client-0")
-    assert 1 <= len(outs) <= 5, "the pause doubles, so six flaps are not six outs"
+    assert 1 <= len(outs) <= 4, "the pause doubles, so not every flap is an out"
     assert not harness.outcome.quarantined
 
 
