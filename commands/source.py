@@ -10,7 +10,7 @@ from engine.config import SourceConfig
 from engine.errors import EngineError, SourceError
 from engine.ids import IdType
 from readers.columns import infer_columns
-from readers.connection import Client, open_client, open_collection, ping
+from readers.connection import Client, open_client, open_collection, ping, selection_ms
 from readers.facts import require_text_field
 from readers.index import require_queue_index
 from readers.mongo_errors import attempt
@@ -47,8 +47,7 @@ def inspect_source(config: SourceConfig, uri: str, *, wait_s: float) -> Source:
         ConfigError: bad URI or credentials, no usable index, a filter that MongoDB does not take, no text field.
         SourceError: MongoDB does not answer.
     """
-    selection_ms = int(1000 * min(SAY_AFTER_S, max(0.1, wait_s)))
-    with open_client(uri, name="engine-preflight", selection_ms=selection_ms) as client:
+    with open_client(uri, name="engine-preflight", selection_ms=selection_ms(min(SAY_AFTER_S, wait_s))) as client:
         _ping_patiently(client, uri, wait_s)
         collection = open_collection(client, config.database, config.collection)
         first = attempt(lambda: collection.find_one({}, {"_id": 1}), f"reading {collection.full_name}")

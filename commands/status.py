@@ -31,7 +31,7 @@ def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | 
     entries = read_quarantine(folders.quarantine)
     rate = live["rate"] if live and (running or state.stop is None) else _recent_rate(state)
     left = _left(live, state, running)
-    left_s = left / rate if left is not None and rate else None
+    left_s = 0.0 if left == 0 else left / rate if left is not None and rate else None
     servers = n_gpus or len(live["clients"] if live and live["clients"] else []) or 4
     return {
         "run": folders.hot.name,
@@ -48,7 +48,9 @@ def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | 
         },
         "rate": round(rate, 1),
         "seconds_left": round(left_s) if left_s is not None else None,
-        "cost_left": round(left_s / 3600 * servers * gpu_hour_price, 2) if left_s and gpu_hour_price else None,
+        "cost_left": round(left_s / 3600 * servers * gpu_hour_price, 2)
+        if left_s is not None and gpu_hour_price is not None
+        else None,
         "shards": len(state.commits),
         "bytes": sum(commit["bytes"] for commit in state.commits.values()),
         "epoch": state.epoch,

@@ -28,7 +28,13 @@ CODEC: CodecOptions[Document] = CodecOptions(
 document is found later without spoiling its page; dates may lie outside the years that Python knows."""
 
 _SELECTION_MS = 5_000
+_SHORTEST_SELECTION_MS = 500
 _CONNECT_MS = 10_000
+
+
+def selection_ms(max_outage_s: float) -> int:
+    """How long one call may wait for a server when an outage may last that long in all: no longer than that."""
+    return int(min(_SELECTION_MS, max(_SHORTEST_SELECTION_MS, 1000 * max_outage_s)))
 
 
 def open_client(uri: str, *, name: str = "engine", selection_ms: int = _SELECTION_MS) -> Client:

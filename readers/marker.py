@@ -22,7 +22,7 @@ from bson.min_key import MinKey
 from pymongo.errors import PyMongoError, WriteError
 
 from engine.errors import ConfigError, SourceError
-from readers.connection import Document, open_client, open_collection, ping
+from readers.connection import Document, open_client, open_collection, ping, selection_ms
 from readers.mongo_errors import Outage, attempt, describe, is_away
 from readers.mongo_ids import key_of
 
@@ -78,7 +78,7 @@ class Marker:
             ConfigError: the connection string or a name cannot be used.
         """
         self._uri = uri
-        self._client = open_client(uri, name="engine-marker")
+        self._client = open_client(uri, name="engine-marker", selection_ms=selection_ms(max_outage_s))
         self._collection = open_collection(self._client, database, collection)
         self._done_field = done_field
         self._max_outage_s = max_outage_s

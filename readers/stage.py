@@ -22,7 +22,7 @@ from engine.ids import IdType
 from engine.slots import HEADER_BYTES
 from engine.worker import HEARTBEAT_S, Heartbeat, StageContext
 from readers.columns import ColumnReader
-from readers.connection import Client, Document, Documents, open_client, open_collection
+from readers.connection import Client, Document, Documents, open_client, open_collection, selection_ms
 from readers.encode import BatchEncoder, Encoded
 from readers.estimate import EstimateInBackground
 from readers.fetch import PageFetcher, PageSize
@@ -60,7 +60,7 @@ def run(context: StageContext) -> None:
     settings = ReaderSettings.from_dict(context.settings)
     thresholds = gc.get_threshold()
     gc.set_threshold(_COLLECT_EVERY, 20, 50)
-    client = open_client(settings.uri, name="engine-reader")
+    client = open_client(settings.uri, name="engine-reader", selection_ms=selection_ms(settings.max_outage_s))
     try:
         Reader(context, settings, client).run()
     finally:

@@ -40,5 +40,5 @@ def fleet(shared_fleet: StandinFleet) -> Iterator[StandinFleet]:
 
 @pytest.fixture
 def job(tmp_path: Path, mongod: LocalMongod, mongo_db: Database[dict[str, Any]], fleet: StandinFleet) -> Job:
-    """A job without documents."""
-    return Job(folder=tmp_path, uri=mongod.uri, database=mongo_db, urls=fleet.urls)
+    """A job without documents, on two of the servers: each costs a process, and most tests need no more."""
+    return Job(folder=tmp_path, uri=mongod.uri, database=mongo_db, urls=fleet.urls[:2])

@@ -24,7 +24,9 @@ from bench.standin import FleetError, StandinFleet
 from bench.standin.vectors import text_rows
 from engine.ledger import RunState
 from engine.quarantine import id_text, read_quarantine
-from engine.runfolder import RunFolders
+from engine.runfolder import RunFolders, read_status
+from readers.connection import open_client, open_collection
+from readers.index import create_indexes
 
 DONE = "embedded"
 MODEL = "sim-model"
@@ -69,10 +71,10 @@ class Job:
         return RunFolders.of(hot, cold, self.database.name, self.collection, DONE)
 
     def insert(self, documents: list[dict[str, Any]]) -> None:
-        """Fill the collection and create its indexes."""
+        """Fill the collection and create its indexes, as `engine index` does."""
         self.database[self.collection].insert_many(documents)
-        ended = self.call("index")
-        assert ended.code == 0, ended.err
+        with open_client(self.uri) as client:
+            create_indexes(open_collection(client, self.database.name, self.collection), DONE)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a command in a session of its own."""
@@ -232,11 +234,32 @@ def wait_for_commit(job: Job, process: subprocess.Popen[str], n_shards: int = 1)
     wait_until(committed, what=f"commit of {n_shards} shards")
 
 
-def slow_down(fleet: StandinFleet, seconds: float = 0.02) -> None:
-    """Let every server take its time, so that something can happen midway."""
+SLOW = ("--shard-bytes", "64KiB", "--shard-seconds", "0.3", "--batch-size", "4", "--concurrency", "2")
+"""Beside `slow_down`: the first shard is committed soon, the last one takes longer than any test needs midway."""
+
+
+def slow_down(fleet: StandinFleet, seconds: float = 0.1) -> None:
+    """Let every server take its time, so that something can happen midway; `full_speed` ends it."""
     for port in fleet.ports:
         with contextlib.suppress(FleetError):  # a server that a test has killed
-            fleet.control(port, add_faults=[f"delay:s={seconds}"])
+            fleet.control(port, faults=[f"delay:s={seconds}"])
+
+
+def full_speed(fleet: StandinFleet) -> None:
+    """Let every server answer as fast as it can."""
+    for port in fleet.ports:
+        with contextlib.suppress(FleetError):
+            fleet.control(port, clear_faults=True)
+
+
+def wait_for_phase(job: Job, process: subprocess.Popen[str], phase: str) -> None:
+    """Wait until the run says that it is in a phase."""
+
+    def reached() -> bool:
+        assert process.poll() is None, f"the run ended early: {finish(process).err[-2000:]}"
+        return (read_status(job.folders.status) or {}).get("phase") == phase
+
+    wait_until(reached, what=f"the phase {phase}")
 
 
 def tweets(n: int) -> list[dict[str, Any]]:
