@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+import engine
 from commands.options import api_keys, config_option, listed, mongo_uri, option, size, source_of
 from engine.errors import EngineError, Exit
 from engine.logs import configure, redact
@@ -63,10 +64,19 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, default=str), flush=True)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"engine {engine.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show a traceback with an error (anywhere on the line).")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Options of every command."""
@@ -187,13 +197,15 @@ def run(
         sink=SinkConfig(
             hot_dir=hot_dir,
             cold_dir=cold_dir,
-            shard_bytes=size(shard_bytes),
+            shard_bytes=size("shard-bytes", shard_bytes),
             shard_seconds=shard_seconds,
             vector_type=vector_type,
             truncated_column=truncated_column,
             keep_text=keep_text,
         ),
-        limits=LimitsConfig(limit=limit, max_time_s=max_time, max_outage_s=max_outage, ring_bytes=size(ring_bytes)),
+        limits=LimitsConfig(
+            limit=limit, max_time_s=max_time, max_outage_s=max_outage, ring_bytes=size("ring-bytes", ring_bytes)
+        ),
     )
     secrets = command.RunSecrets(
         mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file), api_keys=api_keys(tei_api_key_file)
@@ -434,8 +446,8 @@ def merge(
 
     _logging(verbose)
     options: dict[str, Any] = {
-        "file_bytes": size(file_bytes),
-        "row_group_bytes": size(row_group_bytes),
+        "file_bytes": size("file-bytes", file_bytes),
+        "row_group_bytes": size("row-group-bytes", row_group_bytes),
         "sort": sort,
         "on_duplicate": on_duplicate,
         "delete_sources": delete_sources,
@@ -742,7 +754,7 @@ def plan(
         sink=SinkConfig(
             hot_dir=hot_dir,
             cold_dir=cold_dir,
-            shard_bytes=size(shard_bytes),
+            shard_bytes=size("shard-bytes", shard_bytes),
             shard_seconds=shard_seconds,
             vector_type=vector_type,
         ),

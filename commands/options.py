@@ -82,8 +82,8 @@ def _table(document: dict[str, Any], path: Path, name: str) -> dict[str, Any]:
     return values
 
 
-def size(text: str) -> int:
-    """Bytes from `268435456`, `256MiB`, `1GiB` or `500MB`.
+def size(name: str, text: str) -> int:
+    """Bytes from `268435456`, `256MiB`, `1GiB` or `500MB`, as option `name` was given.
 
     Raises:
         typer.BadParameter: not a size.
@@ -96,7 +96,7 @@ def size(text: str) -> int:
     except ValueError:
         value = -1.0
     if unit is None or value < 0:
-        raise typer.BadParameter(f"{text!r} is not a size; expected a number of bytes or for example 256MiB")
+        raise typer.BadParameter(f"--{name} is {text!r}; expected a number of bytes, or for example 256MiB")
     return int(value * unit)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import __version__
 from tests.cli.terminal import Terminal
 
 SECRET = "s3cr3t-marker"
@@ -28,7 +29,7 @@ NOWHERE = "http://127.0.0.1:1"
         (("--concurrency", "0"), "--concurrency"),
         (("--max-concurrency", "0"), "--max-concurrency"),
         (("--vector-type", "float8"), "--vector-type"),
-        (("--shard-bytes", "12parsecs"), "12parsecs"),
+        (("--shard-bytes", "12parsecs"), "--shard-bytes"),
         (("--shard-bytes", "1"), "--shard-bytes"),
         (("--shard-seconds", "nan"), "--shard-seconds"),
         (("--shard-seconds", "inf"), "--shard-seconds"),
@@ -132,3 +133,9 @@ def test_sigterm_before_the_pipeline_stands_is_exit_143(tmp_path: Path, number: 
 
     assert process.returncode == 143
     assert complaint.splitlines()[-1] == f"engine: stopped by {number.name}"
+
+
+def test_the_version_is_one_line(engine: Terminal) -> None:
+    said = engine("--version")
+
+    assert (said.code, said.out) == (0, f"engine {__version__}\n")
