@@ -18,22 +18,20 @@ rows delivered, those in quarantine, and those in these places.
 
 from __future__ import annotations
 
-import heapq
 import random
 import time
 from functools import partial
-from typing import Any
 
 from engine import durable
-from engine.worker import Heartbeat, StageContext
-from gpu_clients.batches import Batch, CaseFile, Suspicion
-from gpu_clients.breaker import BreakerState
+from engine.worker import StageContext
+from gpu_clients.batches import Batch, Suspicion
 from gpu_clients.canary import Canary
 from gpu_clients.decode import Matrix
 from gpu_clients.dialogues import Dialogues, Talk, reply_of
 from gpu_clients.errors import Failure, FailureKind, Remedy
 from gpu_clients.figures import Figures
 from gpu_clients.handover import Handover
+from gpu_clients.hands import Hands, suspect
 from gpu_clients.http import HttpClient
 from gpu_clients.isolation import (
     Finding,
@@ -48,6 +46,7 @@ from gpu_clients.neighbours import Neighbours
 from gpu_clients.own_talks import OwnTalks
 from gpu_clients.polling import EXCLUSIVE, READ, Poller
 from gpu_clients.rejoin import Rejoin
+from gpu_clients.reports import Reports
 from gpu_clients.requester import Completion
 from gpu_clients.retry import backoff_s, overload_pause_s
 from gpu_clients.settings import ClientSettings
@@ -89,6 +88,7 @@ class ClientStage:
             self._dialogues, settings.canary_every_s, passed=self._canary_passed, failed=self._canary_failed
         )
         self._figures = Figures()
+        self._hands = Hands(context, self._figures)
         self._handover = Handover(
             context,
             settings,
@@ -98,20 +98,17 @@ class ClientStage:
             figures=self._figures,
             failed=self._failed,
             unsound=self._unsound,
-            give_back=self._give_back,
+            give_back=self._hands.give_back,
         )
-        self._heartbeat = Heartbeat()
-        # where batches and conversations are
-        self._in_flight: set[Batch] = set()
-        self._retries: list[tuple[float, int, Batch]] = []  # a heap by due time
+        self._reports = Reports(
+            context, lane=self._lane, figures=self._figures, handover=self._handover, neighbours=self._neighbours
+        )
         # what the supervisor wants
         self._commands_wait = True
         self._stop_by_s: float | None = None
         self._stopped = False
         self._leaving = False
         self._tail = False
-        self._said_reason = ""  # why our server is out, as the log has it
-        self._told = 0  # documents settled by the last report
         # what is due
         self._vouched_rows = 0  # rows handed over before the last canary that was right
         self._looked_rows = 0  # and before the canary that is out now
@@ -156,38 +153,23 @@ class ClientStage:
         self._dialogues.wake(now_s)
         if self._rejoin.advance(now_s):
             self._report()
-            self._context.log("info", "server_back", url=self._lane.address.url)
-            self._context.tell("server_back", url=self._lane.address.url)
-        self._say_why_out()
+            self._reports.server_back()
+        self._reports.say_why_out()
         if self._lane.breaker.is_ok and self._lane.is_swamped:
             self._trip(Failure(kind=FailureKind.OVERLOADED, detail="it answers nothing but HTTP 429"))
         if self._lane.breaker.is_ok and self._stop_by_s is None and self._watch.begins(now_s, self._laboratory):
             self._looked_rows = self._handover.rows
-        if self._tail and self._in_flight and not self._context.documents_ready.waiting():
+        if self._tail and self._hands.in_flight and not self._context.documents_ready.waiting():
             median_s = self._lane.admission.median_s() or 0.0
             self._neighbours.hedge(
-                self._in_flight, older_than_s=max(HEDGE_AFTER_S, median_s), n_requests=self._figures.requests
+                self._hands.in_flight, older_than_s=max(HEDGE_AFTER_S, median_s), n_requests=self._figures.requests
             )
         if self._stop_by_s is not None:
             self._finish_stopping(now_s, self._stop_by_s)
         # a wake-up may have gone to another client that had less room than documents came
         self._documents_wait = True
-        # at the end everybody waits for the last rows to be counted, so they are told of at once
-        if self._heartbeat.due() or (self._tail and self._settled != self._told):
+        if self._reports.are_due(tail=self._tail):
             self._report()
-
-    @property
-    def _settled(self) -> int:
-        """Documents that went on to the writer or into quarantine."""
-        return self._handover.rows + self._figures.quarantined
-
-    def _say_why_out(self) -> None:
-        """Log what keeps our server out, once for every reason."""
-        breaker = self._lane.breaker
-        if breaker.is_ok or breaker.reason == self._said_reason:
-            return
-        self._said_reason = breaker.reason
-        self._context.log("warning", "server_stays_out", url=self._lane.address.url, reason=breaker.reason)
 
     def _on_command(self, _events: int) -> None:
         self._commands_wait = True
@@ -225,27 +207,24 @@ class ClientStage:
     def _send_retries(self, now_s: float) -> bool:
         """Send the retries that are due; False when there is no room for more."""
         lane = self._lane
-        while self._retries and self._retries[0][0] <= now_s:
-            batch = self._retries[0][2]
+        while (batch := self._hands.due_retry(now_s)) is not None:
             if not lane.admission.admits(lane.in_flight_texts, batch.n_texts):
                 return False
             # waiting out an overload is no retry: the window and the cool-down bound it
             if batch.attempts and not lane.budget.spend(now_s):
                 break
-            heapq.heappop(self._retries)
+            self._hands.pop_retry()
             self._figures.retries += 1
             self._send(batch)
         return True
 
     def _send_new(self) -> None:
-        lane, context = self._lane, self._context
+        lane = self._lane
         for _ in range(lane.admission.room_requests(lane.in_flight_texts)):
-            number = context.documents_ready.take() if self._documents_wait else None
-            if number is None:
+            batch = self._hands.take() if self._documents_wait else None
+            if batch is None:
                 self._starve()
                 return
-            batch = Batch(number, context.documents.slot(number), context.generation)
-            self._figures.taken_rows += batch.n_rows
             if self._is_ordinary(batch):
                 self._send(batch)
 
@@ -274,7 +253,7 @@ class ClientStage:
         lane = self._lane
         assert lane.requester is not None
         self._starving = False
-        self._in_flight.add(batch)
+        self._hands.in_flight.add(batch)
         self._figures.requests += 1
         batch.sent_s = time.monotonic()
         batch.exchange = lane.requester.submit([batch.body()], batch.n_texts, timeout_s=lane.timeout_s, tag=batch)
@@ -296,10 +275,10 @@ class ClientStage:
         self._counter.take(self._dialogues)
 
     def _take_batch(self, completion: Completion, batch: Batch) -> None:
-        if batch not in self._in_flight:
+        if batch not in self._hands.in_flight:
             completion.release()  # given back while this answer waited to be looked at
             return
-        self._in_flight.discard(batch)
+        self._hands.in_flight.discard(batch)
         self._neighbours.forget(batch)
         if completion.failure is not None:
             self._failed(batch, completion.failure)
@@ -309,11 +288,11 @@ class ClientStage:
     def _take_hedge(self, completion: Completion, batch: Batch) -> None:
         """Another server has answered a copy: when it is sound, our own server's work on it is cancelled."""
         reply = reply_of(completion, self._settings.dim)
-        if batch not in self._in_flight or not reply.sound:
+        if batch not in self._hands.in_flight or not reply.sound:
             return
         assert self._lane.requester is not None and batch.exchange is not None
         self._lane.requester.cancel(batch.exchange)
-        self._in_flight.discard(batch)
+        self._hands.in_flight.discard(batch)
         self._isolated(batch, self._lane.doubts, Finding(reply.matrix, complete=True))
 
     # -- what goes wrong -------------------------------------------------------------------------------
@@ -330,23 +309,23 @@ class ClientStage:
             batch.attempts -= 1
             pause_s = self._overloaded(failure)
             if not breaker.is_ok:
-                self._give_back(batch)
+                self._hands.give_back(batch)
             else:
-                self._retry_after(pause_s, batch)
+                self._hands.retry_after(pause_s, batch)
         elif failure.remedy is Remedy.DIVIDE:
             if failure.kind is FailureKind.PAYLOAD:
                 known = self._lane.max_body_bytes
                 self._lane.max_body_bytes = min(batch.header.body_bytes, known or batch.header.body_bytes)
             self._take_apart(batch, isolate(batch.texts(), failure, self._laboratory()))
         elif not breaker.is_ok:
-            self._give_back(batch)
+            self._hands.give_back(batch)
         elif failure.remedy is Remedy.EXCLUDE or self._is_silent(batch, failure) or breaker.failed():
-            self._in_flight.add(batch)  # it goes back with the others
+            self._hands.in_flight.add(batch)  # it goes back with the others
             self._trip(failure)
         elif batch.attempts >= SUSPICIOUS_ATTEMPTS:
             self._take_apart(batch, isolate(batch.texts(), failure, self._laboratory()))
         else:
-            self._retry_after(backoff_s(batch.attempts, self._rng), batch)
+            self._hands.retry_after(backoff_s(batch.attempts, self._rng), batch)
 
     def _is_silent(self, batch: Batch, failure: Failure) -> bool:
         """Whether the server has not answered anything in all the time that a request may take."""
@@ -364,9 +343,6 @@ class ClientStage:
         pause_s = overload_pause_s(lane.admission.overloaded_in_a_row, failure.retry_after, self._rng)
         lane.overloaded(pause_s)
         return pause_s
-
-    def _retry_after(self, pause_s: float, batch: Batch) -> None:
-        heapq.heappush(self._retries, (time.monotonic() + pause_s, batch.number, batch))
 
     def _unsound(self, batch: Batch, matrix: Matrix, rows: list[int]) -> None:
         """Some rows are no vectors: the texts are asked for again alone; most of them: the server is at fault."""
@@ -404,7 +380,7 @@ class ClientStage:
         if not finding.complete or doubts != self._lane.doubts:
             if finding.case is not None:
                 batch.case = finding.case
-            self._give_back(batch)
+            self._hands.give_back(batch)
         else:
             self._handover.take_finding(batch, finding)
         if finding.sick is not None and self._lane.breaker.is_ok:
@@ -424,79 +400,46 @@ class ClientStage:
 
     def _trip(self, failure: Failure) -> None:
         """Take our server out: everything goes back into the ring for the others."""
-        lane = self._lane
+        lane, hands = self._lane, self._hands
         lane.breaker.trip(failure.detail)
         if lane.requester is not None:
             lane.requester.abandon()
         died = failure.kind in (FailureKind.LOST, FailureKind.REFUSED)
-        for batch in self._in_flight:
-            if died and batch.case.suspicion is Suspicion.NONE:
-                batch.case = CaseFile(Suspicion.NEARBY)
+        for batch in hands.in_flight:
+            if died:
+                suspect(batch)
             self._neighbours.forget(batch)
-            self._give_back(batch)
-        self._in_flight.clear()
-        self._give_back_retries(died=died)
-        facts: dict[str, Any] = {"url": lane.address.url, "reason": failure.detail}
-        if failure.kind in _DOUBTFUL:
-            lane.doubts += 1
-            self._handover.take_back()
-            facts["doubtful_rows"] = self._handover.rows - self._vouched_rows
-            self._figures.doubtful_rows += self._handover.rows - self._vouched_rows
-            self._vouched_rows = self._handover.rows
+            hands.give_back(batch)
+        hands.in_flight.clear()
+        hands.give_back_retries(died=died)
+        doubtful_rows = self._doubt() if failure.kind in _DOUBTFUL else None
         self._talks.refuse()
         self._report()
-        self._said_reason = failure.detail
-        self._context.log("warning", "server_out", **facts)
-        self._context.tell("server_out", **facts)
+        self._reports.server_out(failure.detail, doubtful_rows)
 
-    def _give_back_retries(self, *, died: bool) -> None:
-        for _, _, batch in self._retries:
-            if died and batch.lost and batch.case.suspicion is Suspicion.NONE:
-                batch.case = CaseFile(Suspicion.NEARBY)
-            self._give_back(batch)
-        self._retries.clear()
-
-    def _give_back(self, batch: Batch) -> None:
-        self._figures.taken_rows -= batch.n_rows
-        self._context.documents_ready.put(batch.number)
+    def _doubt(self) -> int:
+        """Our server's vectors are wrong: hold back what can be, and count the rows that cannot."""
+        self._lane.doubts += 1
+        self._handover.take_back()
+        doubtful_rows = self._handover.rows - self._vouched_rows
+        self._vouched_rows = self._handover.rows
+        self._figures.doubtful_rows += doubtful_rows
+        return doubtful_rows
 
     # -- the supervisor --------------------------------------------------------------------------------
 
     def _finish_stopping(self, now_s: float, by_s: float) -> None:
         """After a stop command: done when nothing is in hand; what takes too long is given back."""
-        self._give_back_retries(died=False)
+        self._hands.give_back_retries(died=False)
         # nobody waits for a last look at the server
         asking = self._dialogues.n_open > self._watch.n_out
-        if now_s >= by_s and self._lane.breaker.is_ok and (self._in_flight or asking):
+        if now_s >= by_s and self._lane.breaker.is_ok and (self._hands.in_flight or asking):
             self._trip(Failure(kind=FailureKind.TIMEOUT, detail="not finished in time after the stop command"))
             asking = self._dialogues.n_open > self._watch.n_out
-        if not (self._in_flight or self._handover.parked or asking or self._stopped):
+        if not (self._hands.in_flight or self._handover.parked or asking or self._stopped):
             self._stopped = True
             self._report()
             self._context.tell("stopped", rows=self._handover.rows, taken_rows=self._figures.taken_rows)
 
-    def _state(self) -> str:
-        state = self._lane.breaker.state
-        if self._stopped:
-            return "stopped"
-        if state is not BreakerState.OK:
-            return str(state.value)
-        return "idle" if self._starving and not self._lane.in_flight else "ok"
-
     def _report(self) -> None:
-        lane = self._lane
-        self._told = self._settled
-        self._context.tell(
-            "client",
-            url=lane.address.url,
-            rows=self._handover.rows,
-            breaker=lane.breaker.state.value,
-            outs=lane.breaker.trips,
-            state=self._state(),
-            in_flight=lane.in_flight,
-            window=lane.admission.window_requests,
-            admission=lane.admission.state.value,
-            hedged=self._neighbours.hedged,
-            reconnects=lane.requester.http.n_resent if lane.requester else 0,
-            **self._figures.as_facts(),
-        )
+        self._reports.tell(starving=self._starving, stopped=self._stopped)

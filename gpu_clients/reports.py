@@ -1,0 +1,90 @@
+"""What a client tells the supervisor: its figures every so often, and when its server goes out and comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.worker import Heartbeat, StageContext
+from gpu_clients.figures import Figures
+from gpu_clients.handover import Handover
+from gpu_clients.lane import Lane
+from gpu_clients.neighbours import Neighbours
+
+
+class Reports:
+    """Events and log lines of one client."""
+
+    def __init__(
+        self, context: StageContext, *, lane: Lane, figures: Figures, handover: Handover, neighbours: Neighbours
+    ) -> None:
+        self._context = context
+        self._lane = lane
+        self._figures = figures
+        self._handover = handover
+        self._neighbours = neighbours
+        self._heartbeat = Heartbeat()
+        self._told = 0  # documents settled by the last report
+        self._said = ""  # why the server is out, as the log has it
+
+    def are_due(self, *, tail: bool) -> bool:
+        """Whether it is time; at the end everybody waits for the last rows to be counted, so they are told at once."""
+        return self._heartbeat.due() or (tail and self._settled != self._told)
+
+    def tell(self, *, starving: bool, stopped: bool) -> None:
+        """Tell the figures as they stand.
+
+        Args:
+            starving: Whether there is room but no document.
+            stopped: Whether a stop command has been carried out.
+        """
+        lane = self._lane
+        state = lane.breaker.state.value
+        if stopped:
+            state = "stopped"
+        elif lane.breaker.is_ok and starving and not lane.in_flight:
+            state = "idle"
+        self._told = self._settled
+        self._context.tell(
+            "client",
+            url=lane.address.url,
+            rows=self._handover.rows,
+            state=state,
+            breaker=lane.breaker.state.value,
+            outs=lane.breaker.trips,
+            in_flight=lane.in_flight,
+            window=lane.admission.window_requests,
+            admission=lane.admission.state.value,
+            hedged=self._neighbours.hedged,
+            reconnects=lane.requester.http.n_resent if lane.requester else 0,
+            **self._figures.as_facts(),
+        )
+
+    def server_out(self, reason: str, doubtful_rows: int | None) -> None:
+        """The server was taken out.
+
+        Args:
+            doubtful_rows: Rows of its that no right canary came after, when it is its vectors that are wrong.
+        """
+        facts: dict[str, Any] = {"url": self._lane.address.url, "reason": reason}
+        if doubtful_rows is not None:
+            facts["doubtful_rows"] = doubtful_rows
+        self._said = reason
+        self._context.log("warning", "server_out", **facts)
+        self._context.tell("server_out", **facts)
+
+    def server_back(self) -> None:
+        """The server works again."""
+        self._context.log("info", "server_back", url=self._lane.address.url)
+        self._context.tell("server_back", url=self._lane.address.url)
+
+    def say_why_out(self) -> None:
+        """Log what keeps the server out, once for every reason."""
+        breaker = self._lane.breaker
+        if not breaker.is_ok and breaker.reason != self._said:
+            self._said = breaker.reason
+            self._context.log("warning", "server_stays_out", url=self._lane.address.url, reason=breaker.reason)
+
+    @property
+    def _settled(self) -> int:
+        """Documents that went on to the writer or into quarantine."""
+        return self._handover.rows + self._figures.quarantined
