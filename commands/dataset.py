@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from engine.records import Fingerprint
 from engine.runfolder import IN_PROGRESS, RunFolders
 from writers.schema import ShardSchema
 from writers.store import ParquetShards
+
+_log = logging.getLogger("engine.dataset")
 
 LEDGER_FORMAT = 1
 
@@ -127,7 +130,21 @@ def settle(
             "Start the servers as before, or begin another data set with another --done-field"
         )
     _compare_columns(known, config)
+    _warn_of_missing_shards(ledger.state, config)
     return known
+
+
+def _warn_of_missing_shards(state: RunState, config: RunConfig) -> None:
+    """Say when not one committed shard is where shards go: a disk that is not mounted, or another --cold-dir."""
+    there = {path.name for path in config.folders.shards.iterdir()}
+    if not state.commits or config.folders.consolidated.is_dir():  # a merge may have removed what it consolidated
+        return
+    if there.isdisjoint(commit["file"] for commit in state.commits.values()):
+        _log.warning(
+            "shards_not_there folder=%s committed=%d: is its disk mounted, and is it the --cold-dir of before?",
+            config.folders.shards,
+            len(state.commits),
+        )
 
 
 def _compare_columns(known: DataSet, config: RunConfig) -> None:

@@ -144,6 +144,11 @@ class Ledger(Generic[StateT]):
                 f"cannot append to the ledger {self.path} ({error.strerror}): free space or repair the device, "
                 "then run the same command again"
             ) from error
+        if not os.fstat(self._fd).st_nlink:  # writing to a removed file works for as long as it is open
+            raise CommitFailed(
+                f"the ledger {self.path} was removed while it was in use: put it back from a copy; "
+                "what it says until then counts"
+            )
         self._end += len(data)
         self.state.apply(record)
 

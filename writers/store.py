@@ -11,7 +11,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.errors import DamageError
+from engine.errors import DamageError, SinkError
 from engine.ids import IdType
 from engine.records import Fingerprint, ShardFacts
 from writers import schema as sc
@@ -37,6 +37,7 @@ class ParquetShards:
 
         Raises:
             DamageError: the file is missing or cannot be read.
+            SinkError: its whole folder is gone.
         """
         path = self._folder / file
         try:
@@ -44,6 +45,7 @@ class ParquetShards:
                 for group in range(parquet.num_row_groups):
                     yield parquet.read_row_group(group, columns=[sc.ID]).column(0).to_pylist()
         except _UNREADABLE as error:
+            self._require_folder()
             raise DamageError(
                 f"the committed shard {path} cannot be read ({error}): restore it from a copy; "
                 "its documents are not marked from it"
@@ -54,16 +56,29 @@ class ParquetShards:
 
         Raises:
             DamageError: it is missing or differs.
+            SinkError: its whole folder is gone.
         """
         path = self._folder / file
         try:
             size, digest = _sha256(path)
         except OSError as error:
+            self._require_folder()
             raise DamageError(f"the committed shard {path} cannot be read ({error.strerror})") from error
         if (size, digest) != (size_bytes, sha256):
             raise DamageError(
                 f"the committed shard {path} is not what was written (size {size}, expected {size_bytes}; "
                 "or another SHA-256): restore it from a copy; its documents are not marked from it"
+            )
+
+    def _require_folder(self) -> None:
+        """Tell a shard that is missing from a disk that is.
+
+        Raises:
+            SinkError: the whole folder is gone.
+        """
+        if not self._folder.is_dir():
+            raise SinkError(
+                f"the folder {self._folder} is gone: mount its device again, then run the same command again"
             )
 
     def inspect_orphan(self, file: str) -> ShardFacts | str:

@@ -309,3 +309,38 @@ def test_the_oracle_notices_a_doubled_and_a_lost_document(job: Job) -> None:
     job.database[job.collection].insert_one({"_id": 1000, "text": "never read", "embedded": True})
     with pytest.raises(AssertionError):
         job.assert_exact()
+
+
+def test_a_cold_folder_that_vanishes_midway_is_exit_5_and_the_run_goes_on_once_it_is_back(
+    job: Job, fleet: StandinFleet
+) -> None:
+    """A disk that was unmounted: what is committed and marked by then is all that counts."""
+    job.options = SLOW
+    slow_down(fleet)
+    job.insert(tweets(N))
+    process = job.start_run()
+    wait_for_commit(job, process)
+    cold = job.folders.cold
+
+    cold.rename(cold.with_name("away"))
+    ended = finish(process)
+    cold.with_name("away").rename(cold)
+    full_speed(fleet)
+    again = job.run()
+
+    assert ended.code == 5, ended.err
+    assert str(job.folders.shards) in ended.err
+    assert again.code == 0, again.err
+    job.assert_exact()
+
+
+def test_a_start_says_when_no_committed_shard_is_where_shards_go(job: Job) -> None:
+    """A disk that is not mounted, or another --cold-dir: nothing is lost, but somebody should know."""
+    job.insert(tweets(40))
+    assert job.run("--limit", "20").code == 8
+
+    elsewhere = job.run("--cold-dir", str(job.folder / "elsewhere"))
+
+    assert elsewhere.code == 0
+    assert "shards_not_there" in elsewhere.err
+    assert str(job.folder / "elsewhere") in elsewhere.err

@@ -86,3 +86,15 @@ def test_a_failed_append_leaves_the_ledger_as_it_was(path: Path) -> None:
         ledger.append({**COMMIT, "shard": f"after-{call}"})
         ledger.close()
         assert f"after-{call}" in RunState.of(path).commits
+
+
+def test_a_ledger_that_was_removed_takes_no_record(tmp_path: Path) -> None:
+    """Writing to the open file would work and be lost; nothing may be marked on the strength of it."""
+    ledger = Ledger(tmp_path / "ledger", RunState())
+    (tmp_path / "ledger").unlink()
+
+    with pytest.raises(CommitFailed, match="was removed"):
+        ledger.append({"type": "EPOCH", "epoch": 1, "at": 0.0})
+
+    assert ledger.state.epoch == 0
+    ledger.close()
