@@ -9,6 +9,7 @@ from engine.errors import SinkError
 from engine.generation import RingPlan
 from engine.ledger import Ledger, RunState
 from engine.ports import StagePlan
+from engine.ring import MAX_SLOTS
 from engine.slots import HEADER_BYTES, VectorLayout
 from gpu_clients.doctor import Fleet
 from gpu_clients.settings import ClientSettings
@@ -48,7 +49,7 @@ def plan_rings(config: RunConfig, fleet: Fleet, data_set: DataSet) -> RingPlan:
     return RingPlan(
         n_documents=max(8, n_documents),
         document_bytes=document_bytes,
-        n_vectors=max(_MIN_VECTOR_SLOTS, config.limits.ring_bytes // layout.slot_bytes),
+        n_vectors=min(MAX_SLOTS, max(_MIN_VECTOR_SLOTS, config.limits.ring_bytes // layout.slot_bytes)),
         layout=layout,
     )
 
