@@ -33,7 +33,7 @@ def folders(tmp_path: Path) -> RunFolders:
     folders = RunFolders.of(tmp_path / "hot", tmp_path / "cold", "db", "c", "done")
     folders.make()
     ledger = Ledger(folders.ledger, RunState())
-    for record in ({"type": "EPOCH", "epoch": 1, "at": time.time()}, commit(1, 100), commit(2, 200)):
+    for record in ({"type": "EPOCH", "epoch": 1, "at": 1000.0}, commit(1, 100), commit(2, 200)):
         ledger.append(record)
     ledger.append({"type": "MARKED", "shard": "s1", "gone": 1, "epoch": 1})
     ledger.close()
@@ -57,7 +57,7 @@ def folders(tmp_path: Path) -> RunFolders:
 def finish(folders: RunFolders, code: Exit) -> None:
     """Let the run end."""
     ledger = Ledger(folders.ledger, RunState())
-    ledger.append({"type": "STOP", "exit": int(code), "at": time.time() + 10, "rows": 300})
+    ledger.append({"type": "STOP", "exit": int(code), "at": 1010.0, "rows": 300})
     ledger.close()
 
 
@@ -110,7 +110,7 @@ def test_after_a_limit_the_rest_is_left(folders: RunFolders) -> None:
     figures = collect(folders, gpu_hour_price=None, n_gpus=None)
 
     assert figures["documents"]["left"] == 500
-    assert figures["rate"] == pytest.approx(30.0, rel=0.05)
+    assert figures["rate"] == 30.0
 
 
 def test_no_run_is_said_with_what_to_check(tmp_path: Path) -> None:
