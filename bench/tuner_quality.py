@@ -1,6 +1,6 @@
 """What the tuner reaches, beside what it could: `engine bench` on modelled GPUs whose best point is arithmetic.
 
-    python -m bench.tuner_quality [--only NAME,...] [--seconds 5] [--no-run] [--json]
+    python -m bench.tuner_quality [--only NAME,...] [--seconds 10] [--no-run] [--json]
 
 For each fleet and target the command tunes twice, as a person would, and once more embeds a collection in a real mongod
 with `engine run --tuned`. The truth beside it is a long closed loop on the same model in virtual time, at every point
@@ -286,7 +286,7 @@ def main() -> None:
     """Entry point of `python -m bench.tuner_quality`."""
     parser = argparse.ArgumentParser(description="Compare what the tuner chooses with what the model says is best.")
     parser.add_argument("--only", help="names of cases, comma-separated: " + ", ".join(case.name for case in CASES))
-    parser.add_argument("--seconds", type=float, default=5.0, help="steady state of one visit to a point, at most")
+    parser.add_argument("--seconds", type=float, default=10.0, help="steady state of one visit to a point, at most")
     parser.add_argument("--no-run", action="store_true", help="do not embed a collection with the tuned file")
     parser.add_argument("--json", action="store_true", help="one JSON object a case")
     given = parser.parse_args()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from bench.tuner.findings import INDIFFERENCE, Findings, is_full
+from bench.tuner.findings import Findings, is_full
 from bench.tuner.measure import Point
 from bench.tuner.record import Record
 from bench.tuner.survey import Survey
 
 PAYING_GROWTH = 0.02
 """Growth of throughput by which doubling what is in flight pays."""
+WORTH_TRYING = 0.003
+"""Gain that a batch size has to promise to be tried further: less than what is indifferent, for a promise is rough."""
 NEAR = 0.025
 """Batch sizes that stay further behind the best are not refined."""
 
@@ -98,7 +100,7 @@ class Climb:
         promise = record.rate.per_s
         if reach > record.point.concurrency:
             promise *= self._findings.growth(in_flight, reach * size)
-        return promise < self._findings.best_of_others(size, self._target_s) * (1 + INDIFFERENCE)
+        return promise < self._findings.best_of_others(size, self._target_s) * (1 + WORTH_TRYING)
 
     def _refine(self, size: int, good: Record, bad: int | None) -> None:
         if bad is not None:
@@ -112,10 +114,10 @@ class Climb:
         while self._survey.has_time() and bad - good.point.concurrency > 1:
             low = good.point.concurrency
             failed = self._findings.records.get(Point(size, bad))
-            if failed is not None and failed.works and failed.rate.high < good.rate.per_s * (1 + 2 * INDIFFERENCE):
+            if failed is not None and failed.works and failed.rate.high < good.rate.per_s * (1 + 2 * WORTH_TRYING):
                 return  # the knee lies below: more in flight would bring nothing
             promise = good.rate.per_s * self._findings.growth(size * low, size * (bad - 1))
-            if promise < self._findings.best_of_others(size, self._target_s) * (1 + INDIFFERENCE):
+            if promise < self._findings.best_of_others(size, self._target_s) * (1 + WORTH_TRYING):
                 return  # another batch size has got there already
             reach = 0.5
             if target_s is not None and (failed is None or failed.works):
@@ -128,7 +130,7 @@ class Climb:
                 return
             record = self._survey.visit("refine", Point(size, middle))
             if record.holds(self._target_s):
-                if record.rate.per_s < good.rate.per_s * (1 + INDIFFERENCE / 2) and bad - middle < middle - low:
+                if record.rate.per_s < good.rate.per_s * (1 + WORTH_TRYING / 2) and bad - middle < middle - low:
                     return
                 good = record
             else:
@@ -142,7 +144,7 @@ class Climb:
             leader = self._findings.best(self._target_s)
             if leader is None or best_per_s < (1 - NEAR) * leader.rate.per_s or not self._survey.has_time():
                 return
-            at = next(i for i, record in enumerate(points) if record.rate.per_s >= best_per_s * (1 - INDIFFERENCE))
+            at = next(i for i, record in enumerate(points) if record.rate.per_s >= best_per_s * (1 - WORTH_TRYING))
             high = points[at].point.concurrency
             low = points[at - 1].point.concurrency if at else 0
             middle = (low + high) // 2

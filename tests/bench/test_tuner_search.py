@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from bench.modelled_load import ModelledLoad, truth
 from bench.standin import GpuConfig, StandinConfig
 from bench.tuner.corpus import Corpus, Order
 from bench.tuner.final import ROUNDS
@@ -21,7 +22,6 @@ from bench.tuner.measure import Outcome, Point, Visit
 from bench.tuner.search import Search
 from bench.tuner.survey import TuneConfig
 from engine.errors import ServersUnavailable
-from bench.modelled_load import ModelledLoad, truth
 
 SECONDS = 10.0
 
@@ -232,6 +232,17 @@ def test_a_target_that_no_point_holds_leaves_the_floor_and_the_nearest_point(nam
     assert nearest.p_s(0.95) > 0.004
     assert {point.concurrency for point in findings.records} == {1}
     assert findings.seconds < 30
+
+
+def test_percentiles_of_a_sorted_cycle_count_every_request_once() -> None:
+    """It begins with the longest texts: once and a bit around would count those twice, and they decide the p95."""
+    found = searched("four equal that pad", 0.5, 1)
+    rounds = [visit for part, visit in found.visits if part == "final"]
+
+    assert any(visit.coverage > 1.0 for visit in rounds)
+    for visit in rounds:
+        texts_behind_latencies = len(visit.latencies_s) * visit.point.batch_size
+        assert texts_behind_latencies <= visit.n_texts / visit.coverage * 1.01
 
 
 def test_a_point_past_the_target_is_left_early() -> None:

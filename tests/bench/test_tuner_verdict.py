@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from bench.modelled_load import truth
 from bench.standin import GpuConfig, StandinConfig
 from bench.tuner.bottleneck import Limit, MeasuredServers, limit_of
 from bench.tuner.corpus import Order
@@ -18,7 +19,6 @@ from bench.tuner.record import Record
 from bench.tuner.statistics import Rate
 from bench.tuner.verdict import Verdict, judge
 from gpu_clients.routes import ServerFacts
-from bench.modelled_load import truth
 from tests.bench.test_tuner_search import FLEETS, corpus, limits_of, search, searched
 
 
