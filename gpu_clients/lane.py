@@ -24,8 +24,6 @@ TIMEOUT_FACTOR = 8.0
 """A deadline is that many times the slowest recent answer: a request that is given up too early is queued behind
 itself, which is how retry storms begin."""
 PROBE_TIMEOUT_S = 20.0
-SWAMPED_S = 20.0
-"""A server that answers 429 and nothing else for so long is out: somebody else has its permits, for good perhaps."""
 UNSTEADY_WITHIN_S = 30.0
 UNSTEADY_SECONDS = 3
 
@@ -112,11 +110,10 @@ class Lane:
         if self.overloaded_since_s is None:
             self.overloaded_since_s = now_s
 
-    @property
-    def is_swamped(self) -> bool:
-        """Whether it has had too much to do for so long that others should have the work."""
+    def is_overloaded_for(self, seconds: float) -> bool:
+        """Whether it has answered nothing but 429 for so long."""
         since_s = self.overloaded_since_s
-        return since_s is not None and time.monotonic() - since_s > SWAMPED_S
+        return since_s is not None and time.monotonic() - since_s > seconds
 
     @property
     def is_unsteady(self) -> bool:

@@ -10,6 +10,9 @@ from gpu_clients.handover import Handover
 from gpu_clients.lane import Lane
 from gpu_clients.neighbours import Neighbours
 
+NO_ANSWER_AT_START = "it did not answer at the start"
+"""The doctor has told of it."""
+
 
 class Reports:
     """Events and log lines of one client."""
@@ -24,7 +27,7 @@ class Reports:
         self._neighbours = neighbours
         self._heartbeat = Heartbeat()
         self._told = 0  # documents settled by the last report
-        self._said = ""  # why the server is out, as the log has it
+        self._said = NO_ANSWER_AT_START  # why the server is out, as the log has it
 
     def are_due(self, *, tail: bool) -> bool:
         """Whether it is time; at the end everybody waits for the last rows to be counted, so they are told at once."""

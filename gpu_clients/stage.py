@@ -46,7 +46,7 @@ from gpu_clients.neighbours import Neighbours
 from gpu_clients.own_talks import OwnTalks
 from gpu_clients.polling import EXCLUSIVE, READ, Poller
 from gpu_clients.rejoin import Rejoin
-from gpu_clients.reports import Reports
+from gpu_clients.reports import NO_ANSWER_AT_START, Reports
 from gpu_clients.requester import Completion
 from gpu_clients.retry import backoff_s, overload_pause_s
 from gpu_clients.settings import ClientSettings
@@ -60,6 +60,10 @@ ROUNDS_WHEN_UNSTEADY = 4
 STOP_PATIENCE_S = 30.0
 _DOUBTFUL = frozenset({FailureKind.DRIFTED, FailureKind.MALFORMED, FailureKind.UNSOUND})
 """Failures after which the server's earlier vectors are not believed either, as far as they can be held back."""
+SWAMPED_S = 20.0
+"""A server that answers 429 and nothing else for so long is out: somebody else has its permits, for good perhaps."""
+TAIL_PATIENCE_S = 1.0
+"""At the tail, an overloaded server's batches wait no longer than that for it."""
 HEDGE_AFTER_S = 0.25
 """At the tail, a request younger than that (and than the median latency) is not worth a copy."""
 
@@ -122,7 +126,7 @@ class ClientStage:
     def run(self) -> None:
         """Work until told to exit."""
         if self._lane.requester is None:
-            self._lane.breaker.trip("it did not answer at the start")
+            self._lane.breaker.trip(NO_ANSWER_AT_START)
         while not self._leaving:
             if self._commands_wait:
                 self._obey()
@@ -155,7 +159,7 @@ class ClientStage:
             self._report()
             self._reports.server_back()
         self._reports.say_why_out()
-        if self._lane.breaker.is_ok and self._lane.is_swamped:
+        if self._lane.breaker.is_ok and self._lane.is_overloaded_for(SWAMPED_S):
             self._trip(Failure(kind=FailureKind.OVERLOADED, detail="it answers nothing but HTTP 429"))
         if self._lane.breaker.is_ok and self._stop_by_s is None and self._watch.begins(now_s, self._laboratory):
             self._looked_rows = self._handover.rows
@@ -164,6 +168,8 @@ class ClientStage:
             self._neighbours.hedge(
                 self._hands.in_flight, older_than_s=max(HEDGE_AFTER_S, median_s), n_requests=self._figures.requests
             )
+        if self._tail and self._lane.is_overloaded_for(TAIL_PATIENCE_S):
+            self._hands.give_back_retries(died=False)  # others have nothing to do
         if self._stop_by_s is not None:
             self._finish_stopping(now_s, self._stop_by_s)
         # a wake-up may have gone to another client that had less room than documents came

@@ -129,11 +129,26 @@ def test_overload_is_waited_out_whatever_retry_after_says(
 
 
 def test_a_server_that_answers_nothing_but_429_leaves_its_work_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_clients.lane.SWAMPED_S", 0.5)
+    monkeypatch.setattr("gpu_clients.stage.SWAMPED_S", 0.5)
     outcome = run_with_fault("status:code=429", ports=2)
 
     assert outcome.told("server_out", "client-0")
     assert outcome.figures("client-0")["rows"] == 0
+
+
+def test_at_the_end_of_a_run_nobody_waits_for_a_server_that_answers_429() -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        harness = Harness(fleet.urls, texts(900))
+        fleet.control(fleet.ports[0], faults=["status:code=429"])
+        harness.start()
+        try:
+            harness.work(lambda: bool(harness.outcome.figures("client-0").get("rejected_429")), 20.0)
+            harness.command(do="tail")
+            harness.outcome.finished = harness.work(lambda: harness.accounted >= 900, 15.0)
+        finally:
+            harness.finish()
+    harness.outcome.check_exact(MODEL)
+    assert not harness.outcome.told("server_out"), "it was not yet given up"
 
 
 # row 48
