@@ -26,6 +26,7 @@ class MarkingThread:
 
     Attributes:
         wake_fd: Readable when results wait.
+        has_failed: Whether an error was picked up; none of the shards behind it will be marked.
     """
 
     def __init__(self, shards: Shards, marker: DocumentMarker) -> None:
@@ -35,6 +36,7 @@ class MarkingThread:
         self._done: queue.SimpleQueue[Settled] = queue.SimpleQueue()
         self.wake_fd, self._notify_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._pending = 0
+        self.has_failed = False
         self._failed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="marking", daemon=True)
         self._thread.start()
@@ -60,6 +62,7 @@ class MarkingThread:
         while not self._done.empty():
             results.append(self._done.get())
         self._pending -= len(results)
+        self.has_failed = self.has_failed or any(settled.error is not None for settled in results)
         return results
 
     def stop(self, timeout_s: float) -> bool:

@@ -476,8 +476,9 @@ class Supervisor:
         self._move(Phase.SEALING)
 
     def _marks_are_settled(self) -> bool:
-        failed = self._stop is not None and self._stop.code is Exit.MONGODB
-        return self._marking is None or self._marking.pending == 0 or failed
+        if self._marking is None or self._marking.pending == 0 or self._marking.has_failed:
+            return True
+        return self._stop is not None and self._stop.code is Exit.MONGODB  # marks would wait for it once more
 
     def _after_pass(self, generation: Generation) -> None:
         """The queue has been read once and all of it is marked: look again, or finish."""

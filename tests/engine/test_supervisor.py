@@ -349,6 +349,27 @@ def test_a_signal_while_recovery_waits_for_marks_is_a_clean_stop(
     world.assert_exact()
 
 
+def test_a_signal_and_marks_that_fail_do_not_wait_for_each_other(world: World) -> None:
+    """Ctrl-C while MongoDB goes away: shards that nobody will mark now are left to the next start."""
+
+    def fail(ids: IdList, *, ours_before: bool) -> Outcome:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise SourceError("MongoDB does not answer")
+
+    usual = world.marker.mark
+    world.marker.mark = fail  # type: ignore[method-assign]
+    world.shard_bytes = 1  # a shard for every row group
+    world.client = {"pause_s": 0.01}
+
+    result = world.run()
+
+    assert result["exit"] in (Exit.SIGINT, Exit.MONGODB)
+    world.marker.mark = usual  # type: ignore[method-assign]
+    world.client = {}
+    assert world.run()["exit"] == 0
+    world.assert_exact()
+
+
 def test_marks_of_another_run_stop_this_one(world: World) -> None:
     """Two engines on one collection are noticed by the marks."""
     world.marker.foreign = 3
