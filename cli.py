@@ -44,6 +44,12 @@ TextField = Annotated[str, option("text-field", "Field with the text; dotted pat
 TeiUrls = Annotated[str, option("tei-urls", "Embedding servers, comma-separated; one client process each.")]
 ApiKeyFile = Annotated[Path | None, option("tei-api-key-file", "File (mode 600) with the servers' API keys.")]
 HotDir = Annotated[Path, option("hot-dir", "NVMe: lock, ledger, checkpoints, quarantine, temporaries.")]
+TempDir = Annotated[
+    Path | None,
+    option("temp-dir", "Temporaries: id keys, sorted runs [default: hot folder, --target or the system's]."),
+]
+IdColumn = Annotated[str | None, option("id-column", "Name of the id column in foreign files.")]
+VectorColumn = Annotated[str | None, option("vector-column", "Name of the vectors in foreign files.")]
 ColdDir = Annotated[Path, option("cold-dir", "Final Parquet.")]
 Json = Annotated[bool, option("json", "One JSON object on stdout.", declared="--json")]
 Verbose = Annotated[bool, option("verbose", "Log debug events too.")]
@@ -424,7 +430,9 @@ def merge(
     hot_dir: HotDir = Path("hot"),
     cold_dir: ColdDir = Path("cold"),
     source: Annotated[Path | None, option("source", "A plain folder of Parquet files instead of a collection.")] = None,
-    target: Annotated[Path | None, option("target", "Where the files of --source go.")] = None,
+    target: Annotated[
+        Path | None, option("target", "Where the files go; needed with --source [default: consolidated].")
+    ] = None,
     file_bytes: Annotated[str, option("file-bytes", "Size of a consolidated file, at most.")] = "1GiB",
     row_group_bytes: Annotated[str, option("row-group-bytes", "Bytes in a row group before compression.")] = "64MiB",
     sort: Annotated[str, option("sort", "none, or _id: all files of this merge sorted by id.")] = "none",
@@ -435,8 +443,9 @@ def merge(
         bool, option("delete-sources", "Remove shards once their rows are safe.", declared="--delete-sources")
     ] = False,
     jobs: Annotated[int, option("jobs", "Worker processes [default: cores].")] = 0,
-    id_column: Annotated[str | None, option("id-column", "Name of the id column in foreign files.")] = None,
-    vector_column: Annotated[str | None, option("vector-column", "Name of the vectors in foreign files.")] = None,
+    temp_dir: TempDir = None,
+    id_column: IdColumn = None,
+    vector_column: VectorColumn = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -452,15 +461,18 @@ def merge(
         "on_duplicate": on_duplicate,
         "delete_sources": delete_sources,
         "jobs": jobs,
+        "temporary": temp_dir,
     }
-    if (source is None) != (target is None):
-        raise typer.BadParameter("--source and --target go together")
+    if source is not None and target is None:
+        raise typer.BadParameter("--source needs a --target")
     if source is not None and target is not None:
         settings = command.MergeConfig(
             source=source, target=target, id_column=id_column, vector_column=vector_column, **options
         )
     else:
-        settings = command.MergeConfig.of_collection(hot_dir, cold_dir, database, collection, done_field, **options)
+        settings = command.MergeConfig.of_collection(
+            hot_dir, cold_dir, database, collection, done_field, target=target, **options
+        )
     with Watch(quiet=json_) as watch:
         report = command.merge(settings, watch)
     if json_:
@@ -493,11 +505,15 @@ def verify(
     cold_dir: ColdDir = Path("cold"),
     folder: Annotated[Path | None, option("folder", "A plain folder of Parquet files instead of a collection.")] = None,
     scope: Annotated[str, option("scope", "all, shards or consolidated.")] = "all",
+    target: Annotated[Path | None, option("target", "Where the shards were merged to [default: consolidated].")] = None,
     sample_rows: Annotated[int, option("sample-rows", "Rows that level 5 embeds again.")] = 256,
     min_cosine: Annotated[float, option("min-cosine", "Lowest cosine that level 5 accepts.")] = 0.999,
     tei_urls: TeiUrls = DEFAULT_URLS,
     tei_api_key_file: ApiKeyFile = None,
     jobs: Annotated[int, option("jobs", "Worker processes [default: cores].")] = 0,
+    temp_dir: TempDir = None,
+    id_column: IdColumn = None,
+    vector_column: VectorColumn = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -511,12 +527,13 @@ def verify(
         "jobs": jobs,
         "sample_rows": sample_rows,
         "min_cosine": min_cosine,
+        "temporary": temp_dir,
     }
     if folder is not None:
-        settings = command.VerifyConfig.of_folder(folder, **options)
+        settings = command.VerifyConfig.of_folder(folder, id_column=id_column, vector_column=vector_column, **options)
     else:
         settings = command.VerifyConfig.of_collection(
-            hot_dir, cold_dir, database, collection, done_field, scope=scope, **options
+            hot_dir, cold_dir, database, collection, done_field, scope=scope, target=target, **options
         )
     with Watch(quiet=json_) as watch, command.Partners() as partners:
         if level >= 4:

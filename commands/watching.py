@@ -10,7 +10,23 @@ from types import TracebackType
 from engine.progress import LINE_EVERY_S, duration
 from writers.tracker import Progress
 
+_COUNTED = {"ids": "partitions", "sort": "groups", "remove": "groups"}
+"""What a phase counts besides rows, unless it is files."""
+
 _log = logging.getLogger("engine.progress")
+
+
+def as_line(progress: Progress) -> str:
+    """One line for a person."""
+    parts = []
+    if progress.rows or progress.rows_total is not None:
+        total = f"/{progress.rows_total:,}" if progress.rows_total is not None else ""
+        parts.append(f"{progress.rows:,}{total} rows at {progress.rows_per_second:,.0f}/s")
+    if progress.files_total is not None:
+        parts.append(f"{progress.files:,}/{progress.files_total:,} {_COUNTED.get(progress.phase, 'files')}")
+    if progress.seconds_left is not None:
+        parts.append(f"{duration(progress.seconds_left)} left")
+    return f"{progress.phase}: {', '.join(parts)}"
 
 
 class Watch:
@@ -25,9 +41,7 @@ class Watch:
         """Take the progress of this moment."""
         if self._quiet:
             return
-        total = f"/{progress.rows_total:,}" if progress.rows_total is not None else ""
-        left = f", {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
-        line = f"{progress.phase}: {progress.rows:,}{total} rows at {progress.rows_per_second:,.0f}/s{left}"
+        line = as_line(progress)
         if self._terminal:
             print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
         elif time.monotonic() >= self._due_s:

@@ -59,7 +59,6 @@ class IdSpill:
         self._n_partitions = n_partitions
         self._pieces: list[Words] = []
         self._rows = 0
-        self._fds: dict[int, int] = {}
 
     def add(self, keys: Words, at: Places) -> None:
         """Take in keys (n_rows, 2) and places (n_rows)."""
@@ -91,25 +90,19 @@ class IdSpill:
         except OSError as error:
             raise SinkError(
                 f"cannot write temporary files to {self._folder} ({error.strerror}): free space, "
-                "or name another folder for temporaries"
+                "or name another --temp-dir"
             ) from error
 
-    def close(self) -> None:
-        """Write the rest and close the files."""
-        self.flush()
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds = {}
-
     def _write(self, number: int, rows: Words) -> None:
-        fd = self._fds.get(number)
-        if fd is None:
-            path = self._folder / f"{number:04d}.{os.getpid()}.keys"
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-            self._fds[number] = fd
-        view = np.ascontiguousarray(rows).data.cast("B")
-        while len(view):
-            view = view[os.write(fd, view) :]
+        """Append to one partition; opened each time, because 512 handles a process are more than some limits allow."""
+        path = self._folder / f"{number:04d}.{os.getpid()}.keys"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        try:
+            view = np.ascontiguousarray(rows).data.cast("B")
+            while len(view):
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ from writers.pages import EncodedPage, Matrix, NotOurs, PageDamage, read_vectors
 WHOLE_BYTES = 8 << 20
 """Files up to that size are read into memory in one go."""
 
+SCANNED_WHOLE_BYTES = 512 << 10
+"""The same while only footers and ids are read: one read is cheaper than three up to about that size."""
+
 _READ_BYTES = 1 << 20
 _BATCH_BYTES = 1 << 20
 _OUT_OF_RESOURCES = (12, 23, 24)  # ENOMEM, ENFILE, EMFILE
@@ -54,12 +57,14 @@ class HashedFile:
 
     Attributes:
         size_bytes: Size of the file.
+        mtime_ns: When it was last written.
     """
 
     def __init__(self, path: Path, *, hashing: bool = True) -> None:
         self._hashing = hashing
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size_bytes = os.fstat(self._fd).st_size
+        stat = os.fstat(self._fd)
+        self.size_bytes, self.mtime_ns = stat.st_size, stat.st_mtime_ns
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # bytes from the start that went through the hash
 
@@ -124,6 +129,7 @@ class Input:
     Attributes:
         name: As it is called in messages and lineage.
         size_bytes: Size of the file.
+        mtime_ns: When it was last written.
         rows: Rows by its footer.
     """
 
@@ -142,7 +148,7 @@ class Input:
             path: The file.
             name: As it is called in messages and lineage.
             matcher: Compares it with the schema.
-            hashing: Whether `sha256` will be asked for.
+            hashing: Whether `sha256` will be asked for; without it only footer and ids are meant to be read.
             scratch: `WHOLE_BYTES` of memory for a file that is read whole, used again for the next: fresh memory
                 costs more than reading a small file out of the page cache.
 
@@ -158,8 +164,8 @@ class Input:
         self._whole: memoryview | None = None
         try:
             hashed = HashedFile(path, hashing=hashing)
-            self.size_bytes = hashed.size_bytes
-            if hashed.size_bytes <= WHOLE_BYTES:
+            self.size_bytes, self.mtime_ns = hashed.size_bytes, hashed.mtime_ns
+            if hashed.size_bytes <= (WHOLE_BYTES if hashing else SCANNED_WHOLE_BYTES):
                 try:
                     self._whole = hashed.read_whole(scratch)
                 finally:
@@ -168,7 +174,9 @@ class Input:
             else:
                 self._hashed = hashed
                 source = pa.OSFile(str(path))
-            self._parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES)
+            self._parquet = pq.ParquetFile(
+                source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True
+            )
             self.rows = int(self._parquet.metadata.num_rows)
             self._leaf = matcher.check(name, self._parquet)
         except UNREADABLE as error:
@@ -178,8 +186,16 @@ class Input:
     @property
     def row_digest(self) -> str:
         """What the footer says of the sum of all rows' hashes; empty when it does not."""
-        said = footer_of(self._parquet).get(sc.KEY_ROW_DIGEST, b"").decode(errors="replace")
-        return said if len(said) == 16 and set(said) <= set("0123456789abcdef") else ""
+        return self._digest(sc.KEY_ROW_DIGEST, 16)
+
+    @property
+    def id_digest(self) -> str:
+        """What the footer says of the digest of all ids; empty when it does not."""
+        return self._digest(sc.KEY_ID_DIGEST, 32)
+
+    def _digest(self, key: bytes, length: int) -> str:
+        said = footer_of(self._parquet).get(key, b"").decode(errors="replace")
+        return said if len(said) == length and set(said) <= set("0123456789abcdef") else ""
 
     def sha256(self) -> str:
         """SHA-256 of the file, of the bytes that `blocks` has read where it has read them."""

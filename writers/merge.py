@@ -57,7 +57,7 @@ def merge(config: MergeConfig, on_progress: OnProgress | None = None) -> MergeRe
     """
     durable.arm(ROLE)
     try:
-        config.target.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(config.target)
         lock = RunLock(config.target / LOCK)
     except OSError as error:
         raise _refused(config.target, error) from error

@@ -77,7 +77,8 @@ class MergeConfig:
     ) -> MergeConfig:
         """A merge of the committed shards of a data set; `options` are further attributes."""
         folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
-        options.setdefault("target", folders.consolidated)
+        if options.get("target") is None:
+            options["target"] = folders.consolidated
         if options.get("temporary") is None:
             options["temporary"] = folders.hot
         return cls(source=folders.shards, run_ledger=folders.ledger, **options)

@@ -51,7 +51,9 @@ class Drops:
             path = folder / f"{int(number) - 1:06d}.drops"
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
             try:
-                os.write(fd, places[numbers == number].tobytes())
+                view = places[numbers == number].data.cast("B")
+                while len(view):
+                    view = view[os.write(fd, view) :]
             finally:
                 os.close(fd)
 

@@ -16,6 +16,7 @@ from writers.merge_drops import Drops
 from writers.merge_inputs import Listing
 from writers.merge_ledger import PlannedInput
 from writers.pool import Pool, Report
+from writers.tracker import Tracker
 
 _EXAMPLES = 5
 
@@ -28,6 +29,7 @@ def settle_duplicates(
     folder: Path,
     n_partitions: int,
     rows: npt.NDArray[np.int64],
+    tracker: Tracker,
 ) -> Drops | None:
     """Refuse ids that are there twice, or choose the latest row of each.
 
@@ -51,7 +53,9 @@ def settle_duplicates(
         for partition in range(n_partitions)
     ]
     refused, examples = 0, []
+    tracker.begin("ids", None, n_partitions)
     for _, result in pool.run(jobs, lambda _: None):
+        tracker.take({"files": 1})
         refused += result["refused"]
         examples += result["examples"]
         if drops is not None:

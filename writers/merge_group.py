@@ -70,6 +70,7 @@ class GroupReader:
         self._scratch = bytearray(WHOLE_BYTES)
         self._dropped = 0
         self._digests: list[str] = []
+        self._id_digests: list[str] = []
         self.sha256s: list[str] = []
 
     @property
@@ -103,6 +104,11 @@ class GroupReader:
                     f"{item.name} has {opened.rows} rows in {opened.size_bytes} bytes, but had {item.rows} in "
                     f"{item.bytes} when the merge was planned: restore it"
                 )
+            if item.mtime_ns not in (0, opened.mtime_ns):
+                raise DamageError(
+                    f"{item.name} was written again after the merge was planned: give new content a new name, "
+                    "restore this file with its time of modification, or merge into an empty --target"
+                )
             if drops is None or not len(drops):
                 yield from opened.blocks(copying=copying)
             else:
@@ -110,6 +116,7 @@ class GroupReader:
                 yield from _without(opened.blocks(), drops)
             sha256 = opened.sha256()
             self._digests.append(opened.row_digest)
+            self._id_digests.append(item.id_digest or opened.id_digest)
         if item.sha256 and sha256 != item.sha256:
             raise DamageError(
                 f"{item.name} is not what was committed (another SHA-256): restore it from a copy; nothing was removed"
@@ -117,7 +124,7 @@ class GroupReader:
         self.sha256s.append(sha256)
 
     def check_sums(self, sums: Sums) -> None:
-        """Compare the output with what the ledger says of its sources, from the moment they were written.
+        """Compare the output with what ledger or footers say of its sources, from the moment they were written.
 
         Raises:
             DamageError: rows or ids differ.
@@ -125,9 +132,12 @@ class GroupReader:
         rows = sum(item.rows for item in self._inputs) - self._dropped
         if sums.rows != rows:
             raise DamageError(f"an output has {sums.rows} rows, its inputs have {rows}: report this")
-        digests = [item.id_digest for item in self._inputs]
+        digests = self._id_digests
         if all(digests) and not self._dropped and sc.combine_digests(digests) != sums.id_digest:
-            raise DamageError("an output has other ids than the ledger says of its inputs: report this")
+            raise DamageError(
+                f"the files from {self._inputs[0].name} to {self._inputs[-1].name} hold other ids than the ledger or "
+                "their footers say: find the damaged one with `engine verify --level 3`; nothing was removed"
+            )
 
 
 def _without(blocks: Iterator[Block], drops: Any) -> Iterator[Block]:

@@ -18,7 +18,7 @@ import orjson
 
 from engine.errors import ConfigError, DamageError
 from engine.ledger import RunState, read_records
-from writers.merge_ledger import MergeState, PlanFile, PlannedInput
+from writers.merge_ledger import PlannedInput
 
 CHUNK_INPUTS = 1000
 _BATCH = 20_000
@@ -154,6 +154,8 @@ def list_folder(source: Path, target: Path) -> Listing:
 def _walk(source: Path, skipped: Path) -> Iterator[tuple[bytes, int, int]]:
     folders = [b""]
     root = os.fsencode(source)
+    top = os.stat(root)
+    seen = {(top.st_dev, top.st_ino)}  # a symbolic link may lead back up
     while folders:
         below = folders.pop()
         with os.scandir(os.path.join(root, below)) as entries:
@@ -162,48 +164,11 @@ def _walk(source: Path, skipped: Path) -> Iterator[tuple[bytes, int, int]]:
                     continue
                 name = os.path.join(below, entry.name)
                 if entry.is_dir():
-                    if Path(os.fsdecode(entry.path)).resolve() != skipped:
+                    stat = entry.stat()
+                    known = (stat.st_dev, stat.st_ino) in seen
+                    if not known and Path(os.fsdecode(entry.path)).resolve() != skipped:
+                        seen.add((stat.st_dev, stat.st_ino))
                         folders.append(name)
                 elif entry.name.endswith(b".parquet"):
                     stat = entry.stat()
                     yield name, stat.st_size, stat.st_mtime_ns
-
-
-def merged_inputs(target: Path, state: MergeState) -> tuple[Names, npt.NDArray[np.int64]]:
-    """Names of all inputs that finished plans hold, sorted, and the sizes they had."""
-    parts, sizes = [], []
-    for plan in state.plans.values():
-        if not plan.done:
-            continue
-        file = PlanFile(target, plan.record)
-        for group in range(plan.n_groups):
-            inputs = file.group(group)
-            parts.append(np.array([os.fsencode(item.name) for item in inputs], dtype=np.bytes_))
-            sizes.append(np.array([item.bytes for item in inputs], dtype=np.int64))
-    if not parts:
-        return np.empty(0, dtype=np.bytes_), np.empty(0, dtype=np.int64)
-    names, all_sizes = np.concatenate(parts), np.concatenate(sizes)
-    order = np.argsort(names, kind="stable")
-    return names[order], all_sizes[order]
-
-
-def without_merged(listing: Listing, names: Names, sizes: npt.NDArray[np.int64]) -> tuple[Listing, int]:
-    """Leave out what is merged; also says how many these are.
-
-    Raises:
-        ConfigError: a merged file has become another one.
-    """
-    if not len(names) or not len(listing):
-        return listing, 0
-    width = max(names.dtype.itemsize, listing.names.dtype.itemsize)
-    mine, theirs = listing.names.astype(f"S{width}"), names.astype(f"S{width}")
-    at = np.minimum(np.searchsorted(theirs, mine), len(theirs) - 1)
-    merged = theirs[at] == mine
-    changed = np.flatnonzero(merged & (sizes[at] != listing.sizes))
-    if len(changed):
-        name = os.fsdecode(bytes(listing.names[changed[0]]))
-        raise ConfigError(
-            f"{name} was merged when it had {int(sizes[at[changed[0]]])} bytes and now has "
-            f"{int(listing.sizes[changed[0]])}: give new content a new name, or merge into an empty --target"
-        )
-    return listing.select(~merged), int(merged.sum())

@@ -163,6 +163,11 @@ def output_name(plan: int, number: int) -> str:
     return f"part-{plan:04d}-{number:06d}.parquet"
 
 
+def sources_list(plan: int) -> str:
+    """Name of the file with the name and SHA-256 of every source of a sorted plan, a JSON array a line."""
+    return f".merge-inputs-{plan:04d}.jsonl"
+
+
 class PlanFile:
     """The groups of a plan, one JSON array of inputs a line, written once.
 

@@ -29,7 +29,8 @@ from writers.inputs import UNREADABLE, WHOLE_BYTES, Input, check_committed, unre
 from writers.merge_config import MergeConfig
 from writers.merge_drops import Drops, write_drops
 from writers.merge_duplicates import settle_duplicates
-from writers.merge_inputs import CHUNK_INPUTS, Listing, list_committed, list_folder, merged_inputs, without_merged
+from writers.merge_earlier import earlier_inputs, without_earlier
+from writers.merge_inputs import CHUNK_INPUTS, Listing, list_committed, list_folder
 from writers.merge_ledger import MergeState, PlannedInput, read_group, write_durable_lines
 from writers.pool import Pool, Report
 from writers.tracker import Tracker
@@ -67,15 +68,15 @@ def find_inputs(config: MergeConfig, state: MergeState, run: RunState | None) ->
         ConfigError, FingerprintMismatch: the source does not fit what the target holds.
         DamageError: a committed shard is missing.
     """
-    names, sizes = merged_inputs(config.target, state)
     if run is not None:
-        listing, merged = list_committed(config.source, run, names)
+        listing, merged = list_committed(config.source, run, earlier_inputs(config.target, state).names)
         assert run.run is not None  # read_run_state has seen to it
         schema: MergeSchema | None = schema_of_run(run.run, str(config.run_ledger))
     else:
         if not config.source.is_dir():
             raise ConfigError(f"--source {config.source} is not a folder: name the folder of the Parquet files")
-        listing, merged = without_merged(list_folder(config.source, config.target), names, sizes)
+        listed = list_folder(config.source, config.target)
+        listing, merged = without_earlier(config.source, config.target, state, listed)
         schema = _schema_of_folder(config, state, listing)
     if state.merge is not None and schema is not None:
         _check_target(config.target, MergeSchema.from_dict(state.merge["schema"]), schema)
@@ -246,7 +247,7 @@ def _scan(
         if not job.get("old"):
             part = slice(job["first"], job["first"] + len(result["rows"]))
             rows[part], other_bytes[part] = result["rows"], result["other_bytes"]
-    drops = settle_duplicates(config, listing, old, pool, folder, n_partitions, rows)
+    drops = settle_duplicates(config, listing, old, pool, folder, n_partitions, rows, tracker)
     return _Scan(rows, other_bytes, drops)
 
 
@@ -301,7 +302,7 @@ class _PendingIds:
     def close(self) -> None:
         """Pass on the rest."""
         self._flush()
-        self._spill.close()
+        self._spill.flush()
 
     def _flush(self) -> None:
         if self._rows:

@@ -14,7 +14,7 @@ from engine.errors import SinkError
 from engine.ledger import Ledger
 from writers.foreign import MergeSchema
 from writers.merge_config import MergeConfig
-from writers.merge_ledger import MergeState, PlanFile, PlanState, write_durable_lines
+from writers.merge_ledger import MergeState, PlanFile, PlanState, sources_list, write_durable_lines
 from writers.merge_runs import RunPaths
 from writers.merge_sort import cut_ranges
 from writers.pool import Pool
@@ -91,7 +91,7 @@ class Ranges:
         if needed > free:
             raise SinkError(
                 f"sorting needs about {needed >> 20} MiB in {self._folder}, {free >> 20} MiB are free: "
-                "free space, or name another folder for temporaries"
+                "free space, or name another --temp-dir"
             )
 
     def _cut(self, plan: PlanState) -> None:
@@ -102,7 +102,7 @@ class Ranges:
         other_bytes = sum(int(spilled["other_bytes"]) for spilled in plan.spilled.values())
         range_rows = max(1, _RANGE_BYTES * rows // max(rows, other_bytes))
         bounds = cut_ranges(self._folder, plan.number, plan.spilled, n_outputs, range_rows)
-        inputs = self._config.target / f".merge-inputs-{plan.number:04d}.jsonl"
+        inputs = self._config.target / sources_list(plan.number)
         digest = write_durable_lines(inputs, self._source_lines(plan))
         lineage: dict[str, Any] = {"inputs": int(record["inputs"]), "list": inputs.name, "list_sha256": digest}
         if lineage["inputs"] <= _LISTED_INPUTS:

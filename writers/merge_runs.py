@@ -115,8 +115,8 @@ def spill_group(job: Message, report: Report) -> Message:
 
 def _refused(folder: Path, error: OSError) -> SinkError:
     return SinkError(
-        f"cannot write sorted runs to {folder} ({error.strerror or error}): free space, or name another folder for "
-        "temporaries, then run the same command again; all sources are untouched"
+        f"cannot write sorted runs to {folder} ({error.strerror or error}): free space, or name another "
+        "--temp-dir, then run the same command again; all sources are untouched"
     )
 
 

@@ -75,12 +75,13 @@ class Sources:
                 self.remove_plan(plan, PlanFile(self._config.target, plan.record))
 
     def _marked_shards(self) -> set[str] | None:
-        """Files of shards whose documents are marked; a run's recovery needs the others. None where there is no run."""
+        """Files of shards whose documents are marked; None where there is no run.
+
+        A run's recovery marks from the others, and a run with `--no-mark` learns from them what is done.
+        """
         if self._config.run_ledger is None:
             return None
         run = read_run_state(self._config.run_ledger)
-        if (run.last_epoch_record or {}).get("mark") is False:
-            return {str(commit["file"]) for commit in run.commits.values()}
         return {str(run.commits[shard]["file"]) for shard in run.marked if shard in run.commits}
 
     def _check_outputs(self, plan: PlanState) -> None:

@@ -25,6 +25,9 @@ from engine.errors import BY_NAME, EngineError, Exit, WorkerDied
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
+_PARENTS_BUSINESS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""A terminal signals the whole group; only the parent decides, and its end ends the workers."""
+
 Report = Callable[[Message], None]
 Task = Callable[[Message, Report], Message]
 
@@ -98,8 +101,13 @@ class _Worker:
         self.channel, theirs = Channel.pair()
         self._role = role
         command = [sys.executable, "-m", __name__, role, str(theirs.fd), str(os.getpid())]
-        self.process = subprocess.Popen(command, pass_fds=(theirs.fd, *inherited_fds), stdin=subprocess.DEVNULL)
-        theirs.close()
+        # Blocked signals stay blocked in the child: a Ctrl-C that comes while it starts must not make it complain.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_BUSINESS)
+        try:
+            self.process = subprocess.Popen(command, pass_fds=(theirs.fd, *inherited_fds), stdin=subprocess.DEVNULL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
 
     def send(self, job: Message) -> None:
         try:
@@ -168,8 +176,8 @@ def _tie_to_parent(role: str, parent_pid: int) -> None:
     libc.prctl(_PR_SET_NAME, f"engine-{role}"[:15].encode())
     if os.getppid() != parent_pid:
         os._exit(Exit.UNEXPECTED)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _PARENTS_BUSINESS:
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -18,13 +18,13 @@ class Progress:
     """Where a merge or a check stands.
 
     Attributes:
-        phase: Of a merge: `scan` (footers and ids), `sort` (sorted runs), `merge` (outputs), `remove` (sources). Of a
-            check: `files`, `ids`, `marks`, `sample`.
+        phase: Of a merge: `scan` (footers and ids), `ids` (sought among all others), `sort` (sorted runs), `merge`
+            (outputs), `remove` (sources). Of a check: `files`, `ids`, `marks`, `sample`.
         rows, rows_total: Rows done in this phase, and of how many (None while not known).
         files, files_total: Files, or parts of what the phase works on, likewise.
         seconds: Since the phase began.
         rows_per_second: Over the last seconds.
-        seconds_left: At that rate, or None.
+        seconds_left: At that rate, or at that of the files while the number of rows is not known, or None.
     """
 
     phase: str
@@ -45,7 +45,7 @@ class Tracker:
 
     def __init__(self, on_progress: OnProgress | None) -> None:
         self._on_progress = on_progress
-        self._recent: deque[tuple[float, int]] = deque()
+        self._recent: deque[tuple[float, int, int]] = deque()
         self.begin("scan", None, None)
 
     def begin(self, phase: str, rows_total: int | None, files_total: int | None) -> None:
@@ -56,7 +56,7 @@ class Tracker:
         self._started = time.monotonic()
         self._told = 0.0
         self._recent.clear()
-        self._recent.append((self._started, 0))
+        self._recent.append((self._started, 0, 0))
 
     def take(self, message: Message) -> None:
         """Count what a worker has done since it last said so."""
@@ -70,14 +70,17 @@ class Tracker:
         if self._on_progress is None or (not now and moment - self._told < _EVERY_S):
             return
         self._told = moment
-        self._recent.append((moment, self._rows))
+        self._recent.append((moment, self._rows, self._files))
         while moment - self._recent[0][0] > _WINDOW_S and len(self._recent) > 2:
             self._recent.popleft()
-        since, rows = self._recent[0]
-        rate = (self._rows - rows) / (moment - since) if moment > since else 0.0
+        since, rows, files = self._recent[0]
+        passed = moment - since
+        rate = (self._rows - rows) / passed if passed else 0.0
         left = None
-        if rate and self._rows_total is not None:
-            left = max(0, self._rows_total - self._rows) / rate
+        if self._rows_total is not None:
+            left = max(0, self._rows_total - self._rows) / rate if rate else None
+        elif self._files_total is not None and self._files > files:
+            left = max(0, self._files_total - self._files) * passed / (self._files - files)
         self._on_progress(
             Progress(
                 phase=self._phase,

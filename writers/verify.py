@@ -25,12 +25,12 @@ import pyarrow as pa
 from engine import durable
 from engine.channels import Message
 from engine.errors import ConfigError, LockHeld, SinkError
-from engine.runfolder import lock_owner
+from engine.runfolder import RunLock, lock_owner
 from writers import schema as sc
 from writers.digests import id_keys
 from writers.foreign import MergeSchema
 from writers.id_spill import IdSpill, partitions_for, places, row_of, source_of
-from writers.merge_ledger import LOCK
+from writers.merge_ledger import LEDGER, LOCK
 from writers.pool import Pool
 from writers.tracker import OnProgress, Tracker
 from writers.verify_config import Documents, Embedder, Findings, VerifyConfig, VerifyReport
@@ -40,6 +40,8 @@ from writers.verify_sample import check_sample, ids_at
 from writers.verify_subject import Subject, find_subject
 
 ROLE = "verify"
+_PREFIX = "engine-verify-"
+_LOCK = "lock"
 _CHUNK_FILES = 200
 _CHUNK_BYTES = 64 << 20
 _MAX_LOOKUPS = 10_000
@@ -73,24 +75,48 @@ def verify(
     if config.level >= 5 and embedder is None:
         raise ConfigError("--level 5 embeds a sample again: give it embedding servers")
     _refuse_while_written(config)
+    before = _merges_so_far(config)
     try:
         if config.temporary is not None:
             config.temporary.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix="engine-verify-", dir=config.temporary))
+        parent = config.temporary or Path(tempfile.gettempdir())
+        _remove_left_over(parent)
+        temporary = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = RunLock(temporary / _LOCK)
     except OSError as error:
-        raise SinkError(
-            f"cannot create {error.filename} ({error.strerror}): name another folder for temporaries"
-        ) from error
+        raise SinkError(f"cannot create {error.filename} ({error.strerror}): name another --temp-dir") from error
     try:
         with Pool(ROLE, config.jobs) as pool:
-            return _Verification(config, pool, Tracker(on_progress), temporary).run(documents, embedder)
+            report = _Verification(config, pool, Tracker(on_progress), temporary).run(documents, embedder)
     except OSError as error:
         raise SinkError(
             f"cannot write temporary files to {temporary} ({error.strerror or error}): free space, "
-            "or name another folder for temporaries"
+            "or name another --temp-dir"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        lock.release()
+    if not report.ok:
+        _refuse_while_written(config)
+        if _merges_so_far(config) != before:
+            raise LockHeld("a merge has worked on these files meanwhile, so differences mean nothing: verify again")
+    return report
+
+
+def _merges_so_far(config: VerifyConfig) -> int:
+    """Size of the merge's ledger, which every merge adds to."""
+    merged = config.consolidated or config.merged_into
+    try:
+        return 0 if merged is None else (merged / LEDGER).stat().st_size
+    except OSError:
+        return 0
+
+
+def _remove_left_over(parent: Path) -> None:
+    """Delete the temporaries of verifications that were killed: up to 24 bytes a row."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        if (folder / _LOCK).exists() and lock_owner(folder / _LOCK) is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refuse_while_written(config: VerifyConfig) -> None:
@@ -218,7 +244,12 @@ class _Verification:
             marked_only += result["marked_only"]
             lonely += result["places"][: _MAX_LOOKUPS - len(lonely)]
             keys += result["keys"][: 10 - len(keys)]
-        if documents is not None and unmarked:
+        if unmarked and subject.never_marked:
+            self._not_checked.append(
+                f"{unmarked} rows whose document carries no mark: a run with --no-mark sets none, and a run that was "
+                "killed before its first mark sets them when it is started again"
+            )
+        elif documents is not None and unmarked:
             self._judge_unmarked(subject, schema, documents, unmarked, lonely)
         if documents is not None and marked_only:
             self._findings.add("marked_without_row", _ids_of_keys(keys, schema, documents), marked_only)
@@ -238,7 +269,7 @@ class _Verification:
             spill.add(id_keys(column), places(MARKED, number & 0x7FFFFFFF, len(column)))
             number += len(column)
             self._tracker.take({"rows": len(column)})
-        spill.close()
+        spill.flush()
 
     def _judge_unmarked(
         self, subject: Subject, schema: MergeSchema, documents: Documents, count: int, lonely: list[int]

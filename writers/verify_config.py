@@ -77,8 +77,8 @@ class VerifyConfig:
             raise ConfigError("nothing to verify is named: name a collection or a folder")
         if self.folder is not None and not self.folder.is_dir():
             raise ConfigError(f"{self.folder} is not a folder: name the folder of the Parquet files")
-        if self.folder is not None and self.level >= 4:
-            raise ConfigError(f"--level {self.level} compares with MongoDB and needs a collection, not a plain folder")
+        if self.run_ledger is None and self.level >= 4:
+            raise ConfigError(f"--level {self.level} compares with MongoDB and needs a collection, not a folder")
 
     @classmethod
     def of_collection(
@@ -90,9 +90,10 @@ class VerifyConfig:
         done_field: str,
         *,
         scope: str = "all",
+        target: Path | None = None,
         **options: Any,
     ) -> VerifyConfig:
-        """A verification of a data set: its `shards`, what was `consolidated`, or `all` of it."""
+        """A verification of a data set: its `shards`, what was `consolidated` (into `target`), or `all` of it."""
         if scope not in ("all", "shards", "consolidated"):
             raise ConfigError(f"--scope is {scope!r}; allowed is all or shards or consolidated")
         folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
@@ -100,12 +101,13 @@ class VerifyConfig:
             raise ConfigError("--level 4 and 5 look at the whole data set: leave --scope out")
         if options.get("temporary") is None:
             options["temporary"] = folders.hot
+        consolidated = target or folders.consolidated
         return cls(
             shards=folders.shards if scope in ("all", "shards") else None,
             run_ledger=folders.ledger,
             run_lock=folders.lock,
-            consolidated=folders.consolidated if scope in ("all", "consolidated") else None,
-            merged_into=folders.consolidated,
+            consolidated=consolidated if scope in ("all", "consolidated") else None,
+            merged_into=consolidated,
             **options,
         )
 

@@ -81,7 +81,7 @@ def check_files(job: Message, report: Report) -> Message:
             report({"files": len(facts["rows"]) - told})
             told = len(facts["rows"])
     if spill is not None:
-        spill.close()
+        spill.flush()
     return {**facts, "findings": findings.as_dict()}
 
 

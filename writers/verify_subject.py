@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from engine.errors import ConfigError
 from engine.ledger import RunState
-from engine.runfolder import IN_PROGRESS
+from engine.runfolder import IN_PROGRESS, lock_owner
 from writers import schema as sc
 from writers.foreign import MergeSchema, schema_of_file, schema_of_run
 from writers.inputs import UNREADABLE, unreadable
@@ -30,12 +30,14 @@ class Subject:
         kinds: What each is (`writers.verify_ids`).
         schema: Of all files; None when there are none.
         removed: Shards that a merge removed.
+        never_marked: Whether the run has committed shards and marked the documents of none.
     """
 
     files: list[Expected] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
     schema: MergeSchema | None = None
     removed: int = 0
+    never_marked: bool = False
 
     def add(self, path: Path, kind: int, **facts: int | str) -> None:
         """Add a file."""
@@ -70,6 +72,7 @@ class _Finder:
         run = None if config.run_ledger is None else read_run_state(config.run_ledger)
         if run is not None and run.run is not None:
             subject.schema = schema_of_run(run.run, str(config.run_ledger))
+            subject.never_marked = bool(run.commits) and not run.marked
         folder = config.consolidated or config.merged_into
         merge = None if folder is None else self._merge_of(folder)
         if config.shards is not None and run is not None:
@@ -113,6 +116,15 @@ class _Finder:
             )
         self._look_for_extra(folder, {commit["file"] for commit in run.commits.values()}, ledger.encode())
 
+    def _run_goes_on(self) -> bool:
+        lock = self._config.run_lock
+        return lock is not None and lock_owner(lock) is not None
+
+    def _committed_now(self) -> set[str]:
+        """Shards of the run's ledger as it is now: a run may have committed some since it was read."""
+        path = self._config.run_ledger
+        return set() if path is None else {str(commit["file"]) for commit in read_run_state(path).commits.values()}
+
     def _add_outputs(self, folder: Path, merge: MergeState) -> None:
         records = merge.outputs()
         for record in records:
@@ -131,16 +143,24 @@ class _Finder:
 
     def _look_for_extra(self, folder: Path, known: set[str], ledger: bytes | None) -> None:
         """Files that a reader of `*.parquet` would take for data although no ledger names them."""
-        others = unfinished = 0
-        for path in sorted(folder.iterdir()):
-            if path.name.endswith(IN_PROGRESS):
-                unfinished += 1
-            if path.name in known or path.suffix != ".parquet":
-                continue
-            if ledger is not None and _ledger_of(path) not in (b"", ledger):
+        if not folder.is_dir():
+            return  # then nothing is extra; what should be in it is missing
+        names = sorted(path.name for path in folder.iterdir())
+        unfinished = sum(name.endswith(IN_PROGRESS) for name in names)
+        unknown = [folder / name for name in names if name not in known and name.endswith(".parquet")]
+        others = being_committed = 0
+        going_on = bool(unknown) and ledger is not None and self._run_goes_on()
+        known_now = self._committed_now() if going_on else set()
+        for path in unknown:
+            said = _ledger_of(path)
+            if ledger is not None and said not in (b"", ledger):
                 others += 1
-                continue
-            self._findings.add("extra", f"{path} is not in the ledger")
+            elif going_on and (path.name in known_now or said == ledger):
+                being_committed += 1
+            else:
+                self._findings.add("extra", f"{path} is not in the ledger")
+        if being_committed:
+            self._not_checked.append(f"{being_committed} shards that the run has committed since, or is committing")
         if others:
             self._not_checked.append(f"{others} files of other data sets in {folder}")
         if unfinished:

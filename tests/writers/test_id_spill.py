@@ -23,7 +23,7 @@ def test_equal_ids_meet_in_one_partition(tmp_path: Path, n_partitions: int, monk
         spill = IdSpill(tmp_path, n_partitions)
         for rows in np.array_split(part, 4):
             spill.add(id_keys(pa.array(ids[rows])), places(process, int(rows[0]), len(rows)))
-        spill.close()
+        spill.flush()
     found: dict[int, set[int]] = {}
     seen = 0
     for number in range(n_partitions):
@@ -62,5 +62,5 @@ def test_no_space_for_keys_is_an_output_error(tmp_path: Path) -> None:
     spill = IdSpill(tmp_path / "gone", 4)
     spill.add(id_keys(pa.array([1, 2])), places(0, 0, 2))
     with pytest.raises(SinkError, match="temporary files"):
-        spill.close()
+        spill.flush()
     remove_spill(tmp_path / "gone")

@@ -373,8 +373,8 @@ def test_progress_counts_up_to_all_rows_in_every_phase(data: DataSet, monkeypatc
     seen: list[Progress] = []
     merge(data.config(sort="_id"), seen.append)
     last = {progress.phase: progress for progress in seen}
-    assert list(last) == ["scan", "sort", "merge"]
-    assert all(progress.rows == 1500 for progress in last.values())
+    assert list(last) == ["scan", "ids", "sort", "merge"]
+    assert all(last[phase].rows == 1500 for phase in ("scan", "sort", "merge"))
     assert last["merge"].rows_total == 1500 and last["merge"].files == last["merge"].files_total
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.errors import ConfigError, DamageError, Exit
+from engine.errors import ConfigError, DamageError, Exit, SinkError
 from tests.writers.dataset import read_outputs, vectors_of
 from tests.writers.inline_pool import InlinePool
 from writers import schema as sc
@@ -197,8 +197,61 @@ def test_a_merged_file_that_has_changed_is_refused(folder: Path) -> None:
     pq.write_table(table_of(range(0, 10)), folder / "a.parquet")
     run(folder)
     pq.write_table(table_of(range(0, 20)), folder / "a.parquet")
-    with pytest.raises(ConfigError, match=r"a\.parquet was merged when it had"):
+    with pytest.raises(ConfigError, match=r"a\.parquet was merged and holds something else now"):
         run(folder)
+
+
+@pytest.mark.parametrize("sort", ["none", "_id"])
+@pytest.mark.parametrize("delete", [False, True])
+def test_new_rows_under_a_merged_name_are_never_passed_over_even_of_the_same_size(
+    folder: Path, sort: str, delete: bool
+) -> None:
+    """An older pipeline that starts again numbers its files from the beginning."""
+    path = folder / "a.parquet"
+    pq.write_table(table_of(range(10, 20)), path, compression="none", use_dictionary=False)
+    pq.write_table(table_of([5]), folder / "b.parquet")
+    content = path.read_bytes()
+    run(folder, sort=sort, delete_sources=delete)
+    pq.write_table(table_of(range(20, 30)), path, compression="none", use_dictionary=False)
+    assert path.stat().st_size == len(content)
+    with pytest.raises(ConfigError, match=r"a\.parquet was merged and holds something else now"):
+        run(folder, sort=sort, delete_sources=delete)
+    path.write_bytes(content)  # restored, with another time
+    report = run(folder, sort=sort)
+    assert report.rows == 0 and report.already_merged == (1 if delete else 2)
+
+
+def test_a_file_that_is_written_again_between_plan_and_reading_is_noticed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "a.parquet"
+    pq.write_table(table_of(range(10, 20)), path, compression="none", use_dictionary=False)
+    monkeypatch.setenv("ENGINE_FAILPOINTS", "merge/merge.after_plan=EIO")
+    with pytest.raises(SinkError):
+        run(folder)
+    monkeypatch.delenv("ENGINE_FAILPOINTS")
+    pq.write_table(table_of(range(20, 30)), path, compression="none", use_dictionary=False)
+    with pytest.raises(DamageError, match=r"a\.parquet was written again after the merge was planned"):
+        run(folder)
+
+
+def test_a_flipped_bit_in_an_id_page_of_a_foreign_file_is_found_by_the_pages_checksum(folder: Path) -> None:
+    path = folder / "a.parquet"
+    pq.write_table(table_of(range(10)), path, compression="none", use_dictionary=False, write_page_checksum=True)
+    ids = pq.read_metadata(path).row_group(0).column(0)
+    content = bytearray(path.read_bytes())
+    content[ids.data_page_offset + ids.total_compressed_size - 16] ^= 64
+    path.write_bytes(content)
+    assert pq.read_table(path)["_id"].to_pylist() != list(range(10))  # without checksums nobody would notice
+    with pytest.raises(DamageError, match=r"a\.parquet cannot be read .*CRC"):
+        run(folder)
+
+
+def test_a_folder_that_leads_back_to_itself_is_listed_once(folder: Path) -> None:
+    (folder / "below").mkdir()
+    (folder / "below" / "up").symlink_to(folder, target_is_directory=True)
+    pq.write_table(table_of(range(10)), folder / "below" / "a.parquet")
+    assert run(folder).inputs == 1
 
 
 def test_a_source_that_changed_after_its_merge_is_not_removed(folder: Path) -> None:

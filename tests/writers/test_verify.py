@@ -21,6 +21,7 @@ from engine.ports import IdList
 from engine.runfolder import RunLock
 from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD, DataSet, ids_of, rows_of, vectors_of
 from tests.writers.inline_pool import InlinePool
+from writers import merge_inputs, verify_subject
 from writers.foreign import MergeSchema, schema_of_run
 from writers.merge import merge
 from writers.merge_ledger import LOCK
@@ -297,6 +298,73 @@ def test_rows_and_marks_that_are_alone_are_told_apart_from_deleted_documents(tmp
     alone = [value.hex() if isinstance(value, bytes) else str(value) for value in ids_of([700, 701, 702], id_type)]
     assert report.findings["marked_without_row"]["examples"] == [f"ids {', '.join(sorted(alone))}"]
     data.close()
+
+
+def test_shards_that_a_run_commits_meanwhile_are_no_difference(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one that is in the ledger by now, nor one that has its name and waits for its record."""
+    running = RunLock(data.folders.lock)
+    state = verify_subject.read_run_state(data.folders.ledger)
+    states = iter([state])
+    monkeypatch.setattr(
+        verify_subject, "read_run_state", lambda path: next(states, None) or merge_inputs.read_run_state(path)
+    )
+    data.add_shard(range(400, 410))
+    data.add_shard(range(410, 420), commit=False)
+    foreign = data.folders.shards / "foreign.parquet"
+    pq.write_table(pa.table({"a": [1]}), foreign)
+    report = check(data)
+    assert report.findings == {"extra": {"count": 1, "examples": [f"{foreign} is not in the ledger"]}}
+    assert any(text.startswith("2 shards that the run has committed since") for text in report.not_checked)
+    running.release()
+    foreign.unlink()
+    assert check(data).findings["extra"]["count"] == 1  # without a run nobody is about to commit it
+
+
+def test_differences_that_a_merge_made_meanwhile_are_not_told(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def checked_too_late(job: Any, report: Any) -> Any:
+        merge(data.config(delete_sources=True))
+        return check_files(job, report)
+
+    monkeypatch.setattr("writers.verify_file.check_files", checked_too_late)
+    with pytest.raises(LockHeld, match="a merge has worked on these files meanwhile"):
+        check(data)
+
+
+def test_a_run_that_marks_nothing_is_no_difference_and_is_told(tmp_path: Path) -> None:
+    data = DataSet(tmp_path)
+    data.add_shard(range(0, 300), marked=False)
+    report = check(data, 4, documents=FakeCollection([], list(range(300)), data.id_type))
+    assert report.ok and any(text.startswith("300 rows whose document carries no mark") for text in report.not_checked)
+    found = check(data, 4, documents=FakeCollection([900], list(range(300)), data.id_type)).findings
+    assert kinds_and_counts(found) == {"marked_without_row": 1}
+    data.close()
+
+
+def kinds_and_counts(findings: dict[str, Any]) -> dict[str, int]:
+    return {kind: found["count"] for kind, found in findings.items()}
+
+
+def test_temporaries_of_killed_verifications_are_removed(data: DataSet) -> None:
+    left = [data.folders.hot / f"engine-verify-{name}" for name in ("gone", "alive", "starting")]
+    for folder in left:
+        (folder / "ids").mkdir(parents=True)
+    (left[0] / "lock").write_text("1")
+    alive = RunLock(left[1] / "lock")
+    assert check(data).ok
+    assert [folder.exists() for folder in left] == [False, True, True]
+    alive.release()
+
+
+def test_a_data_set_that_was_merged_elsewhere_is_found_there(data: DataSet) -> None:
+    """Two data sets of one collection cannot share a folder of consolidated files."""
+    target = data.root / "cold" / "elsewhere"
+    merge(data.config(target=target, delete_sources=True))
+    config = VerifyConfig.of_collection(
+        data.root / "hot", data.root / "cold", DATABASE, COLLECTION, DONE_FIELD, target=target, jobs=1
+    )
+    report = verify(config)
+    assert report.ok and (report.rows, report.removed_shards) == (400, 2)
+    assert check(data).findings["missing"]["count"] == 2
 
 
 def test_a_row_that_is_there_twice_is_found_between_an_output_and_a_new_shard(data: DataSet) -> None:
