@@ -548,6 +548,9 @@ class Supervisor:
     def _watch(self, generation: Generation) -> None:
         if (crashed := self._watchdog.hung_child(generation)) is not None:
             raise _Crashed(crashed)
+        is_awaited = self._phase in (Phase.DELIVERING, Phase.SEALING)
+        if (lost := self._watchdog.standstill(generation, is_awaited=is_awaited)) is not None:
+            raise _Crashed(lost)
         if self._watchdog.outage_s(generation) >= self._plan.max_outage_s and self._stop is None:
             sentence = (
                 f"no embedding server was healthy for {self._plan.max_outage_s:g} seconds "

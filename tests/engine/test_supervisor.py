@@ -257,6 +257,19 @@ def test_a_child_that_always_dies_ends_the_run_after_some_restarts(
     world.assert_exact()
 
 
+def test_a_batch_that_a_bug_loses_ends_the_generation_and_not_the_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing moves although rows are missing: recovery reads them again, instead of waiting for ever."""
+    monkeypatch.setattr("engine.watchdog.STANDSTILL_S", 1.0)
+    world.client = {"lose_one": True}
+
+    result = world.run()
+
+    assert (result["exit"], result["restarts"]) == (0, 1)
+    world.assert_exact()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_drains_commits_marks_and_the_next_run_finishes(world: World, number: int, code: int) -> None:
     """What was in flight is committed and marked; nothing in the ring is lost."""

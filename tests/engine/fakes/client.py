@@ -30,6 +30,8 @@ def run(context: StageContext) -> None:
                 stopping = True
                 report()
                 context.tell("stopped", rows=rows, taken_rows=rows)
+        if context.settings.get("lose_one") and context.generation == 1 and context.role == "client-0" and not rows:
+            context.documents_ready.take()  # a bug: the batch is neither sent on nor handed back
         slot = None if stopping or context.settings.get("state") == "out" else context.documents_ready.take()
         if slot is None:
             context.wait(0.05)
