@@ -60,6 +60,12 @@ def max_input_tokens(fleet: Fleet) -> int:
     return next((length for length in lengths if length), DEFAULT_MAX_INPUT_TOKENS)
 
 
+def max_request_tokens(fleet: Fleet) -> int | None:
+    """Estimated tokens of a request: no more than a GPU batch holds, or long texts would make it wait for several."""
+    limits = [server.facts.max_batch_tokens for server in fleet.servers if server.facts]
+    return min((limit for limit in limits if limit), default=None)
+
+
 def _round_up(size_bytes: int) -> int:
     return -(-size_bytes // 64) * 64
 
@@ -125,6 +131,7 @@ class StageComposer:
             batch_size=self._fleet.batch_size,
             max_text_bytes=body - self._fleet.batch_size * 2 - 2,
             max_characters=tokens * CHARACTERS_PER_TOKEN,
+            max_request_tokens=max_request_tokens(self._fleet),
             truncate=servers.truncate,
             bucketing=self._bucketing(),
             window_rows=WINDOW_ROWS,

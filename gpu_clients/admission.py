@@ -143,9 +143,10 @@ class Admission:
     ) -> None:
         self._gpu_batch = gpu_batch or GpuBatch(None, None)
         self._batch_texts = batch_texts
+        self._request_texts = float(batch_texts)  # of a usual request: fewer when texts are long, or equal
         self._target_p95_s = target_p95_s
-        requests = max_concurrency if concurrency is None else concurrency
-        self._ceiling_texts = max(1, requests * batch_texts)
+        self._max_requests = max_concurrency if concurrency is None else concurrency
+        self._ceiling_texts = max(1, self._max_requests * batch_texts)
         if permits is not None:
             self._ceiling_texts = max(1, min(self._ceiling_texts, _without_margin(permits, batch_texts)))
         self._limit_texts = float(self._ceiling_texts)  # lowered for a while by 429
@@ -170,7 +171,7 @@ class Admission:
     @property
     def window_requests(self) -> int:
         """The same in usual requests."""
-        return max(1, self.window_texts // self._batch_texts)
+        return max(1, min(self._max_requests, int(self.window_texts // self._request_texts)))
 
     @property
     def overloaded_in_a_row(self) -> int:
@@ -184,25 +185,31 @@ class Admission:
         self._round.full = True
         return False
 
-    def room_requests(self, in_flight_texts: int) -> int:
+    def exceeds(self, in_flight_texts: int, n_texts: int) -> bool:
+        """Whether a request of `n_texts` more is too much even for a run of neighbours."""
+        return in_flight_texts > 0 and in_flight_texts + n_texts > int(self._limit_texts)
+
+    def room_requests(self, in_flight_texts: int, in_flight_requests: int) -> int:
         """Usual requests that should go out now: as many as fit, and when any does, a run of neighbours.
 
         Batches come sorted by length, and neighbours in a server's queue share GPU batches. A server that takes one
         batch at a time gets every fourth of a fleet of four, a slow one every eighth; padded models pay for the
         difference in length. So a little more than the window may be in flight, in runs of a GPU batch or so.
         """
-        room = (self.window_texts - in_flight_texts) // self._batch_texts
-        if room < 1:
+        free = self._max_requests - in_flight_requests
+        room = int((self.window_texts - in_flight_texts) // self._request_texts)
+        if min(room, free) < 1:
             self._round.full = True
             return 1 if in_flight_texts == 0 else 0
-        most = (int(self._limit_texts) - in_flight_texts) // self._batch_texts
-        return max(room, min(self.window_requests // BATCHES_IN_WINDOW, most))
+        most = int((int(self._limit_texts) - in_flight_texts) // self._request_texts)
+        return min(free, max(room, min(self.window_requests // BATCHES_IN_WINDOW, most)))
 
     def answered(self, n_texts: int, latency_s: float, times: ServerTimes, now_s: float) -> None:
         """Take note of a good answer."""
         self._overloaded_in_a_row = 0
         self._latencies.append(latency_s)
         self._gpu_batch.learn(times.tokens, n_texts)
+        self._request_texts += 0.1 * (min(n_texts, self._batch_texts) - self._request_texts)
         current = self._round
         current.answers += 1
         current.texts += n_texts
@@ -221,7 +228,7 @@ class Admission:
         current = self._round
         current.overloaded += 1
         if current.overloaded == 1:
-            floor = float(self._batch_texts)
+            floor = self._request_texts
             self._window_texts = max(floor, self._window_texts / 2)
             # what was too much once is not tried again at once
             self._limit_texts = max(floor, min(self._limit_texts, 2 * self._window_texts))
@@ -275,7 +282,7 @@ class Admission:
     def _enough_texts(self) -> float | None:
         """Texts of as many GPU batches as a window should hold, None when their size is not known."""
         texts = self._gpu_batch.texts
-        return None if texts is None else max(2.0 * self._batch_texts, BATCHES_IN_WINDOW * texts)
+        return None if texts is None else max(2.0 * self._request_texts, BATCHES_IN_WINDOW * texts)
 
     def _start_round(self, ended: _Round, rate: float, most: float | None) -> None:
         """Double as long as that pays; otherwise settle."""
@@ -316,7 +323,7 @@ class Admission:
             self._move(AdmissionState.STEADY)
 
     def _shrink(self, factor: float) -> None:
-        self._window_texts = max(float(self._batch_texts), self._window_texts * factor)
+        self._window_texts = max(self._request_texts, self._window_texts * factor)
 
     def _may_grow(self, factor: float) -> bool:
         """Whether the latency target leaves room for a window that many times as large.

@@ -220,16 +220,19 @@ class ClientStage:
             if batch.attempts and not lane.budget.spend(now_s):
                 break
             self._hands.pop_retry()
-            self._figures.retries += 1
+            self._figures.retries += batch.sent_s > 0.0
             self._send(batch)
         return True
 
     def _send_new(self) -> None:
         lane = self._lane
-        for _ in range(lane.admission.room_requests(lane.in_flight_texts)):
+        for _ in range(lane.admission.room_requests(lane.in_flight_texts, lane.in_flight)):
             batch = self._hands.take() if self._documents_wait else None
             if batch is None:
                 self._starve()
+                return
+            if lane.admission.exceeds(lane.in_flight_texts, batch.n_texts):
+                self._hands.retry_after(0.0, batch)  # larger than those before it
                 return
             if self._is_ordinary(batch):
                 self._send(batch)

@@ -128,6 +128,28 @@ def test_a_known_gpu_batch_is_held_three_times(
     assert admission.window_texts == pytest.approx(max(64, 3 * server.gpu_texts), rel=0.25)
 
 
+def test_requests_of_few_long_texts_are_taken_as_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(gpu_texts=8, texts_per_s=100)
+    admission = adaptive(batch=32, gpu_batch=GpuBatch(30 * 8, None))
+
+    rate, _ = drive(admission, server, monkeypatch, batch=8)
+
+    assert rate >= 0.97 * capacity(server)
+    assert admission.window_texts == pytest.approx(24, rel=0.25), "three GPU batches, not two requests of 32 texts"
+    assert admission.window_requests == pytest.approx(3, abs=1)
+    assert admission.room_requests(0, 0) >= 2
+    assert admission.exceeds(8, 1 << 20) and not admission.exceeds(0, 1 << 20)
+
+
+def test_the_number_of_requests_is_kept_to_however_small_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Admission(batch_texts=32, permits=4096, concurrency=4, max_concurrency=64, target_p95_s=None)
+    drive(fixed, SERVERS[0], monkeypatch, batch=2, seconds=5.0)
+
+    assert fixed.window_requests == 4
+    assert fixed.room_requests(2, 1) == 3
+    assert fixed.room_requests(8, 4) == 0
+
+
 def test_a_gpu_batch_that_is_smaller_than_the_server_says_does_not_fill_its_queue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
