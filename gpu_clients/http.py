@@ -184,8 +184,8 @@ class HttpClient:
                 self._resolve()
             family, target = self._targets[self._target % len(self._targets)]
             connection = self._connection_type(self, exchange, family)
-        except OSError as error:
-            detail = f"cannot reach {self.address.authority}: {error.strerror or error}"
+        except (OSError, UnicodeError) as error:  # the latter for a host that is no name at all
+            detail = f"cannot reach {self.address.authority}: {getattr(error, 'strerror', None) or error}"
             exchange.failure = Failure(kind=FailureKind.REFUSED, detail=detail)
             self.has_finished(exchange)
             return
