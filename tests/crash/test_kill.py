@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -108,20 +110,28 @@ def test_g2_a_killed_child_restarts_within_the_run(job: Job, fleet: StandinFleet
     job.assert_exact()
 
 
-def test_g6_the_whole_group_killed_at_random_times_until_the_job_is_done(job: Job, fleet: StandinFleet) -> None:
-    """The seed is printed; every start is the same command."""
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
+def test_g6_the_group_or_one_process_killed_at_random_times_until_the_job_is_done(
+    job: Job, fleet: StandinFleet
+) -> None:
+    """The seed is printed; every start is the same command. SOAK_ROUNDS=1000 makes a night of it."""
+    rounds = int(os.environ.get("SOAK_ROUNDS", "6"))
+    seed = int(os.environ.get("SOAK_SEED", random.SystemRandom().randrange(1 << 32)))
+    print(f"SOAK_SEED={seed}")
     rng = random.Random(seed)
     job.options = SLOW
     job.urls = fleet.urls
     slow_down(fleet)
-    job.insert(tweets(3 * N))
-    for _ in range(6):
+    job.insert(tweets(450 * rounds))
+    for _ in range(rounds):
         process = job.start_run()
-        deadline = time.monotonic() + rng.uniform(0.3, 3.0)
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
+        victim = rng.choice(("group", "supervisor", "reader", "client-0", "writer"))
+        wait_at_most(process, rng.uniform(0.3, 3.0))
+        if victim == "supervisor" and process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        elif (pid := roles(process).get(victim)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            wait_at_most(process, rng.uniform(0.0, 2.0))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         finish(process)
@@ -131,6 +141,13 @@ def test_g6_the_whole_group_killed_at_random_times_until_the_job_is_done(job: Jo
 
     assert last.code == 0, last.err
     job.assert_exact()
+
+
+def wait_at_most(process: subprocess.Popen[str], seconds: float) -> None:
+    """Let a run go on for some time, or to its end."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
 
 
 def test_g6_no_shared_memory_is_left_after_a_kill(job: Job) -> None:
