@@ -29,7 +29,7 @@ def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | 
     owner = lock_owner(folders.lock)
     running = owner is not None
     entries = read_quarantine(folders.quarantine)
-    rate = live["rate"] if live and (running or state.stop is None) else _recent_rate(state)
+    rate = float(live["rate_of_minutes"]) if live and (running or state.stop is None) else _recent_rate(state)
     left = _left(live, state, running)
     left_s = 0.0 if left == 0 else left / rate if left is not None and rate else None
     servers = n_gpus or len(live["clients"] if live and live["clients"] else []) or 4

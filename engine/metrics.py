@@ -74,8 +74,8 @@ class WindowedRate:
             self._samples.popleft()
 
     def per_second(self) -> float:
-        """The rate, 0 before two samples."""
+        """The rate; 0 before two samples, and while a crash has just taken back what was not committed."""
         if len(self._samples) < 2:
             return 0.0
         (start, first), (end, last) = self._samples[0], self._samples[-1]
-        return (last - first) / (end - start) if end > start else 0.0
+        return max(0.0, (last - first) / (end - start)) if end > start else 0.0

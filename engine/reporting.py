@@ -69,9 +69,11 @@ class Reporter:
         if (estimate := figures["reader"].get("estimate")) is not None:
             self._to_embed = committed_before + estimate  # a generation's reader finds what the ones before left
         self.clock.rows.update(rows)
+        self.clock.rows_of_minutes.update(rows)
         figures |= {
             "embedded_now": rows,
             "rate": round(self.clock.rows.per_second(), 1),
+            "rate_of_minutes": round(self.clock.rows_of_minutes.per_second(), 1),
             "left_at_start": self._to_embed,
         }
         try:

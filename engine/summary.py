@@ -214,13 +214,16 @@ def _server_split(clients: list[Message]) -> str:
     )
 
 
+MINUTES_S = 300.0
+
+
 @dataclass(slots=True)
 class RunClock:
-    """Times and rates of a run; everything on the monotonic clock."""
+    """Times and rates of a run over the last seconds and the last minutes; everything on the monotonic clock."""
 
     started_s: float = field(default_factory=time.monotonic)
     rows: WindowedRate = field(default_factory=WindowedRate)
-    tokens: WindowedRate = field(default_factory=WindowedRate)
+    rows_of_minutes: WindowedRate = field(default_factory=lambda: WindowedRate(MINUTES_S))
 
     @property
     def seconds(self) -> float:

@@ -42,7 +42,8 @@ def folders(tmp_path: Path) -> RunFolders:
         {
             "phase": "running",
             "at": time.time(),
-            "rate": 50.0,
+            "rate": 70.0,
+            "rate_of_minutes": 50.0,
             "left_at_start": 1000,
             "embedded_now": 500,
             "exit": None,

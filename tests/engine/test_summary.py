@@ -124,3 +124,12 @@ def test_a_rate_is_of_the_last_seconds() -> None:
         rate.update(min(second, 50) * 1000.0, now=float(second))
 
     assert rate.per_second() == 0.0
+
+
+def test_a_rate_is_never_negative() -> None:
+    """A crash takes rows back that were not committed."""
+    rate = WindowedRate(window_s=10)
+    rate.update(100, now=0.0)
+    rate.update(40, now=1.0)
+
+    assert rate.per_second() == 0.0
