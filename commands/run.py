@@ -221,6 +221,8 @@ def examine_patiently(settings: ClientSettings, *, wait_s: float, with_padding: 
             continue
         for warning in fleet.warnings:
             _log.warning("%s", warning)
+        if fleet.pads is False:
+            _log.info("the servers do not pad (measured): documents are read as they come, not sorted by length")
         return fleet
 
 
