@@ -22,10 +22,11 @@ from gpu_clients.routes import Route, ServerFacts
 _TEXTS = 16
 _ONE_LONG_IN = 4
 _ROUNDS = 3
-_ENOUGH_S = 0.3
+_ENOUGH_S = 0.6
 """Once that much time was spent, what is left of chance is small beside it."""
-_TOO_SLOW_S = 1.0
-"""A server that takes so long for so little is not kept waiting for the sake of a measurement."""
+QUICK_S = 0.2
+"""A server that takes longer for two long texts is not asked at all: on a CPU the measurement would take minutes."""
+_TOO_SLOW_S = 2.0
 _TOO_QUICK_S = 0.01
 """Below that the network and the fixed part of a GPU batch outweigh what is looked for."""
 _PADS = 0.75

@@ -20,7 +20,7 @@ from gpu_clients.decode import AnswerForm, Matrix, VectorDecoder, float_answer_c
 from gpu_clients.errors import Failure, FailureKind, Remedy, classify
 from gpu_clients.http import HttpClient
 from gpu_clients.messages import HttpRequest
-from gpu_clients.padding import measure_padding
+from gpu_clients.padding import QUICK_S, measure_padding
 from gpu_clients.routes import NATIVE_PATH, OPENAI_BASE, EmbedOptions, Route, ServerFacts, choose_route
 from gpu_clients.soundness import repeated_rows, unsound_rows
 
@@ -93,7 +93,9 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
     _check_sound(mixed, options)
     if repeated_rows(mixed):
         raise _misfit("the server gives the same vector for different texts")
+    began_s = time.monotonic()
     equal = yield from _embed(route, Arrangement.EQUAL, facts, mixed.shape[1])
+    is_quick = time.monotonic() - began_s < QUICK_S
     _check_sound(equal, options)
     canary = Canary.of(mixed, equal)
     warnings = []
@@ -102,7 +104,7 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
     prompt_tokens = (yield from _count_prompt_tokens()) if facts.kind == "tei" else None
     if facts.kind == "openai" and not options.truncate:
         yield from _require_refusal_of_long_texts(route)
-    pads = (yield from measure_padding(route, facts, mixed.shape[1])) if with_padding else None
+    pads = (yield from measure_padding(route, facts, mixed.shape[1])) if with_padding and is_quick else None
     return Examination(
         facts=facts,
         route=route,
