@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+STOP_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,22 @@ class EngineCommand:
     def cold(self) -> Path:
         """Folder of the collection's Parquet files."""
         return self.folder / "cold" / f"{self.database}.{self.collection}"
+
+    @contextlib.contextmanager
+    def running(self, *arguments: str, merge_output: bool = False) -> Iterator[subprocess.Popen[str]]:
+        """`start`, and the end of the command should the block be left before it has ended by itself."""
+        process = self.start(*arguments, merge_output=merge_output)
+        try:
+            yield process
+        finally:
+            for send in (process.terminate, process.terminate, process.kill):  # drain, give up, die
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    if process.poll() is None:
+                        send()
+                        process.wait(STOP_PATIENCE_S)
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
 
     def start(self, *arguments: str, merge_output: bool = False) -> subprocess.Popen[str]:
         """Start `engine ARGUMENTS` with its output in pipes; with `merge_output` stderr goes into stdout's."""

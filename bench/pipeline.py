@@ -118,8 +118,8 @@ def make_indexes(engine: EngineCommand) -> None:
     Raises:
         ProtocolError: it failed.
     """
-    index = engine.start("index")
-    _, complaint = index.communicate()
+    with engine.running("index") as index:
+        _, complaint = index.communicate()
     if index.returncode != 0:
         raise ProtocolError(f"`engine index` ended with exit code {index.returncode}: {complaint[-2000:]}")
 
@@ -135,20 +135,17 @@ def _run_engine(engine: EngineCommand, config: PipelineConfig, beside: dict[str,
     before = {name: _cpu_s(process) for name, process in others.items()}
     cores = MachineCpu.now()
     started = time.monotonic()
-    process = engine.start("run", "--json", "--batch-size", str(config.batch_size))
     peak_bytes = 0
-    while process.poll() is None:
-        peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
-        time.sleep(_MEMORY_EVERY_S)
-    wall_s = time.monotonic() - started
+    with engine.running("run", "--json", "--batch-size", str(config.batch_size)) as process:
+        while process.poll() is None:
+            peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
+            time.sleep(_MEMORY_EVERY_S)
+        wall_s = time.monotonic() - started
+        answer, complaint = process.communicate()
     busy_share = cores.busy_share_since()
     cpu_beside = {
         name: round((_cpu_s(process) - before[name]) / config.n_documents * 1e6, 2) for name, process in others.items()
     }
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with process.stdout as out, process.stderr as err:
-        answer, complaint = out.read(), err.read()
     if process.returncode != 0:
         raise ProtocolError(f"the measured run ended with exit code {process.returncode}: {complaint[-2000:]}")
     summary: dict[str, Any] = json.loads(answer)

@@ -105,11 +105,12 @@ def _run(engine: EngineCommand) -> float:
         ProtocolError: it failed.
     """
     began = time.monotonic()
-    process = engine.start("run")
-    _, complaint = process.communicate()
+    with engine.running("run") as process:
+        _, complaint = process.communicate()
+    took_s = round(time.monotonic() - began, 2)
     if process.returncode != 0:
         raise ProtocolError(f"a measured run ended with exit code {process.returncode}: {complaint[-2000:]}")
-    return round(time.monotonic() - began, 2)
+    return took_s
 
 
 def main() -> None:

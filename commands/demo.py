@@ -113,12 +113,11 @@ def _load(uri: str) -> int:
 def _call(engine: EngineCommand, *arguments: str) -> int:
     """Run a command with its output indented below ours; returns its exit code."""
     _say(f"   $ engine {' '.join(arguments)}")
-    process = engine.start(*arguments, merge_output=True)
-    assert process.stdout is not None
-    with process.stdout as lines:
-        for line in lines:
+    with engine.running(*arguments, merge_output=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
             _say(f"     {line.rstrip()}")
-    return process.wait()
+        return process.wait()
 
 
 def _show_files(cold: Path) -> None:
