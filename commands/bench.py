@@ -160,6 +160,8 @@ def sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
         collection = open_collection(client, source.database, source.collection)
         query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan)
         found = sample_queue(collection, query, source.text_field, n_texts)
+    if found.no_index is not None:
+        _log.warning("%s", found.no_index)
     if not found.texts:
         why = (
             f"none of {found.n_drawn} documents has a text in {source.text_field!r}" if found.n_drawn else "it is empty"

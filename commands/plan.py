@@ -163,7 +163,7 @@ def _measured_rate(config: PlanConfig, settings: ClientSettings, look: _Look) ->
         docs_per_second=best.rate.per_s,
         source=(
             f"measured for {findings.seconds:.0f} s: batch size {best.point.batch_size} x concurrency "
-            f"{best.point.concurrency} per server, +-{best.rate.relative:.1%}"
+            f"{best.point.concurrency} per server, {best.rate.spread}"
         ),
         dim=look.fleet.dim,
         notes=tuple(notes),
@@ -251,6 +251,8 @@ def _tokens(look: _Look, tuned: Tuned | None) -> fc.TokenEstimate:
 
 def _notes(look: _Look, tokens: fc.TokenEstimate, *, has_vectors: bool) -> list[str]:
     found = []
+    if look.sample.no_index is not None:
+        found.append(look.sample.no_index)
     if look.sample.size is None:
         found.append("the work queue could not be counted cheaply: the figures are for 1,000,000 documents")
     elif not look.sample.size.is_exact:
@@ -274,6 +276,8 @@ def _lengths(lengths: fc.Lengths) -> dict[str, Any]:
 def _nothing(config: PlanConfig, sample: QueueSample) -> dict[str, Any]:
     documents = sample.size.n_rows if sample.size is not None else 0
     why = "none of them has a usable text" if sample.n_drawn else "it is empty"
+    if not sample.n_documents:
+        why = "the collection is empty or does not exist; check --database and --collection"
     return {
         "collection": config.run.namespace,
         "queue": {"documents": documents, "exact": True, "usable_share": 0.0, "sampled": sample.n_drawn},

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pymongo.errors import ExecutionTimeout
+
+from engine.errors import ConfigError
 from readers.connection import Document, Documents
 from readers.estimate import QueueSize, queue_size
 from readers.index import require_queue_index
 from readers.mongo_errors import attempt
 from readers.mongo_ids import key_of
 from readers.paths import getter
-from readers.work_queue import WorkQuery
+from readers.work_queue import ID_INDEX, WorkQuery, WorkQueue
 
 _DRAWN_PER_TEXT = 4
 """Documents drawn for each text wanted; drawing is cheap, and not all of them are in the queue."""
 
 _MAX_DRAWN = 50_000
+_LEAST_DRAWN = 100
+_FEWER = 16
+"""By how much less is drawn after it took too long: pages that are not in memory are one seek for each document."""
 _DRAW_MS = 20_000
+_COUNT_MS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +38,16 @@ class QueueSample:
         n_drawn: Documents of the queue that were looked at.
         n_unusable: Documents among them whose text is missing, not a string, empty or invalid.
         size: How many documents the queue holds, None when that cannot be had cheaply.
+        n_documents: Documents of the collection, about.
+        no_index: Why a run could not follow the queue yet, None when it could.
     """
 
     texts: tuple[str, ...]
     n_drawn: int
     n_unusable: int
     size: QueueSize | None
+    n_documents: int
+    no_index: str | None = None
 
     def characters(self) -> list[int]:
         """Lengths of the texts in characters, ascending."""
@@ -50,16 +62,27 @@ def sample_queue(collection: Documents, query: WorkQuery, text_field: str, n_tex
     """Draw texts from the work queue.
 
     Documents are drawn at random from the collection. When too few of them are in the queue (most of the collection
-    is done), the rest is taken from the queue's beginning.
+    is done), the rest is taken from the queue's beginning. A look needs no index; without one it goes by what is drawn.
 
     Raises:
-        ConfigError: there is no usable index, or MongoDB does not take the query.
+        ConfigError: MongoDB does not take the query, or nothing is drawn and there is no index to look for the rest.
         SourceError: MongoDB does not answer.
     """
-    queue = require_queue_index(collection, query, (text_field,))
+    name = collection.full_name
+    n_documents = attempt(lambda: collection.estimated_document_count(maxTimeMS=_COUNT_MS), f"counting {name}")
+    if not n_documents:
+        return QueueSample(texts=(), n_drawn=0, n_unusable=0, size=QueueSize(0, True), n_documents=0)
+    queue: WorkQueue | None = None
+    no_index: ConfigError | None = None
+    try:
+        queue = require_queue_index(collection, query, (text_field,))
+    except ConfigError as error:
+        no_index = error
     drawn = _draw(collection, query, text_field, n_texts)
-    if len(drawn) < n_texts:
-        page = attempt(lambda: queue.read(queue.start(), n_texts), f"reading {collection.full_name}")
+    if no_index is not None and not drawn:
+        raise no_index
+    if queue is not None and len(drawn) < n_texts:
+        page = attempt(lambda: queue.read(queue.start(), n_texts), f"reading {name}")
         drawn = _distinct([*drawn, *page.documents])[:n_texts]
     get = getter(text_field)
     texts = tuple(text for text in map(get, drawn) if _is_usable(text))
@@ -67,21 +90,34 @@ def sample_queue(collection: Documents, query: WorkQuery, text_field: str, n_tex
         texts=texts,
         n_drawn=len(drawn),
         n_unusable=len(drawn) - len(texts),
-        size=queue_size(collection, query, queue.index),
+        size=queue_size(collection, query, ID_INDEX if queue is None else queue.index),
+        n_documents=n_documents,
+        no_index=str(no_index) if no_index is not None else None,
     )
 
 
 def _draw(collection: Documents, query: WorkQuery, text_field: str, n_texts: int) -> list[Document]:
-    pipeline: list[Document] = [
-        {"$sample": {"size": min(_MAX_DRAWN, n_texts * _DRAWN_PER_TEXT)}},
-        {"$match": query.predicates()},
-        {"$limit": 2 * n_texts},  # a sample may hold a document twice
-        {"$project": {text_field: 1}},
-    ]
-    found = attempt(
-        lambda: list(collection.aggregate(pipeline, maxTimeMS=_DRAW_MS)), f"sampling {collection.full_name}"
-    )
-    return _distinct(found)[:n_texts]
+    """Documents at random; fewer from a collection that is slow to fetch from, none at all from a very slow one."""
+    size = min(_MAX_DRAWN, n_texts * _DRAWN_PER_TEXT)
+    while size >= _LEAST_DRAWN:
+        pipeline: list[Document] = [
+            {"$sample": {"size": size}},
+            {"$match": query.predicates()},
+            {"$limit": 2 * n_texts},  # a sample may hold a document twice
+            {"$project": {text_field: 1}},
+        ]
+        found = attempt(functools.partial(_in_time, collection, pipeline), f"sampling {collection.full_name}")
+        if found is not None:
+            return _distinct(found)[:n_texts]
+        size //= _FEWER
+    return []
+
+
+def _in_time(collection: Documents, pipeline: list[Document]) -> list[Document] | None:
+    try:
+        return list(collection.aggregate(pipeline, maxTimeMS=_DRAW_MS))
+    except ExecutionTimeout:
+        return None
 
 
 def _distinct(documents: Iterable[Document]) -> list[Document]:

@@ -50,6 +50,11 @@ class Rate:
         """Half width as a share of the rate."""
         return self.half_width / self.per_s if self.per_s > 0 else math.inf
 
+    @property
+    def spread(self) -> str:
+        """The same in words."""
+        return f"+-{self.relative:.1%}" if math.isfinite(self.relative) else "too short to say how exactly"
+
 
 @dataclass(frozen=True, slots=True)
 class Blocks:

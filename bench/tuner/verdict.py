@@ -74,9 +74,8 @@ def _unfinished(best: Record) -> str:
 
 def _choice(chosen: Record, findings: Findings, servers: MeasuredServers, target_p95_s: float | None) -> list[str]:
     rate, p95_s = chosen.rate, chosen.p_s(0.95)
-    spread = f"+-{rate.relative:.1%}" if math.isfinite(rate.relative) else "measured once"
     head = (
-        f"Chosen: {_name(chosen.point)} per server: {rate.per_s:,.0f} documents/s ({spread}) with "
+        f"Chosen: {_name(chosen.point)} per server: {rate.per_s:,.0f} documents/s ({rate.spread}) with "
         f"p50 {chosen.p_s(0.5):.3f} s, p90 {chosen.p_s(0.9):.3f} s, p95 {p95_s:.3f} s, p99 {chosen.p_s(0.99):.3f} s, "
         f"max {chosen.p_s(1.0):.3f} s."
     )
