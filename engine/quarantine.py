@@ -5,15 +5,16 @@ An `_id` stands there as people write it: a number, a string, and any other type
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from engine import durable
-from engine.errors import DamageError
+from engine.errors import DamageError, SinkError
 
 
 class Quarantine:
@@ -43,7 +44,11 @@ class Quarantine:
         return len(self._ids)
 
     def add(self, entries: Iterable[dict[str, Any]]) -> int:
-        """Append entries (`engine.records.Quarantined` as dicts); returns how many are new."""
+        """Append entries (`engine.records.Quarantined` as dicts); returns how many are new.
+
+        Raises:
+            SinkError: the device is full or failing.
+        """
         added = 0
         lines = []
         for entry in entries:
@@ -57,15 +62,27 @@ class Quarantine:
             lines.append(orjson.dumps(line) + b"\n")
             added += 1
         if lines:
-            durable.write_all(self._fd, b"".join(lines))
             self._dirty = True
+            with self._device():
+                durable.write_all(self._fd, b"".join(lines))
         return added
 
     def sync(self) -> None:
         """Make it durable; called before a COMMIT and at the end."""
         if self._dirty:
-            durable.fsync_file(self._fd)
+            with self._device():
+                durable.fsync_file(self._fd)
             self._dirty = False
+
+    @contextlib.contextmanager
+    def _device(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SinkError(
+                f"cannot write the quarantine file {self._path} ({error.strerror}): free space on --hot-dir, then run "
+                "the same command again; a torn last line is cut off then"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""

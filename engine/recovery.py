@@ -67,7 +67,22 @@ class Recovery:
         self._prefix = prefix
 
     def run(self) -> Recovered:
-        """Recover; see the module's first lines."""
+        """Recover; see the module's first lines.
+
+        Raises:
+            SinkError: a folder cannot be read or written.
+            EngineError: see the shards, the marker and the ledger.
+        """
+        try:
+            return self._run()
+        except OSError as error:
+            where = error.filename or self._folders.shards
+            raise SinkError(
+                f"recovery cannot work on {where} ({error.strerror}): repair the device, "
+                "then run the same command again"
+            ) from error
+
+    def _run(self) -> Recovered:
         epoch = self._ledger.state.epoch + 1
         self._ledger.append({"type": "EPOCH", "epoch": epoch, "at": time.time()})
         durable.point("recovery.after_epoch")

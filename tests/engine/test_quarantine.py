@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from engine import durable
+from engine.errors import SinkError
 from engine.quarantine import Quarantine, id_text, read_quarantine, replace_quarantine
 
 
@@ -68,3 +70,16 @@ def test_a_torn_last_line_is_cut_off_and_what_stays_can_be_replaced(tmp_path: Pa
     assert [id_text(kept) for kept in read_quarantine(path)] == ["7", '"x"']
     replace_quarantine(path, read_quarantine(path)[1:])
     assert [id_text(kept) for kept in read_quarantine(path)] == ['"x"']
+
+
+@pytest.mark.parametrize("call", ["write", "fsync_file"])
+def test_a_device_that_fails_is_exit_5_and_names_the_file(tmp_path: Path, call: str) -> None:
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl")
+    durable.arm("test", f"durable.{call}=ENOSPC")
+
+    with pytest.raises(SinkError, match=r"quarantine\.jsonl .*No space left"):
+        quarantine.add([entry("7")])
+        quarantine.sync()
+
+    durable.arm("test", "")
+    quarantine.close()

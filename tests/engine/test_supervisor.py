@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from engine.errors import EngineError, Exit, LockHeld, SourceError, WorkerDied
+from engine import durable
+from engine.errors import EngineError, Exit, LockHeld, SinkError, SourceError, WorkerDied
 from engine.generation import RingPlan
 from engine.ids import IdType
 from engine.ledger import Ledger, RunState
@@ -421,6 +422,19 @@ def test_a_full_disk_is_exit_5_and_the_next_run_finishes(world: World, monkeypat
 
     assert error.value.exit_code == Exit.OUTPUT_DEVICE
     monkeypatch.setenv("ENGINE_FAILPOINTS", "")
+    assert world.run()["exit"] == 0
+    world.assert_exact()
+
+
+def test_a_device_that_fails_in_recovery_is_exit_5(world: World) -> None:
+    """A leftover that cannot be deleted."""
+    (world.folders.shards / f"done-{LEDGER[:6]}-e0001-000001.parquet.inprogress").write_text("left")
+    durable.arm("test", "durable.unlink=EIO")
+
+    with pytest.raises(SinkError, match="recovery cannot work on"):
+        world.run()
+
+    durable.arm("test", "")
     assert world.run()["exit"] == 0
     world.assert_exact()
 
