@@ -59,7 +59,7 @@ def _read_table(context: typer.Context, path: Path, table: str) -> dict[str, Any
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read ({error.strerror})") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} is not TOML: {error}") from error
     parameters = {(parameter.name or "").rstrip("_"): parameter.name or "" for parameter in context.command.params}
     values = _table(document, path, table)
@@ -142,6 +142,8 @@ def secret_from_file(option_name: str, path: Path) -> str:
         text = path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigError(f"{option_name} {path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{option_name} {path} is not a text file") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"{option_name} {path} can be read by others: chmod 600 it")
     return text.splitlines()[0] if text else ""

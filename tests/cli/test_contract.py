@@ -87,13 +87,14 @@ def test_a_commands_own_table_beats_the_runs_and_the_runs_serves_it_too(engine: 
         ("[run]\nlimti = 1\n", "limti"),
         ("run = 3\n", "[run]"),
         ("[run\n", "not TOML"),
+        ('[run]\nprompt = "\u00e9"\n', "not TOML"),
         ('[run]\nbatch_size = "many"\n', "--batch-size"),
         ("[run]\nbatch_size = 0\n", "--batch-size"),
     ],
 )
 def test_a_bad_file_is_one_sentence_and_exit_2(engine: Terminal, tmp_path: Path, text: str, word: str) -> None:
     """Misspelt options are not passed over."""
-    (tmp_path / "engine.toml").write_text(text)
+    (tmp_path / "engine.toml").write_text(text, encoding="latin-1")
 
     said = engine("run", "--config", "engine.toml")
 
