@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import sys
@@ -95,7 +96,7 @@ def size(name: str, text: str) -> int:
         value = float(digits)
     except ValueError:
         value = -1.0
-    if unit is None or value < 0:
+    if unit is None or not 0 <= value < math.inf:
         raise typer.BadParameter(f"--{name} is {text!r}; expected a number of bytes, or for example 256MiB")
     return int(value * unit)
 

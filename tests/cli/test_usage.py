@@ -31,6 +31,8 @@ NOWHERE = "http://127.0.0.1:1"
         (("--vector-type", "float8"), "--vector-type"),
         (("--shard-bytes", "12parsecs"), "--shard-bytes"),
         (("--shard-bytes", "1"), "--shard-bytes"),
+        (("--shard-bytes", "inf"), "inf"),
+        (("--ring-bytes", "nan"), "nan"),
         (("--shard-seconds", "nan"), "--shard-seconds"),
         (("--shard-seconds", "inf"), "--shard-seconds"),
         (("--max-time", "0"), "--max-time"),
