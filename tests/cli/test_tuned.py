@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pymongo.database import Database
 
+from bench import tweets
+from bench.engine_command import EngineCommand
+from bench.local_mongod import LocalMongod
+from bench.standin import StandinConfig, StandinFleet
 from bench.tuner.tuned import Tuned, write_tuned
 from commands.tuned import apply_tuned
 from engine.config import ServersConfig
 from engine.errors import ConfigError
 from engine.records import Fingerprint
+from readers.connection import open_client, open_collection
+from readers.index import create_indexes
 
 TUNED = Tuned(
     batch_size=64,
@@ -74,3 +83,32 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """Named."""
     with pytest.raises(ConfigError, match=r"gone\.toml cannot be read"):
         apply_tuned(ServersConfig(), tmp_path / "gone.toml", frozenset())
+
+
+def test_a_run_takes_the_point_and_warns_that_the_fleet_has_changed(
+    path: Path, mongo_db: Database[dict[str, Any]], mongod: LocalMongod, tmp_path: Path
+) -> None:
+    """The real command: it runs all the same, with the file's point, and says what is different."""
+    mongo_db["tweets"].insert_many(tweets.documents(40, retweeted=False))
+    with open_client(mongod.uri) as client:
+        create_indexes(open_collection(client, mongo_db.name, "tweets"), "done")
+    with StandinFleet(StandinConfig(backend="canned", dim=8, max_client_batch_size=64)) as fleet:
+        command = EngineCommand(
+            uri=mongod.uri,
+            database=mongo_db.name,
+            collection="tweets",
+            done_field="done",
+            urls=fleet.urls,
+            folder=tmp_path,
+        )
+        process = command.start("run", "--json", "--tuned", str(path))
+        out, complaint = process.communicate(timeout=90)
+
+    assert process.returncode == 0, complaint
+    assert json.loads(out)["embedded"] == 40
+    warnings = [line for line in complaint.splitlines() if f"the operating point of {path} was found on other" in line]
+    assert any("model_id" in line for line in warnings)
+    assert any(fleet.urls[0] in line for line in warnings)
+    written = next((tmp_path / "hot").glob("*/config.toml")).read_text(encoding="utf-8")
+    assert "batch_size = 64\n" in written
+    assert 'concurrency = "7"\n' in written
