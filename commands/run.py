@@ -26,9 +26,11 @@ from engine.progress import LineProgress, duration
 from engine.quarantine import Quarantine
 from engine.reporting import Observer
 from engine.runfolder import RESERVE_BYTES, RunFolders, RunLock
+from engine.runplan import RunPlan
+from engine.settling import MAX_UNMARKED_ROWS
 from engine.signals import SignalInbox
 from engine.summary import RunClock, Tally, summary
-from engine.supervisor import MAX_UNMARKED_ROWS, RunPlan, Supervisor
+from engine.supervisor import Supervisor
 from gpu_clients.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
 from readers.marker import Marker

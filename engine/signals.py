@@ -6,8 +6,10 @@ way SIGINT does: by an exception that lets everything be cleaned up.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -67,6 +69,17 @@ class SignalInbox:
             signal.signal(number, handler)
         os.close(self.fd)
         os.close(self._notify_fd)
+
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Give signals back, for a while, to whoever had them before; harmless when nothing is entered."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        try:
+            yield
+        finally:
+            for number in self._previous:
+                signal.signal(number, _leave_it_to_the_loop)
 
     def collect(self) -> list[signal.Signals]:
         """Signals since the last call, in order."""

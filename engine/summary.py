@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.channels import Message
 from engine.metrics import LatencyHistogram, WindowedRate
+from engine.records import ShardFacts
 
 ROLE_GROUPS = ("reader", "client", "writer")
 
@@ -115,6 +116,35 @@ class Tally:
     def sum_agrees(self) -> bool:
         """G7: read = embedded + quarantined + gone."""
         return self.read == self.embedded + self.quarantined + self.gone
+
+    def take_shard(self, facts: ShardFacts) -> None:
+        """Add a shard that was committed."""
+        self.committed_rows += facts.rows
+        self.shards += 1
+        self.bytes += facts.bytes
+        self.truncated += facts.truncated
+
+    def take_generation(
+        self, reader: Message, clients: list[Message], *, committed_rows: int, crashed: bool, stopped: bool
+    ) -> None:
+        """Add the last figures of a generation that is over: what is settled, nothing else.
+
+        Args:
+            reader, clients: What its processes told.
+            committed_rows: Rows that it committed.
+            crashed: Whether it died; what it put into quarantine is met again, and counted, by the next one.
+            stopped: Whether it was ended early; what it read beyond that is read again.
+        """
+        quarantined = reader.get("quarantined", 0) + reader.get("skipped", 0)
+        unread = quarantined
+        for facts in clients:
+            self.take_client(facts)
+            quarantined += facts.get("quarantined", 0)
+        if crashed:
+            self.read += committed_rows
+            return
+        self.quarantined += quarantined
+        self.read += committed_rows + quarantined if stopped else reader.get("documents", 0) + unread
 
     def take_client(self, facts: Message) -> None:
         """Add the last figures of a client whose generation is over."""

@@ -11,19 +11,14 @@ recovery that every start takes runs, and the next generation starts, up to a li
 
 from __future__ import annotations
 
-import enum
-import heapq
 import logging
 import selectors
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
-from engine import durable
 from engine.channels import Message
 from engine.errors import (
     BY_NAME,
@@ -34,15 +29,17 @@ from engine.errors import (
     SourceError,
     WorkerDied,
 )
-from engine.generation import Child, Generation, RingPlan
+from engine.generation import Child, Generation
 from engine.ledger import Ledger, RunState
-from engine.marking import MarkingThread
-from engine.ports import DocumentMarker, Shards, StagePlan
+from engine.phases import Phase, Stop, check_move, stop_by_signal
+from engine.ports import DocumentMarker, Shards
 from engine.quarantine import Quarantine
 from engine.records import ShardFacts
-from engine.recovery import Recovery, commit_record
+from engine.recovery import Recovery
 from engine.reporting import Observer, Reporter
 from engine.runfolder import RunFolders
+from engine.runplan import RunPlan
+from engine.settling import Settling
 from engine.signals import SignalInbox, Terminated
 from engine.summary import ROLE_GROUPS, Tally, summary
 from engine.watchdog import Watchdog
@@ -51,61 +48,10 @@ _log = logging.getLogger("engine.supervisor")
 
 TICK_S = 0.25
 STOP_GRACE_S = 120.0
-MARKING_GRACE_S = 60.0
-MAX_UNMARKED_ROWS = 1_000_000
-"""Committed rows that may wait for their marks before the reader is held: about 100 MiB of ids in its memory."""
 FINISH_S = 2.0
 MAX_PASSES = 3
 """Passes over the work queue in one run. The first reads the queue, the second proves it empty; a third picks up
 what moved in between. A collection that grows all the time would never end otherwise."""
-
-
-class Phase(enum.Enum):
-    """Where a generation stands."""
-
-    RUNNING = "running"
-    DELIVERING = "delivering"
-    STOPPING = "stopping"
-    SEALING = "sealing"
-    SETTLING = "settling"
-    FINISHED = "finished"
-
-
-MOVES: dict[Phase, frozenset[Phase]] = {
-    Phase.RUNNING: frozenset({Phase.DELIVERING, Phase.STOPPING}),
-    Phase.DELIVERING: frozenset({Phase.SEALING, Phase.STOPPING}),
-    Phase.STOPPING: frozenset({Phase.SEALING}),
-    Phase.SEALING: frozenset({Phase.SETTLING}),
-    Phase.SETTLING: frozenset({Phase.RUNNING, Phase.FINISHED}),
-    Phase.FINISHED: frozenset(),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunPlan:
-    """What a run is to do.
-
-    Attributes:
-        name: `<database>.<collection>.<done-field>`.
-        collection: `<database>.<collection>`.
-        prefix: Start of the name of every shard of this ledger.
-        rings: Sizes of the rings.
-        stages: The stage plans for an epoch and the number of documents that may still be read (None: all).
-        limit: Documents to read at most.
-        max_time_s: Seconds after which the run stops cleanly.
-        max_outage_s: Seconds without any healthy server before a clean stop.
-        max_restarts: Generations that may die within an hour.
-    """
-
-    name: str
-    collection: str
-    prefix: str
-    rings: RingPlan
-    stages: Callable[[int, int | None], list[StagePlan]]
-    limit: int | None
-    max_time_s: float | None
-    max_outage_s: float
-    max_restarts: int = 5
 
 
 class _Crashed(Exception):
@@ -114,21 +60,6 @@ class _Crashed(Exception):
 
 class _GivenUp(Exception):
     """The person, or the clock, does not want to wait for the open shard."""
-
-
-@dataclass(slots=True)
-class _Stop:
-    """Why a run ends before its work is done."""
-
-    code: Exit
-    sentence: str
-    since_s: float = field(default_factory=time.monotonic)
-
-
-def _stop_by_signal(number: signal.Signals) -> _Stop:
-    code = Exit.SIGINT if number is signal.SIGINT else Exit.SIGTERM
-    sentence = f"stopped by {number.name} after a clean stop; run the same command again to continue"
-    return _Stop(code, sentence)
 
 
 class Supervisor:
@@ -151,30 +82,22 @@ class Supervisor:
         self._folders = folders
         self._lock_fd = lock_fd
         self._ledger = ledger
-        self._shards = shards
-        self._marker = marker
         self._quarantine = quarantine
         self._signals = signals
         self._recovery = Recovery(folders, ledger, shards, marker, plan.prefix)
-        self._marking: MarkingThread | None = None
         self._tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
+        self._settling = Settling(ledger, shards, marker, quarantine, self._tally, self._tell_reader)
         self._reporter = Reporter(folders.status, observers)
         self._restarts: deque[float] = deque()
-        self._stop: _Stop | None = None
+        self._stop: Stop | None = None
         self._work_left = False
         self._last_error: str | None = None
         self._phase = Phase.RUNNING
         self._generation: Generation | None = None
         self._n_generations = 0
         self._pass = 1
-        self._ranges_to_mark: dict[str, list[list[int]]] = {}
-        self._unmarked_rows = 0
-        self._paused = False
-        self._settled: list[tuple[int, int]] = []
-        self._settled_to = -1
         self._expected_told = False
         self._watchdog = Watchdog()
-        self._committed_here = 0
         self._bottleneck = "nothing to judge by: no generation ran"
 
     # -- the run ------------------------------------------------------------------------------------------------
@@ -198,19 +121,27 @@ class Supervisor:
             return self._conclude()
 
     def _recover_at_start(self) -> bool:
-        """Recover from whatever was before; False when a signal ended it, which is safe at any moment.
+        """Recover from whatever was before; False when a signal ended it."""
+        before = self._ledger.state.rows
+        is_whole = self._recover()
+        self._tally.resumed += self._ledger.state.rows - before
+        return is_whole
+
+    def _recover(self) -> bool:
+        """Take the one recovery path; False when a signal cut it off, which is safe at any moment.
 
         Marks may have to wait for MongoDB here, so a signal raises instead of waiting for a loop to look at it.
         """
-        before = self._ledger.state.rows
         try:
-            self._recovery.run()
+            with self._signals.lifted():
+                self._recovery.run()
         except KeyboardInterrupt:
-            self._stop = _stop_by_signal(signal.SIGINT)
+            self._stop = stop_by_signal(signal.SIGINT)
         except Terminated as terminated:
-            self._stop = _stop_by_signal(terminated.number)
-        self._tally.resumed += self._ledger.state.rows - before
-        return self._stop is None
+            self._stop = stop_by_signal(terminated.number)
+        else:
+            return True
+        return False
 
     def _run_generations(self) -> None:
         try:
@@ -219,7 +150,8 @@ class Supervisor:
                     self._run_generation()
                     break
                 except _Crashed as crash:
-                    self._after_crash(str(crash))
+                    if not self._after_crash(str(crash)):
+                        break
                 except _GivenUp as given_up:
                     self._after_giving_up(str(given_up))
                     break
@@ -230,11 +162,11 @@ class Supervisor:
             raise
         finally:
             self._end_generation(kill=True)
-            self._stop_marking()
+            self._end_marking()
 
     def _note_failure(self, error: EngineError) -> None:
         self._last_error = str(error)
-        self._stop = _Stop(error.exit_code, str(error))
+        self._stop = Stop(error.exit_code, str(error))
 
     def _conclude(self) -> dict[str, Any]:
         code = self._exit_code()
@@ -283,12 +215,8 @@ class Supervisor:
         self._n_generations += 1
         self._phase = Phase.RUNNING
         self._pass = 1
-        self._committed_here = 0
-        self._settled, self._settled_to = [], -1
-        self._unmarked_rows, self._paused = 0, False
         self._expected_told = False
-        if self._marker is not None and self._marking is None:
-            self._marking = MarkingThread(self._shards, self._marker)
+        self._settling.begin()
         stages = self._plan.stages(epoch, remaining)
         try:
             generation = Generation(self._n_generations, epoch, self._plan.rings, stages, [self._lock_fd])
@@ -298,12 +226,10 @@ class Supervisor:
                 "(ulimit -n, ulimit -u) or free memory, then run the same command again"
             ) from error
         self._generation = generation
-        if self._stop is not None:
-            self._tell_stop()
         with selectors.DefaultSelector() as selector:
             selector.register(self._signals.fd, selectors.EVENT_READ)
-            if self._marking is not None:
-                selector.register(self._marking.wake_fd, selectors.EVENT_READ)
+            if self._settling.wake_fd is not None:
+                selector.register(self._settling.wake_fd, selectors.EVENT_READ)
             for child in generation.children.values():
                 selector.register(child.channel.fd, selectors.EVENT_READ, child)
             while self._phase is not Phase.FINISHED:
@@ -340,9 +266,9 @@ class Supervisor:
         elif event == "quarantine":
             self._quarantine.add(message["entries"])
         elif event == "void":  # a batch of which nothing was left to embed
-            self._settle([[message["sequence"], message["sequence"]]])
+            self._settling.settle([[message["sequence"], message["sequence"]]])
         elif event == "sealed":
-            self._commit(ShardFacts(**message["facts"]), message["ranges"])
+            self._settling.commit(ShardFacts(**message["facts"]), message["ranges"])
         else:
             child.facts[event] = message
             if message.get("last_error"):
@@ -352,7 +278,7 @@ class Supervisor:
         """A child has gone before its time: decide between a clean stop, the run's end, and recovery."""
         kind = BY_NAME.get(child.error["kind"]) if child.error else None
         if kind is not None and issubclass(kind, SourceError) and child.role == "reader":
-            self._request_stop(_Stop(Exit.MONGODB, child.how_it_ended()))
+            self._request_stop(Stop(Exit.MONGODB, child.how_it_ended()))
             return
         if kind is not None and not issubclass(kind, ProtocolError):
             raise kind(child.how_it_ended())
@@ -360,69 +286,18 @@ class Supervisor:
             _log.debug("child_traceback role=%s\n%s", child.role, child.error["traceback"])
         raise _Crashed(f"{child.role} (process {child.process.pid}) ended: {child.how_it_ended()}")
 
-    def _commit(self, facts: ShardFacts, ranges: list[list[int]]) -> None:
-        """The commit point: after this append the shard counts, before it nothing of it does."""
-        self._quarantine.sync()
-        durable.point("commit.before")
-        self._ledger.append(commit_record(facts))
-        durable.point("commit.after")
-        self._tally.committed_rows += facts.rows
-        self._tally.shards += 1
-        self._tally.bytes += facts.bytes
-        self._tally.truncated += facts.truncated
-        self._committed_here += facts.rows
-        _log.info("shard_committed shard=%s rows=%d bytes=%d", facts.shard, facts.rows, facts.bytes)
-        if self._marking is None:
-            self._settle(ranges)
-        else:
-            self._ranges_to_mark[facts.shard] = ranges
-            self._unmarked_rows += facts.rows
-            self._marking.hand_in(self._ledger.state.commits[facts.shard])
-            if self._unmarked_rows > MAX_UNMARKED_ROWS and not self._paused:
-                self._pause(True)
-
     def _collect_marks(self) -> None:
-        if self._marking is None:
-            return
-        for settled in self._marking.collect():
-            if settled.error is not None:
-                if not isinstance(settled.error, SourceError):
-                    raise settled.error
-                sentence = f"{settled.error}; the unmarked shards are marked by the next start"
-                self._request_stop(_Stop(Exit.MONGODB, sentence))
-                continue
-            assert settled.marked is not None  # no error
-            durable.point("marked.before")
-            self._ledger.append({**settled.marked, "epoch": self._ledger.state.epoch})
-            durable.point("marked.after")
-            self._tally.gone += settled.marked["gone"]
-            self._settle(self._ranges_to_mark.pop(settled.commit["shard"], []))
-            self._unmarked_rows -= settled.commit["rows"]
-            if self._paused and self._unmarked_rows < MAX_UNMARKED_ROWS // 2:
-                self._pause(False)
+        if (away := self._settling.collect()) is not None:
+            self._request_stop(Stop(Exit.MONGODB, f"{away}; the unmarked shards are marked by the next start"))
 
-    def _pause(self, paused: bool) -> None:
-        """Hold the reader while marking is far behind: what is read and not marked is kept in its memory (G5)."""
-        self._paused = paused
+    def _tell_reader(self, command: Message) -> None:
         if self._generation is not None:
-            self._generation.command("reader", do="pause" if paused else "resume")
-            _log.info("reader_%s unmarked_rows=%d", "paused" if paused else "resumed", self._unmarked_rows)
-
-    def _settle(self, ranges: list[list[int]]) -> None:
-        """Tell the reader up to which batch all are marked; these need no longer be kept from being read twice."""
-        for low, high in ranges:
-            heapq.heappush(self._settled, (low, high))
-        before = self._settled_to
-        while self._settled and self._settled[0][0] <= self._settled_to + 1:
-            self._settled_to = max(self._settled_to, heapq.heappop(self._settled)[1])
-        if self._settled_to > before and self._generation is not None:
-            self._generation.command("reader", do="settled", sequence=self._settled_to)
+            self._generation.command("reader", **command)
 
     # -- phases -------------------------------------------------------------------------------------------------
 
     def _move(self, phase: Phase) -> None:
-        if phase not in MOVES[self._phase]:
-            raise ProtocolError(f"supervisor: {self._phase.value} -> {phase.value} is not a move")
+        check_move(self._phase, phase)
         self._phase = phase
 
     def _advance(self, generation: Generation) -> None:
@@ -450,7 +325,7 @@ class Supervisor:
     def _announce_expected(self, generation: Generation, reader: Message) -> None:
         """Tell the writer once how many rows are to come, so that the last shards get smaller (docs/adr/0007)."""
         estimate = reader.get("estimate")
-        if estimate is None or self._expected_told or self._marking is None:
+        if estimate is None or self._expected_told or not self._settling.is_marking:
             return
         limit = self._plan.limit
         generation.command("writer", do="expect", rows=estimate if limit is None else min(estimate, limit))
@@ -476,7 +351,7 @@ class Supervisor:
         self._move(Phase.SEALING)
 
     def _marks_are_settled(self) -> bool:
-        if self._marking is None or self._marking.pending == 0 or self._marking.has_failed:
+        if self._settling.is_over:
             return True
         return self._stop is not None and self._stop.code is Exit.MONGODB  # marks would wait for it once more
 
@@ -486,7 +361,7 @@ class Supervisor:
         done = reader.get("pass_done")
         look_again = (
             self._stop is None
-            and self._marker is not None
+            and self._settling.is_marking
             and done is not None
             and done["found"] > 0
             and self._pass < MAX_PASSES
@@ -503,11 +378,11 @@ class Supervisor:
 
     def _heed_signals(self) -> None:
         for number in self._signals.collect():
-            if self._stop is None or self._stop.code not in (Exit.SIGINT, Exit.SIGTERM):
+            if self._stop is None or not self._stop.is_by_signal:
                 _log.warning(
                     "stopping signal=%s: draining, sealing and marking; again to give up the open shard", number.name
                 )
-                self._request_stop(_stop_by_signal(number), override=True)
+                self._request_stop(stop_by_signal(number), override=True)
             else:
                 raise _GivenUp(f"{number.name} again")
 
@@ -518,7 +393,7 @@ class Supervisor:
             self._take_counts(self._generation)
         self._end_generation(kill=True)
 
-    def _request_stop(self, stop: _Stop, *, override: bool = False) -> None:
+    def _request_stop(self, stop: Stop, *, override: bool = False) -> None:
         """Stop reading, let the clients finish what is in flight, seal, commit, mark."""
         if self._stop is not None and not override:
             return
@@ -538,7 +413,7 @@ class Supervisor:
         now = time.monotonic()
         limit_s = self._plan.max_time_s
         if limit_s is not None and self._reporter.clock.seconds >= limit_s and self._phase is Phase.RUNNING:
-            self._request_stop(_Stop(Exit.LIMIT, f"stopped after --max-time {limit_s:g} seconds; work is left"))
+            self._request_stop(Stop(Exit.LIMIT, f"stopped after --max-time {limit_s:g} seconds; work is left"))
         if self._stop is not None and self._phase is Phase.STOPPING and now - self._stop.since_s > STOP_GRACE_S:
             raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")
         self._watch(generation)
@@ -557,18 +432,18 @@ class Supervisor:
                 f"({self._last_error or 'no answer'}); what was embedded is committed; "
                 "start a server, then run the same command again"
             )
-            self._request_stop(_Stop(ServersUnavailable.exit_code, sentence))
+            self._request_stop(Stop(ServersUnavailable.exit_code, sentence))
 
     # -- ends ---------------------------------------------------------------------------------------------------
 
-    def _after_crash(self, why: str) -> None:
-        """Account for a generation that died, then take the recovery that every start takes."""
+    def _after_crash(self, why: str) -> bool:
+        """Account for a generation that died, then recover as every start does; False when no other is to start."""
         _log.error("generation_ended number=%d reason=%r: recovering from the ledger", self._n_generations, why)
         self._last_error = why
         if self._generation is not None:
             self._take_counts(self._generation, crashed=True)
         self._end_generation(kill=True)
-        self._stop_marking()
+        self._end_marking()
         self._tally.restarts += 1
         now = time.monotonic()
         self._restarts.append(now)
@@ -580,29 +455,22 @@ class Supervisor:
                 "mend the cause and run the same command again"
             )
         before, gone_before = self._ledger.state.rows, self._ledger.state.gone
-        self._recovery.run()
+        is_whole = self._recover()
         adopted = self._ledger.state.rows - before
         self._tally.committed_rows += adopted
         self._tally.read += adopted
         self._tally.gone += self._ledger.state.gone - gone_before
+        return is_whole and self._stop is None  # a run that is being stopped has nothing left to start for
 
     def _take_counts(self, generation: Generation, *, crashed: bool = False) -> None:
         """Move a generation's figures into the tally: what is settled, nothing else."""
-        reader = generation.role("reader").facts.get("reader", {})
-        unread = reader.get("quarantined", 0) + reader.get("skipped", 0)
-        rejected = 0
-        for client in generation.clients():
-            facts = client.facts.get("client", {})
-            self._tally.take_client(facts)
-            rejected += facts.get("quarantined", 0)
-        quarantined = unread + rejected
-        if crashed:
-            self._tally.read += self._committed_here  # what is in quarantine is met again, and counted, by the next
-        elif self._stop is not None:
-            self._tally.read += self._committed_here + quarantined
-        else:
-            self._tally.read += reader.get("documents", 0) + unread
-        self._tally.quarantined += 0 if crashed else quarantined
+        self._tally.take_generation(
+            generation.role("reader").facts.get("reader", {}),
+            [client.facts.get("client", {}) for client in generation.clients()],
+            committed_rows=self._settling.committed_rows,
+            crashed=crashed,
+            stopped=self._stop is not None,
+        )
         self._bottleneck = self._reporter.verdict(generation)
 
     def _end_generation(self, *, kill: bool) -> None:
@@ -617,23 +485,9 @@ class Supervisor:
         for group in ROLE_GROUPS:
             self._tally.cpu_s[group] += generation.cpu_s(group)
 
-    def _stop_marking(self) -> None:
-        """Let the marking thread finish the shard at hand and take its results into the ledger.
-
-        One more signal ends the wait, and so does its end: the next start sets these marks.
-        """
-        marking = self._marking
-        if marking is None:
-            return
-        self._marking = None
-        deadline = time.monotonic() + MARKING_GRACE_S
-        while not marking.stop(TICK_S) and time.monotonic() < deadline:
-            if self._stop is not None and self._signals.collect():
-                break
-        for settled in marking.collect():
-            if settled.marked is not None:
-                self._ledger.append({**settled.marked, "epoch": self._ledger.state.epoch})
-                self._tally.gone += settled.marked["gone"]
+    def _end_marking(self) -> None:
+        """Wait for the marks of the shard at hand; while the run is being stopped one more signal ends the wait."""
+        self._settling.end(is_enough=lambda: self._stop is not None and bool(self._signals.collect()))
 
     def _record_stop(self, code: Exit) -> None:
         """Note the end in the ledger; on a full device the reserve makes room for it."""
@@ -668,5 +522,5 @@ class Supervisor:
         }
         before = self._tally.committed_rows
         if self._generation is not None:
-            before -= self._committed_here
+            before -= self._settling.committed_rows
         self._reporter.publish(self._generation, facts, committed_before=before)

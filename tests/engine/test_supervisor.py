@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,9 +24,11 @@ from engine.ports import IdList, StagePlan
 from engine.quarantine import Quarantine
 from engine.records import Fingerprint
 from engine.runfolder import RunFolders, RunLock
+from engine.runplan import RunPlan
+from engine.settling import Settling
 from engine.signals import SignalInbox, Terminated
 from engine.slots import VectorLayout
-from engine.supervisor import RunPlan, Supervisor
+from engine.supervisor import Supervisor
 from writers.schema import ShardSchema
 from writers.settings import WriterSettings
 from writers.store import ParquetShards
@@ -363,6 +366,30 @@ def test_a_signal_while_recovery_waits_for_marks_is_a_clean_stop(
     world.assert_exact()
 
 
+def test_a_signal_while_a_crashed_generation_is_recovered_from_is_a_clean_stop(world: World) -> None:
+    """No other generation starts; the next start sets the marks."""
+    usual = world.marker.mark
+
+    def mark(ids: IdList, *, ours_before: bool) -> Outcome:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        time.sleep(2.0)  # shards wait behind this one when the generation dies
+        return usual(ids, ours_before=ours_before)
+
+    world.marker.mark = mark  # type: ignore[method-assign]
+    world.shard_bytes = 1
+    world.client = {"die_at_rows": 400, "pause_s": 0.02}  # slow enough for the writer to follow
+
+    result = world.run()
+
+    assert (result["exit"], result["restarts"]) == (Exit.SIGINT, 1)
+    assert result["read"] == result["embedded"] > 0
+    world.marker.mark = usual  # type: ignore[method-assign]
+    world.client = {}
+    assert world.run()["exit"] == 0
+    world.assert_exact()
+
+
 def test_a_signal_and_marks_that_fail_do_not_wait_for_each_other(world: World) -> None:
     """Ctrl-C while MongoDB goes away: shards that nobody will mark now are left to the next start."""
 
@@ -441,10 +468,10 @@ def test_a_device_that_fails_in_recovery_is_exit_5(world: World) -> None:
 
 def test_g5_the_reader_is_held_while_marking_is_far_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow MongoDB bounds the rows that are committed and not marked; the run completes all the same."""
-    monkeypatch.setattr("engine.supervisor.MAX_UNMARKED_ROWS", 150)
+    monkeypatch.setattr("engine.settling.MAX_UNMARKED_ROWS", 150)
     marks = world.marker.mark
     held = []
-    monkeypatch.setattr("engine.supervisor.Supervisor._pause", _recording(held))
+    monkeypatch.setattr("engine.settling.Settling._pause", _recording(held))
 
     def slow_mark(ids: IdList, *, ours_before: bool) -> Outcome:
         time.sleep(0.2)
@@ -461,10 +488,10 @@ def test_g5_the_reader_is_held_while_marking_is_far_behind(world: World, monkeyp
 
 
 def _recording(held: list[bool]) -> Any:
-    real = Supervisor._pause
+    real = Settling._pause
 
-    def pause(supervisor: Supervisor, paused: bool) -> None:
+    def pause(settling: Settling, paused: bool) -> None:
         held.append(paused)
-        real(supervisor, paused)
+        real(settling, paused)
 
     return pause
