@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ import pytest
 from pymongo.database import Database
 
 from bench.local_mongod import LocalMongod
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell that starts pytest in the background lets it ignore Ctrl-C, and every child that a test interrupts with it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _names = itertools.count(1)
 _session_servers: list[LocalMongod] = []  # they outlive a test, and a test may restart them
