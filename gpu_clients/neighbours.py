@@ -4,24 +4,30 @@ A hedge is a copy of a request that our server has had for long, sent to another
 more and the ring is empty: the first sound answer wins, the other one is cancelled. The batch stays in this client's
 hands all the while, so nothing has to be agreed with anybody and it cannot come out twice. At most one copy is out at
 each other server, so a healthy fleet sees a handful; a slow server's last batches leave one by one as fast as the
-others take them.
+others take them. Before a server gets a copy it has to give the right canary: its own client may have taken it out
+for wrong vectors, and an idle server answers first.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpu_clients.batches import Batch
 from gpu_clients.connection import Exchange
 from gpu_clients.dialogues import Ask, Dialogues, Talk, reply_of
+from gpu_clients.errors import Failure
 from gpu_clients.lane import Lane
 from gpu_clients.polling import Poller
 from gpu_clients.requester import Completion
 from gpu_clients.settings import ClientSettings
 
 OPINION_TIMEOUT_S = 60.0
+VOUCHED_FOR_S = 10.0
+"""How long a right canary speaks for another server."""
 FREE_HEDGES = 4
 """Hedges that are allowed whatever the share; a short run has a tail too."""
 
@@ -46,6 +52,8 @@ class Neighbours:
         self._lanes: dict[int, Lane] = {}
         self._hedges: dict[int, tuple[Batch, Exchange]] = {}  # by server
         self._failed_hedges: set[int] = set()
+        self._looking: set[int] = set()
+        self._vouched_s: dict[int, float] = {}  # when its last right canary came
         n = len(settings.urls)
         around = [(settings.index + step) % n for step in range(1, n)]
         self.known = [server for server in around if settings.facts_of(server) is not None]
@@ -83,8 +91,30 @@ class Neighbours:
 
     # -- hedges ----------------------------------------------------------------------------------------
 
-    def hedge(self, in_flight: set[Batch], *, older_than_s: float, n_requests: int) -> None:
-        """Send copies of the oldest batches in flight to servers that have none of ours."""
+    @property
+    def n_looking(self) -> int:
+        """Conversations that are going on with servers which may get a copy."""
+        return len(self._looking)
+
+    def looked_at(self, server: int, failure: Failure | None) -> None:
+        """Take note of what came of a canary."""
+        self._looking.discard(server)
+        if failure is None:
+            self._vouched_s[server] = time.monotonic()
+        else:
+            self._failed_hedges.add(server)
+
+    def hedge(
+        self, in_flight: set[Batch], *, older_than_s: float, n_requests: int, look_at: Callable[[int], None]
+    ) -> None:
+        """Send copies of the oldest batches in flight to servers that have none of ours.
+
+        Args:
+            in_flight: Batches that our server has.
+            older_than_s: Younger requests are not worth a copy.
+            n_requests: Requests sent so far; a share of them may be copied.
+            look_at: Asks a server for the canary, and calls `looked_at` when it has come.
+        """
         now_s = time.monotonic()
         copied = {id(batch) for batch, _ in self._hedges.values()}
         late = sorted(
@@ -95,7 +125,11 @@ class Neighbours:
             allowed = FREE_HEDGES + self._settings.hedge_share * n_requests
             if not late or self.hedged >= allowed:
                 return
-            if server in self._hedges or server in self._failed_hedges:
+            if server in self._hedges or server in self._failed_hedges or server in self._looking:
+                continue
+            if now_s - self._vouched_s.get(server, -math.inf) > VOUCHED_FOR_S:
+                self._looking.add(server)
+                look_at(server)
                 continue
             batch = late.pop(0)
             requester = self._lane(server).requester

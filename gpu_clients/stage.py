@@ -25,7 +25,7 @@ from functools import partial
 from engine import durable
 from engine.worker import StageContext
 from gpu_clients.batches import Batch, Suspicion
-from gpu_clients.canary import Canary
+from gpu_clients.canary import Arrangement, Canary
 from gpu_clients.decode import Matrix
 from gpu_clients.dialogues import Dialogues, Talk, reply_of
 from gpu_clients.errors import Failure, FailureKind, Remedy
@@ -37,6 +37,7 @@ from gpu_clients.isolation import (
     Finding,
     Laboratory,
     Search,
+    check_canary,
     interrogate,
     isolate,
     isolate_rows,
@@ -166,7 +167,10 @@ class ClientStage:
         if self._tail and self._hands.in_flight and not self._context.documents_ready.waiting():
             median_s = self._lane.admission.median_s() or 0.0
             self._neighbours.hedge(
-                self._hands.in_flight, older_than_s=max(HEDGE_AFTER_S, median_s), n_requests=self._figures.requests
+                self._hands.in_flight,
+                older_than_s=max(HEDGE_AFTER_S, median_s),
+                n_requests=self._figures.requests,
+                look_at=self._look_at,
             )
         if self._tail and self._lane.is_overloaded_for(TAIL_PATIENCE_S):
             self._hands.give_back_retries(died=False)  # others have nothing to do
@@ -396,6 +400,11 @@ class ClientStage:
             self._count(finding.sick)
             self._trip(finding.sick)
 
+    def _look_at(self, server: int) -> None:
+        """Ask another server for the canary before it gets a hedge."""
+        search = check_canary(server, Arrangement.MIXED, self._laboratory())
+        self._dialogues.start(search, partial(self._neighbours.looked_at, server), time.monotonic())
+
     def _canary_passed(self) -> None:
         self._vouched_rows = self._looked_rows
 
@@ -437,14 +446,18 @@ class ClientStage:
 
     # -- the supervisor --------------------------------------------------------------------------------
 
+    @property
+    def _n_looking(self) -> int:
+        """Conversations that nobody waits for."""
+        return self._watch.n_out + self._neighbours.n_looking
+
     def _finish_stopping(self, now_s: float, by_s: float) -> None:
         """After a stop command: done when nothing is in hand; what takes too long is given back."""
         self._hands.give_back_retries(died=False)
-        # nobody waits for a last look at the server
-        asking = self._dialogues.n_open > self._watch.n_out
+        asking = self._dialogues.n_open > self._n_looking
         if now_s >= by_s and self._lane.breaker.is_ok and (self._hands.in_flight or asking):
             self._trip(Failure(kind=FailureKind.TIMEOUT, detail="not finished in time after the stop command"))
-            asking = self._dialogues.n_open > self._watch.n_out
+            asking = self._dialogues.n_open > self._n_looking
         if not (self._hands.in_flight or self._handover.parked or asking or self._stopped):
             self._stopped = True
             self._report()

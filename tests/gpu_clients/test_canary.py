@@ -112,6 +112,23 @@ def test_a_drift_that_no_canary_has_met_yet_is_found_at_the_end_of_the_run() -> 
     assert not outcome.told("server_out", "client-1")
 
 
+def test_a_server_with_the_wrong_vectors_gets_no_hedges() -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0, 0))) as fleet:
+        settings = ClientSettings(urls=fleet.urls, hedge_share=0.5, canary_every_s=600.0)
+        # nobody works for the second server, so its vectors can only come by a hedge
+        harness = Harness(fleet.urls, texts(900), settings=settings, clients=(0, 2), n_documents=60)
+        fleet.control(fleet.ports[0], faults=["slow:factor=2000"])
+        fleet.control(fleet.ports[1], faults=["other_model"])
+        harness.start()
+        try:
+            harness.work(lambda: harness.accounted >= 900 - 2 * 32, 30.0)
+            harness.command(do="tail")
+            harness.outcome.finished = harness.work(lambda: harness.accounted >= 900, 50.0)
+        finally:
+            harness.finish()
+    harness.outcome.check_exact(MODEL)
+
+
 def test_one_vector_for_all_texts_never_reaches_the_writer() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         harness = Harness(fleet.urls, texts(3000))
