@@ -412,7 +412,8 @@ class Supervisor:
     def _tick(self, generation: Generation) -> None:
         now = time.monotonic()
         limit_s = self._plan.max_time_s
-        if limit_s is not None and self._reporter.clock.seconds >= limit_s and self._phase is Phase.RUNNING:
+        has_rows_to_come = self._phase in (Phase.RUNNING, Phase.DELIVERING)
+        if limit_s is not None and self._reporter.clock.seconds >= limit_s and has_rows_to_come:
             self._request_stop(Stop(Exit.LIMIT, f"stopped after --max-time {limit_s:g} seconds; work is left"))
         if self._stop is not None and self._phase is Phase.STOPPING and now - self._stop.since_s > STOP_GRACE_S:
             raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")

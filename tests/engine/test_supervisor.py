@@ -309,9 +309,11 @@ def test_a_second_signal_gives_up_the_open_shard_and_stays_exact(world: World) -
     world.assert_exact()
 
 
-def test_max_time_stops_cleanly_with_exit_8(world: World) -> None:
-    """The rest is done by the next run."""
-    world.client = {"pause_s": 0.05}
+@pytest.mark.parametrize("n", [N, 8 * BATCH])
+def test_max_time_stops_cleanly_with_exit_8(world: World, n: int) -> None:
+    """The rest is done by the next run; also when all is read and slow servers have it before them."""
+    world.n = n
+    world.client = {"pause_s": 0.05 if n == N else 1.0}
     world.max_time_s = 1.0
 
     result = world.run()
