@@ -59,8 +59,6 @@ SUSPICIOUS_ATTEMPTS = 3
 """Failures of one batch, while the server answers others, after which the batch itself is looked into."""
 ROUNDS_WHEN_UNSTEADY = 4
 STOP_PATIENCE_S = 30.0
-_DOUBTFUL = frozenset({FailureKind.DRIFTED, FailureKind.MALFORMED, FailureKind.UNSOUND})
-"""Failures after which the server's earlier vectors are not believed either, as far as they can be held back."""
 SWAMPED_S = 20.0
 """A server that answers 429 and nothing else for so long is out: somebody else has its permits, for good perhaps."""
 TAIL_PATIENCE_S = 1.0
@@ -430,7 +428,7 @@ class ClientStage:
             hands.give_back(batch)
         hands.in_flight.clear()
         hands.give_back_retries(died=died)
-        doubtful_rows = self._doubt() if failure.kind in _DOUBTFUL else None
+        doubtful_rows = self._doubt() if failure.kind is FailureKind.DRIFTED else None
         self._talks.refuse()
         self._report()
         self._reports.server_out(failure.detail, doubtful_rows)

@@ -60,7 +60,9 @@ def test_a_server_with_the_wrong_vectors_is_taken_out_and_stays_out(fault: str) 
             harness.finish()
     assert wrong_rows(outcome) == wrong, "nothing of a server that was taken out for its vectors comes out afterwards"
     assert outcome.figures("client-0")["rows"] == rows
-    assert len(wrong) <= outcome.told("server_out", "client-0")[0]["doubtful_rows"]
+    # one vector for all is refused answer by answer, so nothing that came before is in doubt
+    doubtful = outcome.told("server_out", "client-0")[0].get("doubtful_rows", 0)
+    assert len(wrong) <= doubtful
     assert not outcome.told("server_back", "client-0")
     assert not outcome.told("server_out", "client-1")
 
