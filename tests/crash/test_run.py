@@ -20,6 +20,7 @@ from pymongo.database import Database
 
 from bench.local_mongod import LocalMongod
 from bench.standin import StandinFleet
+from engine.runfolder import read_status
 from tests.conftest import outlives_tests
 from tests.crash.conftest import SERVERS
 from tests.crash.job import (
@@ -348,13 +349,18 @@ def test_a_second_run_on_the_same_folder_is_exit_11_at_once(job: Job, fleet: Sta
 def test_a_second_run_in_another_folder_is_noticed_by_its_marks(job: Job, fleet: StandinFleet, tmp_path: Path) -> None:
     """Two runs on one collection: at least one stops with exit 11, neither calls itself done unnoticed."""
     job.options = SLOW
-    slow_down(fleet, 1.0)  # both have read before either marks
+    slow_down(fleet, 1.0)  # both have read before either gets far
     job.insert(tweets(1500))
-    process = job.start_run()
-    other = Job(
-        folder=tmp_path / "other", uri=job.uri, database=job.database, urls=job.urls, options=job.options
-    ).start_run()
-    wait_until(lambda: len(roles(process)) == len(roles(other)) == 4, what="all children of both")
+    second = dataclasses.replace(job, folder=tmp_path / "other")
+    process, other = job.start_run(), second.start_run()
+
+    def both_have_read() -> bool:
+        if process.poll() is not None or other.poll() is not None:
+            return True  # noticed already
+        figures = [read_status(one.folders.status) or {} for one in (job, second)]
+        return all(figure.get("reader", {}).get("documents", 0) > 0 for figure in figures)
+
+    wait_until(both_have_read, what="documents in the rings of both")
     full_speed(fleet)
 
     codes = {finish(process).code, finish(other).code}
