@@ -92,6 +92,11 @@ def notes(outcome: Outcome) -> list[str]:
         found.append(
             f"{corpus.n_unusable:,} texts left out: empty or no valid Unicode; a run puts them into quarantine"
         )
+    if away := [report.url for report in outcome.fleet.servers if report.facts is None]:
+        found.append(
+            f"{', '.join(away)} left out: no answer; {len(outcome.fleet.servers) - len(away)} of "
+            f"{len(outcome.fleet.servers)} servers were measured"
+        )
     return [*found, *outcome.limits.notes, *findings.notes]
 
 

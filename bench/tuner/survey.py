@@ -141,13 +141,13 @@ class Survey:
     def _rules(self, part: str, point: Point, before: Record | None) -> Rules:
         precision, target_s = _PRECISIONS[part], self.target_p95_s
         if part == "floor":
-            return Rules(max_s=self._slice_s() / 2, precision=precision, target_p95_s=target_s)
+            return Rules(max_s=self._slice_s(point) / 2, precision=precision, target_p95_s=target_s)
         if part in ("order", "final"):
-            return Rules(max_s=self._slice_s(), precision=precision)
+            return Rules(max_s=self._slice_s(point), precision=precision)
         best = self.findings.best(target_s)
         goes_on = before is not None and point.concurrency < self.limits.ceilings[point.batch_size]
         return Rules(
-            max_s=self._slice_s(),
+            max_s=self._slice_s(point),
             precision=precision,
             target_p95_s=target_s,
             must_reach=_WORTH_REACHING * best.rate.per_s if best is not None else None,
@@ -165,9 +165,12 @@ class Survey:
             self._dense_texts = self._corpus.texts_for_density(self.n_servers * characters)
         return int(min(max(affordable, _MIN_CYCLE_TEXTS), self._dense_texts))
 
-    def _slice_s(self) -> float:
-        """Steady state of one visit, at most: what is asked for, or what is left."""
-        return max(0.2, min(self._config.seconds, self._left_s()))
+    def _slice_s(self, point: Point | None = None) -> float:
+        """Steady state of one visit, at most: what is asked for, or what is left after the warm-up."""
+        best = self.findings.best(None)
+        # by Little's law one turnover of what is in flight, which is what a warm-up takes
+        warm_up_s = point.texts_in_flight * self.n_servers / best.rate.per_s if point and best else 0.0
+        return max(0.2, min(self._config.seconds, self._left_s() - warm_up_s))
 
     def _left_s(self) -> float:
         share = _EXPLORING_SHARE if self._exploring else 1.0

@@ -142,6 +142,17 @@ def test_a_server_of_another_model_is_refused(fleet: StandinFleet, texts: Path) 
     assert all(url in str(caught.value) for url in fleet.urls)
 
 
+def test_a_server_that_is_down_from_the_start_is_left_out_and_named(fleet: StandinFleet, texts: Path) -> None:
+    """The others are tuned; the file says on how many."""
+    settings = config((fleet.urls[0], "http://127.0.0.1:1"), texts)
+
+    result = command.bench(settings, SECRETS)
+
+    assert result.exit_code is Exit.DONE
+    assert "Note: http://127.0.0.1:1 left out: no answer; 1 of 2 servers were measured." in command.as_text(result)
+    assert [server["url"] for server in read_tuned(settings.out).servers] == [fleet.urls[0]]
+
+
 def test_when_no_server_answers_it_says_so(texts: Path) -> None:
     """Exit 7, before anything is measured."""
     with pytest.raises(ServersUnavailable, match="no embedding server answers") as caught:
