@@ -7,7 +7,8 @@
 
 polars and DuckDB are not parts of the engine: where they are not installed, they are put into a temporary virtual
 environment (`--no-others` leaves them out). Every program runs in a process of its own; memory is the highest sum of
-the resident sets of that process and its children, sampled every 20 ms. The files are as older pipelines left them
+the resident sets of that process and its children, sampled every 20 ms. CPU is theirs too, from the first import to the
+end: on a machine that is not idle it says more than rates do. The files are as older pipelines left them
 (pyarrow's defaults: snappy, dictionary, `list<float>`) and, under "shards", as `engine run` writes them.
 """
 
@@ -17,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -86,6 +88,7 @@ class Measured:
     files: str
     rows: int
     seconds: float
+    cpu_s: float
     bytes: int
     peak_bytes: int
 
@@ -120,8 +123,14 @@ def make_files(folder: Path, n_files: int, n_rows: int, kind: str, first_id: int
             pq.write_table(table, path, row_group_size=8192, **writer_options(schema))
 
 
-def run(python: str, code: str, *arguments: str) -> tuple[dict[str, Any], int]:
-    """Run code in a process of its own; what it printed as JSON, and its peak memory with its children's."""
+def _children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run(python: str, code: str, *arguments: str) -> tuple[dict[str, Any], int, float]:
+    """Run code in a process of its own; what it printed as JSON, its peak memory and its CPU with its children's."""
+    cpu_before_s = _children_cpu_s()
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     process = subprocess.Popen([python, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=environment)
@@ -145,20 +154,21 @@ def run(python: str, code: str, *arguments: str) -> tuple[dict[str, Any], int]:
     watcher.join()
     if process.returncode:
         raise SystemExit(f"a measured program failed with code {process.returncode}")
-    return json.loads(out.splitlines()[-1]), peak
+    return json.loads(out.splitlines()[-1]), peak, _children_cpu_s() - cpu_before_s
 
 
 def measure_merge(files: str, source: Path, work: Path, jobs: int, sort: str = "none") -> Measured:
     """`engine merge` over one folder."""
     target = work / "target"
     shutil.rmtree(target, ignore_errors=True)
-    said, peak = run(sys.executable, MERGE, str(source), str(target), str(jobs), sort)
+    said, peak, cpu_s = run(sys.executable, MERGE, str(source), str(target), str(jobs), sort)
     size = sum(path.stat().st_size for path in target.glob("*.parquet"))
     return Measured(
         program=f"engine merge --jobs {jobs}" + (f" --sort {sort}" if sort != "none" else ""),
         files=files,
         rows=said["rows"],
         seconds=said["seconds"],
+        cpu_s=cpu_s,
         bytes=size,
         peak_bytes=peak,
     )
@@ -168,12 +178,13 @@ def measure_other(name: str, code: str, python: str, files: str, source: Path, w
     """polars or DuckDB over the same folder."""
     out = work / "other.parquet"
     out.unlink(missing_ok=True)
-    said, peak = run(python, code, f"{source}/*.parquet", str(out), "2")
+    said, peak, cpu_s = run(python, code, f"{source}/*.parquet", str(out), "2")
     measured = Measured(
         program=f"{name} {said['version']}",
         files=files,
         rows=rows,
         seconds=said["seconds"],
+        cpu_s=cpu_s,
         bytes=out.stat().st_size,
         peak_bytes=peak,
     )
@@ -208,7 +219,10 @@ def compare(work: Path, scale: int, jobs: int, others: bool, chosen: list[str], 
         "shards": ("both, shards", [(*small, "shards"), (*large, "shards")]),
         "large-shards": ("16 x 16,384, shards", [(*large, "shards")]),
     }
-    say(f"{'files':<22}{'program':<26}{'rows/s':>10}{'bytes/row':>11}{'peak MiB':>10}{'engine is':>11}")
+    say(
+        f"{'files':<22}{'program':<26}{'rows/s':>10}{'us CPU/row':>12}{'bytes/row':>11}{'peak MiB':>10}"
+        f"{'engine is':>11}{'by CPU':>8}"
+    )
     with other_python(others) as python:
         for wanted in chosen:
             name, parts = sets[wanted]
@@ -224,20 +238,26 @@ def compare(work: Path, scale: int, jobs: int, others: bool, chosen: list[str], 
             if python is not None:
                 for other, code in (("polars", POLARS), ("DuckDB", DUCKDB)):
                     measured = measure_other(other, code, python, label, source, work, mine.rows)
-                    say(_line(measured, mine.rows_per_s / measured.rows_per_s))
+                    say(_line(measured, mine))
     for level in (0, 3):
-        said, peak = run(sys.executable, VERIFY, str(work / "target"), str(level), str(jobs))
+        said, peak, cpu_s = run(sys.executable, VERIFY, str(work / "target"), str(level), str(jobs))
         rate, speed = said["rows"] / said["seconds"], said["bytes"] / said["seconds"] / 1e9
         program = f"engine verify --level {level}"
-        say(f"{'its output':<22}{program:<26}{rate:>10,.0f}{'':>11}{peak / 2**20:>10,.0f}   {speed:.2f} GB/s")
+        say(
+            f"{'its output':<22}{program:<26}{rate:>10,.0f}{cpu_s * 1e6 / said['rows']:>12.1f}{'':>11}"
+            f"{peak / 2**20:>10,.0f}   {speed:.2f} GB/s"
+        )
 
 
-def _line(measured: Measured, ratio: float | None) -> str:
-    times = f"{ratio:.1f} x" if ratio else ""
-    return (
+def _line(measured: Measured, engine: Measured | None) -> str:
+    line = (
         f"{measured.files:<22}{measured.program:<26}{measured.rows_per_s:>10,.0f}"
-        f"{measured.bytes / measured.rows:>11,.0f}{measured.peak_bytes / 2**20:>10,.0f}{times:>11}"
+        f"{measured.cpu_s * 1e6 / measured.rows:>12.1f}"
+        f"{measured.bytes / measured.rows:>11,.0f}{measured.peak_bytes / 2**20:>10,.0f}"
     )
+    if engine is None:
+        return line
+    return f"{line}{engine.rows_per_s / measured.rows_per_s:>9.1f} x{measured.cpu_s / engine.cpu_s:>6.1f} x"
 
 
 def sort(work: Path, n_rows: int, jobs: int, say: Callable[[str], None]) -> None:

@@ -56,3 +56,5 @@ class Watch:
     ) -> None:
         if self._terminal and not self._quiet:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if kind is KeyboardInterrupt:  # typer turns it into an exit code without a word
+            print("engine: stopped by SIGINT", file=sys.stderr, flush=True)

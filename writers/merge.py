@@ -163,7 +163,8 @@ class _Merge:
         plan_file = PlanFile(config.target, plan.record)
         if plan.sorted:
             Ranges(config, self._ledger, self._pool, self._tracker, self._common(plan)).prepare(plan, plan_file)
-        jobs = self._output_jobs(plan, plan_file)
+        # Many small files take longest for their bytes: begun first, no core waits for them in the end.
+        jobs = sorted(self._output_jobs(plan, plan_file), key=lambda job: -int(job["place"][1]))
         done_rows = sum(int(record["rows"]) for record in plan.merged.values())
         self._tracker.begin("merge", int(plan.record["rows"]) - done_rows, len(jobs))
         for job, facts in self._pool.run(jobs, self._tracker.take):

@@ -39,6 +39,10 @@ _SHRINK = {"float32": 0.85, "float16": 0.93}
 """Bytes of a stored vector by bytes in memory: unit vectors under BYTE_STREAM_SPLIT and zstd, or under zstd alone."""
 
 _SMALLEST_SPLIT_BYTES = 96 << 20
+_FEW_FILES_A_JOB = 4
+_OPEN_BYTES = 48 << 10
+"""Opening a file takes about as long as merging that many bytes: a group of small files is more work."""
+
 _MAX_GROUP_INPUTS = 20_000
 """Bounds the lineage in one footer (about 2 MB)."""
 
@@ -167,22 +171,27 @@ def _expected_bytes(listing: Listing, schema: MergeSchema, scan: _Scan) -> npt.N
 
 
 def _group_bounds(sizes: npt.NDArray[np.int64], config: MergeConfig) -> list[tuple[int, int]]:
-    """Consecutive inputs of about equal size together, none above `file_bytes` unless one input alone is.
+    """Consecutive inputs of about equal work together, none above `file_bytes` unless one input alone is.
 
-    With less than a file for each worker the files are made smaller, so that every core has one.
+    With few files the number is one that the workers can share evenly: files are made smaller, so that no core waits
+    for the last one.
     """
     total = int(sizes.sum())
     n_files = max(1, -(-total // config.file_bytes))
-    if n_files < config.jobs:
-        n_files = max(n_files, min(config.jobs, total // _SMALLEST_SPLIT_BYTES))
-    aim = -(-total // n_files)
-    bounds, start, size = [], 0, 0
+    if n_files < _FEW_FILES_A_JOB * config.jobs:
+        even = max(2, -(-n_files // config.jobs)) * config.jobs  # two each: one is made durable while another is made
+        n_files = max(n_files, min(even, total // _SMALLEST_SPLIT_BYTES))
+    work = total + len(sizes) * _OPEN_BYTES
+    aim = -(-work // n_files)
+    bounds, start, size, done = [], 0, 0, 0
     for number, more in enumerate(sizes.tolist()):
-        over = size + more > config.file_bytes or size + more // 2 > aim or number - start >= _MAX_GROUP_INPUTS
+        ends = done + (more + _OPEN_BYTES) // 2 > aim * (len(bounds) + 1)
+        over = size + more > config.file_bytes or ends or number - start >= _MAX_GROUP_INPUTS
         if number > start and over:
             bounds.append((start, number))
             start, size = number, 0
         size += more
+        done += more + _OPEN_BYTES
     bounds.append((start, len(sizes)))
     return bounds
 

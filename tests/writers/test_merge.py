@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +28,7 @@ from writers.digests import RowHasher, total
 from writers.merge import merge
 from writers.merge_config import MergeConfig
 from writers.merge_ledger import LEDGER, LOCK, read_merge_state
+from writers.merge_plan import _group_bounds
 from writers.tracker import Progress
 
 
@@ -414,6 +418,34 @@ def test_a_merge_without_a_run_or_a_folder_says_what_to_name(tmp_path: Path) -> 
         merge(MergeConfig(source=tmp_path / "none", target=tmp_path / "t", jobs=1))
     with pytest.raises(ConfigError, match="the same folder"):
         MergeConfig(source=tmp_path, target=tmp_path)
+
+
+def test_every_fail_point_of_the_protocol_is_in_the_code_and_the_other_way_round() -> None:
+    """A renamed step must not leave a crash test that never fires."""
+    root = Path(__file__).resolve().parents[2]
+    page = set(
+        re.findall(r"`(merge\.(?:before|after)_[a-z_]+)`", (root / "docs/protocols/merge.md").read_text("utf-8"))
+    )
+    code = set()
+    for path in (root / "writers").glob("merge*.py"):
+        code |= set(re.findall(r'point\("(merge\.[a-z_]+)"\)', path.read_text("utf-8")))
+    assert page == code
+
+
+def test_few_files_are_shared_evenly_by_the_work_they_are(tmp_path: Path) -> None:
+    config = MergeConfig(source=tmp_path / "a", target=tmp_path / "b", jobs=2)
+    large, small = [43_000_000] * 16, [83_000] * 4000
+    bounds = _group_bounds(np.array(large + small), config)
+    assert len(bounds) == 4 and bounds[-1][0] - bounds[0][1] > 0  # two files a job
+    works = [sum((large + small)[start:end]) + (end - start) * (48 << 10) for start, end in bounds]
+    assert max(works) < 1.2 * min(works)  # opening 4,000 files is work too
+    assert [end - start for start, end in _group_bounds(np.array([500 << 20] * 5), config)] == [1, 2, 1, 1]
+    assert _group_bounds(np.array([5]), config) == [(0, 1)]
+    sizes = np.array([83_000] * 100_000)
+    groups = _group_bounds(sizes, config)
+    assert max(int(sizes[start:end].sum()) for start, end in groups) <= config.file_bytes
+    assert groups[0][0] == 0 and groups[-1][1] == len(sizes)
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(groups))
 
 
 @pytest.mark.usefixtures("inline")

@@ -71,7 +71,7 @@ def test_the_snippet_for_the_footer_shows_the_model(data: DataSet) -> None:
 
 
 def test_the_snippet_for_faiss_finds_each_vector_itself(data: DataSet, expected: tuple[list[int], Any]) -> None:
-    pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    pytest.importorskip("faiss", reason=EXTRA)
     ids, matrix = expected
     query = matrix[[3, 1100]].astype(np.float32)
     names = run("FAISS", dim=data.dim, query_vectors=query)
