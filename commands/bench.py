@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import logging
-import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from bench.tuner.tuning import Outcome, Tuning, TuningPlan
 from commands.run import RunSecrets, client_settings
 from engine.config import RunConfig
 from engine.errors import ConfigError, Exit, ServersUnavailable, SinkError
+from engine.signals import Terminated
 from gpu_clients.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
 from readers.connection import open_client, open_collection, ping
@@ -70,10 +68,6 @@ class BenchResult:
     sentence: str | None = None
 
 
-class _Terminated(BaseException):
-    """SIGTERM came; like KeyboardInterrupt, nobody should take it for an error."""
-
-
 def bench(config: BenchConfig, secrets: RunSecrets) -> BenchResult:
     """Find the operating point and write it down; an interruption yields what is known so far.
 
@@ -106,32 +100,19 @@ def bench(config: BenchConfig, secrets: RunSecrets) -> BenchResult:
 
 def _tune(config: BenchConfig, fleet: Fleet, settings: ClientSettings, texts: list[str]) -> BenchResult:
     """The search; what ends it early leaves what is known so far."""
-    with Tuning(fleet, settings, texts, config.plan, listener=_tell) as tuning, _sigterm_interrupts():
+    with Tuning(fleet, settings, texts, config.plan, listener=_tell) as tuning:
         try:
             return BenchResult(outcome=tuning.run(), exit_code=Exit.DONE)
         except KeyboardInterrupt:
             return BenchResult(outcome=tuning.outcome(), exit_code=Exit.SIGINT, sentence="stopped by SIGINT")
-        except _Terminated:
-            return BenchResult(outcome=tuning.outcome(), exit_code=Exit.SIGTERM, sentence="stopped by SIGTERM")
+        except Terminated as stop:
+            sentence = f"stopped by {stop.number.name}"
+            return BenchResult(outcome=tuning.outcome(), exit_code=Exit.SIGTERM, sentence=sentence)
         except ServersUnavailable as error:
             outcome = tuning.outcome()
             if not outcome.findings.within(None):
                 raise
             return BenchResult(outcome=outcome, exit_code=Exit.SERVERS, sentence=str(error))
-
-
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the search where it stands."""
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(part: str, visit: Visit) -> None:
