@@ -1,12 +1,15 @@
 """What the tuner reaches, beside what it could: `engine bench` on modelled GPUs whose best point is arithmetic.
 
     python -m bench.tuner_quality [--only NAME,...] [--seconds 10] [--no-run] [--json]
+    python -m bench.tuner_quality --model
 
 For each fleet and target the command tunes twice, as a person would, and once more embeds a collection in a real mongod
 with `engine run --tuned`. The truth beside it is a long closed loop on the same model in virtual time, at every point
 that could be the best (`bench.modelled_load`). Printed for each case: the chosen point, its throughput as a share of
 the best that holds the target, the search's time as a share of the full grid's, by how much two searches differ, and
 what the following run came to.
+
+With `--model` the search itself runs on the model too, in virtual time: many targets and seeds in a minute or two.
 """
 
 from __future__ import annotations
@@ -30,15 +33,22 @@ from pymongo import MongoClient
 from bench import tweets
 from bench.engine_command import EngineCommand
 from bench.local_mongod import LocalMongod
-from bench.modelled_load import truth
+from bench.modelled_load import ModelledLoad, truth
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
+from bench.tuner import search as tuner
 from bench.tuner.corpus import Corpus, Order
+from bench.tuner.final import ROUNDS
+from bench.tuner.limits import Limits, grid
 from bench.tuner.measure import Point
+from bench.tuner.survey import TuneConfig
 from engine.errors import Exit, ProtocolError
 
 SIZES = (8, 16, 32)
 ROUND_TRIP_S = 0.002
 """What HTTP on one machine adds to a request; the model is told so."""
+
+MODEL_TARGETS = (None, 0.25, 0.4, 0.6, 1.0, 0.02)
+MODEL_SEEDS = (1, 2, 3)
 
 _N_TEXTS = 4000
 _MARGIN = 0.95
@@ -286,6 +296,78 @@ HEAD = (
 )
 
 
+MODEL_HEAD = (
+    "| fleet, GPU batches | searches with + without a point | least share of the best | mean | targets missed | "
+    "largest difference of seeds | largest share of the grid's time |\n| --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """One search in virtual time: the share of the best throughput, of the grid's time, and whether the target held."""
+
+    share: float
+    grid_share: float
+    holds: bool
+    rate: float
+
+
+def search_on_the_model(case: Case, target_p95_s: float | None, seed: int, seconds: float) -> Search | None:
+    """Search once; None when the model says that no point holds the target, and the search found none.
+
+    Raises:
+        ProtocolError: only one of the two found a point.
+    """
+    config = case.config()
+    most = int(config.max_concurrent_requests * _MARGIN)
+    limits = Limits(ceilings={size: most // size for size in SIZES}, by_permits=frozenset(SIZES), notes=())
+    findings = tuner.Search(
+        ModelledLoad(config, seed=seed, overhead_s=ROUND_TRIP_S),
+        Corpus(texts()),
+        limits,
+        TuneConfig(target_p95_s=target_p95_s, seconds=seconds, seed=seed),
+        max_batch_tokens=config.max_batch_tokens,
+    ).run()
+    known = _truth(case, Order.SORTED if findings.bucketing else Order.NATURAL)
+    best = known.best(target_p95_s)
+    if (best is None) != (findings.chosen is None):
+        raise ProtocolError(f"{case.name}, target {target_p95_s}: the model's best is {best}, chosen {findings.chosen}")
+    if best is None or findings.chosen is None:
+        return None
+    rate, p95_s = known.at(findings.chosen.point)
+    return Search(
+        share=rate / best[1],
+        grid_share=findings.seconds / (len(grid(limits.ceilings)) * ROUNDS * seconds),
+        holds=target_p95_s is None or p95_s <= target_p95_s,
+        rate=rate,
+    )
+
+
+@functools.cache
+def _truth(case: Case, order: Order) -> Truth:
+    return Truth.of(case.config(), order)
+
+
+def model_row(case: Case, seconds: float) -> str:
+    """A row of a Markdown table: many searches on one fleet."""
+    found: list[Search] = []
+    differences = []
+    impossible = 0
+    for target_s in MODEL_TARGETS:
+        several = [search_on_the_model(case, target_s, seed, seconds) for seed in MODEL_SEEDS]
+        good = [one for one in several if one is not None]
+        impossible += len(several) - len(good)
+        found += good
+        if good:
+            differences.append(1 - min(one.rate for one in good) / max(one.rate for one in good))
+    shares = [one.share for one in found]
+    return (
+        f"| {case.name.removesuffix(' free')} | {len(found)} + {impossible} | {min(shares):.1%} | "
+        f"{sum(shares) / len(shares):.1%} | {sum(not one.holds for one in found)} | {max(differences):.1%} | "
+        f"{max(one.grid_share for one in found):.0%} |"
+    )
+
+
 def main() -> None:
     """Entry point of `python -m bench.tuner_quality`."""
     parser = argparse.ArgumentParser(description="Compare what the tuner chooses with what the model says is best.")
@@ -293,7 +375,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="steady state of one visit to a point, at most")
     parser.add_argument("--no-run", action="store_true", help="do not embed a collection with the tuned file")
     parser.add_argument("--json", action="store_true", help="one JSON object a case")
+    parser.add_argument("--model", action="store_true", help="search in virtual time: more targets, several seeds")
     given = parser.parse_args()
+    if given.model:
+        sys.stdout.write(f"{MODEL_HEAD}\n")
+        for case in CASES:
+            if case.target_p95_s is None:
+                sys.stdout.write(model_row(case, given.seconds) + "\n")
+                sys.stdout.flush()
+        return
     wanted = given.only.split(",") if given.only else [case.name for case in CASES]
     if not given.json:
         machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.platform()}"
