@@ -11,6 +11,7 @@ NEAR = 0.025
 """Points that come so near to the best are repeated."""
 MAX_CONTENDERS = 3
 ROUNDS = 3
+_SURE_ROUNDS = 2
 P95_MARGIN = 0.99
 """Share of the target that a chosen point's 95th percentile may take: a following run is not the same minute."""
 STILL_GOOD = 0.97
@@ -79,7 +80,8 @@ class Final:
         fresh = [record for record in contenders if not record.repeats]
         self._findings.contenders += [record.point for record in fresh]
         for number in range(ROUNDS):
-            order = contenders[:]
+            # a third time only what two rounds have not made sure of
+            order = [record for record in contenders if number < _SURE_ROUNDS or self._is_open(record)]
             self._survey.rng.shuffle(order)
             for record in order:
                 if len(record.repeats) > number:
@@ -87,19 +89,14 @@ class Final:
                 if not self._survey.has_time():
                     return
                 self._survey.visit("final", record.point, repeat=True)
-            if number == 1 and self._is_decided(contenders):
-                return
 
-    def _is_decided(self, contenders: list[Record]) -> bool:
-        """Whether two rounds agree so well that a third could hardly change the choice."""
+    def _is_open(self, record: Record) -> bool:
+        """Whether two rounds differ so much, or come so near to the target, that a third could change the choice."""
         target_s = self._target_s
-        for record in contenders:
-            first, second = (visit.rate.per_s for visit in record.repeats[:2])
-            if abs(first - second) > 2 * INDIFFERENCE * max(first, second):
-                return False
-            if target_s is not None and abs(record.p_s(0.95) / target_s - 1.0) < 2 * (1 - P95_MARGIN):
-                return False
-        return True
+        rates = [visit.rate.per_s for visit in record.repeats]
+        if max(rates) - min(rates) > 2 * INDIFFERENCE * max(rates):
+            return True
+        return target_s is not None and abs(record.p_s(0.95) / target_s - 1.0) < 2 * (1 - P95_MARGIN)
 
     def choose(self) -> None:
         findings, target_s = self._findings, self._target_s
