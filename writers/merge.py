@@ -23,7 +23,7 @@ from engine.runfolder import IN_PROGRESS, RunLock
 from writers.digests import MASK
 from writers.merge_config import MergeConfig, MergeReport
 from writers.merge_drops import check_drops
-from writers.merge_inputs import read_run_state
+from writers.merge_inputs import check_source, read_run_state
 from writers.merge_ledger import LEDGER, LOCK, MergeState, PlanFile, PlanState, output_name
 from writers.merge_plan import find_inputs, make_plan
 from writers.merge_ranges import Ranges
@@ -56,6 +56,7 @@ def merge(config: MergeConfig, on_progress: OnProgress | None = None) -> MergeRe
         LockHeld: another merge works on the same target (exit 11).
     """
     durable.arm(ROLE)
+    check_source(config)  # a mistyped name must not leave an empty folder behind
     try:
         durable.make_folder(config.target)
         lock = RunLock(config.target / LOCK)

@@ -18,6 +18,7 @@ import orjson
 
 from engine.errors import ConfigError, DamageError
 from engine.ledger import RunState, read_records
+from writers.merge_config import MergeConfig
 from writers.merge_ledger import PlannedInput
 
 CHUNK_INPUTS = 1000
@@ -44,6 +45,19 @@ def read_run_state(path: Path) -> RunState:
     if state.run is None:
         raise ConfigError(f"the ledger {path} has not begun: start `engine run` first")
     return state
+
+
+def check_source(config: MergeConfig) -> None:
+    """Make sure that there is something to merge from.
+
+    Raises:
+        ConfigError: no ledger, or no folder.
+        DamageError: the ledger is damaged.
+    """
+    if config.run_ledger is not None:
+        read_run_state(config.run_ledger)
+    elif not config.source.is_dir():
+        raise ConfigError(f"--source {config.source} is not a folder: name the folder of the Parquet files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +161,7 @@ def list_folder(source: Path, target: Path) -> Listing:
         empty = np.empty(0, dtype=np.int64)
         return Listing(np.empty(0, dtype=np.bytes_), empty, empty)
     names, sizes, mtimes = (np.concatenate([part[side] for part in parts]) for side in range(3))
+    parts.clear()
     order = np.argsort(names, kind="stable")
     return Listing(names[order], sizes[order], mtimes[order])
 

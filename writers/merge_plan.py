@@ -7,6 +7,7 @@ made durable with its groups, so that a merge that was killed continues with the
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -77,8 +78,6 @@ def find_inputs(config: MergeConfig, state: MergeState, run: RunState | None) ->
         assert run.run is not None  # read_run_state has seen to it
         schema: MergeSchema | None = schema_of_run(run.run, str(config.run_ledger))
     else:
-        if not config.source.is_dir():
-            raise ConfigError(f"--source {config.source} is not a folder: name the folder of the Parquet files")
         listed = list_folder(config.source, config.target)
         listing, merged = without_earlier(config.source, config.target, state, listed)
         schema = _schema_of_folder(config, state, listing)
@@ -184,7 +183,8 @@ def _group_bounds(sizes: npt.NDArray[np.int64], config: MergeConfig) -> list[tup
     work = total + len(sizes) * _OPEN_BYTES
     aim = -(-work // n_files)
     bounds, start, size, done = [], 0, 0, 0
-    for number, more in enumerate(sizes.tolist()):
+    chunks = (sizes[first : first + CHUNK_INPUTS].tolist() for first in range(0, len(sizes), CHUNK_INPUTS))
+    for number, more in enumerate(itertools.chain.from_iterable(chunks)):
         ends = done + (more + _OPEN_BYTES) // 2 > aim * (len(bounds) + 1)
         over = size + more > config.file_bytes or ends or number - start >= _MAX_GROUP_INPUTS
         if number > start and over:

@@ -1,14 +1,14 @@
 """The writer process: vector slots become row groups, row groups shards.
 
 It holds slots until a row group is full, builds Arrow arrays over their memory without copying, writes, and hands
-the slots back. A full shard is sealed in a second thread (closing, fsync and naming release the interpreter lock),
-so that the disk's pace does not stop the next shard; at most one shard is being sealed at a time.
+the slots back. A full shard is sealed before the next one is begun, so that a crash costs one open shard at most; the
+ring takes in what the clients deliver meanwhile.
 """
 
 from __future__ import annotations
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ import orjson
 import pyarrow as pa
 
 from engine import durable
-from engine.records import ShardFacts
 from engine.slots import TRUNCATED, Header, RowMeta, meta_of
 from engine.worker import Heartbeat, StageContext
 from writers import schema as sc
@@ -38,41 +37,6 @@ class _HeldSlot:
     view: memoryview
 
 
-class _Sealing:
-    """A shard on its way through `seal` in a thread of its own."""
-
-    def __init__(self, shard: OpenShard, sequences: list[int], context: StageContext) -> None:
-        self._shard = shard
-        self._sequences = sequences
-        self._context = context
-        self.facts: ShardFacts | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="seal", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            facts = self._shard.seal()
-        except BaseException as error:  # noqa: BLE001 - carried to the main thread, which raises it
-            self._error = error
-            return
-        self.facts = facts
-        self._context.tell(
-            "sealed",
-            facts={name: getattr(facts, name) for name in facts.__slots__},
-            ranges=_ranges(self._sequences),
-        )
-
-    def finished(self, timeout_s: float) -> bool:
-        """Whether it is over; raises what went wrong."""
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            return False
-        if self._error is not None:
-            raise self._error
-        return True
-
-
 class Writer:
     """The state of the writer process."""
 
@@ -90,7 +54,8 @@ class Writer:
         self._sequences: list[int] = []
         self._first_row_s = 0.0
         self._n_opened = 0
-        self._sealing: _Sealing | None = None
+        self._sealing = False
+        self._leaving = False
         self._drain_at: int | None = None
         self._expected: int | None = None
         self._received = 0
@@ -103,26 +68,28 @@ class Writer:
     def run(self) -> None:
         """Work until told to exit."""
         context = self._context
-        while True:
-            for command in context.poll_commands():
-                if command["do"] == "exit":
-                    return
-                if command["do"] == "drain":
-                    self._drain_at = int(command["rows"])
-                if command["do"] == "expect":
-                    self._expected = int(command["rows"])
+        while not self._leaving:
+            self._obey()
             numbers = context.vectors_ready.take_many(_TAKE)
             for number in numbers:
                 self._hold(number)
             self._flush_if_due()
             self._drain_if_due()
-            self._collect_sealed(0.0)
             if self._heartbeat.due():
                 self._report()
             if not numbers:
                 started = time.monotonic()
                 context.wait(_IDLE_S, context.vectors_ready.read_fd)
                 self._ring_wait_s += time.monotonic() - started
+
+    def _obey(self) -> None:
+        for command in self._context.poll_commands():
+            if command["do"] == "exit":
+                self._leaving = True
+            elif command["do"] == "drain":
+                self._drain_at = int(command["rows"])
+            elif command["do"] == "expect":
+                self._expected = int(command["rows"])
 
     def _hold(self, number: int) -> None:
         view = self._context.vectors.slot(number)
@@ -164,7 +131,6 @@ class Writer:
         self._drain_at = None
         self._write_row_group()
         self._seal()
-        self._wait_for_seal()
         self._report()
         self._context.tell("drained", rows=self._received)
 
@@ -226,31 +192,31 @@ class Writer:
         return self._shard
 
     def _seal(self) -> None:
+        """Make the open shard durable and tell of it.
+
+        The device is waited for in a thread of its own, so that this one says that it lives however slow that is.
+        """
         if self._shard is None:
             return
-        self._wait_for_seal()
-        self._sealing = _Sealing(self._shard, self._sequences, self._context)
+        self._sealing = True
+        with ThreadPoolExecutor(1, thread_name_prefix="seal") as executor:
+            sealing = executor.submit(self._shard.seal)
+            while not wait([sealing], _IDLE_S).done:
+                self._obey()
+                if self._heartbeat.due():
+                    self._report()
+            facts = sealing.result()
+        self._context.tell(
+            "sealed",
+            facts={name: getattr(facts, name) for name in facts.__slots__},
+            ranges=_ranges(self._sequences),
+        )
+        self._sealing = False
         self._shard = None
         self._sequences = []
-
-    def _wait_for_seal(self) -> None:
-        while not self._collect_sealed(0.1):
-            if self._heartbeat.due():
-                self._report()
-
-    def _collect_sealed(self, timeout_s: float) -> bool:
-        """Take in the shard that was being sealed; True when none is any more."""
-        if self._sealing is None:
-            return True
-        if not self._sealing.finished(timeout_s):
-            return False
-        facts = self._sealing.facts
-        assert facts is not None  # finished without an error
-        self._sealing = None
         self._shards += 1
         self._committed += facts.rows
         self._bytes += facts.bytes
-        return True
 
     def _report(self) -> None:
         self._context.tell(

@@ -416,6 +416,7 @@ def test_a_merge_without_a_run_or_a_folder_says_what_to_name(tmp_path: Path) -> 
         merge(MergeConfig.of_collection(tmp_path / "h", tmp_path / "c", "db", "x", "done", jobs=1))
     with pytest.raises(ConfigError, match="is not a folder"):
         merge(MergeConfig(source=tmp_path / "none", target=tmp_path / "t", jobs=1))
+    assert list(tmp_path.iterdir()) == []  # a mistyped name leaves nothing behind
     with pytest.raises(ConfigError, match="the same folder"):
         MergeConfig(source=tmp_path, target=tmp_path)
 
