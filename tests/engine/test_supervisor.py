@@ -23,7 +23,7 @@ from engine.ledger import Ledger, RunState
 from engine.ports import IdList, StagePlan
 from engine.quarantine import Quarantine
 from engine.records import Fingerprint
-from engine.runfolder import RunFolders, RunLock
+from engine.runfolder import IN_PROGRESS, RunFolders, RunLock
 from engine.runplan import RunPlan
 from engine.settling import Settling
 from engine.signals import SignalInbox, Terminated
@@ -195,6 +195,31 @@ def test_a_run_embeds_everything_once_and_the_next_finds_nothing(world: World) -
     assert (second["exit"], second["read"], second["embedded"], second["resumed"]) == (0, 0, 0, N)
     assert first["shards"] >= 1
     assert set(first["cpu_us_per_document"]) == {"reader", "clients", "writer", "supervisor"}
+
+
+def test_g5_no_shard_is_begun_before_the_last_one_is_durable(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash costs one open shard at most, however slow the device is."""
+    monkeypatch.setenv("ENGINE_FAILPOINTS", "writer/writer.after_check=sleep:0.5")
+    world.shard_bytes = 1 << 12
+    world.n = 4 * N
+    unfinished: list[int] = []
+    over = threading.Event()
+
+    def count() -> None:
+        while not over.wait(0.005):
+            unfinished.append(sum(path.name.endswith(IN_PROGRESS) for path in world.folders.shards.iterdir()))
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    try:
+        result = world.run()
+    finally:
+        over.set()
+        counting.join()
+
+    world.assert_exact()
+    assert result["shards"] > 1
+    assert max(unfinished) == 1
 
 
 @pytest.mark.crash
