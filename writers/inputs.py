@@ -67,14 +67,13 @@ class HashedFile:
         self.size_bytes, self.mtime_ns = stat.st_size, stat.st_mtime_ns
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # bytes from the start that went through the hash
-        self._buffer = bytearray()
 
     def read_at(self, offset: int, count: int) -> memoryview:
-        """Read `count` bytes, fewer at the end; what lies before them is hashed first. Valid until the next read."""
+        """Read `count` bytes, fewer at the end; what lies before them is hashed first."""
         if not self._hashing:
-            return self._read_again(offset, count)
+            return memoryview(self._read(offset, count))
         self._hash_up_to(offset)
-        data = self._read_again(offset, count)
+        data = memoryview(self._read(offset, count))
         if offset <= self._hashed < offset + len(data):
             self._sha256.update(data[self._hashed - offset :])
             self._hashed = offset + len(data)
@@ -88,7 +87,14 @@ class HashedFile:
         """All bytes, without hashing; in `scratch` when they fit."""
         if scratch is None or self.size_bytes > len(scratch):
             return memoryview(self._read(0, self.size_bytes))
-        return self._read_into(memoryview(scratch)[: self.size_bytes], 0)
+        view = memoryview(scratch)[: self.size_bytes]
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._fd, [view[done:]], done)
+            if not count:
+                break
+            done += count
+        return view[:done]
 
     def hexdigest(self) -> str:
         """The SHA-256 of the whole file; reads what has not been read."""
@@ -101,26 +107,11 @@ class HashedFile:
 
     def _hash_up_to(self, end: int) -> None:
         while self._hashed < end:
-            data = self._read_again(self._hashed, min(_READ_BYTES, end - self._hashed))
+            data = self._read(self._hashed, min(_READ_BYTES, end - self._hashed))
             if not data:
                 return
             self._sha256.update(data)
             self._hashed += len(data)
-
-    def _read_again(self, offset: int, count: int) -> memoryview:
-        """Read into the memory of the last read: fresh memory costs as much as the copy out of the page cache."""
-        if count > len(self._buffer):
-            self._buffer = bytearray(count)
-        return self._read_into(memoryview(self._buffer)[:count], offset)
-
-    def _read_into(self, view: memoryview, offset: int) -> memoryview:
-        done = 0
-        while done < len(view):
-            count = os.preadv(self._fd, [view[done:]], offset + done)
-            if not count:
-                break
-            done += count
-        return view[:done]
 
     def _read(self, offset: int, count: int) -> bytes:
         data = os.pread(self._fd, count, offset)

@@ -182,7 +182,8 @@ def _group_bounds(sizes: npt.NDArray[np.int64], config: MergeConfig) -> list[tup
         n_files = max(n_files, min(even, total // _SMALLEST_SPLIT_BYTES))
     work = total + len(sizes) * _OPEN_BYTES
     aim = -(-work // n_files)
-    bounds, start, size, done = [], 0, 0, 0
+    bounds: list[tuple[int, int]] = []
+    start = size = done = 0
     chunks = (sizes[first : first + CHUNK_INPUTS].tolist() for first in range(0, len(sizes), CHUNK_INPUTS))
     for number, more in enumerate(itertools.chain.from_iterable(chunks)):
         ends = done + (more + _OPEN_BYTES) // 2 > aim * (len(bounds) + 1)
