@@ -37,10 +37,9 @@ from bench.modelled_load import ModelledLoad, truth
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from bench.tuner import search as tuner
 from bench.tuner.corpus import Corpus, Order
-from bench.tuner.final import ROUNDS
 from bench.tuner.limits import Limits, grid
 from bench.tuner.measure import Point
-from bench.tuner.survey import TuneConfig
+from bench.tuner.survey import ROUNDS, TuneConfig
 from engine.errors import Exit, ProtocolError
 
 SIZES = (8, 16, 32)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from bench.tuner.findings import INDIFFERENCE, Findings
 from bench.tuner.measure import Point
 from bench.tuner.record import Record
-from bench.tuner.survey import Survey
+from bench.tuner.survey import ROUNDS, Survey
 
 NEAR = 0.025
 """Points that come so near to the best are repeated."""
 MAX_CONTENDERS = 3
-ROUNDS = 3
 _SURE_ROUNDS = 2
 P95_MARGIN = 0.99
 """Share of the target that a chosen point's 95th percentile may take: a following run is not the same minute."""
@@ -44,7 +43,7 @@ class Final:
         """Repeat the contenders, and whatever a single visit shows above them: it may have been lucky, or they not."""
         contenders = self._contenders()
         self._repeat(contenders)
-        while self._survey.has_time():
+        while self._survey.has_time() and self._survey.is_thrifty():
             repeated = [record for record in self._findings.within(self._target_s) if record.repeats]
             best_per_s = max((record.rate.per_s for record in repeated), default=0.0)
             above = [
@@ -87,6 +86,8 @@ class Final:
                 if len(record.repeats) > number:
                     continue
                 if not self._survey.has_time():
+                    return
+                if number >= _SURE_ROUNDS and not self._survey.is_thrifty():
                     return
                 self._survey.visit("final", record.point, repeat=True)
 

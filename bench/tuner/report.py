@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from bench.tuner.curve import draw
-from bench.tuner.final import ROUNDS
 from bench.tuner.findings import Findings
 from bench.tuner.measure import Outcome as VisitOutcome
 from bench.tuner.measure import Point
 from bench.tuner.record import Record
+from bench.tuner.survey import ROUNDS
 from bench.tuner.tuning import Outcome, finite
 
 COLUMNS = ("Batch Size", "Concurrency", "Docs/s", "Tok/s", "p50 (s)", "p95 (s)", "Errors", "Total Time (s)")

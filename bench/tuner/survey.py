@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench.tuner.corpus import WINDOW_TEXTS, Corpus, Order
 from bench.tuner.findings import Findings
-from bench.tuner.limits import Limits
+from bench.tuner.limits import Limits, grid
 from bench.tuner.load import Load
 from bench.tuner.measure import Point, Rules, Visit, measure
 from bench.tuner.record import Record
@@ -18,6 +18,11 @@ Listener = Callable[[str, Visit], None]
 
 _EXPLORING_SHARE = 0.6
 """Share of the time after which only the final is left."""
+
+ROUNDS = 3
+"""Times that a contender is measured, and that the full grid would measure every point."""
+_SHARE_OF_THE_GRID = 0.25
+"""Of the full grid's time, what a search may take before it leaves out what only makes surer."""
 
 _PRECISIONS = {"order": 0.1, "floor": 0.1, "climb": 0.04, "refine": 0.04, "final": 0.03}
 _WORTH_REACHING = 0.9
@@ -105,6 +110,11 @@ class Survey:
     def has_time(self) -> bool:
         """Whether another visit may begin: a shorter one than half of what is asked for would say little."""
         return self._left_s() > _LEAST_VISIT * self._config.seconds
+
+    def is_thrifty(self) -> bool:
+        """Whether another visit still leaves the search at a fraction of the full grid's time."""
+        grid_s = len(grid(self.limits.ceilings)) * ROUNDS * self._config.seconds
+        return self._load.now_s() - self._began_s + self._config.seconds <= _SHARE_OF_THE_GRID * grid_s
 
     def visit(self, part: str, point: Point, *, before: Record | None = None, repeat: bool = False) -> Record:
         """Visit a point that is not known yet; a repeat is added to what is known of it.

@@ -8,12 +8,11 @@ from types import TracebackType
 
 from bench.tuner.bottleneck import MeasuredServers
 from bench.tuner.corpus import Corpus
-from bench.tuner.final import ROUNDS
 from bench.tuner.findings import Findings
 from bench.tuner.limits import MAX_CONCURRENCY, Limits, admitted, grid
 from bench.tuner.load import FleetLoad
 from bench.tuner.search import Search
-from bench.tuner.survey import Listener, TuneConfig
+from bench.tuner.survey import ROUNDS, Listener, TuneConfig
 from bench.tuner.verdict import Verdict, judge
 from engine.config import MAX_BATCH_SIZE
 from engine.errors import ConfigError

@@ -14,13 +14,12 @@ import pytest
 from bench.modelled_load import ModelledLoad, truth
 from bench.standin import GpuConfig, StandinConfig
 from bench.tuner.corpus import Corpus, Order
-from bench.tuner.final import ROUNDS
 from bench.tuner.findings import Findings
 from bench.tuner.limits import Limits, grid
 from bench.tuner.load import Answer
 from bench.tuner.measure import Outcome, Point, Visit
 from bench.tuner.search import Search
-from bench.tuner.survey import TuneConfig
+from bench.tuner.survey import ROUNDS, TuneConfig
 from engine.errors import ServersUnavailable
 
 SECONDS = 10.0
