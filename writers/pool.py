@@ -128,7 +128,9 @@ def _error_of(message: Message) -> EngineError:
     kind = BY_NAME.get(str(message["kind"]))
     if kind is not None:
         return kind(message["message"])
-    return WorkerDied(f"a worker failed: {message['message']}\n{message.get('traceback', '')}".rstrip())
+    error = WorkerDied(f"a worker failed: {message['message']}: run again with --debug and report it")
+    error.__cause__ = RuntimeError(f"in a worker:\n{message.get('traceback', '')}")
+    return error
 
 
 def main() -> NoReturn:

@@ -117,7 +117,7 @@ class VectorFileWriter:
         vectors = schema.field(EMBEDDING).type
         self.dim: int = vectors.list_size
         self.schema = schema
-        self._dtype = np.dtype(vectors.value_type.to_pandas_dtype())
+        self._dtype = np.dtype(np.float16 if pa.types.is_float16(vectors.value_type) else np.float32)
         self._sink = sink
         self._sorted = sorted_by_id
         self._row_group_bytes = row_group_bytes
