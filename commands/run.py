@@ -189,6 +189,7 @@ def client_settings(config: RunConfig, secrets: RunSecrets) -> ClientSettings:
         model=servers.model,
         batch_size=servers.batch_size,
         concurrency=servers.concurrency,
+        start_concurrency=servers.start_concurrency,
         max_concurrency=servers.max_concurrency,
         target_p95_s=servers.target_p95_s,
         prompt=servers.prompt,

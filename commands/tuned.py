@@ -26,6 +26,7 @@ def apply_tuned(servers: ServersConfig, path: Path, given: frozenset[str]) -> Se
     changes: dict[str, Any] = {
         "batch_size": point.batch_size,
         "concurrency": point.concurrency,
+        "start_concurrency": point.concurrency,  # of `--concurrency auto`
         "max_concurrency": point.max_concurrency,
         "bucketing": point.bucketing,
     }

@@ -108,6 +108,7 @@ class ServersConfig:
 
     Attributes:
         concurrency: Requests in flight per server, or None for adaptive.
+        start_concurrency: What adaptive begins with, or None for the least; a tuned file says it.
         target_p95_s: Upper bound for the 95th percentile of request latency in adaptive mode.
         dimensions: Numbers to keep of each vector, or None for the model's.
         kind: `auto`, `tei` or `openai`.
@@ -118,6 +119,7 @@ class ServersConfig:
     urls: tuple[str, ...] = tuple(f"http://localhost:{port}/embed" for port in range(18080, 18084))
     batch_size: int = 32
     concurrency: int | None = None
+    start_concurrency: int | None = None
     max_concurrency: int = 64
     target_p95_s: float | None = None
     prompt: str | None = None
@@ -140,6 +142,8 @@ class ServersConfig:
         _in_range("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
         if self.concurrency is not None:
             _in_range("concurrency", self.concurrency, 1, 1024)
+        if self.start_concurrency is not None:
+            _in_range("start_concurrency", self.start_concurrency, 1, 1024)
         _in_range("max_concurrency", self.max_concurrency, 1, 1024)
         if self.target_p95_s is not None:
             _in_range("target_p95", self.target_p95_s, 0.001)

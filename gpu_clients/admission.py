@@ -127,6 +127,7 @@ class Admission:
         permits: The server's `max_concurrent_requests`, or None when it does not say.
         concurrency: A fixed number of requests, or None to adapt.
         max_concurrency: Ceiling in requests.
+        start_concurrency: Requests to begin with when adapting, or None for the least that keeps a server busy.
         target_p95_s: Bound on the 95th percentile of latency, or None.
         gpu_batch: What a GPU batch of the server holds.
     """
@@ -139,6 +140,7 @@ class Admission:
         concurrency: int | None,
         max_concurrency: int,
         target_p95_s: float | None,
+        start_concurrency: int | None = None,
         gpu_batch: GpuBatch | None = None,
     ) -> None:
         self._gpu_batch = gpu_batch or GpuBatch(None, None)
@@ -152,7 +154,7 @@ class Admission:
         self._limit_texts = float(self._ceiling_texts)  # lowered for a while by 429
         if concurrency is None:
             self.state = AdmissionState.STARTING
-            self._window_texts = float(min(2 * batch_texts, self._ceiling_texts))
+            self._window_texts = float(min((start_concurrency or 2) * batch_texts, self._ceiling_texts))
         else:
             self.state = AdmissionState.FIXED
             self._window_texts = float(self._ceiling_texts)

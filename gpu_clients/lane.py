@@ -148,6 +148,7 @@ class Lane:
             batch_texts=settings.batch_size,
             permits=facts.max_concurrent_requests if facts else None,
             concurrency=settings.concurrency,
+            start_concurrency=settings.start_concurrency,
             max_concurrency=settings.max_concurrency,
             target_p95_s=settings.target_p95_s,
             gpu_batch=GpuBatch(facts.max_batch_tokens, facts.max_batch_requests) if facts else None,

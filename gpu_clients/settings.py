@@ -24,6 +24,7 @@ class ClientSettings:
         model: Model name for OpenAI-compatible servers.
         batch_size: Texts of a request.
         concurrency: Requests in flight, or None to adapt while running.
+        start_concurrency: What the adaptive number begins with, or None for the least.
         max_concurrency: Ceiling of the adaptive number of requests in flight.
         target_p95_s: Bound on the 95th percentile of request latency in adaptive mode, or None.
         prompt: Text that the reader puts before each document; part of the fingerprint.
@@ -46,6 +47,7 @@ class ClientSettings:
     model: str | None = None
     batch_size: int = 32
     concurrency: int | None = None
+    start_concurrency: int | None = None
     max_concurrency: int = DEFAULT_MAX_CONCURRENCY
     target_p95_s: float | None = None
     prompt: str | None = None
@@ -69,7 +71,7 @@ class ClientSettings:
         _require(self.server_kind in ("auto", "tei", "openai"), "server_kind", self.server_kind, "auto, tei or openai")
         for name in ("batch_size", "max_concurrency"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("concurrency", "dimensions"):
+        for name in ("concurrency", "start_concurrency", "dimensions"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "1 or more")
         for name in ("target_p95_s", "request_timeout_s"):

@@ -119,7 +119,8 @@ def _add(parser: argparse.ArgumentParser, name: str, default: object) -> None:
     if name in _REPEATED:
         parser.add_argument(_REPEATED[name], dest=name, action="append", default=[], help=about)
     elif name == "auto_truncate" or isinstance(default, bool):
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=about)
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=about)
+        parser.set_defaults(**{name: default})  # given at once, Python 3.10 would write it into the help
     elif name in _OPTIONAL_INTS:
         parser.add_argument(flag, type=int, default=default, help=about)
     elif isinstance(default, Dialect):

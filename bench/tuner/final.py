@@ -43,7 +43,7 @@ class Final:
         """Repeat the contenders, and whatever a single visit shows above them: it may have been lucky, or they not."""
         contenders = self._contenders()
         self._repeat(contenders)
-        while self._survey.has_time() and self._survey.is_thrifty():
+        while self._survey.has_time():
             repeated = [record for record in self._findings.within(self._target_s) if record.repeats]
             best_per_s = max((record.rate.per_s for record in repeated), default=0.0)
             above = [
@@ -86,8 +86,6 @@ class Final:
                 if len(record.repeats) > number:
                     continue
                 if not self._survey.has_time():
-                    return
-                if number >= _SURE_ROUNDS and not self._survey.is_thrifty():
                     return
                 self._survey.visit("final", record.point, repeat=True)
 

@@ -22,7 +22,9 @@ _EXPLORING_SHARE = 0.6
 ROUNDS = 3
 """Times that a contender is measured, and that the full grid would measure every point."""
 _SHARE_OF_THE_GRID = 0.25
-"""Of the full grid's time, what a search may take before it leaves out what only makes surer."""
+"""Of the full grid's time, what a search may take ..."""
+_LEAST_VISITS = 12
+"""... unless that grid is so small that there is nothing to save: a search has the time of as many full visits."""
 
 _PRECISIONS = {"order": 0.1, "floor": 0.1, "climb": 0.04, "refine": 0.04, "final": 0.03}
 _WORTH_REACHING = 0.9
@@ -99,6 +101,8 @@ class Survey:
         self._config = config
         self._listener = listener
         self._began_s = load.now_s()
+        grid_s = len(grid(limits.ceilings)) * ROUNDS * config.seconds
+        self._budget_s = min(config.max_seconds, max(_SHARE_OF_THE_GRID * grid_s, _LEAST_VISITS * config.seconds))
         self._exploring = True
         self._gpu_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS
         self._dense_texts: int | None = None
@@ -110,11 +114,6 @@ class Survey:
     def has_time(self) -> bool:
         """Whether another visit may begin: a shorter one than half of what is asked for would say little."""
         return self._left_s() > _LEAST_VISIT * self._config.seconds
-
-    def is_thrifty(self) -> bool:
-        """Whether another visit still leaves the search at a fraction of the full grid's time."""
-        grid_s = len(grid(self.limits.ceilings)) * ROUNDS * self._config.seconds
-        return self._load.now_s() - self._began_s + self._config.seconds <= _SHARE_OF_THE_GRID * grid_s
 
     def visit(self, part: str, point: Point, *, before: Record | None = None, repeat: bool = False) -> Record:
         """Visit a point that is not known yet; a repeat is added to what is known of it.
@@ -184,4 +183,4 @@ class Survey:
 
     def _left_s(self) -> float:
         share = _EXPLORING_SHARE if self._exploring else 1.0
-        return share * self._config.max_seconds - (self._load.now_s() - self._began_s)
+        return share * self._budget_s - (self._load.now_s() - self._began_s)

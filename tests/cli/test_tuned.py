@@ -70,6 +70,12 @@ def test_what_a_person_gave_wins(path: Path) -> None:
     assert (servers.batch_size, servers.concurrency, servers.target_p95_s) == (16, 7, None)
 
 
+def test_beside_auto_the_files_point_is_the_start_and_its_ceiling_the_ceiling(path: Path) -> None:
+    servers = apply_tuned(ServersConfig(), path, frozenset({"concurrency"}))
+
+    assert (servers.concurrency, servers.start_concurrency, servers.max_concurrency) == (None, 7, 9)
+
+
 @pytest.mark.parametrize("text", ["[tuned", "[other]\n", "[tuned]\nbatch_size = 3\n"])
 def test_a_file_of_another_kind_is_refused(path: Path, text: str) -> None:
     """Exit 2, naming the file."""

@@ -225,6 +225,22 @@ def test_a_fixed_concurrency_stays_and_only_overload_lowers_it_for_a_while(monke
     assert admission.window_requests == 4
 
 
+@pytest.mark.parametrize(("start", "ceiling", "window"), [(None, 64, 2), (6, 64, 6), (6, 4, 4)])
+def test_adapting_begins_where_it_is_told_to_and_never_above_its_ceiling(
+    start: int | None, ceiling: int, window: int
+) -> None:
+    admission = Admission(
+        batch_texts=32,
+        permits=4096,
+        concurrency=None,
+        start_concurrency=start,
+        max_concurrency=ceiling,
+        target_p95_s=None,
+    )
+
+    assert (admission.window_requests, admission.state) == (window, AdmissionState.STARTING)
+
+
 def test_an_idle_server_always_gets_one_request() -> None:
     admission = Admission(batch_texts=32, permits=8, concurrency=1, max_concurrency=1, target_p95_s=None)
     assert admission.admits(0, 4096)
