@@ -145,7 +145,11 @@ class StageComposer:
         )
 
     def _done_ids_file(self) -> str | None:
-        """Without marks the shards say what is done: every id of them, sorted into a file for the reader."""
+        """Without marks the shards say what is done: every id of them, sorted into a file for the reader.
+
+        A shard that is not there any more and whose documents are marked was removed by a merge: the queue does not
+        offer these documents.
+        """
         if self._config.source.mark:
             return None
         from readers.done_ids import build  # noqa: PLC0415 - imports numpy, which only this mode needs here
@@ -153,7 +157,12 @@ class StageComposer:
         folders = self._config.folders
         path = folders.hot / "done-ids"
         shards = self._data_set.shards(folders)
-        committed = self._ledger.state.commits.values()
+        state = self._ledger.state
+        committed = [
+            commit
+            for name, commit in state.commits.items()
+            if name not in state.marked or (folders.shards / commit["file"]).exists()
+        ]
         try:
             build(
                 path, self._data_set.schema.id_type, (ids for commit in committed for ids in shards.ids(commit["file"]))

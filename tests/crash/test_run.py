@@ -230,6 +230,20 @@ def test_no_mark_writes_nothing_to_mongodb_and_resumes_from_the_ledger(job: Job,
     assert set(job.rows()) == {-1, *(document["_id"] for document in documents)}
 
 
+def test_no_mark_goes_on_after_a_merge_has_removed_marked_shards(job: Job) -> None:
+    job.insert(tweets(200))
+    assert job.run().code == 0
+    assert job.call("merge", "--delete-sources").code == 0
+    assert not list(job.folders.shards.glob("*.parquet"))
+    job.database["tweets"].insert_one({"_id": -1, "text": "new", "lang": "aa"})
+
+    first = job.run("--no-mark")
+    second = job.run("--no-mark")
+
+    assert (first.code, first.summary["embedded"]) == (0, 1), first.err
+    assert (second.code, second.summary["embedded"]) == (0, 0), second.err
+
+
 def test_documents_deleted_in_flight_are_counted_as_gone(job: Job) -> None:
     """Their rows stay, the sum agrees. The supervisor is held between the first commit and its marks."""
     job.options = ("--shard-bytes", "64MiB", "--batch-size", "4", "--concurrency", "1")
