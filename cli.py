@@ -43,6 +43,13 @@ DoneField = Annotated[str, option("done-field", "Field set to true once a docume
 TextField = Annotated[str, option("text-field", "Field with the text; dotted paths allowed.")]
 TeiUrls = Annotated[str, option("tei-urls", "Embedding servers, comma-separated; one client process each.")]
 ApiKeyFile = Annotated[Path | None, option("tei-api-key-file", "File (mode 600) with the servers' API keys.")]
+Dimensions = Annotated[int | None, option("dimensions", "Numbers to keep of each vector [default: model's].")]
+Normalize = Annotated[bool, option("normalize", "Vectors of length 1.", declared="--normalize/--no-normalize")]
+Truncate = Annotated[
+    bool, option("truncate", "Cut texts that are too long, or quarantine them.", declared="--truncate/--no-truncate")
+]
+ServerKind = Annotated[str, option("server-kind", "auto, tei or openai.")]
+Model = Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")]
 HotDir = Annotated[Path, option("hot-dir", "NVMe: lock, ledger, checkpoints, quarantine, temporaries.")]
 TempDir = Annotated[
     Path | None,
@@ -113,8 +120,8 @@ def run(
     ] = False,
     tei_urls: TeiUrls = DEFAULT_URLS,
     tei_api_key_file: ApiKeyFile = None,
-    server_kind: Annotated[str, option("server-kind", "auto, tei or openai.")] = "auto",
-    model: Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")] = None,
+    server_kind: ServerKind = "auto",
+    model: Model = None,
     batch_size: Annotated[int, option("batch-size", "Texts per request; never above what the server admits.")] = 32,
     concurrency: Annotated[str, option("concurrency", "Requests in flight per server, or auto.")] = "auto",
     max_concurrency: Annotated[int, option("max-concurrency", "Ceiling of auto.")] = 64,
@@ -122,16 +129,9 @@ def run(
         float | None, option("target-p95", "Seconds: auto keeps the 95th percentile under it.")
     ] = None,
     prompt: Annotated[str | None, option("prompt", "Text put before each document; part of the fingerprint.")] = None,
-    dimensions: Annotated[
-        int | None, option("dimensions", "Numbers to keep of each vector [default: model's].")
-    ] = None,
-    normalize: Annotated[
-        bool, option("normalize", "Vectors of length 1.", declared="--normalize/--no-normalize")
-    ] = True,
-    truncate: Annotated[
-        bool,
-        option("truncate", "Cut texts that are too long, or quarantine them.", declared="--truncate/--no-truncate"),
-    ] = True,
+    dimensions: Dimensions = None,
+    normalize: Normalize = True,
+    truncate: Truncate = True,
     dedup: Annotated[
         bool, option("dedup", "Embed identical texts of a window once.", declared="--dedup/--no-dedup")
     ] = False,
@@ -310,21 +310,14 @@ def doctor(
     config: Annotated[Path | None, config_option("doctor")] = None,
     tei_urls: TeiUrls = DEFAULT_URLS,
     tei_api_key_file: ApiKeyFile = None,
-    server_kind: Annotated[str, option("server-kind", "auto, tei or openai.")] = "auto",
-    model: Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")] = None,
+    server_kind: ServerKind = "auto",
+    model: Model = None,
     batch_size: Annotated[int, option("batch-size", "Texts per request that a run would send.")] = 32,
     concurrency: Annotated[str, option("concurrency", "Requests in flight per server, or auto.")] = "auto",
     prompt: Annotated[str | None, option("prompt", "The client's prompt.")] = None,
-    dimensions: Annotated[
-        int | None, option("dimensions", "Numbers to keep of each vector [default: model's].")
-    ] = None,
-    normalize: Annotated[
-        bool, option("normalize", "Vectors of length 1.", declared="--normalize/--no-normalize")
-    ] = True,
-    truncate: Annotated[
-        bool,
-        option("truncate", "Cut texts that are too long, or quarantine them.", declared="--truncate/--no-truncate"),
-    ] = True,
+    dimensions: Dimensions = None,
+    normalize: Normalize = True,
+    truncate: Truncate = True,
     json_: Json = False,
 ) -> None:
     """Examine the embedding servers as every run does before it starts."""
@@ -569,8 +562,8 @@ def bench(
     config: Annotated[Path | None, config_option("bench")] = None,
     tei_urls: TeiUrls = DEFAULT_URLS,
     tei_api_key_file: ApiKeyFile = None,
-    server_kind: Annotated[str, option("server-kind", "auto, tei or openai.")] = "auto",
-    model: Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")] = None,
+    server_kind: ServerKind = "auto",
+    model: Model = None,
     texts: Annotated[
         Path | None, option("texts", "One text a line, or .jsonl with `text` [default: sample the collection].")
     ] = None,
@@ -593,12 +586,8 @@ def bench(
     max_seconds: Annotated[float, option("max-seconds", "The whole search, at most.")] = 300.0,
     seed: Annotated[int | None, option("seed", "Of the order in which points are repeated [default: random].")] = None,
     prompt: Annotated[str | None, option("prompt", "Text put before each document; part of the fingerprint.")] = None,
-    dimensions: Annotated[
-        int | None, option("dimensions", "Numbers to keep of each vector [default: model's].")
-    ] = None,
-    normalize: Annotated[
-        bool, option("normalize", "Vectors of length 1.", declared="--normalize/--no-normalize")
-    ] = True,
+    dimensions: Dimensions = None,
+    normalize: Normalize = True,
     truncate: Annotated[
         bool, option("truncate", "Cut texts that are too long.", declared="--truncate/--no-truncate")
     ] = True,
@@ -707,20 +696,16 @@ def plan(
     scan: Annotated[str, option("scan", "queue: the partial index; id: the whole collection in _id order.")] = "queue",
     tei_urls: TeiUrls = DEFAULT_URLS,
     tei_api_key_file: ApiKeyFile = None,
-    server_kind: Annotated[str, option("server-kind", "auto, tei or openai.")] = "auto",
-    model: Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")] = None,
+    server_kind: ServerKind = "auto",
+    model: Model = None,
     batch_size: Annotated[int, option("batch-size", "Texts per request.")] = 32,
     concurrency: Annotated[str, option("concurrency", "Requests in flight per server, or auto.")] = "auto",
     target_p95: Annotated[
         float | None, option("target-p95", "Seconds that the 95th percentile of latency may take.")
     ] = None,
     prompt: Annotated[str | None, option("prompt", "Text put before each document.")] = None,
-    dimensions: Annotated[
-        int | None, option("dimensions", "Numbers to keep of each vector [default: model's].")
-    ] = None,
-    normalize: Annotated[
-        bool, option("normalize", "Vectors of length 1.", declared="--normalize/--no-normalize")
-    ] = True,
+    dimensions: Dimensions = None,
+    normalize: Normalize = True,
     truncate: Annotated[
         bool, option("truncate", "Cut texts that are too long.", declared="--truncate/--no-truncate")
     ] = True,

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine import durable
 from engine.errors import SourceError
-from engine.ledger import Ledger, RunState
+from engine.ledger import Ledger, Record, RunState
 from engine.marking import MarkingThread
 from engine.ports import DocumentMarker, Shards
 from engine.quarantine import Quarantine
@@ -57,7 +57,6 @@ class Settling:
         self._tally = tally
         self._tell_reader = tell_reader
         self._marking: MarkingThread | None = None
-        self.committed_rows = 0
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -132,9 +131,8 @@ class Settling:
                 continue
             assert settled.marked is not None  # no error
             durable.point("marked.before")
-            self._ledger.append({**settled.marked, "epoch": self._ledger.state.epoch})
+            self._record(settled.marked)
             durable.point("marked.after")
-            self._tally.gone += settled.marked["gone"]
             self.settle(self._ranges_to_mark.pop(settled.commit["shard"], []))
             self._unmarked_rows -= settled.commit["rows"]
             if self._is_paused and self._unmarked_rows < MAX_UNMARKED_ROWS // 2:
@@ -166,8 +164,12 @@ class Settling:
                 break
         for settled in marking.collect():
             if settled.marked is not None:
-                self._ledger.append({**settled.marked, "epoch": self._ledger.state.epoch})
-                self._tally.gone += settled.marked["gone"]
+                self._record(settled.marked)
+
+    def _record(self, marked: Record) -> None:
+        """Append a shard's MARKED record and count what was gone."""
+        self._ledger.append({**marked, "epoch": self._ledger.state.epoch})
+        self._tally.gone += marked["gone"]
 
     def _pause(self, is_paused: bool) -> None:
         """Hold the reader while marking is far behind: what is read and not marked is kept in its memory (G5)."""
