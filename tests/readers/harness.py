@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -25,7 +26,7 @@ from readers.mongo_ids import to_bson_ids
 from readers.settings import ReaderSettings
 
 DONE = "gemma_embedded_768"
-WAIT_S = 30.0
+WAIT_S = 120.0  # only a failure waits that long
 
 Documents = Collection[dict[str, Any]]
 
@@ -156,6 +157,17 @@ class ReaderHarness:
             assert time.monotonic() < deadline, f"no {events} in {WAIT_S} s; told so far: {self.events.messages[-3:]}"
             self._thread.join(0.002)
 
+    def hear_more(self, event: str, count: int = 1) -> Message:
+        """Wait until `count` more of these events are told, and leave the ring as it is; the last of them."""
+        self.listen()
+        told = len(self.events.all(event))
+        self._wait_until(lambda: len(self.events.all(event)) >= told + count, f"{count} more {event!r}")
+        return self.events.last(event)
+
+    def wait_until_full(self) -> None:
+        """Wait until the reader has filled the ring and says that it waits for a slot."""
+        self._wait_until(lambda: "waiting_ring" in [told["state"] for told in self.events.all("reader")], "full ring")
+
     def wait_for_error(self) -> BaseException:
         """The error with which the reader ends; meanwhile it is listened to."""
         deadline = time.monotonic() + WAIT_S
@@ -165,6 +177,15 @@ class ReaderHarness:
             self._thread.join(0.01)
         assert self.error is not None, "the reader ended without an error"
         return self.error
+
+    def _wait_until(self, is_true: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not is_true():
+            assert self.error is None, f"the reader failed: {self.error!r}"
+            assert self._thread.is_alive(), f"the reader ended; told last: {self.events.messages[-3:]}"
+            assert time.monotonic() < deadline, f"no {what} in {WAIT_S} s; told last: {self.events.messages[-3:]}"
+            self._thread.join(0.002)
+            self.listen()
 
     @property
     def rows(self) -> list[Row]:
