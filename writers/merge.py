@@ -214,6 +214,7 @@ class _Merge:
                 job["ranges"] = str(self._config.target / plan.ranges["file"])
                 job["place"] = plan.ranges["places"][number]
                 job["lineage"] = plan.ranges["lineage"]
+                job["expected_rows"] = -(-int(plan.record["rows"]) // plan.n_outputs)
             else:
                 job["task"] = "writers.merge_group:merge_group"
                 job["place"] = plan_file.place(number)

@@ -35,7 +35,13 @@ def merge_group(job: Message, report: Report) -> Message:
     """Task: write one output from the inputs of one group, in their order."""
     schema = MergeSchema.from_dict(job["schema"])
     inputs = read_group(Path(job["plan"]), *job["place"])
-    output = Output(Path(job["output"]), schema, row_group_bytes=int(job["row_group_bytes"]), sorted_by_id=False)
+    output = Output(
+        Path(job["output"]),
+        schema,
+        row_group_bytes=int(job["row_group_bytes"]),
+        sorted_by_id=False,
+        expected_rows=sum(item.rows for item in inputs),
+    )
     try:
         reader = GroupReader(job, inputs, schema)
         told = 0

@@ -28,8 +28,8 @@ from writers import schema as sc
 from writers.digests import MASK, RowHasher, total
 from writers.foreign import MergeSchema
 from writers.inputs import UNREADABLE, Block, HashedFile, unreadable
+from writers.merge_file import MergeFile
 from writers.pages import EncodedPage, Matrix, PageDecoder, read_pages
-from writers.shard import HashingFile
 from writers.vector_file import VectorFileWriter
 
 _READ_BYTES = 1 << 20
@@ -77,7 +77,9 @@ class Output:
         sums: Of the rows appended so far.
     """
 
-    def __init__(self, path: Path, schema: MergeSchema, *, row_group_bytes: int, sorted_by_id: bool) -> None:
+    def __init__(
+        self, path: Path, schema: MergeSchema, *, row_group_bytes: int, sorted_by_id: bool, expected_rows: int
+    ) -> None:
         """Create the file.
 
         Raises:
@@ -93,12 +95,16 @@ class Output:
         self._others: list[pa.Table] = []
         self._ends: tuple[str, str] = ("", "")
         try:
-            self._file = HashingFile(path)
+            self._file = MergeFile(path)
         except OSError as error:
             raise self.refused(error) from error
         try:
             self._writer = VectorFileWriter(
-                self._file, schema.arrow, row_group_bytes=row_group_bytes, sorted_by_id=sorted_by_id
+                self._file,
+                schema.arrow,
+                row_group_bytes=row_group_bytes,
+                sorted_by_id=sorted_by_id,
+                expected_rows=expected_rows,
             )
         except OSError as error:
             raise self.refused(error) from error
@@ -163,7 +169,7 @@ class Output:
             durable.point("merge.after_close")
         except OSError as error:
             raise self.refused(error) from error
-        self._check()
+        sha256 = self._check()
         durable.point("merge.after_check")
         try:
             durable.fsync_file(self._file.fd)
@@ -173,7 +179,7 @@ class Output:
         os.close(self._file.fd)
         return {
             "bytes": self._file.size_bytes,
-            "sha256": self._file.sha256.hexdigest(),
+            "sha256": sha256,
             "rows": self.sums.rows,
             "id_digest": self.sums.id_digest,
             "row_digest": row_digest,
@@ -222,8 +228,8 @@ class Output:
         footer = {sc.KEY_ROWS: str(self.sums.rows).encode(), sc.KEY_ID_DIGEST: self.sums.id_digest.encode()}
         return {**footer, sc.KEY_ROW_DIGEST: row_digest.encode()} if row_digest else footer
 
-    def _check(self) -> None:
-        """Decode the file from its own footer and compare.
+    def _check(self) -> str:
+        """Decode the file from its own footer and compare; returns the SHA-256 of the bytes that were read.
 
         Raises:
             DamageError: it holds something else.
@@ -240,10 +246,15 @@ class Output:
                 f"{self.path} does not hold what was written (rows, id digest, row digest, bytes {theirs}, expected "
                 f"{mine}): the memory or the device is failing; all sources are untouched"
             )
+        return reader.sha256
 
 
 class _Rereader:
-    """Reads a closed output once more."""
+    """Reads a closed output once more.
+
+    Attributes:
+        sha256: Of the file as it was read.
+    """
 
     def __init__(
         self, path: Path, schema: MergeSchema, hasher: RowHasher, page_log: list[tuple[int, int, bool]]
@@ -253,13 +264,14 @@ class _Rereader:
         self._hasher = hasher
         self._page_log = page_log
         self._decoder = PageDecoder(schema.dtype)
+        self.sha256 = ""
 
     def read(self, *, ordered: bool) -> Sums:
         """Read everything; returns the sums of what is there."""
         found = Sums()
         order = _Order()
         pages = iter(self._page_log)
-        file = HashedFile(self._path, hashing=False)
+        file = HashedFile(self._path)
         try:
             parquet = pq.ParquetFile(
                 pa.OSFile(str(self._path)), page_checksum_verification=True, pre_buffer=False, buffer_size=_READ_BYTES
@@ -276,6 +288,7 @@ class _Rereader:
                 raise DamageError(f"{self._path} has fewer pages than were written: all sources are untouched")
             if parquet.metadata.num_rows:
                 self._spot_check(file, parquet)
+            self.sha256 = file.hexdigest()
         finally:
             file.close()
         return found

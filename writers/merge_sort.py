@@ -95,7 +95,13 @@ def gather_output(job: Message, report: Report) -> Message:
         groups = orjson.loads(stream.readline())
         stream.seek(int(job["place"][0]))
         bounds = orjson.loads(stream.read(int(job["place"][1])))
-    output = Output(Path(job["output"]), schema, row_group_bytes=int(job["row_group_bytes"]), sorted_by_id=True)
+    output = Output(
+        Path(job["output"]),
+        schema,
+        row_group_bytes=int(job["row_group_bytes"]),
+        sorted_by_id=True,
+        expected_rows=int(job["expected_rows"]),
+    )
     try:
         gatherer = _Gatherer(Path(job["runs"]), int(job["number"]), groups, schema)
         told = 0

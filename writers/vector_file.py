@@ -2,8 +2,13 @@
 
 The vector column is encoded by `writers.pages`. All other columns of a row group are left to pyarrow: it writes them
 to a small file in memory, and their column chunks, statistics and page indexes are carried over with their offsets
-moved. Readers see an ordinary Parquet file: in a row group the vectors stand before the other columns, which the
-format allows (every offset is explicit) and which lets pages go out as they are made; only one page is buffered.
+moved.
+
+In a row group the other columns stand before the vectors, in the schema's order. The format lets them stand anywhere,
+but Spark and others who read with parquet-java take a row group for the bytes that follow its first column's offset;
+where these reach beyond the end of the file, they leave it out without a word (seen with Spark 4.3: 0 rows). Vectors
+go out as they are made all the same, and one page is buffered: room is left for the other columns, which are written
+into it when the row group ends. Where it was too little, the vectors move.
 """
 
 from __future__ import annotations
@@ -27,11 +32,22 @@ _FLOAT, _FIXED_LEN_BYTE_ARRAY = 4, 7
 ARROW_SCHEMA = b"ARROW:schema"
 
 
+_MOVED_BYTES = 1 << 20
+_SPARE_SHARE, _SPARE_BYTES = 0.03, 128
+"""What is left beyond the expected size of the other columns (the bytes for each), so that vectors seldom move."""
+
+
 class Sink(Protocol):
-    """Where bytes go; `writers.shard.HashingFile` is one."""
+    """Where bytes go; `writers.merge_file.MergeFile` is one."""
 
     def write(self, data: Any, /) -> int:
         """Write all of `data`."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a byte, also beyond the end: what is skipped and never written reads as zeros."""
+
+    def read(self, count: int, /) -> bytes:
+        """Read that many bytes."""
 
 
 class FooterDamage(ValueError):
@@ -106,13 +122,22 @@ class VectorFileWriter:
         position: Bytes written so far.
     """
 
-    def __init__(self, sink: Sink, schema: pa.Schema, *, row_group_bytes: int, sorted_by_id: bool = False) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        schema: pa.Schema,
+        *,
+        row_group_bytes: int,
+        sorted_by_id: bool = False,
+        expected_rows: int = 0,
+    ) -> None:
         """
         Args:
-            sink: Gets the bytes in order.
+            sink: Gets the bytes; empty.
             schema: `_id` first, `embedding` last, as `writers.schema.ShardSchema.arrow` makes it.
             row_group_bytes: Bytes of a row group before compression, vectors and everything else together.
             sorted_by_id: Whether to say in the footer that rows are sorted by the first column.
+            expected_rows: How many rows will come; a wrong number costs time or a little room, no more.
         """
         vectors = schema.field(EMBEDDING).type
         self.dim: int = vectors.list_size
@@ -130,6 +155,8 @@ class VectorFileWriter:
         self._tables: list[pa.Table] = []
         self._pages: list[tuple[int, int, int]] = []  # offset, size, first row
         self.page_log: list[tuple[int, int, bool]] = []
+        self._expected_rows = expected_rows
+        self._written_row_bytes: float | None = None  # of the other columns in the row group before
         self._group_rows = 0
         self._group_start = 0
         self._other_bytes = 0
@@ -174,7 +201,7 @@ class VectorFileWriter:
         if not self._group_rows:
             return
         chunks = [*self._write_others(), self._vector_chunk()]
-        self._row_groups.append((self._group_rows, self._group_start, chunks))
+        self._row_groups.append((self._group_rows, chunks[0].start, chunks))
         self._pages = []
         self._group_rows = self._other_bytes = self._vector_plain_bytes = 0
         self._group_start = self.position
@@ -210,6 +237,8 @@ class VectorFileWriter:
             self._n_pending = 0
 
     def _put_page(self, page: EncodedPage, *, copied: bool = False) -> None:
+        if not self._pages:
+            self._leave_room()
         self.page_log.append((page.rows, page.crc, copied))
         first_row = self._pages[-1][2] + self._last_page_rows if self._pages else 0
         self._pages.append((self.position, page.size_bytes, first_row))
@@ -225,8 +254,37 @@ class VectorFileWriter:
         if self._n_pending == 0 and vectors + self._other_bytes > self._row_group_bytes:
             self.end_row_group()
 
+    def _leave_room(self) -> None:
+        """Leave room for the other columns of the row group that begins."""
+        row_bytes = self._other_bytes / self._group_rows
+        group_rows = self._row_group_bytes / (row_bytes + self.dim * self._dtype.itemsize)
+        left = max(0, self._expected_rows - (self.rows - self._group_rows))
+        if self._written_row_bytes is not None:
+            row_bytes = self._written_row_bytes
+        room = row_bytes * min(left, group_rows)
+        if room:
+            self.position += int(room * (1 + _SPARE_SHARE)) + _SPARE_BYTES * len(self._others)
+            self._sink.seek(self.position)
+
+    def _make_room(self, size: int) -> int:
+        """Where `size` bytes can stand right before the vectors, which are moved if they must."""
+        first, end = self._pages[0][0], self.position
+        by = size - (first - self._group_start)
+        if by > 0:
+            while end > first:
+                count = min(_MOVED_BYTES, end - first)
+                end -= count
+                self._sink.seek(end)
+                data = self._sink.read(count)
+                self._sink.seek(end + by)
+                self._sink.write(data)
+            self.position += by
+            self._pages = [(offset + by, size, row) for offset, size, row in self._pages]
+            first += by
+        return first - size
+
     def _write_others(self) -> list[_Chunk]:
-        """Let pyarrow write the other columns to memory; carry the chunks over."""
+        """Let pyarrow write the other columns to memory; carry the chunks over to before the vectors."""
         table = pa.concat_tables(self._tables)
         self._tables = []
         buffer = pa.BufferOutputStream()
@@ -237,12 +295,17 @@ class VectorFileWriter:
             writer.write_table(table, row_group_size=table.num_rows)
         data = memoryview(buffer.getvalue()).cast("B")
         (group,) = read_footer(data)[4].value.items
+        columns = [(column, _Chunk(column[3].value, b"", None)) for column in group[1].value.items]
+        size = sum(chunk.sizes[1] for _, chunk in columns)
+        self._written_row_bytes = size / self._group_rows
+        position = self._make_room(size)
+        self._sink.seek(position)
         chunks = []
-        for column in group[1].value.items:
-            chunk = _Chunk(column[3].value, b"", None)
+        for column, chunk in columns:
             start, (_, size) = chunk.start, chunk.sizes
-            moved = self.position - start
-            self._write(data[start : start + size])
+            moved = position - start
+            self._sink.write(data[start : start + size])
+            position += size
             for number in (9, 10, 11, 14):  # data, index and dictionary pages, bloom filter
                 if number in chunk.meta:
                     chunk.meta[number] = i64(chunk.meta[number].value + moved)
@@ -250,6 +313,7 @@ class VectorFileWriter:
             if 6 in column:
                 chunk.column_index = bytes(_part(data, column, 6))
             chunks.append(chunk)
+        self._sink.seek(self.position)
         return chunks
 
     def _vector_chunk(self) -> _Chunk:

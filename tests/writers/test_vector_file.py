@@ -33,20 +33,22 @@ from writers.schema import ShardSchema, writer_options
 from writers.vector_file import FooterDamage, VectorFileWriter, read_footer
 
 
-def write(matrix: Any, cuts: list[int], row_group_bytes: int = 1 << 20, **schema: Any) -> bytes:
+def write(
+    matrix: Any, cuts: list[int], row_group_bytes: int = 1 << 20, *, expected_rows: int = 0, word: str = "w"
+) -> bytes:
     """A file of rows numbered from 0, appended in portions that end at `cuts`."""
     kind = "float16" if matrix.dtype == np.float16 else "float32"
-    made = ShardSchema(
-        id_type=IdType.INT64, columns=(("word", "string"),), dim=matrix.shape[1], vector_type=kind, **schema
-    )
+    made = ShardSchema(id_type=IdType.INT64, columns=(("word", "string"),), dim=matrix.shape[1], vector_type=kind)
     sink = io.BytesIO()
-    writer = VectorFileWriter(sink, made.arrow(), row_group_bytes=row_group_bytes, sorted_by_id=True)
+    writer = VectorFileWriter(
+        sink, made.arrow(), row_group_bytes=row_group_bytes, sorted_by_id=True, expected_rows=expected_rows
+    )
     start = 0
     for end in [*cuts, len(matrix)]:
         others = pa.table(
             [
                 pa.array(range(start, end), pa.int64()),
-                pa.array([f"w{row % 3}" for row in range(start, end)], pa.string()),
+                pa.array([f"{word}{row % 3}" for row in range(start, end)], pa.string()),
             ],
             schema=pa.schema([made.arrow().field("_id"), made.arrow().field("word")]),
         )
@@ -63,12 +65,15 @@ def write(matrix: Any, cuts: list[int], row_group_bytes: int = 1 << 20, **schema
     rows=st.integers(0, 400),
     half=st.booleans(),
     row_group_bytes=st.sampled_from([1 << 12, 1 << 14, 1 << 20]),
+    expected_rows=st.integers(0, 800),
     data=st.data(),
 )
-def test_pyarrow_reads_what_was_written(dim: int, rows: int, half: bool, row_group_bytes: int, data: Any) -> None:
+def test_pyarrow_reads_what_was_written(
+    dim: int, rows: int, half: bool, row_group_bytes: int, expected_rows: int, data: Any
+) -> None:
     matrix = np.random.default_rng(dim).standard_normal((rows, dim)).astype(np.float16 if half else np.float32)
     cuts = sorted(data.draw(st.lists(st.integers(0, rows), max_size=5)))
-    content = write(matrix, cuts, row_group_bytes)
+    content = write(matrix, cuts, row_group_bytes, expected_rows=expected_rows)
     with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as parquet:
         table = parquet.read()
     assert table["_id"].to_pylist() == list(range(rows))
@@ -76,6 +81,39 @@ def test_pyarrow_reads_what_was_written(dim: int, rows: int, half: bool, row_gro
     got = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     assert got.tobytes() == matrix.tobytes()
     assert table.schema.field("embedding").type.list_size == dim
+
+
+@pytest.mark.parametrize("word", ["w", "a long word that no page of ids has room for " * 9])
+@pytest.mark.parametrize("expected_rows", [0, 7, 3000, 10**6])
+def test_readers_that_go_by_the_first_column_find_every_row_group(expected_rows: int, word: str) -> None:
+    """parquet-java gives a row group to the split that holds the middle of the bytes from its first column's start."""
+    matrix = vectors_of(range(3000), 16)
+    content = write(matrix, [7, 1500], 1 << 15, expected_rows=expected_rows, word=word)
+    groups = read_footer(content)[4].value.items
+    ends = 4
+    middles = []
+    for group in groups:
+        chunks = [column[3].value for column in group[1].value.items]
+        starts = [min(chunk[number].value for number in (9, 11) if number in chunk) for chunk in chunks]
+        for chunk, start in zip(chunks, starts, strict=True):  # in the schema's order, none over another
+            assert start >= ends
+            ends = start + chunk[7].value
+        assert group[5].value == starts[0]
+        middles.append(starts[0] + group[6].value // 2)
+    assert len(groups) > 4 and ends < len(content)
+    for split in (1 << 12, 1 << 14, len(content)):
+        found = [sum(start <= middle < start + split for start in range(0, len(content), split)) for middle in middles]
+        assert found == [1] * len(groups)
+    table = pq.read_table(pa.BufferReader(content))
+    assert table["word"].to_pylist() == [f"{word}{row % 3}" for row in range(3000)]
+    assert table["embedding"].combine_chunks().flatten().to_numpy().tobytes() == matrix.tobytes()
+
+
+def test_room_for_the_other_columns_is_left_not_wasted() -> None:
+    matrix = vectors_of(range(3000), 64)
+    tight = len(write(matrix, [], 1 << 16))
+    assert len(write(matrix, [], 1 << 16, expected_rows=3000)) < 1.02 * tight
+    assert len(write(matrix[:10], [], 1 << 16, expected_rows=10)) < len(write(matrix[:10], [], 1 << 16)) + 2048
 
 
 def test_bits_that_are_not_numbers_come_through() -> None:
