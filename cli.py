@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from typer.exceptions import TyperException
 
 import engine
 from commands.options import api_keys, config_option, listed, mongo_uri, option, size, source_of
-from engine.errors import EngineError, Exit
+from engine.errors import EngineError, Exit, SinkError, of_os_error
 from engine.logs import configure, redact
 from engine.signals import Terminated, raise_when_terminated
 
@@ -74,7 +75,21 @@ def _logging(verbose: bool, *, quiet: bool = False) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, default=str), flush=True)
+    _print(json.dumps(value, default=str))
+
+
+def _print(text: str) -> None:
+    """Print a result. That nobody reads on changes nothing; that it cannot be written does.
+
+    Raises:
+        SinkError: standard output is a file on a device that is full or failing.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the interpreter's last flush fail
+        if not isinstance(error, BrokenPipeError):
+            raise SinkError(f"the result cannot be written to standard output ({error.strerror})") from error
 
 
 def _print_version(wanted: bool) -> None:
@@ -220,11 +235,11 @@ def run(
     if json_:
         _print_json(result.summary)
     elif result.error is None or result.summary["read"]:
-        print(command.as_text(result.summary, configuration), flush=True)
+        _print(command.as_text(result.summary, configuration))
     if result.error is not None:
         raise result.error
     if result.sentence:
-        print(redact(result.sentence), file=sys.stderr)
+        _say(result.sentence)
     raise typer.Exit(int(result.summary["exit"]))
 
 
@@ -270,7 +285,7 @@ def status(
     if json_:
         _print_json(figures)
     else:
-        print(command.as_text(figures, folders.hot))
+        _print(command.as_text(figures, folders.hot))
 
 
 @app.command(
@@ -301,7 +316,7 @@ def index(
     if json_:
         _print_json([report.as_dict() for report in reports])
     else:
-        print(command.as_text(reports))
+        _print(command.as_text(reports))
     raise typer.Exit(int(command.exit_code(reports)))
 
 
@@ -343,7 +358,7 @@ def doctor(
     if json_:
         _print_json(command.as_dict(fleet))
     else:
-        print(command.as_text(fleet))
+        _print(command.as_text(fleet))
 
 
 quarantine_app = typer.Typer(help="Documents that could not be embedded: list them, or let them be tried again.")
@@ -369,7 +384,7 @@ def quarantine_list(
     if json_:
         _print_json(entries)
     else:
-        print(command.as_text(entries))
+        _print(command.as_text(entries))
 
 
 @quarantine_app.command("retry", epilog=_epilog("engine quarantine retry --reason backend && engine run"))
@@ -392,7 +407,7 @@ def quarantine_retry(
     if json_:
         _print_json({"released": count})
     else:
-        print(f"{count:,} documents will be tried again by the next run")
+        _print(f"{count:,} documents will be tried again by the next run")
 
 
 @app.command(epilog=_epilog("engine demo", "engine demo --folder demo --question 'rain on my wedding day'"))
@@ -471,7 +486,7 @@ def merge(
     if json_:
         _print_json(report.as_dict())
     else:
-        print(command.as_text(report))
+        _print(command.as_text(report))
 
 
 @app.command(
@@ -541,7 +556,7 @@ def verify(
     if json_:
         _print_json(report.as_dict())
     else:
-        print(command.as_text(report))
+        _print(command.as_text(report))
     raise typer.Exit(int(report.exit_code))
 
 
@@ -647,7 +662,7 @@ def bench(
     if json_:
         _print_json(command.as_dict(result))
     else:
-        print(command.as_text(result), flush=True)
+        _print(command.as_text(result))
     if result.sentence:
         _complain(result.sentence)
     raise typer.Exit(int(result.exit_code))
@@ -673,7 +688,7 @@ def bench_pipeline(
     if json_:
         _print_json(figures)
     else:
-        print(command.pipeline_text(figures))
+        _print(command.pipeline_text(figures))
 
 
 @app.command(
@@ -775,7 +790,7 @@ def plan(
     if json_:
         _print_json(figures)
     else:
-        print(command.as_text(figures))
+        _print(command.as_text(figures))
 
 
 @app.command(
@@ -809,9 +824,15 @@ def main() -> None:
     except KeyboardInterrupt:
         _complain("stopped by SIGINT")
         code = Exit.SIGINT
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: end quietly, as filters do
+    except BrokenPipeError:  # nobody reads what a demo says on its way: end quietly, as filters do
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = Exit.UNEXPECTED
+    except OSError as error:
+        if debug:
+            raise
+        known = of_os_error(error)
+        _complain(str(known))
+        code = known.exit_code
     except Exception as error:
         if debug:
             raise
@@ -849,7 +870,12 @@ def _run_app(arguments: list[str]) -> int:
 
 
 def _complain(sentence: str) -> None:
-    print(f"engine: {redact(' '.join(sentence.split()))}", file=sys.stderr)
+    _say(f"engine: {' '.join(sentence.split())}")
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads: the exit code says it all the same
+        print(redact(sentence), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -161,9 +161,16 @@ def _compare_columns(known: DataSet, config: RunConfig) -> None:
     for name, value in asked.items():
         if value != there[name]:
             raise ConfigError(
-                f"--{name} is {value!r}, but the data set in {config.folders.hot} was begun with {there[name]!r}: "
-                "use the same, or begin another data set with another --done-field"
+                f"--{name} is {_shown(value)}, but the data set in {config.folders.hot} was begun with "
+                f"{_shown(there[name])}: use the same, or begin another data set with another --done-field"
             )
+
+
+def _shown(value: Any) -> str:
+    """An option's value as a person would give it."""
+    if isinstance(value, tuple):
+        return ",".join(value) or "empty"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _refuse_foreign_shards(config: RunConfig) -> None:

@@ -62,6 +62,7 @@ def _read_table(context: typer.Context, path: Path, table: str) -> dict[str, Any
         raise ConfigError(f"--config {path} cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} is not TOML: {error}") from error
+    _refuse_unknown_tables(context, document, path)
     parameters = {(parameter.name or "").rstrip("_"): parameter.name or "" for parameter in context.command.params}
     values = _table(document, path, table)
     for name in values:
@@ -74,6 +75,21 @@ def _read_table(context: typer.Context, path: Path, table: str) -> dict[str, Any
         parameters[name]: ",".join(map(str, value)) if isinstance(value, list) else value
         for name, value in values.items()
     }
+
+
+def _refuse_unknown_tables(context: typer.Context, document: dict[str, Any], path: Path) -> None:
+    """A table's name that is misspelt, or an option outside of every table, would be passed over in silence."""
+    application = context.find_root().command
+    known = getattr(application, "commands", {})
+    for name, value in document.items():
+        if isinstance(value, dict) and name not in known:
+            raise ConfigError(
+                f"--config {path}: no command reads the table [{name}]; expected [run] or another command"
+            )
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"--config {path}: {name!r} stands outside of every table; put it under [run], for example"
+            )
 
 
 def _table(document: dict[str, Any], path: Path, name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from bench.tuner.survey import TuneConfig
 from bench.tuner.tuned import Tuned, fleet_changes, read_tuned
 from bench.tuner.tuning import CHARACTERS_PER_TOKEN, Tuning, TuningPlan
 from commands.run import RunSecrets, client_settings
-from engine.config import RunConfig
+from engine.config import RunConfig, check_range
 from engine.errors import ServersUnavailable
 from engine.ids import IdType
 from engine.progress import duration
@@ -54,6 +54,14 @@ class PlanConfig:
     api_price_per_mtok: float | None = None
     gpus: int | None = None
     max_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("gpu_hour_price", "api_price_per_mtok"):
+            if (price := getattr(self, name)) is not None:
+                check_range(name, price, 0.0)
+        if self.gpus is not None:
+            check_range("gpus", self.gpus, 1)
+        check_range("max_seconds", self.max_seconds, 1, 86_400)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

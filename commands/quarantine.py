@@ -9,7 +9,13 @@ from engine.runfolder import RunFolders, RunLock
 
 
 def listed(folders: RunFolders, reasons: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The entries with one of the reasons, all when none is named."""
+    """The entries with one of the reasons, all when none is named.
+
+    Raises:
+        ConfigError: there is no such run.
+        DamageError: a line of the file is damaged.
+    """
+    folders.require_run()
     return [entry for entry in read_quarantine(folders.quarantine) if not reasons or entry["reason"] in reasons]
 
 
@@ -17,8 +23,10 @@ def retry(folders: RunFolders, reasons: tuple[str, ...], ids: tuple[str, ...]) -
     """Take entries out, so that the next run reads their documents again; returns how many.
 
     Raises:
+        ConfigError: there is no such run.
         LockHeld: a run is going on; it has the quarantine in its hands.
     """
+    folders.require_run()
     if not folders.quarantine.exists():
         return 0
     lock = RunLock(folders.lock)

@@ -12,7 +12,7 @@ from engine.ids import IdType
 from readers.columns import infer_columns
 from readers.connection import Client, open_client, open_collection, ping, selection_ms
 from readers.facts import require_text_field
-from readers.index import require_queue_index
+from readers.index import require_collection, require_queue_index
 from readers.mongo_errors import attempt
 from readers.mongo_ids import decide_id_type
 from readers.work_queue import WorkQuery
@@ -44,7 +44,8 @@ def inspect_source(config: SourceConfig, uri: str, *, wait_s: float) -> Source:
         wait_s: How long to wait for a MongoDB that does not answer yet.
 
     Raises:
-        ConfigError: bad URI or credentials, no usable index, a filter that MongoDB does not take, no text field.
+        ConfigError: bad URI or credentials, no such collection, no usable index, a filter that MongoDB does not take,
+            no text in the text field.
         SourceError: MongoDB does not answer.
     """
     with open_client(uri, name="engine-preflight", selection_ms=selection_ms(min(SAY_AFTER_S, wait_s))) as client:
@@ -52,6 +53,7 @@ def inspect_source(config: SourceConfig, uri: str, *, wait_s: float) -> Source:
         collection = open_collection(client, config.database, config.collection)
         first = attempt(lambda: collection.find_one({}, {"_id": 1}), f"reading {collection.full_name}")
         if first is None:
+            require_collection(collection)
             return Source(empty=True)
         query = WorkQuery.of(config.done_field, config.langs, config.filter, config.scan)
         require_queue_index(collection, query, (config.text_field,))

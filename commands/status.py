@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, Exit
+from engine.config import check_range
+from engine.errors import Exit
 from engine.ledger import RunState
 from engine.progress import duration
 from engine.quarantine import read_quarantine
@@ -17,13 +18,13 @@ def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | 
     """The figures of a run, from its folder alone; nothing is locked or changed.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: there is no such run, or a price is no price.
         DamageError: the ledger is damaged.
     """
-    if not folders.ledger.exists():
-        raise ConfigError(
-            f"no run in {folders.hot}: check --hot-dir, --database, --collection, --done-field, or start `engine run`"
-        )
+    folders.require_run()
+    for name, value, least in (("gpu-hour-price", gpu_hour_price, 0.0), ("gpus", n_gpus, 1)):
+        if value is not None:
+            check_range(name, value, least)
     state = RunState.of(folders.ledger)
     live = read_status(folders.status)
     owner = lock_owner(folders.lock)

@@ -16,13 +16,28 @@ from engine.runfolder import RunFolders, check_folder_name
 
 MAX_BATCH_SIZE = 4096
 MIN_RING_BYTES = 16 << 20
+MAX_LIMIT = 1 << 62
 _QUEUE_FIELDS = ("_id", "lang", "classified", "retweeted")
 
 
-def _in_range(name: str, value: float, low: float, high: float | None = None) -> None:
+def check_range(name: str, value: float, low: float, high: float | None = None) -> None:
+    """Refuse a number that an option does not take.
+
+    Args:
+        name: The option, with underscores or hyphens.
+        low, high: What is allowed, both included; None means no upper bound. Never NaN, never infinite.
+
+    Raises:
+        ConfigError: it does not.
+    """
     if not low <= value <= (math.inf if high is None else high) or not math.isfinite(value):
-        allowed = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
-        raise ConfigError(f"--{name.replace('_', '-')} is {value:g}; allowed is {allowed}")
+        allowed = f"at least {_plain(low)}" if high is None else f"{_plain(low)} to {_plain(high)}"
+        raise ConfigError(f"--{name.replace('_', '-')} is {_plain(value)}; allowed is {allowed}")
+
+
+def _plain(value: float) -> str:
+    """A number as people write it: 1000000, not 1e+06."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def check_done_field(name: str) -> None:
@@ -51,7 +66,8 @@ def _root(path: str) -> str:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ConfigError(f"--{name.replace('_', '-')} is {value!r}; allowed is {' or '.join(allowed)}")
+        choice = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+        raise ConfigError(f"--{name.replace('_', '-')} is {value!r}; allowed is {choice}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,16 +155,16 @@ class ServersConfig:
         for url in self.urls:
             if not url.startswith(("http://", "https://")):
                 raise ConfigError(f"--tei-urls holds {url!r}; expected http://HOST:PORT with or without a path")
-        _in_range("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
+        check_range("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
         if self.concurrency is not None:
-            _in_range("concurrency", self.concurrency, 1, 1024)
+            check_range("concurrency", self.concurrency, 1, 1024)
         if self.start_concurrency is not None:
-            _in_range("start_concurrency", self.start_concurrency, 1, 1024)
-        _in_range("max_concurrency", self.max_concurrency, 1, 1024)
+            check_range("start_concurrency", self.start_concurrency, 1, 1024)
+        check_range("max_concurrency", self.max_concurrency, 1, 1024)
         if self.target_p95_s is not None:
-            _in_range("target_p95", self.target_p95_s, 0.001)
+            check_range("target_p95", self.target_p95_s, 0.001)
         if self.dimensions is not None:
-            _in_range("dimensions", self.dimensions, 1, 65536)
+            check_range("dimensions", self.dimensions, 1, 65536)
         _one_of("server_kind", self.kind, ("auto", "tei", "openai"))
         _one_of("bucketing", self.bucketing, ("auto", "on", "off"))
 
@@ -166,8 +182,8 @@ class SinkConfig:
     keep_text: bool = False
 
     def __post_init__(self) -> None:
-        _in_range("shard_bytes", self.shard_bytes, 1 << 16)
-        _in_range("shard_seconds", self.shard_seconds, 0.1)
+        check_range("shard_bytes", self.shard_bytes, 1 << 16)
+        check_range("shard_seconds", self.shard_seconds, 0.1)
         _one_of("vector_type", self.vector_type, ("float32", "float16"))
 
 
@@ -182,11 +198,11 @@ class LimitsConfig:
 
     def __post_init__(self) -> None:
         if self.limit is not None:
-            _in_range("limit", self.limit, 1)
+            check_range("limit", self.limit, 1, MAX_LIMIT)
         if self.max_time_s is not None:
-            _in_range("max_time", self.max_time_s, 0.1)
-        _in_range("max_outage", self.max_outage_s, 0)
-        _in_range("ring_bytes", self.ring_bytes, MIN_RING_BYTES)
+            check_range("max_time", self.max_time_s, 0.1)
+        check_range("max_outage", self.max_outage_s, 0)
+        check_range("ring_bytes", self.ring_bytes, MIN_RING_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

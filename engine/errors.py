@@ -19,6 +19,7 @@ Errors of a single request to a server live in `gpu_clients.errors`: they decide
 from __future__ import annotations
 
 import enum
+import errno
 
 
 class Exit(enum.IntEnum):
@@ -99,6 +100,28 @@ class WorkerDied(EngineError):
 
 class ProtocolError(EngineError):
     """A move that the protocol does not allow: a bug of ours, never the user's fault."""
+
+
+_MEND = {
+    errno.EMFILE: (EngineError, "raise the limit of open files (ulimit -n), then run the same command again"),
+    errno.ENFILE: (EngineError, "the machine has no more open files to give: free some, then run the command again"),
+    errno.ENOSPC: (SinkError, "free space, then run the same command again"),
+    errno.EDQUOT: (SinkError, "free space, then run the same command again"),
+    errno.EIO: (SinkError, "repair the device, then run the same command again"),
+    errno.EROFS: (SinkError, "the device is mounted read-only: make it writable, or name another folder"),
+    errno.EACCES: (ConfigError, "change its permissions, or run as its owner"),
+    errno.EPERM: (ConfigError, "change its permissions, or run as its owner"),
+    errno.ENOENT: (ConfigError, "check the name"),
+    errno.ENOTDIR: (ConfigError, "check the name"),
+    errno.EISDIR: (ConfigError, "check the name"),
+}
+
+
+def of_os_error(error: OSError) -> EngineError:
+    """What the operating system refused, as an error of ours; for the edge of the command line, where none was made."""
+    kind, mend = _MEND.get(error.errno or 0, (EngineError, "run again with --debug and report it"))
+    what = f"cannot use {error.filename}" if error.filename else "the operating system refuses"
+    return kind(f"{what} ({error.strerror or error}): {mend}")
 
 
 BY_NAME: dict[str, type[EngineError]] = {

@@ -80,6 +80,17 @@ class RunFolders:
         """Space held back for a clean stop on a full device."""
         return self.hot / "reserve"
 
+    def require_run(self) -> None:
+        """Refuse a folder in which no run was ever started: a mistyped name must not look like an empty run.
+
+        Raises:
+            ConfigError: there is no ledger.
+        """
+        if not self.ledger.exists():
+            raise ConfigError(
+                f"no run in {self.hot}: check --hot-dir, --database, --collection, --done-field, or start `engine run`"
+            )
+
     def make(self) -> None:
         """Create what is missing.
 

@@ -48,6 +48,7 @@ def open_client(uri: str, *, name: str = "engine", selection_ms: int = _SELECTIO
     Raises:
         ConfigError: the connection string cannot be used.
     """
+    _refuse_bad_options(uri)
     try:
         return MongoClient(
             uri,
@@ -63,6 +64,22 @@ def open_client(uri: str, *, name: str = "engine", selection_ms: int = _SELECTIO
             f"--mongo-uri cannot be used ({type(error).__name__}): expected mongodb://[user:password@]host:port/"
             "[?options], and that files it names can be read"
         ) from error
+
+
+def _refuse_bad_options(uri: str) -> None:
+    """Refuse an option that pymongo would leave out with a warning: `tls=yes` must not end in plain text.
+
+    Raises:
+        ConfigError: an unknown option, or a value that it does not take.
+    """
+    options = uri.partition("?")[2]
+    try:
+        if options:
+            uri_parser.split_options(options, validate=True, warn=False)
+    except (PyMongoError, ValueError, TypeError) as error:
+        raise ConfigError(f"--mongo-uri has an option that cannot be used: {error}") from error
+    except OSError:  # a file that it names; said where it is opened
+        return
 
 
 def open_collection(client: Client, database: str, collection: str) -> Documents:

@@ -132,7 +132,7 @@ def create_indexes(
             not suffice.
         SourceError: MongoDB refuses or does not answer.
     """
-    _require_collection(collection)
+    require_collection(collection)
     reports = []
     for wanted in _wanted(done_field):
         report = _judge(collection, wanted, done_field, _existing(collection))
@@ -146,10 +146,18 @@ def create_indexes(
     return reports
 
 
-def _require_collection(collection: Documents) -> None:
-    """Refuse a name that no collection has: creating an index would create the collection, typing mistake and all."""
+def require_collection(collection: Documents) -> None:
+    """Refuse a name that no collection has: a typing mistake must not look like an empty collection.
+
+    Raises:
+        ConfigError: there is none; names those that there are.
+        SourceError: MongoDB does not answer.
+    """
     database = collection.database
-    names = attempt(database.list_collection_names, f"listing the collections of {database.name}")
+    names = attempt(
+        lambda: database.list_collection_names(authorizedCollections=True),
+        f"listing the collections of {database.name}",
+    )
     if collection.name not in names:
         there = ", ".join(sorted(names)[:10]) or "none"
         raise ConfigError(

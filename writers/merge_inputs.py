@@ -37,7 +37,7 @@ def read_run_state(path: Path) -> RunState:
     if not path.exists():
         raise ConfigError(
             f"there is no ledger {path}: name the --hot-dir, --collection and --done-field of the run, "
-            "or merge a plain folder with --source and --target"
+            "or a plain folder (`engine merge --source`, `engine verify --folder`)"
         )
     state = RunState()
     for record in read_records(path)[0]:

@@ -73,6 +73,10 @@ class VerifyConfig:
             raise ConfigError(f"--level is {self.level}; allowed is 0 to {MAX_LEVEL}")
         if self.jobs < 1:
             raise ConfigError(f"--jobs is {self.jobs}; allowed is at least 1")
+        if self.sample_rows < 1:
+            raise ConfigError(f"--sample-rows is {self.sample_rows}; allowed is at least 1")
+        if not -1.0 <= self.min_cosine <= 1.0:
+            raise ConfigError(f"--min-cosine is {self.min_cosine:g}; allowed is -1 to 1")
         if self.folder is None and self.shards is None and self.consolidated is None:
             raise ConfigError("nothing to verify is named: name a collection or a folder")
         if self.folder is not None and not self.folder.is_dir():

@@ -159,6 +159,8 @@ def test_a_collection_without_the_text_field_anywhere_is_refused(job: Job) -> No
 
 def test_an_empty_collection_is_exit_0_and_says_so(job: Job) -> None:
     """Nothing to do is no error."""
+    job.database.create_collection("tweets")
+
     ended = job.run()
 
     assert ended.code == 0
