@@ -34,6 +34,8 @@ from gpu_clients.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
 
 GENERATION = 7
+WAIT_S = 100.0
+"""Only what never comes is waited for that long."""
 
 
 @dataclass(slots=True)
@@ -114,7 +116,14 @@ class Harness:
         fan_out: Callable[[list[str]], tuple[list[str], list[int]]] | None = None,
         columns: list[Any] | None = None,
         processes: bool = False,
+        timeouts_s: dict[int, float] | None = None,
     ) -> None:
+        """Examine the servers.
+
+        Args:
+            timeouts_s: Times for a request by client. A time that is short enough for a test to wait it out is too
+                short for a sound server on a machine that stands still for a moment, so only sick ones get it.
+        """
         base = settings or ClientSettings(urls=urls, batch_size=batch_rows)
         base = dataclasses.replace(base, id_type=id_type)
         self.fleet = fleet or examine(base)
@@ -125,6 +134,7 @@ class Harness:
         self._fan_out = fan_out
         self._columns = columns
         self._processes = processes
+        self._timeouts_s = timeouts_s or {}
         self._roles = clients if clients is not None else tuple(range(len(urls)))
         most_bytes = max(
             (_body_bytes(texts[at : at + batch_rows]) for at in range(0, len(texts), batch_rows)), default=64
@@ -150,8 +160,12 @@ class Harness:
 
     # -- life ------------------------------------------------------------------------------------------
 
-    def start(self) -> Harness:
-        """Start the clients."""
+    def start(self, *first: int) -> Harness:
+        """Start the clients: those of `first`, or all of them; documents are there before the first client is.
+
+        Which of several clients gets how much is a matter of chance. When a test needs that a certain one gets
+        something, it starts that one alone, and the others with `start_others`.
+        """
         if self._processes:
             plans = [
                 StagePlan(role=f"client-{index}", stage="gpu_clients.stage", settings=self._client_settings(index))
@@ -167,49 +181,80 @@ class Harness:
             n_vectors=self.rings.n_vectors,
             layout=self.rings.layout,
         )
-        for index in self._roles:
-            ours, theirs = Channel.pair()
-            role = f"client-{index}"
-            self._channels[role] = ours
-            context = StageContext(
-                role=role,
-                generation=GENERATION,
-                epoch=1,
-                settings=json.loads(json.dumps(self._client_settings(index))),
-                channel=theirs,
-                **{
-                    name: getattr(self.parts, name) for name in (*SharedParts._QUEUES, "documents", "vectors", "layout")
-                },
-            )
-            thread = threading.Thread(target=self._run_stage, args=(context,), name=role)
-            self._threads.append(thread)
-            thread.start()
+        self._publish()
+        for index in first or self._roles:
+            self._start_client(index)
         return self
 
-    def run(self, timeout_s: float = 60.0) -> Outcome:
-        """Publish every document, collect everything, stop the clients."""
-        self.start()
+    def start_others(self) -> None:
+        """Start the clients that `start` has left out."""
+        for index in self._roles:
+            if f"client-{index}" not in self._channels:
+                self._start_client(index)
+
+    def _start_client(self, index: int) -> None:
+        ours, theirs = Channel.pair()
+        role = f"client-{index}"
+        self._channels[role] = ours
+        context = StageContext(
+            role=role,
+            generation=GENERATION,
+            epoch=1,
+            settings=json.loads(json.dumps(self._client_settings(index))),
+            channel=theirs,
+            **{name: getattr(self.parts, name) for name in (*SharedParts._QUEUES, "documents", "vectors", "layout")},
+        )
+        thread = threading.Thread(target=self._run_stage, args=(context,), name=role)
+        self._threads.append(thread)
+        thread.start()
+
+    def run(self, *first: int, met: Callable[[], bool] | None = None) -> Outcome:
+        """Publish every document, collect everything, stop the clients.
+
+        Args:
+            first: Clients that work alone until `met()`.
+        """
+        began_s = time.monotonic()
+        self.start(*first)
         try:
-            began_s = time.monotonic()
-            self.outcome.finished = self.work(lambda: self.accounted >= len(self.texts), timeout_s)
+            if met is not None:
+                self.work(met)
+                self.start_others()
+            self.outcome.finished = self.work(lambda: self.accounted >= len(self.texts))
             self.outcome.seconds = time.monotonic() - began_s
             self.stop()
         finally:
             self.finish()
         return self.outcome
 
-    def work(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        """Play reader and writer until `done()`; False when the time is over first."""
+    def work(self, done: Callable[[], bool], at_most_s: float | None = None) -> bool:
+        """Play reader and writer until `done()`; False when a time that was given is over first.
+
+        Raises:
+            AssertionError: no time was given, and it does not come.
+        """
         began_s = time.monotonic()
         while not done():
-            if time.monotonic() - began_s > timeout_s:
+            spent_s = time.monotonic() - began_s
+            if at_most_s is not None and spent_s > at_most_s:
                 return False
+            assert spent_s < WAIT_S, f"it has not come in {WAIT_S} s: {self.outcome.explain()}"
             if self._crashed:
                 raise self._crashed[0]
             busy = self._publish() + self._collect() + self._listen()
             if not busy:
                 time.sleep(0.002)
         return True
+
+    def work_beside(self, role: str) -> None:
+        """Play reader and writer until everything is out but what one client has in its hands."""
+
+        def left() -> int:
+            figures = self.outcome.figures(role)
+            held = figures["taken_rows"] - figures["rows"] - figures["quarantined"] if figures else 0
+            return len(self.texts) - self.accounted - held
+
+        self.work(lambda: left() <= 0)
 
     def command(self, role: str | None = None, **order: Any) -> None:
         """Send a command to one client or to all."""
@@ -219,7 +264,7 @@ class Harness:
     def stop(self) -> bool:
         """Let the clients deliver what they have in hand; their last figures come with it."""
         self.command(do="stop")
-        return self.work(lambda: len(self.outcome.told("stopped")) == len(self._roles), 60.0)
+        return self.work(lambda: len(self.outcome.told("stopped")) == len(self._channels))
 
     def finish(self) -> None:
         """End the clients."""
@@ -229,7 +274,7 @@ class Harness:
         for channel in self._channels.values():
             channel.try_send({"do": "exit"})
         for thread in self._threads:
-            thread.join(10.0)
+            thread.join(WAIT_S)
             assert not thread.is_alive(), "a client does not leave"
         self._listen()
         for channel in self._channels.values():
@@ -244,7 +289,10 @@ class Harness:
         return self._generation.cpu_s("client")
 
     def _client_settings(self, index: int) -> dict[str, Any]:
-        return self.fleet.client_settings(self.settings, index).as_dict()
+        settings = self.fleet.client_settings(self.settings, index)
+        if index in self._timeouts_s:
+            settings = dataclasses.replace(settings, request_timeout_s=self._timeouts_s[index])
+        return settings.as_dict()
 
     def _run_stage(self, context: StageContext) -> None:
         try:

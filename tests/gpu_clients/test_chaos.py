@@ -66,7 +66,7 @@ def test_any_mixture_of_faults_leaves_every_document_accounted_for(seed: int) ->
                 harness.work(lambda share=share: harness.accounted >= 2400 * share // 7, 1.0)  # type: ignore[misc]
             for port in fleet.ports:
                 fleet.control(port, faults=[poison])
-            harness.outcome.finished = harness.work(lambda: harness.accounted >= 2400, 60.0)
+            harness.outcome.finished = harness.work(lambda: harness.accounted >= 2400)
             assert harness.stop()
         finally:
             harness.finish()
