@@ -17,9 +17,11 @@ from pymongo.database import Database
 
 from bench.local_mongod import LocalMongod
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # a shell that starts pytest in the background lets it ignore Ctrl-C, and every child that a test interrupts with it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# a shell that starts pytest in the background lets it ignore Ctrl-C, nohup lets it ignore SIGHUP, and what is ignored
+# here is ignored by every child that a test means to interrupt
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 _names = itertools.count(1)
 _session_servers: list[LocalMongod] = []  # they outlive a test, and a test may restart them
