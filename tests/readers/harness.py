@@ -168,6 +168,27 @@ class ReaderHarness:
         """Wait until the reader has filled the ring and says that it waits for a slot."""
         self._wait_until(lambda: "waiting_ring" in [told["state"] for told in self.events.all("reader")], "full ring")
 
+    def take_rows(self, n_rows: int) -> None:
+        """Take batches until so many rows have been taken in all, and leave the rest in the ring."""
+
+        def taken() -> bool:
+            while len(self.rows) < n_rows and self.take_batch() is not None:
+                pass
+            return len(self.rows) >= n_rows
+
+        self._wait_until(taken, f"{n_rows} rows")
+
+    def drain_while_it_waits_for_the_source(self) -> None:
+        """Take batches until the reader says that it has nothing left because MongoDB is away."""
+
+        def said() -> bool:
+            while self.take_batch() is not None:
+                pass
+            told = self.events.all("reader")
+            return any(message["state"] == "waiting_source" and message["last_error"] for message in told)
+
+        self._wait_until(said, "outage")
+
     def wait_for_error(self) -> BaseException:
         """The error with which the reader ends; meanwhile it is listened to."""
         deadline = time.monotonic() + WAIT_S

@@ -25,7 +25,7 @@ from readers.index import (
     require_queue_index,
 )
 from readers.work_queue import WorkQuery
-from tests.readers.harness import DONE
+from tests.readers.harness import DONE, WAIT_S
 
 Documents = Collection[dict[str, Any]]
 KEYS = [("lang", 1), ("classified", 1), ("_id", 1)]
@@ -161,7 +161,7 @@ def test_the_progress_of_a_build_is_seen_from_outside(documents: Documents, clie
     builder = threading.Thread(target=lambda: create_indexes(documents, DONE))
     try:
         builder.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + WAIT_S
         share = None
         while share is None:
             assert time.monotonic() < deadline, "no progress was ever seen"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,24 +35,14 @@ def documents(server: LocalMongod) -> Iterator[Documents]:
         yield found
 
 
-def read_some(reader: ReaderHarness) -> None:
-    while len(reader.rows) < 100:
-        reader.take_batch()
-
-
 def test_a_killed_database_is_waited_for_and_nothing_is_lost_or_doubled(
     server: LocalMongod, documents: Documents
 ) -> None:
     settings = settings_for(documents, server.uri, page_rows=50, max_outage_s=60.0)
     with ReaderHarness(settings, n_slots=4) as reader:
-        read_some(reader)
+        reader.take_rows(100)
         server.kill()
-        deadline = time.monotonic() + WAIT_S
-        while not any(message["last_error"] for message in reader.events.all("reader")):
-            assert time.monotonic() < deadline, "the outage was never told"
-            reader.take_batch()
-            reader.listen()
-        assert reader.events.last("reader")["state"] == "waiting_source"
+        reader.drain_while_it_waits_for_the_source()
         server.start()
         reader.drain_until("pass_done")
     assert sorted(reader.ids) == list(range(N_ROWS))
@@ -62,7 +51,7 @@ def test_a_killed_database_is_waited_for_and_nothing_is_lost_or_doubled(
 def test_a_primary_that_steps_down_costs_nothing(server: LocalMongod, documents: Documents) -> None:
     settings = settings_for(documents, server.uri, page_rows=50, max_outage_s=60.0)
     with ReaderHarness(settings, n_slots=4) as reader:
-        read_some(reader)
+        reader.take_rows(100)
         # some versions close the connection that asked for it
         with pymongo.MongoClient[dict[str, Any]](server.uri) as client, contextlib.suppress(AutoReconnect):
             client.admin.command("replSetStepDown", 1, force=True)
