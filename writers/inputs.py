@@ -1,8 +1,9 @@
 """One input file of a merge or a check: its rows in blocks, and the SHA-256 of exactly the bytes they came from.
 
-A file of this engine is read in file order, once: vector pages are decoded as they pass through the hash. Small
-files of any kind are read whole, once. Only a large foreign file is read twice, first for its SHA-256, then by
-pyarrow in portions (out of the page cache, unless it is larger than that). At most one input is open at a time.
+A file is read in file order, once: vector pages are decoded as they pass through the hash, those of other writers too
+(writers/foreign_pages.py), and small files are read whole. Only a large file with pages that are not decoded here is
+read twice, first for its SHA-256, then by pyarrow in portions (out of the page cache, unless it is larger than that).
+At most one input is open at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import pyarrow.parquet as pq
 from engine.errors import DamageError, EngineError, SinkError
 from writers import schema as sc
 from writers.foreign import Matcher, footer_of
-from writers.foreign_rows import to_matrix, to_others
+from writers.foreign_pages import CODECS, ForeignChunk, read_foreign_vectors
+from writers.foreign_rows import OthersInOrder, to_matrix, to_others
 from writers.pages import EncodedPage, Matrix, NotOurs, PageDamage, read_vectors
 
 WHOLE_BYTES = 8 << 20
@@ -220,10 +222,8 @@ class Input:
         try:
             if self._is_ours():
                 yield from self._own_blocks(copying)
-            elif self._whole is not None and self.rows * self._row_bytes <= WHOLE_BYTES:
-                yield from self._blocks_at_once()
             else:
-                yield from self._arrow_blocks()
+                yield from self._foreign_blocks()
         except NotOurs as error:
             raise DamageError(f"{self.name} is damaged: {error}, which its footer does not tell") from error
         except UNREADABLE as error:
@@ -298,19 +298,57 @@ class Input:
         assert self._hashed is not None  # one of the two is there while the input is open
         return self._hashed.read_at(offset, count)
 
-    def _blocks_at_once(self) -> Iterator[Block]:
-        table = self._parquet.read(use_threads=False)
-        if table.num_rows:
-            yield self._block(table, 0)
+    def _foreign_blocks(self) -> Iterator[Block]:
+        """Vectors by `writers.foreign_pages` as far as that goes, the rest by pyarrow."""
+        done = 0
+        chunks = self._foreign_chunks()
+        if chunks is not None:
+            schema = self._schema
+            others = OthersInOrder(self.name, self._batches([source for source, _ in schema.sources]), schema)
+            try:
+                for chunk in chunks:
+                    for matrix in read_foreign_vectors(self._read_at, chunk, schema.dim, schema.dtype):
+                        yield Block(others.take(len(matrix)), matrix)
+                        done += len(matrix)
+            except NotOurs:
+                chunks = None
+        if chunks is None:
+            self.sha256()  # reads the file once, in order; what follows comes out of the page cache
+            first_row = 0
+            for batch in self._batches(None):
+                behind = first_row + batch.num_rows
+                if behind > done:
+                    skip = max(0, done - first_row)
+                    yield self._block(batch.slice(skip), first_row + skip)
+                first_row = behind
 
-    def _arrow_blocks(self) -> Iterator[Block]:
-        self.sha256()  # reads the file once, in order; what follows comes out of the page cache
+    def _foreign_chunks(self) -> list[ForeignChunk] | None:
+        """The chunks of the vectors, or None when they need the general reader."""
+        schema, metadata = self._schema, self._parquet.metadata
+        column = self._parquet.schema.column(self._leaf)
+        half = schema.vector_type == "float16"
+        if column.max_repetition_level != 1 or column.physical_type != ("FIXED_LEN_BYTE_ARRAY" if half else "FLOAT"):
+            return None
+        if any("." in source for source, _ in schema.sources):  # pyarrow takes that for a path
+            return None
+        chunks = []
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            chunk = group.column(self._leaf)
+            if chunk.compression not in CODECS or chunk.num_values != group.num_rows * schema.dim:
+                return None
+            start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+            place = (start, chunk.total_compressed_size, chunk.num_values)
+            chunks.append(ForeignChunk(place, chunk.compression, column.max_definition_level))
+        return chunks
+
+    def _batches(self, columns: list[str] | None) -> Iterator[pa.RecordBatch | pa.Table]:
+        """All rows in portions of about a page of vectors, at once when they are few; some or all columns."""
+        if self._whole is not None and self.rows * self._row_bytes <= WHOLE_BYTES:
+            yield self._parquet.read(columns=columns, use_threads=False)
+            return
         batch_rows = max(1, _BATCH_BYTES // self._row_bytes)
-        first_row = 0
-        for batch in self._parquet.iter_batches(batch_size=batch_rows, use_threads=False):
-            if batch.num_rows:
-                yield self._block(batch, first_row)
-            first_row += batch.num_rows
+        yield from self._parquet.iter_batches(batch_size=batch_rows, columns=columns, use_threads=False)
 
     def _block(self, batch: pa.RecordBatch | pa.Table, first_row: int) -> Block:
         schema = self._schema

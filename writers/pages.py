@@ -56,8 +56,10 @@ def page_rows(dim: int, item_bytes: int, row_group_bytes: int = 8 * PAGE_BYTES) 
     return max(1, min(PAGE_BYTES, row_group_bytes // 8) // (dim * item_bytes))
 
 
-def levels(n_rows: int, dim: int) -> bytes:
-    """Repetition and definition levels of `n_rows` required lists of `dim` required items, each with its length.
+def levels(n_rows: int, dim: int, definition: int = 1) -> bytes:
+    """Repetition and definition levels of `n_rows` full lists of `dim` items, each with its length.
+
+    Items that are there have the definition level `definition`: 1 where lists and items are required, more elsewhere.
 
     A row repeats as 0, 1, 1, ...: one bit-packed group of eight, then a run; short rows are bit-packed throughout.
     """
@@ -69,8 +71,17 @@ def levels(n_rows: int, dim: int) -> bytes:
         bits[:, 0] = 0
         packed = np.packbits(bits.reshape(-1), bitorder="little").tobytes()
         repetition = thrift.varint(len(packed) << 1 | 1) + packed
-    definition = thrift.varint((n_rows * dim) << 1) + b"\x01"
-    return b"".join(len(part).to_bytes(4, "little") + part for part in (repetition, definition))
+    defined = thrift.varint((n_rows * dim) << 1) + bytes([definition])
+    return b"".join(len(part).to_bytes(4, "little") + part for part in (repetition, defined))
+
+
+def join_planes(planes: npt.NDArray[np.uint8], out: npt.NDArray[Any]) -> None:
+    """Put the four bytes of every number together again: BYTE_STREAM_SPLIT (4, n) to float32 (n)."""
+    words = out.view("<u4")
+    np.copyto(words, planes[3])
+    for plane in (2, 1, 0):
+        np.left_shift(words, np.uint32(8), out=words)
+        np.bitwise_or(words, planes[plane], out=words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,12 +286,7 @@ class PageDecoder:
         encoding = int(page.fields[5].value[2].value)
         body = plain[prefix:]
         if encoding == BYTE_STREAM_SPLIT and self.dtype == np.float32:
-            planes = np.frombuffer(body, dtype=np.uint8).reshape(4, -1)
-            words = out.view("<u4")
-            np.copyto(words, planes[3])
-            for plane in (2, 1, 0):
-                np.left_shift(words, np.uint32(8), out=words)
-                np.bitwise_or(words, planes[plane], out=words)
+            join_planes(np.frombuffer(body, dtype=np.uint8).reshape(4, -1), out)
         elif encoding == PLAIN:
             out[:] = np.frombuffer(body, dtype=self.dtype)
         else:

