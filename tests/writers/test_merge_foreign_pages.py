@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine.errors import ConfigError
 from tests.writers.dataset import vectors_of
 from tests.writers.inline_pool import InlinePool
 from writers.foreign_pages import ForeignChunk, read_foreign_vectors, unpack_indices
@@ -159,3 +160,18 @@ def test_indices_beyond_the_dictionary_and_broken_runs_are_no_values() -> None:
     for data in (b"\x00\x05" + packed, b"\x04\x07" + packed, b"\x04\x05" + packed[:-1], b"\x1f\x05" + packed, b"\x04"):
         with pytest.raises(NotOurs):
             unpack_indices(memoryview(data), 16)
+
+
+def test_lists_of_other_lengths_are_refused_even_when_the_levels_are_as_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("writers.merge.Pool", InlinePool)
+    vectors = vectors_of(range(4), DIM).tolist()
+    vectors[1], vectors[2] = vectors[1][:-1], [*vectors[2], 0.5]
+    (tmp_path / "source").mkdir()
+    for number, rows in enumerate((vectors_of(range(4), DIM).tolist(), vectors)):
+        ids = pa.array(range(number * 4, number * 4 + 4))
+        table = pa.table({"_id": ids, "embedding": pa.array(rows, pa.list_(pa.float32()))})
+        pq.write_table(table, tmp_path / "source" / f"{number}.parquet", use_dictionary=False)
+    with pytest.raises(ConfigError, match="vector in row 1 has 23 numbers, expected 24"):
+        merge(MergeConfig(source=tmp_path / "source", target=tmp_path / "target", jobs=1))
