@@ -16,9 +16,11 @@ from bench.pipeline import measure as measure_pipeline
 from bench.tuner import report
 from bench.tuner.measure import Visit
 from bench.tuner.plot import require_plotting, write_png
+from bench.tuner.probe import probe
 from bench.tuner.texts import MAX_TEXTS, read_texts
 from bench.tuner.tuned import Tuned, servers_of, write_tuned
 from bench.tuner.tuning import Outcome, Tuning, TuningPlan
+from commands.plan import by_reason
 from commands.run import RunSecrets, client_settings
 from engine.config import RunConfig
 from engine.errors import ConfigError, Exit, ServersUnavailable, SinkError
@@ -30,6 +32,8 @@ from readers.sample import QueueSample, sample_queue
 from readers.work_queue import WorkQuery
 
 _log = logging.getLogger("engine.bench")
+
+_REFUSED_TEXTS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +115,26 @@ def _tune(config: BenchConfig, fleet: Fleet, settings: ClientSettings, texts: li
         except ServersUnavailable as error:
             outcome = tuning.outcome()
             if not outcome.findings.within(None):
+                _refuse_refused(fleet, settings, outcome)
                 raise
             return BenchResult(outcome=outcome, exit_code=Exit.SERVERS, sentence=str(error))
+
+
+def _refuse_refused(fleet: Fleet, settings: ClientSettings, outcome: Outcome) -> None:
+    """When nothing could be measured: was it the texts?
+
+    Raises:
+        ConfigError: the servers are well and refuse every one of some texts.
+    """
+    try:
+        probed = probe(fleet, settings, outcome.corpus.sample(_REFUSED_TEXTS))
+    except ServersUnavailable:
+        return
+    if not len(probed.vectors):
+        raise ConfigError(
+            f"nothing can be measured: the servers refuse every text that was tried ({by_reason(probed.refused)}); "
+            "`engine run` puts such documents into quarantine; name a file of other texts with --texts"
+        )
 
 
 def _tell(part: str, visit: Visit) -> None:
@@ -145,7 +167,10 @@ def sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
         _log.warning("%s", found.no_index)
     if not found.texts:
         why = (
-            f"none of {found.n_drawn} documents has a text in {source.text_field!r}" if found.n_drawn else "it is empty"
+            f"none of {found.n_drawn:,} documents can be embedded, `engine run` puts them into quarantine: "
+            f"{by_reason(found.refused)}"
+            if found.n_drawn
+            else "it is empty"
         )
         raise ConfigError(
             f"the work queue of {config.namespace} has no texts ({why}): check --collection, --done-field and "

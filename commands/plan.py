@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from gpu_clients.settings import ClientSettings
 from readers.connection import open_client, open_collection, ping
 from readers.mongo_ids import decide_id_type
 from readers.sample import QueueSample, sample_queue
+from readers.skip import QuarantineLog
 from readers.work_queue import WorkQuery
 from writers.schema import ShardSchema
 
@@ -99,6 +102,8 @@ def plan(config: PlanConfig, secrets: RunSecrets) -> dict[str, Any]:
         return _nothing(config, sample)
     settings = client_settings(config.run, secrets)
     look = _look(config, settings, sample, id_type, has_rate=tuned is not None)
+    if look.probed is not None and not len(look.probed.vectors):
+        return _nothing(config, sample, look.probed.refused)
     rate = _tuned_rate(tuned, look.fleet) if tuned is not None else _measured_rate(config, settings, look)
     return _figures(config, look, rate, tuned)
 
@@ -109,7 +114,9 @@ def _sample(config: RunConfig, uri: str) -> tuple[QueueSample, IdType]:
         ping(client, uri)
         collection = open_collection(client, source.database, source.collection)
         query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan)
-        return sample_queue(collection, query, source.text_field, WINDOW_TEXTS), decide_id_type(collection)
+        quarantined = QuarantineLog(str(config.folders.quarantine)).new_keys()
+        sample = sample_queue(collection, query, source.text_field, WINDOW_TEXTS, quarantined=quarantined)
+        return sample, decide_id_type(collection)
 
 
 def _look(
@@ -216,6 +223,8 @@ def _figures(config: PlanConfig, look: _Look, rate: _Rate, tuned: Tuned | None) 
             "sampled": sample.n_drawn,
         },
         "documents": documents,
+        "unusable": {**sample.refused, **(look.probed.refused if look.probed is not None else {})},
+        "in_quarantine": sample.n_quarantined,
         "characters": _lengths(fc.Lengths.of(look.corpus.lengths)),
         "tokens": {
             **_lengths(tokens.lengths),
@@ -265,10 +274,20 @@ def _notes(look: _Look, tokens: fc.TokenEstimate, *, has_vectors: bool) -> list[
         found.append("the work queue could not be counted cheaply: the figures are for 1,000,000 documents")
     elif not look.sample.size.is_exact:
         found.append("the size of the work queue is an estimate from a random sample of the collection")
-    if look.sample.n_drawn > len(look.sample.texts):
+    if look.sample.refused:
         found.append(
-            f"{1 - len(look.sample.texts) / look.sample.n_drawn:.2%} of the documents have no usable text and would go "
-            "into quarantine"
+            f"{look.sample.n_unusable / look.sample.n_drawn:.2%} of the documents have no usable text "
+            f"({by_reason(look.sample.refused)}) and would go into quarantine"
+        )
+    if look.sample.n_quarantined:
+        found.append(
+            f"{look.sample.n_quarantined / look.sample.n_drawn:.2%} of the documents are in quarantine already: a run "
+            "passes over them"
+        )
+    if look.probed is not None and look.probed.refused:
+        found.append(
+            f"the servers refuse some of the texts that were tried ({by_reason(look.probed.refused)}): such documents "
+            "would go into quarantine, too"
         )
     if not tokens.counted:
         found.append("no tokenizer counted: tokens follow from characters")
@@ -281,17 +300,50 @@ def _lengths(lengths: fc.Lengths) -> dict[str, Any]:
     return {"mean": round(lengths.mean, 1), **lengths.percentiles}
 
 
-def _nothing(config: PlanConfig, sample: QueueSample) -> dict[str, Any]:
-    documents = sample.size.n_rows if sample.size is not None else 0
-    why = "none of them has a usable text" if sample.n_drawn else "it is empty"
-    if not sample.n_documents:
-        why = "the collection is empty or does not exist; check --database and --collection"
+def _nothing(config: PlanConfig, sample: QueueSample, refused: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The forecast when there is nothing to embed.
+
+    Args:
+        refused: Texts that the servers refuse, by reason, when it is their refusal that leaves nothing.
+    """
     return {
         "collection": config.run.namespace,
-        "queue": {"documents": documents, "exact": True, "usable_share": 0.0, "sampled": sample.n_drawn},
+        "queue": {
+            "documents": sample.size.n_rows if sample.size is not None else 0,
+            "exact": True,
+            "usable_share": 0.0,
+            "sampled": sample.n_drawn,
+        },
         "documents": 0,
-        "notes": [f"nothing to embed in the work queue of {config.run.namespace}: {why}"],
+        "unusable": {**sample.refused, **(refused or {})},
+        "in_quarantine": sample.n_quarantined,
+        "notes": [f"nothing to embed in the work queue of {config.run.namespace}: {_why_nothing(sample, refused)}"],
     }
+
+
+def _why_nothing(sample: QueueSample, refused: Mapping[str, int] | None) -> str:
+    if not sample.n_documents:
+        return "the collection is empty or does not exist; check --database and --collection"
+    if not sample.n_drawn:
+        return "it is empty"
+    size = sample.size
+    is_all = size is not None and size.is_exact and size.n_rows == sample.n_drawn
+    whose = f"none of its {sample.n_drawn:,} documents" if is_all else f"none of {sample.n_drawn:,} that were looked at"
+    reasons = Counter(sample.refused) + Counter(refused or {})
+    parts = [by_reason(reasons)] if reasons else []
+    if sample.n_quarantined:
+        parts.append(f"{sample.n_quarantined:,} in quarantine already")
+    advice = "`engine quarantine list` shows them"
+    if reasons:
+        advice = f"`engine run` puts them into quarantine, {advice}"
+    else:
+        advice += ", `engine quarantine retry` lets them be tried again"
+    return f"{whose} can be embedded ({', '.join(parts)}): {advice}"
+
+
+def by_reason(counts: Mapping[str, int]) -> str:
+    """`3 empty, 1 missing`."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
 
 
 def as_text(figures: dict[str, Any]) -> str:

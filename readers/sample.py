@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Container, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from readers.index import require_queue_index
 from readers.mongo_errors import attempt
 from readers.mongo_ids import key_of
 from readers.paths import getter
+from readers.screening import problem_of
 from readers.work_queue import ID_INDEX, WorkQuery, WorkQueue
 
 _DRAWN_PER_TEXT = 4
@@ -36,7 +38,8 @@ class QueueSample:
     Attributes:
         texts: The texts that can be embedded.
         n_drawn: Documents of the queue that were looked at.
-        n_unusable: Documents among them whose text is missing, not a string, empty or invalid.
+        refused: Documents among them that a run would put into quarantine unasked, by reason.
+        n_quarantined: Documents among them that are in quarantine already.
         size: How many documents the queue holds, None when that cannot be had cheaply.
         n_documents: Documents of the collection, about.
         no_index: Why a run could not follow the queue yet, None when it could.
@@ -44,10 +47,16 @@ class QueueSample:
 
     texts: tuple[str, ...]
     n_drawn: int
-    n_unusable: int
+    refused: Mapping[str, int]
+    n_quarantined: int
     size: QueueSize | None
     n_documents: int
     no_index: str | None = None
+
+    @property
+    def n_unusable(self) -> int:
+        """Documents among those looked at whose text cannot be sent at all."""
+        return sum(self.refused.values())
 
     def characters(self) -> list[int]:
         """Lengths of the texts in characters, ascending."""
@@ -58,11 +67,21 @@ class QueueSample:
         return sorted(len(text.encode()) for text in self.texts)
 
 
-def sample_queue(collection: Documents, query: WorkQuery, text_field: str, n_texts: int) -> QueueSample:
+def sample_queue(
+    collection: Documents,
+    query: WorkQuery,
+    text_field: str,
+    n_texts: int,
+    *,
+    quarantined: Container[Hashable] = frozenset(),
+) -> QueueSample:
     """Draw texts from the work queue.
 
     Documents are drawn at random from the collection. When too few of them are in the queue (most of the collection
     is done), the rest is taken from the queue's beginning. A look needs no index; without one it goes by what is drawn.
+
+    Args:
+        quarantined: Keys (`readers.mongo_ids.key_of`) of documents that a run passes over.
 
     Raises:
         ConfigError: MongoDB does not take the query, or nothing is drawn and there is no index to look for the rest.
@@ -71,7 +90,7 @@ def sample_queue(collection: Documents, query: WorkQuery, text_field: str, n_tex
     name = collection.full_name
     n_documents = attempt(lambda: collection.estimated_document_count(maxTimeMS=_COUNT_MS), f"counting {name}")
     if not n_documents:
-        return QueueSample(texts=(), n_drawn=0, n_unusable=0, size=QueueSize(0, True), n_documents=0)
+        return QueueSample(texts=(), n_drawn=0, refused={}, n_quarantined=0, size=QueueSize(0, True), n_documents=0)
     queue: WorkQueue | None = None
     no_index: ConfigError | None = None
     try:
@@ -85,11 +104,13 @@ def sample_queue(collection: Documents, query: WorkQuery, text_field: str, n_tex
         page = attempt(lambda: queue.read(queue.start(), n_texts), f"reading {name}")
         drawn = _distinct([*drawn, *page.documents])[:n_texts]
     get = getter(text_field)
-    texts = tuple(text for text in map(get, drawn) if _is_usable(text))
+    asked = [get(document) for document in drawn if key_of(document["_id"]) not in quarantined]
+    problems = [_problem_of(text) for text in asked]
     return QueueSample(
-        texts=texts,
+        texts=tuple(text for text, problem in zip(asked, problems, strict=True) if problem is None),
         n_drawn=len(drawn),
-        n_unusable=len(drawn) - len(texts),
+        refused=Counter(problem for problem in problems if problem is not None),
+        n_quarantined=len(drawn) - len(asked),
         size=queue_size(collection, query, ID_INDEX if queue is None else queue.index),
         n_documents=n_documents,
         no_index=str(no_index) if no_index is not None else None,
@@ -124,11 +145,13 @@ def _distinct(documents: Iterable[Document]) -> list[Document]:
     return list({key_of(document["_id"]): document for document in documents}.values())
 
 
-def _is_usable(text: Any) -> bool:
-    if not isinstance(text, str) or not text or text.isspace():
-        return False
+def _problem_of(text: Any) -> str | None:
+    """Under which reason a run would put a document with this text into quarantine, None when it would not."""
+    problem = problem_of(text)
+    if problem is not None:
+        return problem[0]
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return "invalid_unicode"
+    return None

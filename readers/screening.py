@@ -163,7 +163,7 @@ class Screening:
         kept = []
         for document, value in zip(documents, ids, strict=True):
             text = self._get_text(document)
-            problem = _problem_of(text)
+            problem = problem_of(text)
             misfit = check_id(self._id_type, value)
             if misfit is not None:
                 problem = ("id_type", misfit)
@@ -218,8 +218,8 @@ def json_bytes(text: str) -> int:
         return len(text.encode("utf-8", "replace")) + 2
 
 
-def _problem_of(text: Any) -> tuple[str, str] | None:
-    """Reason and detail why a value is no text to embed, or None."""
+def problem_of(text: Any) -> tuple[str, str] | None:
+    """Reason and detail why a value is no text to embed, or None; whether its Unicode is valid is not looked at."""
     if text is MISSING or text is None:
         return "missing", "the text field is missing" if text is MISSING else "the text field is null"
     if not isinstance(text, str):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ from engine.errors import ServersUnavailable
 from gpu_clients.answers import BadAnswer
 from gpu_clients.decode import Matrix
 from gpu_clients.doctor import Fleet
+from gpu_clients.errors import Failure, FailureKind, Remedy
 from gpu_clients.http import Address, HttpClient, Poller
 from gpu_clients.requester import Requester
 from gpu_clients.routes import choose_route
@@ -30,10 +33,12 @@ class Probed:
     Attributes:
         tokens: Tokens of each text before any cut, or None when the server cannot count them.
         vectors: float32 (n, dim), of those texts that were answered with vectors.
+        refused: How many texts the server refuses by themselves, by the reason a run would put them into quarantine.
     """
 
     tokens: tuple[int, ...] | None
     vectors: Matrix
+    refused: Mapping[str, int]
 
 
 def probe(fleet: Fleet, settings: ClientSettings, texts: list[bytes]) -> Probed:
@@ -43,7 +48,7 @@ def probe(fleet: Fleet, settings: ClientSettings, texts: list[bytes]) -> Probed:
         texts: JSON strings, prompt included.
 
     Raises:
-        ServersUnavailable: no text was answered with a vector.
+        ServersUnavailable: no text was answered, with a vector or with a refusal.
     """
     index, report = next((at, server) for at, server in enumerate(fleet.servers) if server.facts is not None)
     facts = report.facts
@@ -56,13 +61,20 @@ def probe(fleet: Fleet, settings: ClientSettings, texts: list[bytes]) -> Probed:
     batches = [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
     try:
         counts = _count(http, poller, batches) if facts.kind == "tei" else None
-        found = [matrix for batch in batches if (matrix := _embed(requester, batch, fleet.dim)) is not None]
+        answers = [answer for batch in batches for answer in _answers(requester, batch, fleet.dim)]
     finally:
         http.abandon()
         poller.close()
-    if not found:
-        raise ServersUnavailable(f"{report.url} gave no vector for any of {len(texts)} texts: see `engine doctor`")
-    return Probed(tokens=counts, vectors=np.concatenate(found))
+    vectors = [answer for answer in answers if not isinstance(answer, Failure)]
+    failures = [answer for answer in answers if isinstance(answer, Failure)]
+    refused = Counter(failure.reason for failure in failures if failure.remedy is Remedy.DIVIDE)
+    if not vectors and not refused:
+        raise ServersUnavailable(
+            f"{report.url} gave no vector for any of {len(texts)} texts ({failures[0].detail}): see `engine doctor`"
+        )
+    return Probed(
+        tokens=counts, vectors=np.concatenate([np.empty((0, fleet.dim), np.float32), *vectors]), refused=refused
+    )
 
 
 def _count(http: HttpClient, poller: Poller, batches: list[list[bytes]]) -> tuple[int, ...] | None:
@@ -97,18 +109,28 @@ def _count(http: HttpClient, poller: Poller, batches: list[list[bytes]]) -> tupl
     return tuple(counts)
 
 
-def _embed(requester: Requester, batch: list[bytes], dim: int) -> Matrix | None:
-    """The vectors of a request, None when it failed or a vector is not sound."""
+def _answers(requester: Requester, batch: list[bytes], dim: int) -> list[Matrix | Failure]:
+    """What a batch is answered with; when one of its texts spoils it, what each is answered with alone."""
+    answer = _embed(requester, batch, dim)
+    if isinstance(answer, Failure) and answer.remedy is Remedy.DIVIDE and len(batch) > 1:
+        return [_embed(requester, [text], dim) for text in batch]
+    return [answer]
+
+
+def _embed(requester: Requester, batch: list[bytes], dim: int) -> Matrix | Failure:
+    """The vectors of a request, or why there are none."""
     requester.submit([b"[" + b",".join(batch) + b"]"], len(batch), timeout_s=TIMEOUT_S)
     while not (done := requester.poll(0.1)):
         pass
     completion = done[0]
     matrix = np.empty((len(batch), dim), dtype=np.float32)
     try:
-        if completion.failure is not None or completion.decode_into(matrix):
-            return None
-    except BadAnswer:
-        return None
+        if completion.failure is not None:
+            return completion.failure
+        if completion.decode_into(matrix):
+            return Failure(kind=FailureKind.UNSOUND, detail="a vector is not finite, zero or not normed")
+    except BadAnswer as bad:
+        return Failure(kind=FailureKind.MALFORMED, detail=str(bad))
     finally:
         completion.release()
     return matrix
