@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 import struct
 import time
+from pathlib import Path
 
 from engine.slots import HEADER_BYTES, Header, body_of
 from engine.worker import Heartbeat, StageContext
 
 
 def run(context: StageContext) -> None:
-    """Turn document slots into vector slots until told to stop."""
+    """Turn document slots into vector slots until told to stop.
+
+    Settings: `state` that it says it is in; `pause_s` after each batch, in which it listens to commands, `deaf_s`, in
+    which it does not; in the first generation `die_at_rows`, `die_beside` a file, `lose_one` batch.
+    """
     heartbeat = Heartbeat(0.1)
     rows = 0
     stopping = False
     dim = context.layout.dim
     last_report = -1
+    paused_until_s = 0.0
+    die_beside = Path(context.settings["die_beside"]) if "die_beside" in context.settings else None
+    is_to_lose = bool(context.settings.get("lose_one")) and context.generation == 1
 
     def report() -> None:
         state = context.settings.get("state", "ok")
@@ -30,11 +38,15 @@ def run(context: StageContext) -> None:
                 stopping = True
                 report()
                 context.tell("stopped", rows=rows, taken_rows=rows)
-        if context.settings.get("lose_one") and context.generation == 1 and context.role == "client-0" and not rows:
-            context.documents_ready.take()  # a bug: the batch is neither sent on nor handed back
-        slot = None if stopping or context.settings.get("state") == "out" else context.documents_ready.take()
+        if context.generation == 1 and die_beside is not None and die_beside.exists():
+            os._exit(7)
+        pause_s = paused_until_s - time.monotonic()
+        is_idle = stopping or context.settings.get("state") == "out" or pause_s > 0
+        slot = None if is_idle else context.documents_ready.take()
         if slot is None:
-            context.wait(0.05)
+            context.wait(min(0.05, pause_s) if pause_s > 0 else 0.05)
+        elif is_to_lose:
+            is_to_lose = False  # a bug: the batch is neither sent on nor handed back
         else:
             source = context.documents.slot(slot)
             header = Header.unpack_from(source, context.generation)
@@ -53,7 +65,8 @@ def run(context: StageContext) -> None:
             rows += header.n_rows
             if context.settings.get("die_at_rows", 1 << 60) <= rows and context.generation == 1:
                 os._exit(7)
-            time.sleep(context.settings.get("pause_s", 0))
+            paused_until_s = time.monotonic() + context.settings.get("pause_s", 0)
+            time.sleep(context.settings.get("deaf_s", 0))
         if heartbeat.due() or (slot is None and rows != last_report):
             last_report = rows
             report()
