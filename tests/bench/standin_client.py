@@ -15,7 +15,7 @@ import requests
 
 Rows = npt.NDArray[np.float32]
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 def post(url: str, route: str, body: object, **headers: str) -> requests.Response:

@@ -18,6 +18,7 @@ from bench.standin import FleetError, GpuConfig, StandinConfig, StandinFleet
 from bench.standin.faults import KINDS, FaultSet, parse_fault
 from engine.errors import ConfigError
 from tests.bench.standin_client import (
+    TIMEOUT_S,
     bare_socket,
     base64_row,
     base64_rows,
@@ -129,8 +130,8 @@ def test_huge_body_goes_on_for_as_long_as_it_is_read(target: Target, chunked: bo
 def test_a_huge_body_of_bounded_size_ends_and_the_connection_stays_usable(target: Target) -> None:
     target.fault("huge_body:bytes=300000,first=1")
     with requests.Session() as session:
-        assert len(session.post(target.url + "/embed", json={"inputs": "a"}, timeout=20).content) == 300_000
-        assert session.post(target.url + "/embed", json={"inputs": "a"}, timeout=20).status_code == 200
+        assert len(session.post(target.url + "/embed", json={"inputs": "a"}, timeout=TIMEOUT_S).content) == 300_000
+        assert session.post(target.url + "/embed", json={"inputs": "a"}, timeout=TIMEOUT_S).status_code == 200
     assert target.fleet.control(target.port)["connections_open"] <= 1
 
 
@@ -168,14 +169,13 @@ def test_delay_holds_the_answer_back(target: Target) -> None:
 def test_drip_sends_the_body_in_drops_and_in_the_end_whole(target: Target) -> None:
     target.fault("drip:bytes_per_s=100000")
     with bare_socket(target.port) as sock:
+        began_s = time.monotonic()
         sock.sendall(_ASK)
         head, _, body = read_until(sock, b"\r\n\r\n").partition(b"\r\n\r\n")
         length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
-        n_reads = 0
         while len(body) < length:
             body += sock.recv(1 << 20)
-            n_reads += 1
-    assert n_reads >= 3
+    assert time.monotonic() - began_s >= 0.5 * length / 100_000
     assert np.array_equal(base64_row(json.loads(body)["data"][0]["embedding"]), target.sound[0])
 
 
@@ -215,11 +215,14 @@ def test_black_hole_takes_a_request_and_never_answers(target: Target, at: str) -
 
 def test_refuse_closes_the_port_at_once_and_opens_it_again(target: Target) -> None:
     with bare_socket(target.port) as old:
-        target.fault("refuse:down_s=0.4")
+        target.fault("refuse:down_s=600")
         assert _ends(old)
         with pytest.raises(ConnectionRefusedError), bare_socket(target.port):
             pass
-        assert target.fleet.control(target.port)["listening"] is False
+        assert target.fleet.control(target.port, clear_faults=True)["listening"] is True
+    with bare_socket(target.port) as old:
+        target.fault("refuse:down_s=0.2")
+        assert _ends(old)
     _until_listening(target)
     assert target.ask().status_code == 200
 
@@ -559,8 +562,7 @@ def _ends(sock: socket.socket) -> bool:
 
 
 def _until_listening(target: Target) -> None:
-    for _ in range(2_000):
-        if target.fleet.control(target.port)["listening"]:
-            return
-        threading.Event().wait(0.005)
-    raise AssertionError("the port did not open again")
+    deadline = time.monotonic() + TIMEOUT_S
+    while not target.fleet.control(target.port)["listening"]:
+        assert time.monotonic() < deadline, "the port did not open again"
+        time.sleep(0.005)

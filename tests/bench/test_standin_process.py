@@ -42,7 +42,7 @@ def test_the_command_prints_its_ports_serves_them_and_ends_with_0_on_a_signal(st
         for port in ports:
             assert get(f"http://127.0.0.1:{port}", "/info").status_code == 200
         process.send_signal(stop)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
 
@@ -61,7 +61,7 @@ def test_with_a_lifeline_the_end_of_stdin_ends_the_server() -> None:
         ready_line(process)
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_the_servers_of_a_fleet_end_when_its_owner_is_killed() -> None:
@@ -73,8 +73,8 @@ def test_the_servers_of_a_fleet_end_when_its_owner_is_killed() -> None:
         assert owner.stdout is not None
         server = psutil.Process(int(owner.stdout.readline()))
         owner.kill()
-        owner.wait(20)
-    gone, alive = psutil.wait_procs([server], timeout=20)
+        owner.wait(60)
+    gone, alive = psutil.wait_procs([server], timeout=60)
     assert not alive
     assert len(gone) == 1
 
@@ -150,10 +150,10 @@ def test_a_fleet_of_several_processes_keeps_the_order_and_survives_the_death_of_
 
 def test_control_through_the_port_and_through_the_fleet_is_the_same() -> None:
     with StandinFleet(StandinConfig(ports=(0, 0))) as fleet:
-        answer = requests.post(fleet.urls[0] + "/_control", json={"faults": ["status:code=500"]}, timeout=20)
+        answer = requests.post(fleet.urls[0] + "/_control", json={"faults": ["status:code=500"]}, timeout=60)
         assert answer.json()["faults"] == ["status"]
         assert [report["faults"] for report in fleet.reports()] == [["status"], []]
-        refused = requests.post(fleet.urls[0] + "/_control", json={"faults": ["nonsense"]}, timeout=20)
+        refused = requests.post(fleet.urls[0] + "/_control", json={"faults": ["nonsense"]}, timeout=60)
         assert (refused.status_code, "unknown kind" in refused.json()["error"]) == (400, True)
         fleet.control(fleet.ports[0], max_concurrent_requests=2, max_client_batch_size=3, clear_faults=True)
         assert embed(fleet.urls[0], ["x"] * 3).status_code == 429

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ DONE = "embedded"
 MODEL = "sim-model"
 DIM = 24
 SECRET = "s3cr3t-marker"
-TIMEOUT_S = 90.0
+TIMEOUT_S = 150.0  # only a failure waits that long
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,22 +194,34 @@ def finish(process: subprocess.Popen[str], timeout_s: float = TIMEOUT_S) -> Ende
     try:
         out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        tree = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
-        for pid in tree:
-            with contextlib.suppress(psutil.Error):
-                psutil.Process(pid).kill()
-        out, err = process.communicate()
-        raise AssertionError(f"the command did not end within {timeout_s} s: {err[-3000:]}") from None
+        raise AssertionError(f"the command did not end within {timeout_s} s: {kill(process)}") from None
     assert "Traceback" not in err, err[-3000:]
     assert SECRET not in out + err
     return Ended(process.returncode, out, err)
 
 
-def wait_until(condition: Any, timeout_s: float = 30.0, what: str = "the condition") -> None:
-    """Wait for something to become true."""
+def kill(process: subprocess.Popen[str]) -> str:
+    """Kill a command with its children; the end of what it has said."""
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+    process.kill()
+    return process.communicate()[1][-3000:]
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    timeout_s: float = 100.0,
+    what: str = "the condition",
+    process: subprocess.Popen[str] | None = None,
+) -> None:
+    """Wait for something to become true; a command it is waited for is killed, and heard, when it does not."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s} s"
+        if time.monotonic() > deadline:
+            said = "" if process is None else f": {kill(process)}"
+            raise AssertionError(f"{what} did not come true within {timeout_s} s{said}")
         time.sleep(0.01)
 
 
@@ -231,15 +244,19 @@ def wait_for_commit(job: Job, process: subprocess.Popen[str], n_shards: int = 1)
         assert process.poll() is None, f"the run ended early: {finish(process).err[-2000:]}"
         return len(job.state().commits) >= n_shards
 
-    wait_until(committed, what=f"commit of {n_shards} shards")
+    wait_until(committed, what=f"commit of {n_shards} shards", process=process)
 
 
 SLOW = ("--shard-bytes", "64KiB", "--shard-seconds", "0.3", "--batch-size", "4", "--concurrency", "2")
 """Beside `slow_down`: the first shard is committed soon, the last one takes longer than any test needs midway."""
 
 
-def slow_down(fleet: StandinFleet, seconds: float = 0.1) -> None:
-    """Let every server take its time, so that something can happen midway; `full_speed` ends it."""
+def slow_down(fleet: StandinFleet, seconds: float = 0.3) -> None:
+    """Let every server take its time, so that something can happen midway; `full_speed` ends it.
+
+    With `SLOW` and two servers, a thousand documents take 19 s, of which a test waits for the first: midway is midway
+    also when the machine stands still for a while.
+    """
     for port in fleet.ports:
         with contextlib.suppress(FleetError):  # a server that a test has killed
             fleet.control(port, faults=[f"delay:s={seconds}"])
@@ -259,7 +276,7 @@ def wait_for_phase(job: Job, process: subprocess.Popen[str], phase: str) -> None
         assert process.poll() is None, f"the run ended early: {finish(process).err[-2000:]}"
         return (read_status(job.folders.status) or {}).get("phase") == phase
 
-    wait_until(reached, what=f"the phase {phase}")
+    wait_until(reached, what=f"the phase {phase}", process=process)
 
 
 def tweets(n: int) -> list[dict[str, Any]]:

@@ -155,7 +155,7 @@ def test_g6_no_shared_memory_is_left_after_a_kill(job: Job) -> None:
     before = set(Path("/dev/shm").iterdir())
     job.insert(tweets(N))
     process = job.start_run()
-    wait_until(lambda: len(roles(process)) == 4, what="all children")
+    wait_until(lambda: len(roles(process)) == 4, what="all children", process=process)
 
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
@@ -206,7 +206,7 @@ def test_mongodb_that_stays_away_is_exit_6_and_what_was_committed_is_marked_late
     job.options = SLOW
     slow_down(fleet)
     job.insert(tweets(2 * N))
-    process = job.start_run("--max-outage", "1")
+    process = job.start_run("--max-outage", "3")
     wait_for_commit(job, process)
 
     mongod.halt()

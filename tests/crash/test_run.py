@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import bson
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from bson import ObjectId
@@ -252,6 +253,7 @@ def test_documents_deleted_in_flight_are_counted_as_gone(job: Job) -> None:
     job.insert(tweets(300))
     process = job.start_run(ENGINE_FAILPOINTS="supervisor/commit.after=stop")
     wait_for_commit(job, process)
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, what="the stop", process=process)
 
     job.database["tweets"].delete_many({"_id": {"$in": [0, 1, 2]}})
     os.kill(process.pid, signal.SIGCONT)
@@ -347,7 +349,7 @@ def test_g8_servers_of_two_models_are_refused_at_the_start(job: Job, fleet: Stan
 def test_a_second_run_on_the_same_folder_is_exit_11_at_once(job: Job, fleet: StandinFleet) -> None:
     """The first one is not disturbed."""
     job.options = SLOW
-    slow_down(fleet, 0.3)
+    slow_down(fleet, 1.0)
     job.insert(tweets(1500))
     process = job.start_run()
     wait_for_commit(job, process)
@@ -587,7 +589,7 @@ def test_something_else_behind_a_url_is_exit_2(job: Job, mongod: LocalMongod) ->
 def test_status_works_while_a_run_is_going_and_after_a_crash(job: Job, fleet: StandinFleet) -> None:
     """From the run folder alone."""
     job.options = SLOW
-    slow_down(fleet, 0.3)
+    slow_down(fleet, 1.0)
     job.insert(tweets(1500))
     process = job.start_run()
     wait_for_commit(job, process)

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ Script = Callable[[socket.socket, int], None]
 def server(script: Script) -> Iterator[str]:
     """A server that runs `script(connection, number)` for each connection, one after the other."""
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(20.0)
+    listener.settimeout(60.0)
 
     def serve() -> None:
         number = 0
@@ -41,7 +41,7 @@ def server(script: Script) -> Iterator[str]:
             except OSError:
                 return
             with connection:
-                connection.settimeout(20.0)
+                connection.settimeout(60.0)
                 with suppress(OSError):
                     script(connection, number)
             number += 1
@@ -53,7 +53,7 @@ def server(script: Script) -> Iterator[str]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(25.0)
+        thread.join(100.0)
 
 
 def read_request(connection: socket.socket) -> bytes:
@@ -85,7 +85,7 @@ def client(url: str, **options: str) -> Iterator[HttpClient]:
         poller.close()
 
 
-def exchange(http: HttpClient, body: bytes = b"[]", *, timeout_s: float = 10.0, release: bool = True) -> Exchange:
+def exchange(http: HttpClient, body: bytes = b"[]", *, timeout_s: float = 60.0, release: bool = True) -> Exchange:
     """One request to its end."""
     http.start(
         "POST", "/x", [b"", memoryview(body), b""], deadline_s=time.monotonic() + timeout_s, max_body_bytes=10_000
@@ -226,10 +226,11 @@ def test_the_deadline_is_for_the_whole_answer(say: bytes) -> None:
 
 
 def test_nobody_listening_is_a_refusal_that_names_the_address() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+    with socket.socket() as taken:  # nobody else can listen there, and nobody does
+        taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    with client(f"http://127.0.0.1:{port}") as http:
-        failure = exchange(http).failure
+        with client(f"http://127.0.0.1:{port}") as http:
+            failure = exchange(http).failure
     assert failure is not None and failure.kind is FailureKind.REFUSED
     assert f"127.0.0.1:{port}" in failure.detail
 
@@ -254,10 +255,10 @@ def test_a_request_that_was_cancelled_never_finishes() -> None:
 
     def script(connection: socket.socket, _: int) -> None:
         read_request(connection)
-        released.wait(10.0)
+        released.wait(60.0)
 
     with server(script) as url, client(url) as http:
-        started = http.start("POST", "/x", [b"[]"], deadline_s=time.monotonic() + 10, max_body_bytes=100)
+        started = http.start("POST", "/x", [b"[]"], deadline_s=time.monotonic() + 60, max_body_bytes=100)
         for _ in range(5):
             http.poller.run(0.02)
         assert http.in_flight == 1
@@ -350,7 +351,7 @@ def tls_front(port: int, certificate: Path, key: Path) -> Iterator[int]:
                             continue
                         if not data:
                             return
-                        sink.settimeout(5.0)
+                        sink.settimeout(60.0)
                         sink.sendall(data)
                         sink.settimeout(0.01)
         except OSError:
@@ -374,7 +375,7 @@ def tls_front(port: int, certificate: Path, key: Path) -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         for thread in (acceptor, *threads):
-            thread.join(10.0)
+            thread.join(100.0)
 
 
 @pytest.fixture
