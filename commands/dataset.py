@@ -11,15 +11,13 @@ from typing import Any
 from engine.config import RunConfig
 from engine.errors import ConfigError, DamageError, FingerprintMismatch
 from engine.ids import IdType
-from engine.ledger import Ledger, Record, RunState
+from engine.ledger import FORMAT, Ledger, Record, RunState
 from engine.records import Fingerprint
 from engine.runfolder import IN_PROGRESS, RunFolders
 from writers.schema import ShardSchema
 from writers.store import ParquetShards
 
 _log = logging.getLogger("engine.dataset")
-
-LEDGER_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +45,6 @@ def recorded(state: RunState) -> DataSet | None:
     """The data set that a ledger describes, None for a new ledger.
 
     Raises:
-        ConfigError: the ledger was written by a newer version.
         DamageError: there are shards but no RUN record.
     """
     record = state.run
@@ -55,10 +52,6 @@ def recorded(state: RunState) -> DataSet | None:
         if state.commits:
             raise DamageError("the ledger has shards but no RUN record: it is damaged; restore it from a copy")
         return None
-    if record.get("format", 0) > LEDGER_FORMAT:
-        raise ConfigError(
-            f"the ledger has format {record['format']}, this version knows {LEDGER_FORMAT}: use the newer version"
-        )
     return from_record(record)
 
 
@@ -107,7 +100,7 @@ def settle(
         _refuse_foreign_shards(config)
         record: Record = {
             "type": "RUN",
-            "format": LEDGER_FORMAT,
+            "format": FORMAT,
             "ledger": secrets.token_hex(6),
             "database": config.source.database,
             "collection": config.source.collection,

@@ -25,9 +25,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import orjson
 
 from engine import durable
-from engine.errors import CommitFailed, DamageError
+from engine.errors import CommitFailed, ConfigError, DamageError
 
 Record = dict[str, Any]
+FORMAT = 1
+"""Of the records; the first one of a ledger says which it has. Raised when older versions could no longer read them:
+record types and fields that they do not know are left alone. Older formats must stay readable (tests/golden)."""
 _FRAME_BYTES = 18  # two times eight hexadecimal digits, each followed by a blank
 
 
@@ -57,6 +60,7 @@ def read_records(path: Path) -> tuple[list[Record], int]:
     """All sound records and the offset behind the last of them.
 
     Raises:
+        ConfigError: a newer version wrote it, in a format that this one does not know.
         DamageError: a damaged record stands before a sound one.
     """
     records: list[Record] = []
@@ -73,10 +77,19 @@ def read_records(path: Path) -> tuple[list[Record], int]:
                 "restore it from a copy; nothing was changed"
             )
         else:
+            _refuse_newer_format(path, record)
             records.append(record)
             sound_end = offset + len(line) + 1
         offset += len(line) + complete
     return records, sound_end
+
+
+def _refuse_newer_format(path: Path, record: Record) -> None:
+    if record.get("format", 0) > FORMAT:
+        raise ConfigError(
+            f"the ledger {path} has format {record['format']}, this version knows {FORMAT}: use the newer version of "
+            "engine that wrote it; nothing was changed"
+        )
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, bool]]:
@@ -108,6 +121,7 @@ class Ledger(Generic[StateT]):
         """Open or create a ledger, cutting off a torn tail.
 
         Raises:
+            ConfigError: a newer version wrote it.
             DamageError: damage that a torn append cannot explain.
             OSError: the file cannot be opened or made durable.
         """
@@ -212,7 +226,7 @@ class RunState:
         """The state that a ledger file amounts to, read without a lock; a torn tail is simply not yet there.
 
         Raises:
-            DamageError: see `read_records`.
+            ConfigError, DamageError: see `read_records`.
             OSError: the file cannot be read.
         """
         state = cls()
