@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pymongo
 import pytest
@@ -22,6 +23,12 @@ from bench.local_mongod import LocalMongod
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+# the same examples every time, however slow the machine is; `--hypothesis-profile=explore` tries others
+_NO_CLOCK = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None)
+hypothesis.settings.register_profile("explore", _NO_CLOCK)
+hypothesis.settings.register_profile("same", _NO_CLOCK, derandomize=True)
+hypothesis.settings.load_profile("same")
 
 _names = itertools.count(1)
 _session_servers: list[LocalMongod] = []  # they outlive a test, and a test may restart them
