@@ -57,7 +57,7 @@ def test_from_the_run_to_the_proof_against_mongodb_and_the_servers(job: Job) -> 
     tweets.insert_many(documents(range(400, 1000)))
     running = job.start_run()
     meanwhile = job.call("merge", "--json")
-    assert running.wait(60) == Exit.DONE, running.communicate()
+    assert running.wait(150) == Exit.DONE, running.communicate()
     running.communicate()
     after = job.call("merge", "--json", "--delete-sources", "--sort", "_id")
     assert (meanwhile.code, after.code) == (Exit.DONE, Exit.DONE), (meanwhile, after)
@@ -117,12 +117,12 @@ def test_a_merge_that_is_interrupted_says_so_in_one_line_and_leaves_nothing_half
         assert time.monotonic() < deadline and merging.poll() is None, merging.communicate()
         time.sleep(0.02)
     os.killpg(merging.pid, number)  # as a terminal does: the workers get it too
-    out, err = merging.communicate(timeout=60)
+    out, err = merging.communicate(timeout=150)
     assert (merging.returncode, out) == (code, "")
     assert err.splitlines()[-1] == f"engine: stopped by {number.name}" and "Traceback" not in err
     assert not list(data.folders.consolidated.glob("*.inprogress"))
     again = start(data, "merge", "--sort", "_id", "--json")
-    out, err = again.communicate(timeout=60)
+    out, err = again.communicate(timeout=150)
     assert again.returncode == Exit.DONE and json.loads(out)["rows"] == 1500, err
     assert sorted(path.name for path in data.folders.hot.iterdir()) == ["ledger"]
 
@@ -138,7 +138,7 @@ def test_a_verification_that_is_interrupted_while_it_starts_stays_quiet(data: Da
         assert time.monotonic() < deadline and verifying.poll() is None, verifying.communicate()
         time.sleep(0.005)
     os.killpg(verifying.pid, signal.SIGINT)
-    out, err = verifying.communicate(timeout=60)
+    out, err = verifying.communicate(timeout=150)
     assert (verifying.returncode, out) == (Exit.SIGINT, "")
     assert err.splitlines() == ["engine: stopped by SIGINT"]
     assert not list(data.folders.hot.glob("engine-verify-*"))

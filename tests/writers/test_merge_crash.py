@@ -150,7 +150,7 @@ SORT_STEPS = ["merge.before_spilled", "merge.after_ranges", "merge.after_check"]
 def test_killed_at_a_step_of_the_commit_it_continues(root: Path, step: str, sort: str) -> None:
     """The coordinator and its worker as real processes; whoever passes the step is killed."""
     process = start(root, sort, f"{step}#1=kill")
-    assert process.wait(60) != 0
+    assert process.wait(150) != 0
     check_end(root, sort)
 
 

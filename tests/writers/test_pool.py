@@ -81,7 +81,7 @@ def test_workers_die_with_their_parent() -> None:
         "from writers.pool import Pool\n"
         "pool = Pool('test', 2)\n"
         "print(*(worker.process.pid for worker in pool._workers), flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(300)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -89,5 +89,5 @@ def test_workers_die_with_their_parent() -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    gone, alive = psutil.wait_procs(workers, timeout=10)
+    gone, alive = psutil.wait_procs(workers, timeout=60)
     assert len(gone) == 2 and not alive
