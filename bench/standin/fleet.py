@@ -23,8 +23,8 @@ from bench.standin.errors import FleetError
 from bench.standin.faults import for_positions
 
 _START_S = 60.0
-_STOP_S = 10.0
-_CONTROL_S = 10.0
+_STOP_S = 30.0
+_CONTROL_S = 60.0
 
 
 class _Child:

@@ -106,6 +106,8 @@ def test_g2_a_killed_child_restarts_within_the_run(job: Job, fleet: StandinFleet
     ended = finish(process)
 
     assert ended.code == 0, ended.err
+    assert f"{role} (process " in ended.err
+    assert "SIGKILL (killed, by an operator or for lack of memory)" in ended.err
     assert ended.summary["restarts"] == 1
     job.assert_exact()
 
@@ -160,7 +162,7 @@ def test_g6_no_shared_memory_is_left_after_a_kill(job: Job) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
 
-    assert set(Path("/dev/shm").iterdir()) == before
+    assert set(Path("/dev/shm").iterdir()) <= before
 
 
 def test_g4_a_stopped_writer_that_wakes_in_another_generation_changes_nothing(job: Job, fleet: StandinFleet) -> None:
