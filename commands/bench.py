@@ -24,6 +24,7 @@ from commands.plan import by_reason
 from commands.run import RunSecrets, client_settings
 from engine.config import RunConfig
 from engine.errors import ConfigError, Exit, ServersUnavailable, SinkError
+from engine.openfiles import SPARE, allow_open_files
 from engine.signals import Terminated
 from gpu_clients.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
@@ -34,6 +35,7 @@ from readers.work_queue import WorkQuery
 _log = logging.getLogger("engine.bench")
 
 _REFUSED_TEXTS = 32
+_MOST_IN_FLIGHT = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ def bench(config: BenchConfig, secrets: RunSecrets) -> BenchResult:
         texts = read_texts(config.texts, config.plan.tune.seed)
     else:
         texts = list(sample(config.run, secrets.mongo_uri, MAX_TEXTS).texts)
+    allow_open_files(SPARE + len(settings.urls) * (config.plan.concurrency_max or _MOST_IN_FLIGHT))
     fleet = examine(settings)
     for warning in fleet.warnings:
         _log.warning("%s", warning)

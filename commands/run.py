@@ -22,6 +22,7 @@ from engine.errors import ConfigError, EngineError, Exit, ServersUnavailable, Si
 from engine.generation import RingPlan
 from engine.ledger import Ledger, RunState
 from engine.logs import redact
+from engine.openfiles import files_of_run, require_open_files
 from engine.progress import LineProgress, duration
 from engine.quarantine import Quarantine
 from engine.reporting import Observer
@@ -113,6 +114,7 @@ def _prepare(
     if source.empty:
         return None
     clients = client_settings(config, secrets)
+    require_open_files(_open_files(config))
     fleet = examine_patiently(clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto")
     for phrase in fleet_changed(tuned, fleet) if tuned is not None else ():
         _log.warning("the operating point of %s was found on other servers: %s", tuned, phrase)
@@ -258,6 +260,12 @@ def _empty_summary(config: RunConfig, code: Exit) -> dict[str, Any]:
     )
 
 
+def _open_files(config: RunConfig) -> int:
+    """Descriptors that one process of this run may need."""
+    servers = config.servers
+    return files_of_run(n_servers=len(servers.urls), in_flight=servers.concurrency or servers.max_concurrency)
+
+
 def _limits(config: RunConfig, fleet: Fleet, rings: RingPlan) -> str:
     """The fixed limits of this run (G5): memory, work in flight, files that are not committed yet."""
     shard_mib = config.sink.shard_bytes >> 20
@@ -268,7 +276,7 @@ def _limits(config: RunConfig, fleet: Fleet, rings: RingPlan) -> str:
         f"servers={len(config.servers.urls)} batch_size={fleet.batch_size} "
         f"in_flight_per_server<={config.servers.concurrency or config.servers.max_concurrency} "
         f"open_shard<={shard_mib} MiB or {config.sink.shard_seconds:g} s temporaries<={2 * shard_mib} MiB "
-        f"unmarked_rows<={MAX_UNMARKED_ROWS}"
+        f"unmarked_rows<={MAX_UNMARKED_ROWS} open_files<={_open_files(config)} each process"
     )
 
 
