@@ -9,7 +9,8 @@ from bench.standin import StandinConfig, StandinFleet
 from bench.standin.vectors import text_rows
 from gpu_clients.canary import Arrangement, Canary, canary_texts
 from gpu_clients.settings import ClientSettings
-from tests.gpu_clients.harness import Harness, Outcome
+from tests.gpu_clients.harness import Harness
+from tests.gpu_clients.outcome import Outcome
 from tests.gpu_clients.test_faults_transport import texts
 
 MODEL = "google/embeddinggemma-300m"

@@ -13,7 +13,8 @@ import pytest
 from bench.standin import StandinConfig, StandinFleet
 from gpu_clients.breaker import FIRST_PAUSE_S
 from gpu_clients.settings import ClientSettings
-from tests.gpu_clients.harness import Harness, Outcome
+from tests.gpu_clients.harness import Harness
+from tests.gpu_clients.outcome import Outcome
 
 MODEL = "google/embeddinggemma-300m"
 PAST = "Wed, 21 Oct 2015 07:28:00 GMT"
