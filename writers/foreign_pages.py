@@ -11,6 +11,7 @@ Source: Apache Parquet, "Encodings"; Google, "Snappy compressed format descripti
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,10 @@ _GROUPS_OF_A_RUN = 63
 """Groups of eight indices behind one header: what the encoder of parquet-cpp, parquet-mr and parquet-rs fills."""
 _MOST_INDEX_BITS = 25
 _SLACK_BYTES = 8
+_MOST_COUNTING_BITS = 16
+_MOST_STRETCHES = 40
+
+Packed = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,20 +166,26 @@ class _Decoder:
         elif encoding == BYTE_STREAM_SPLIT and self._dtype == np.float32:
             join_planes(np.frombuffer(values, dtype=np.uint8).reshape(4, -1), out)
         elif encoding in (_PLAIN_DICTIONARY, _RLE_DICTIONARY) and self._dictionary is not None:
-            indices = unpack_indices(values, page.n_values)
-            if indices.max(initial=0) >= len(self._dictionary):
-                raise PageDamage(f"the page at byte {page.offset} refers to more than its dictionary holds")
-            np.take(self._dictionary, indices, out=out, mode="clip")
+            packed, width = packed_indices(values, page.n_values)
+            try:
+                if not copy_counting(packed, width, self._dictionary, out):
+                    indices = unpack(packed, width)[: page.n_values]
+                    np.take(self._dictionary, indices, out=out)
+            except IndexError as error:
+                raise PageDamage(f"the page at byte {page.offset} refers to more than its dictionary holds") from error
         else:
             raise NotOurs(f"encoding {encoding}")
 
 
-def unpack_indices(data: memoryview, count: int) -> npt.NDArray[np.uint32]:
-    """Indices into a dictionary that are bit-packed throughout, in runs as long as they can be.
+def packed_indices(data: memoryview, count: int) -> tuple[Packed, int]:
+    """Indices into a dictionary that are bit-packed throughout, in runs as long as they can be, without their headers.
 
     Args:
         data: A byte that says how many bits an index has, then the runs.
         count: How many indices.
+
+    Returns:
+        (groups of eight indices, bytes of such a group), and the bits of an index.
 
     Raises:
         NotOurs: repeated values, which stand for themselves, or runs of another length.
@@ -197,10 +208,66 @@ def unpack_indices(data: memoryview, count: int) -> npt.NDArray[np.uint32]:
     behind = n_runs * (run_bytes - 1)
     packed[:behind].reshape(n_runs, run_bytes - 1)[:] = runs[:, 1:]
     packed[behind : n_groups * width] = raw[last_at + 1 :]
+    return packed[: n_groups * width].reshape(n_groups, width), width
+
+
+def unpack(packed: Packed, width: int) -> npt.NDArray[np.uint32]:
+    """All indices, those behind the last one included."""
+    n_groups = len(packed)
+    padded = np.empty(packed.size + _SLACK_BYTES, dtype=np.uint8)
+    padded[: packed.size] = packed.reshape(-1)
     out = np.empty((n_groups, 8), dtype=np.uint32)
     for number in range(8):  # the same index of every group of eight at once
         bit = number * width
-        words = np.ndarray((n_groups,), "<u4", packed.data, bit >> 3, (width,))
+        words = np.ndarray((n_groups,), "<u4", padded.data, bit >> 3, (width,))
         np.right_shift(words, np.uint32(bit & 7), out=out[:, number])
     np.bitwise_and(out, np.uint32((1 << width) - 1), out=out)
-    return out.reshape(-1)[:count]
+    return out.reshape(-1)
+
+
+def copy_counting(packed: Packed, width: int, dictionary: npt.NDArray[Any], out: npt.NDArray[Any]) -> bool:
+    """Look the values up when nearly every one is new, as the numbers of vectors are: stretches are copied.
+
+    A value that is new has the next index. So the indices count up, but for a few that point back; between these the
+    packed bytes are those of a row of consecutive numbers, which is compared as a whole, whatever it begins with.
+
+    Returns:
+        Whether it was done; not when too many values are repeated, or there are many.
+
+    Raises:
+        IndexError: an index beyond the dictionary.
+    """
+    n_groups = len(packed)
+    if not 3 <= width <= _MOST_COUNTING_BITS:
+        return False
+    group = repeated = 0
+    for _ in range(_MOST_STRETCHES):
+        ahead, phase = divmod(repeated, 8)
+        counting = _counting(width, phase)[group - ahead : n_groups - ahead]
+        if len(counting) < n_groups - group:
+            return False
+        differs = packed[group:].reshape(-1) != counting.reshape(-1)
+        at = int(differs.argmax()) if len(differs) else 0
+        end = group + at // width if len(differs) and differs[at] else n_groups
+        last = min(8 * end, len(out))
+        if last - repeated > len(dictionary):
+            raise IndexError
+        out[8 * group : last] = dictionary[8 * group - repeated : last - repeated]
+        if end == n_groups:
+            return True
+        bits = int.from_bytes(packed[end].tobytes(), "little")
+        indices = [bits >> number * width & ((1 << width) - 1) for number in range(min(8, len(out) - last))]
+        out[last : last + 8] = dictionary.take(indices)
+        repeated = min(8 * (end + 1) - max(8 * end - repeated, max(indices) + 1), 8 * (end + 1))
+        if repeated < 0:
+            return False
+        group = end + 1
+    return False
+
+
+@functools.cache
+def _counting(width: int, phase: int) -> Packed:
+    """Indices of `width` bits that count up from minus `phase`, packed: (groups of eight, width)."""
+    numbers = np.arange(-phase, (1 << width) - phase, dtype=np.int64)
+    bits = (numbers[:, None] >> np.arange(width) & 1).astype(np.uint8)
+    return np.packbits(bits.reshape(-1), bitorder="little").reshape(-1, width)

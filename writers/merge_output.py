@@ -4,15 +4,14 @@ Rows are counted in before they are encoded: their number, their ids' digest, an
 values and vectors together). Vector pages that an input holds in the very form of an output are copied; for them the
 page's CRC-32, compared when the input was read, stands in for the vectors, and the input's SHA-256 for the page.
 
-`seal` closes the file, opens it anew, and decodes it from its own footer, row by row: pages in their order with the
-checksums they were made or copied with, vectors that were encoded here, ids, carried values. pyarrow, the general
-reader, decodes a sample besides. Only then is the file made durable.
+`seal` closes the file, opens it anew, and decodes it from its own footer: pages in their order with the checksums they
+were made or copied with, vectors that were encoded here against the parities taken of them before, ids and carried
+values in their order. pyarrow, the general reader, decodes a sample besides. Only then is the file made durable.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,20 +19,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine import durable
 from engine.errors import DamageError, SinkError
 from writers import schema as sc
-from writers.digests import MASK, RowHasher, total
+from writers.digests import MASK, RowHasher, Words, ordered, parities, total
 from writers.foreign import MergeSchema
-from writers.inputs import UNREADABLE, Block, HashedFile, unreadable
+from writers.inputs import UNREADABLE, Block, unreadable
+from writers.merge_check import PageFacts, PageSums, Rereader
 from writers.merge_file import MergeFile
-from writers.pages import EncodedPage, Matrix, PageDecoder, read_pages
+from writers.pages import EncodedPage, Matrix
 from writers.vector_file import VectorFileWriter
-
-_READ_BYTES = 1 << 20
-_SPOT_ROWS = 256
 
 
 @dataclass(slots=True)
@@ -52,8 +48,12 @@ class Sums:
 
     def add(self, hasher: RowHasher, others: pa.Table, matrix: Matrix | None) -> None:
         """Count rows in."""
+        self.add_hashed(others, hasher.row_hashes(others, matrix))
+
+    def add_hashed(self, others: pa.Table, hashes: Words) -> None:
+        """Count rows in whose hashes are known."""
         self.rows += others.num_rows
-        self.digest = (self.digest + total(hasher.row_hashes(others, matrix))) & MASK
+        self.digest = (self.digest + total(hashes)) & MASK
         self.id_digests.append(sc.id_digest(others.column(0)))
         if len(self.id_digests) > 256:
             self.id_digests = [sc.combine_digests(self.id_digests)]
@@ -90,7 +90,7 @@ class Output:
         self._schema = schema
         self._sorted = sorted_by_id
         self._hasher = RowHasher(schema.dim, schema.dtype.itemsize)
-        self._copied = False
+        self._page_sums: list[PageSums] = []
         self._n_pending = 0
         self._others: list[pa.Table] = []
         self._ends: tuple[str, str] = ("", "")
@@ -122,7 +122,6 @@ class Output:
                 self._flush()
                 self._count(block.others, None)
                 self._writer.append_page(block.others, block.vectors)
-                self._copied = True
             else:
                 self._append_rows(block.others, block.vectors)
         except OSError as error:
@@ -157,7 +156,7 @@ class Output:
         """
         try:
             self._flush()
-            if not self._copied:
+            if all(page.vectors is not None for page in self._page_sums):
                 if row_digest and row_digest != self.sums.digest_text:
                     raise DamageError(
                         f"the rows read for {self.path} have digest {self.sums.digest_text}, the footers of its "
@@ -222,7 +221,14 @@ class Output:
         if not self.sums.rows:
             self._ends = (sc.id_text(ids[0]), "")
         self._ends = (self._ends[0], sc.id_text(ids[-1]))
-        self.sums.add(self._hasher, others, matrix)
+        if matrix is None:
+            hashes = without = self._hasher.row_hashes(others, None)
+        else:
+            hashes, without = self._hasher.hashes_with_and_without(others, matrix)
+        self.sums.add_hashed(others, hashes)
+        # What is counted in one call makes one page: the writer gets full pages, or the rest before a copied one.
+        vectors = None if matrix is None else parities(matrix.reshape(-1))
+        self._page_sums.append(PageSums(ordered(without), vectors))
 
     def _own_footer(self, row_digest: str) -> dict[bytes, bytes]:
         footer = {sc.KEY_ROWS: str(self.sums.rows).encode(), sc.KEY_ID_DIGEST: self.sums.id_digest.encode()}
@@ -234,123 +240,20 @@ class Output:
         Raises:
             DamageError: it holds something else.
         """
-        reader = _Rereader(self.path, self._schema, self._hasher, self._writer.page_log)
+        log = [
+            PageFacts(n_rows, crc, sums)
+            for (n_rows, crc, _), sums in zip(self._writer.page_log, self._page_sums, strict=True)
+        ]
+        reader = Rereader(self.path, self._schema, self._hasher, log)
         try:
-            found = reader.read(ordered=self._sorted)
+            rows, id_digest = reader.read(in_order=self._sorted)
         except UNREADABLE as error:
             raise unreadable(str(self.path), error) from error
-        mine = (self.sums.rows, self.sums.id_digest, self.sums.digest_text, self._file.size_bytes)
-        theirs = (found.rows, found.id_digest, found.digest_text, os.fstat(self._file.fd).st_size)
+        mine = (self.sums.rows, self.sums.id_digest, self._file.size_bytes)
+        theirs = (rows, id_digest, os.fstat(self._file.fd).st_size)
         if mine != theirs:
             raise DamageError(
-                f"{self.path} does not hold what was written (rows, id digest, row digest, bytes {theirs}, expected "
-                f"{mine}): the memory or the device is failing; all sources are untouched"
+                f"{self.path} does not hold what was written (rows, id digest, bytes {theirs}, expected {mine}): "
+                "the memory or the device is failing; all sources are untouched"
             )
         return reader.sha256
-
-
-class _Rereader:
-    """Reads a closed output once more.
-
-    Attributes:
-        sha256: Of the file as it was read.
-    """
-
-    def __init__(
-        self, path: Path, schema: MergeSchema, hasher: RowHasher, page_log: list[tuple[int, int, bool]]
-    ) -> None:
-        self._path = path
-        self._schema = schema
-        self._hasher = hasher
-        self._page_log = page_log
-        self._decoder = PageDecoder(schema.dtype)
-        self.sha256 = ""
-
-    def read(self, *, ordered: bool) -> Sums:
-        """Read everything; returns the sums of what is there."""
-        found = Sums()
-        order = _Order()
-        pages = iter(self._page_log)
-        file = HashedFile(self._path)
-        try:
-            parquet = pq.ParquetFile(
-                pa.OSFile(str(self._path)), page_checksum_verification=True, pre_buffer=False, buffer_size=_READ_BYTES
-            )
-            if not parquet.schema_arrow.equals(self._schema.arrow, check_metadata=False):
-                raise DamageError(f"{self._path} has another schema than was written: report this")
-            for group in range(parquet.num_row_groups):
-                others = parquet.read_row_group(group, columns=self._schema.others.names, use_threads=False)
-                others = others.cast(self._schema.others)
-                if ordered and not order.goes_on(others.column(0)):
-                    raise DamageError(f"{self._path} is not sorted by id: report this; all sources are untouched")
-                self._read_pages(file, parquet, group, others, pages, found)
-            if next(pages, None) is not None:
-                raise DamageError(f"{self._path} has fewer pages than were written: all sources are untouched")
-            if parquet.metadata.num_rows:
-                self._spot_check(file, parquet)
-            self.sha256 = file.hexdigest()
-        finally:
-            file.close()
-        return found
-
-    def _read_pages(
-        self,
-        file: HashedFile,
-        parquet: pq.ParquetFile,
-        group: int,
-        others: pa.Table,
-        pages: Any,
-        found: Sums,
-    ) -> None:
-        start = 0
-        for page in read_pages(file.read_at, _place(parquet, group)):
-            n_rows, crc, copied = next(pages, (0, 0, False))
-            if (page.n_values, page.crc) != (n_rows * self._schema.dim, crc):
-                raise DamageError(f"{self._path} has another page at byte {page.offset} than was written")
-            matrix = None if copied else self._decode(page)
-            found.add(self._hasher, others.slice(start, n_rows), matrix)
-            start += n_rows
-        if start != others.num_rows:
-            raise DamageError(f"{self._path} has {start} vectors for {others.num_rows} ids in row group {group}")
-
-    def _decode(self, page: Any) -> Matrix:
-        flat = np.empty(page.n_values, dtype=self._schema.dtype)
-        self._decoder.decode_into(page, flat)
-        return flat.reshape(-1, self._schema.dim)
-
-    def _spot_check(self, file: HashedFile, parquet: pq.ParquetFile) -> None:
-        """Let the general reader decode the first rows too: that others can read the file is part of it."""
-        first = self._decode(next(read_pages(file.read_at, _place(parquet, 0))))
-        n_rows = min(_SPOT_ROWS, len(first))
-        batch = next(parquet.iter_batches(batch_size=n_rows, columns=[sc.EMBEDDING], use_threads=False))
-        vectors = batch.column(0).flatten().to_numpy(zero_copy_only=False)
-        if vectors.tobytes() != first[: batch.num_rows].tobytes():
-            raise DamageError(f"{self._path} reads differently with pyarrow: report this; all sources are untouched")
-
-
-def _place(parquet: pq.ParquetFile, group: int) -> tuple[int, int, int]:
-    """Offset, bytes and values of the vectors of a row group; they are the last leaf of every output."""
-    columns = parquet.metadata.row_group(group)
-    vectors = columns.column(columns.num_columns - 1)
-    return int(vectors.data_page_offset), int(vectors.total_compressed_size), int(vectors.num_values)
-
-
-class _Order:
-    """Whether ids ascend, part after part."""
-
-    def __init__(self) -> None:
-        self._last: Any = None
-
-    def goes_on(self, ids: pa.ChunkedArray) -> bool:
-        """Whether these ids ascend and none is below those before."""
-        if pa.types.is_integer(ids.type):
-            values = ids.to_numpy()
-            ascending = bool((values[1:] >= values[:-1]).all())
-        else:
-            values = ids.cast(pa.binary()).to_pylist()
-            ascending = all(a <= b for a, b in itertools.pairwise(values))
-        if not len(values):
-            return True
-        ascending = ascending and (self._last is None or bool(self._last <= values[0]))
-        self._last = values[-1]
-        return ascending

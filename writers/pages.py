@@ -268,7 +268,7 @@ class PageDecoder:
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
-        self._codec = pa.Codec("zstd")
+        self._decompressor = zstandard.ZstdDecompressor()  # kept: pyarrow's makes its tables anew for every page
 
     def decode_into(self, page: RawPage, out: npt.NDArray[Any]) -> None:
         """Write the page's values to `out` (n_values, of the decoder's dtype).
@@ -277,25 +277,38 @@ class PageDecoder:
             PageDamage: sizes that do not fit together, or a body that cannot be decompressed.
             NotOurs: null or missing values, or another encoding.
         """
+        if len(out) != page.n_values:
+            raise NotOurs("a page with missing values")
+        planes = self.planes(page)
+        if len(planes) == 4:
+            join_planes(planes, out)
+        else:
+            out.view(np.uint8)[:] = planes[0]
+
+    def planes(self, page: RawPage) -> npt.NDArray[np.uint8]:
+        """The page's values as they stand in it: (4, n_values) bytes of equal significance, or (1, bytes) when PLAIN.
+
+        Raises:
+            PageDamage, NotOurs: see `decode_into`.
+        """
         if 5 not in page.fields:
             raise NotOurs("a dictionary or a page of version 2")
         prefix = page.plain_bytes - page.n_values * self.dtype.itemsize
-        if not 0 <= prefix <= 64 + 2 * page.n_values or len(out) != page.n_values:
+        if not 0 <= prefix <= 64 + 2 * page.n_values:
             raise NotOurs("a page with missing values")  # or with a damaged size, which is not allocated then
         plain = self._decompress(page)
         encoding = int(page.fields[5].value[2].value)
-        body = plain[prefix:]
-        if encoding == BYTE_STREAM_SPLIT and self.dtype == np.float32:
-            join_planes(np.frombuffer(body, dtype=np.uint8).reshape(4, -1), out)
-        elif encoding == PLAIN:
-            out[:] = np.frombuffer(body, dtype=self.dtype)
-        else:
+        split = encoding == BYTE_STREAM_SPLIT and self.dtype == np.float32
+        if not split and encoding != PLAIN:
             raise NotOurs(f"encoding {encoding}")
+        return np.frombuffer(plain, dtype=np.uint8, offset=prefix).reshape(4 if split else 1, -1)
 
-    def _decompress(self, page: RawPage) -> memoryview:
+    def _decompress(self, page: RawPage) -> bytes:
         try:
-            plain = memoryview(self._codec.decompress(page.body, page.plain_bytes)).cast("B")
-        except (OSError, ValueError) as error:
+            if zstandard.frame_content_size(page.body) not in (page.plain_bytes, -1):  # -1: the frame does not say
+                raise PageDamage(f"the page at byte {page.offset} says two sizes")
+            plain = self._decompressor.decompress(page.body, max_output_size=page.plain_bytes)
+        except zstandard.ZstdError as error:
             raise PageDamage(f"the page at byte {page.offset} cannot be decompressed: {error}") from error
         if len(plain) != page.plain_bytes:
             raise PageDamage(f"the page at byte {page.offset} has {len(plain)} bytes, not {page.plain_bytes}")

@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.errors import ConfigError
 from tests.writers.dataset import vectors_of
 from tests.writers.inline_pool import InlinePool
-from writers.foreign_pages import ForeignChunk, read_foreign_vectors, unpack_indices
+from writers.foreign_pages import ForeignChunk, copy_counting, packed_indices, read_foreign_vectors, unpack
 from writers.merge import merge
 from writers.merge_config import MergeConfig
 from writers.pages import NotOurs, PageDamage
@@ -152,14 +154,68 @@ def test_a_flipped_bit_is_found_or_changes_what_everybody_reads(
             decoded(content[:cut], chunks)
 
 
+def packed(indices: Any, width: int) -> bytes:
+    """Indices as a page has them."""
+    padded = np.concatenate([indices, np.zeros(-len(indices) % 8, dtype=np.int64)])
+    bits = (padded[:, None] >> np.arange(width) & 1).astype(np.uint8)
+    groups = np.packbits(bits.reshape(-1), bitorder="little").reshape(-1, width)
+    runs = [groups[start : start + 63] for start in range(0, len(groups), 63)]
+    return bytes([width]) + b"".join(bytes([len(run) << 1 | 1]) + run.tobytes() for run in runs)
+
+
+def looked_up(data: bytes, count: int, dictionary: Any) -> tuple[Any, bool]:
+    """The values, and whether they were found by stretches."""
+    groups, width = packed_indices(memoryview(data), count)
+    plain = dictionary.take(unpack(groups, width)[:count])
+    out = np.empty(count, dtype=dictionary.dtype)
+    counting = copy_counting(groups, width, dictionary, out)
+    assert not counting or (out == plain).all()
+    return plain, counting
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    count=st.integers(1, 3000),
+    repeats=st.lists(st.integers(0, 2999), max_size=30),
+    spare_bits=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def test_indices_that_nearly_count_up_are_looked_up_as_any_others(
+    count: int, repeats: list[int], spare_bits: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    new = np.ones(count, dtype=bool)
+    new[[at for at in repeats if 0 < at < count]] = False
+    indices = np.cumsum(new) - 1
+    indices[~new] = random.integers(0, indices[~new] + 1)
+    width = max(1, int(indices.max()).bit_length()) + spare_bits
+    dictionary = random.permutation(int(indices.max()) + 1).astype(np.float32)
+    values, counting = looked_up(packed(indices, width), count, dictionary)
+    assert (values == dictionary[indices]).all()
+    assert counting or count < 100 or spare_bits == 0 or len(repeats) > 20  # it is the way that is meant
+
+
+@pytest.mark.parametrize("width", [1, 7, 12, 17, 25])
+def test_any_indices_of_any_width_are_looked_up(width: int) -> None:
+    random = np.random.default_rng(width)
+    dictionary = np.arange(min(1 << width, 5000), dtype=np.float32)
+    indices = random.integers(0, len(dictionary), size=1234)
+    values, _ = looked_up(packed(indices, width), 1234, dictionary)
+    assert (values == indices).all()
+
+
 def test_indices_beyond_the_dictionary_and_broken_runs_are_no_values() -> None:
-    packed = np.packbits(
-        ((np.arange(16)[:, None] >> np.arange(4)) & 1).astype(np.uint8).reshape(-1), bitorder="little"
-    ).tobytes()
-    assert unpack_indices(memoryview(b"\x04\x05" + packed), 16).tolist() == list(range(16))
-    for data in (b"\x00\x05" + packed, b"\x04\x07" + packed, b"\x04\x05" + packed[:-1], b"\x1f\x05" + packed, b"\x04"):
+    good = packed(np.arange(16), 4)
+    for data in (b"\x00" + good[1:], b"\x04\x07" + good[2:], good[:-1], b"\x1f" + good[1:], b"\x04"):
         with pytest.raises(NotOurs):
-            unpack_indices(memoryview(data), 16)
+            packed_indices(memoryview(data), 16)
+    groups, width = packed_indices(memoryview(good), 16)
+    for entries in (3, 8, 15):
+        with pytest.raises(IndexError):
+            copy_counting(groups, width, np.arange(entries), np.empty(16))
+    groups, width = packed_indices(memoryview(packed(np.array([0, 1, 2, 9, 3, 4, 5, 6]), 4)), 8)
+    with pytest.raises(IndexError):
+        copy_counting(groups, width, np.arange(7), np.empty(8))
 
 
 def test_lists_of_other_lengths_are_refused_even_when_the_levels_are_as_long(
