@@ -10,8 +10,8 @@ from engine.channels import Message
 from engine.errors import DamageError
 from engine.ledger import Ledger
 from writers.merge_config import MergeConfig
-from writers.merge_inputs import read_run_state
 from writers.merge_ledger import MergeState, PlanFile, PlannedInput, PlanState
+from writers.merge_start import read_run_state
 from writers.pool import Pool, Report
 from writers.tracker import Tracker
 

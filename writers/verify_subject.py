@@ -14,8 +14,9 @@ from engine.runfolder import IN_PROGRESS, lock_owner
 from writers import schema as sc
 from writers.foreign import MergeSchema, schema_of_file, schema_of_run
 from writers.inputs import UNREADABLE, unreadable
-from writers.merge_inputs import list_folder, read_run_state
+from writers.merge_inputs import list_folder
 from writers.merge_ledger import MergeState, PlanFile, read_merge_state
+from writers.merge_start import read_run_state
 from writers.verify_config import Findings, VerifyConfig
 from writers.verify_file import Expected
 from writers.verify_ids import LIVE_SHARD, MERGED_SHARD, OUTPUT

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import writers.merge
 import writers.merge_group
 import writers.merge_plan
+import writers.merge_run
 import writers.merge_sort
 from engine import durable
 from engine.errors import EngineError

@@ -88,7 +88,7 @@ def test_one_flipped_bit_in_any_page_of_the_closed_file_is_found(tmp_path: Path)
     facts = written(tmp_path / "a", schema, np.arange(ROWS), vectors_of(range(ROWS), DIM))
     content = (tmp_path / "a").read_bytes()
     metadata = pq.read_metadata(tmp_path / "a")
-    places = []
+    places: list[int] = []
     for group in range(metadata.num_row_groups):
         for number in range(metadata.num_columns):
             column = metadata.row_group(group).column(number)

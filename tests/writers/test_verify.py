@@ -21,7 +21,7 @@ from engine.ports import IdList
 from engine.runfolder import RunLock
 from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD, DataSet, ids_of, rows_of, vectors_of
 from tests.writers.inline_pool import InlinePool
-from writers import merge_inputs, verify_subject
+from writers import merge_start, verify_subject
 from writers.foreign import MergeSchema, schema_of_run
 from writers.merge import merge
 from writers.merge_ledger import LOCK
@@ -307,7 +307,7 @@ def test_shards_that_a_run_commits_meanwhile_are_no_difference(data: DataSet, mo
     state = verify_subject.read_run_state(data.folders.ledger)
     states = iter([state])
     monkeypatch.setattr(
-        verify_subject, "read_run_state", lambda path: next(states, None) or merge_inputs.read_run_state(path)
+        verify_subject, "read_run_state", lambda path: next(states, None) or merge_start.read_run_state(path)
     )
     data.add_shard(range(400, 410))
     data.add_shard(range(410, 420), commit=False)
