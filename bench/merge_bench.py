@@ -6,10 +6,13 @@
     python -m bench.merge_bench --parts             # what a row costs, piece by piece
 
 polars and DuckDB are not parts of the engine: where they are not installed, they are put into a temporary virtual
-environment (`--no-others` leaves them out). Every program runs in a process of its own; memory is the highest sum of
-the resident sets of that process and its children, sampled every 20 ms. CPU is theirs too, from the first import to the
-end: on a machine that is not idle it says more than rates do. The files are as older pipelines left them
-(pyarrow's defaults: snappy, dictionary, `list<float>`) and, under "shards", as `engine run` writes them.
+environment (`--no-others` leaves them out). Every program runs in a process of its own, and its clock starts when it
+has imported what it needs: of the engine the coordinator, not the workers, whose start counts. polars and DuckDB do not
+fsync, the engine does. Memory is the highest sum of the resident sets of that process and its children, sampled every
+20 ms. CPU is theirs too, from the first import to the end: on a machine that is not idle it says more than rates do;
+"whole s" is the wall clock of the whole process, imports included, for all programs alike. The files are as older
+pipelines left them (pyarrow's defaults: snappy, dictionary, `list<float>`) and, under "shards", as `engine run` writes
+them.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ _SAMPLE_S = 0.02
 MERGE = """
 import json, sys
 from pathlib import Path
+import writers.merge_run
 from writers.merge import merge
 from writers.merge_config import MergeConfig
 source, target, jobs, sort = sys.argv[1:5]
@@ -88,6 +92,7 @@ class Measured:
     files: str
     rows: int
     seconds: float
+    whole_s: float
     cpu_s: float
     bytes: int
     peak_bytes: int
@@ -129,8 +134,11 @@ def _children_cpu_s() -> float:
 
 
 def run(python: str, code: str, *arguments: str) -> tuple[dict[str, Any], int, float]:
-    """Run code in a process of its own; what it printed as JSON, its peak memory and its CPU with its children's."""
-    cpu_before_s = _children_cpu_s()
+    """Run code in a process of its own; what it printed as JSON, its peak memory and its CPU with its children's.
+
+    To what it printed the seconds of the whole process are added, as `whole_s`.
+    """
+    cpu_before_s, started = _children_cpu_s(), time.perf_counter()
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     process = subprocess.Popen([python, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=environment)
@@ -150,11 +158,12 @@ def run(python: str, code: str, *arguments: str) -> tuple[dict[str, Any], int, f
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     out, _ = process.communicate()
+    whole_s = time.perf_counter() - started
     ended.set()
     watcher.join()
     if process.returncode:
         raise SystemExit(f"a measured program failed with code {process.returncode}")
-    return json.loads(out.splitlines()[-1]), peak, _children_cpu_s() - cpu_before_s
+    return {**json.loads(out.splitlines()[-1]), "whole_s": whole_s}, peak, _children_cpu_s() - cpu_before_s
 
 
 def measure_merge(files: str, source: Path, work: Path, jobs: int, sort: str = "none") -> Measured:
@@ -168,6 +177,7 @@ def measure_merge(files: str, source: Path, work: Path, jobs: int, sort: str = "
         files=files,
         rows=said["rows"],
         seconds=said["seconds"],
+        whole_s=said["whole_s"],
         cpu_s=cpu_s,
         bytes=size,
         peak_bytes=peak,
@@ -184,6 +194,7 @@ def measure_other(name: str, code: str, python: str, files: str, source: Path, w
         files=files,
         rows=rows,
         seconds=said["seconds"],
+        whole_s=said["whole_s"],
         cpu_s=cpu_s,
         bytes=out.stat().st_size,
         peak_bytes=peak,
@@ -220,7 +231,7 @@ def compare(work: Path, scale: int, jobs: int, others: bool, chosen: list[str], 
         "large-shards": ("16 x 16,384, shards", [(*large, "shards")]),
     }
     say(
-        f"{'files':<22}{'program':<26}{'rows/s':>10}{'us CPU/row':>12}{'bytes/row':>11}{'peak MiB':>10}"
+        f"{'files':<22}{'program':<26}{'rows/s':>10}{'whole s':>9}{'us CPU/row':>12}{'bytes/row':>11}{'peak MiB':>10}"
         f"{'engine is':>11}{'by CPU':>8}"
     )
     with other_python(others) as python:
@@ -244,14 +255,14 @@ def compare(work: Path, scale: int, jobs: int, others: bool, chosen: list[str], 
         rate, speed = said["rows"] / said["seconds"], said["bytes"] / said["seconds"] / 1e9
         program = f"engine verify --level {level}"
         say(
-            f"{'its output':<22}{program:<26}{rate:>10,.0f}{cpu_s * 1e6 / said['rows']:>12.1f}{'':>11}"
-            f"{peak / 2**20:>10,.0f}   {speed:.2f} GB/s"
+            f"{'its output':<22}{program:<26}{rate:>10,.0f}{said['whole_s']:>9.2f}"
+            f"{cpu_s * 1e6 / said['rows']:>12.1f}{'':>11}{peak / 2**20:>10,.0f}   {speed:.2f} GB/s"
         )
 
 
 def _line(measured: Measured, engine: Measured | None) -> str:
     line = (
-        f"{measured.files:<22}{measured.program:<26}{measured.rows_per_s:>10,.0f}"
+        f"{measured.files:<22}{measured.program:<26}{measured.rows_per_s:>10,.0f}{measured.whole_s:>9.2f}"
         f"{measured.cpu_s * 1e6 / measured.rows:>12.1f}"
         f"{measured.bytes / measured.rows:>11,.0f}{measured.peak_bytes / 2**20:>10,.0f}"
     )

@@ -10,6 +10,7 @@ meanwhile: its ledger is read without a lock, and what it commits later is merge
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from engine import durable
@@ -38,6 +39,7 @@ def merge(config: MergeConfig, on_progress: OnProgress | None = None) -> MergeRe
         SinkError: an output device is full or failing (exit 5).
         LockHeld: another merge works on the same target (exit 11).
     """
+    started = time.monotonic()
     durable.arm(ROLE)
     check_source(config)  # a mistyped name must not leave an empty folder behind
     try:
@@ -50,7 +52,7 @@ def merge(config: MergeConfig, on_progress: OnProgress | None = None) -> MergeRe
             # Imported while the workers, which have just been started, import the same.
             from writers.merge_run import Merge  # noqa: PLC0415
 
-            return Merge(config, pool, Tracker(on_progress)).run()
+            return Merge(config, pool, Tracker(on_progress), started).run()
     except OSError as error:
         raise _refused(config.target, error) from error
     finally:

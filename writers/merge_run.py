@@ -34,11 +34,11 @@ from writers.tracker import Tracker
 class Merge:
     """One merge, holding the lock."""
 
-    def __init__(self, config: MergeConfig, pool: Pool, tracker: Tracker) -> None:
+    def __init__(self, config: MergeConfig, pool: Pool, tracker: Tracker, started: float) -> None:
         self._config = config
         self._pool = pool
         self._tracker = tracker
-        self._started = time.monotonic()
+        self._started = started
         self._ledger = Ledger(config.target / LEDGER, MergeState())
         self._state: MergeState = self._ledger.state
         self._sources = Sources(config, self._ledger, pool, tracker)
