@@ -180,7 +180,12 @@ class Input:
                 source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True
             )
             self.rows = int(self._parquet.metadata.num_rows)
-            self._leaf = matcher.check(name, self._parquet)
+            leaf = matcher.check(name, self._parquet)
+            self._leaf = leaf
+            # Looked up once: each look costs a small file as much as decoding a row.
+            metadata = self._parquet.metadata
+            self._groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            self._columns = [group.column(leaf) for group in self._groups]
         except UNREADABLE as error:
             self.close()
             raise unreadable(name, error) from error
@@ -242,11 +247,8 @@ class Input:
 
     def other_bytes(self) -> int:
         """Bytes of all columns but the vectors, encoded but not compressed, by the footer."""
-        size = 0
-        for number in range(self._parquet.metadata.num_row_groups):
-            group = self._parquet.metadata.row_group(number)
-            size += int(group.total_byte_size) - int(group.column(self._leaf).total_uncompressed_size)
-        return size
+        pairs = zip(self._groups, self._columns, strict=True)
+        return sum(int(group.total_byte_size) - int(column.total_uncompressed_size) for group, column in pairs)
 
     def close(self) -> None:
         """Close the file."""
@@ -270,9 +272,7 @@ class Input:
         if not self._parquet.schema_arrow.equals(schema.arrow, check_metadata=False):
             return False
         kinds = {"RLE", "BYTE_STREAM_SPLIT" if schema.vector_type == "float32" else "PLAIN"}
-        metadata = self._parquet.metadata
-        for group in range(metadata.num_row_groups):
-            column = metadata.row_group(group).column(self._leaf)
+        for column in self._columns:
             if column.compression != "ZSTD" or column.has_dictionary_page or not set(column.encodings) <= kinds:
                 return False
         return True
@@ -280,9 +280,8 @@ class Input:
     def _own_blocks(self, copying: bool) -> Iterator[Block]:
         schema, parquet = self._schema, self._parquet
         names = schema.others.names
-        for group in range(parquet.num_row_groups):
+        for group, column in enumerate(self._columns):
             others = to_others(self.name, parquet.read_row_group(group, columns=names, use_threads=False), schema)
-            column = parquet.metadata.row_group(group).column(self._leaf)
             if column.num_values != others.num_rows * schema.dim:
                 raise PageDamage(f"row group {group} has {column.num_values} numbers for {others.num_rows} rows")
             start = 0
@@ -324,17 +323,15 @@ class Input:
 
     def _foreign_chunks(self) -> list[ForeignChunk] | None:
         """The chunks of the vectors, or None when they need the general reader."""
-        schema, metadata = self._schema, self._parquet.metadata
+        schema = self._schema
         column = self._parquet.schema.column(self._leaf)
-        half = schema.vector_type == "float16"
+        half = schema.dtype.itemsize == 2
         if column.max_repetition_level != 1 or column.physical_type != ("FIXED_LEN_BYTE_ARRAY" if half else "FLOAT"):
             return None
         if any("." in source for source, _ in schema.sources):  # pyarrow takes that for a path
             return None
         chunks = []
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            chunk = group.column(self._leaf)
+        for group, chunk in zip(self._groups, self._columns, strict=True):
             if chunk.compression not in CODECS or chunk.num_values != group.num_rows * schema.dim:
                 return None
             start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset

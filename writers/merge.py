@@ -24,6 +24,7 @@ from writers.tracker import OnProgress, Tracker
 
 ROLE = "merge"
 WORKER_ROLE = "merge-worker"
+_TASKS = ("writers.merge_plan", "writers.merge_group")
 
 
 def merge(config: MergeConfig, on_progress: OnProgress | None = None) -> MergeReport:
@@ -48,7 +49,7 @@ def merge(config: MergeConfig, on_progress: OnProgress | None = None) -> MergeRe
     except OSError as error:
         raise _refused(config.target, error) from error
     try:
-        with Pool(WORKER_ROLE, config.jobs, (lock.fd,)) as pool:
+        with Pool(WORKER_ROLE, config.jobs, (lock.fd,), _TASKS) as pool:
             # Imported while the workers, which have just been started, import the same.
             from writers.merge_run import Merge  # noqa: PLC0415
 

@@ -35,14 +35,17 @@ Task = Callable[[Message, Report], Message]
 class Pool:
     """Worker processes; use as a context manager, which ends them all, whatever they are doing."""
 
-    def __init__(self, role: str, jobs: int, inherited_fds: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, role: str, jobs: int, inherited_fds: tuple[int, ...] = (), modules: tuple[str, ...] = ()
+    ) -> None:
         """
         Args:
             role: Names the processes, and which fail points are meant for them.
             jobs: How many.
             inherited_fds: Kept open by every worker: a lock that must outlive none of them.
+            modules: Those of the tasks to come, which workers import before they are asked for the first.
         """
-        self._workers = [_Worker(role, inherited_fds) for _ in range(jobs)]
+        self._workers = [_Worker(role, inherited_fds, modules) for _ in range(jobs)]
 
     def run(self, jobs: Iterable[Message], on_progress: Report) -> Iterator[tuple[Message, Message]]:
         """Do jobs in any order; yields (job, result) as they finish.
@@ -97,10 +100,10 @@ class Pool:
 
 
 class _Worker:
-    def __init__(self, role: str, inherited_fds: tuple[int, ...]) -> None:
+    def __init__(self, role: str, inherited_fds: tuple[int, ...], modules: tuple[str, ...]) -> None:
         self.channel, theirs = Channel.pair()
         self._role = role
-        command = [sys.executable, "-m", __name__, role, str(theirs.fd), str(os.getpid())]
+        command = [sys.executable, "-m", __name__, role, str(theirs.fd), str(os.getpid()), *modules]
         # Blocked signals stay blocked in the child: a Ctrl-C that comes while it starts must not make it complain.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_BUSINESS)
         try:
@@ -134,13 +137,15 @@ def _error_of(message: Message) -> EngineError:
 
 
 def main() -> NoReturn:
-    """Entry point of a worker: `role channel_fd parent_pid`."""
-    role, channel_fd, parent_pid = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    """Entry point of a worker: `role channel_fd parent_pid module...`."""
+    role, channel_fd, parent_pid, modules = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
     _tie_to_parent(role, parent_pid)
     channel = Channel.from_fd(channel_fd)
     try:
         durable.arm(role)
         _prepare_arrow()
+        for name in modules:
+            importlib.import_module(name)
         while (job := channel.receive()) is not None:
             module, _, function = str(job["task"]).partition(":")
             task = cast(Task, getattr(importlib.import_module(module), function))

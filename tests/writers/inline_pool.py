@@ -13,7 +13,9 @@ from writers.pool import Report
 class InlinePool:
     """What `writers.pool.Pool` offers, without processes."""
 
-    def __init__(self, role: str, jobs: int, inherited_fds: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, role: str, jobs: int, inherited_fds: tuple[int, ...] = (), modules: tuple[str, ...] = ()
+    ) -> None:
         self.role = role
 
     def run(self, jobs: Iterable[Message], on_progress: Report) -> Iterator[tuple[Message, Message]]:
