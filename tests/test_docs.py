@@ -52,6 +52,21 @@ def test_every_fail_point_in_the_commit_protocol_is_in_the_code_and_the_other_wa
     assert page == code
 
 
+def test_every_guarantee_names_tests_that_are_there() -> None:
+    """A renamed test must not leave a guarantee without proof."""
+    page = read("docs/design.md")
+    guarantees = re.findall(r"^\| (G\d+) [a-z]", page, re.MULTILINE)
+    rows = dict(re.findall(r"^\| (G\d+) \| (.*`test_.*) \|$", page, re.MULTILINE))
+    sources = [(ROOT / name).read_text(encoding="utf-8") for name in TRACKED if re.match(r"tests/.*test_\w+\.py", name)]
+    there = set(re.findall(r"^def (test_\w+)\(", "\n".join(sources), re.MULTILINE))
+
+    assert list(rows) == guarantees
+    for guarantee, row in rows.items():
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named, guarantee
+        assert set(named) <= there, f"{guarantee}: {set(named) - there}"
+
+
 def test_every_dependency_earns_a_line() -> None:
     """setup.cfg and docs/dependencies.md name the same packages."""
     options = read("setup.cfg").partition("install_requires =")[2].partition("[options.package_data]")[0]
