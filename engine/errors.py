@@ -2,7 +2,8 @@
 
     EngineError
     |-- ConfigError            fix the command, the file or the environment          exit 2
-    |   `-- FingerprintMismatch  the data set belongs to another vector space        exit 2
+    |   |-- FingerprintMismatch  the data set belongs to another vector space        exit 2
+    |   `-- MarksRefused         documents of committed rows that cannot be marked   exit 2
     |-- SourceError            MongoDB does not answer, or not as it must            exit 6
     |-- ServersUnavailable     no healthy embedding server within the limit          exit 7
     |-- SinkError              an output device is full or failing                   exit 5
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import enum
 import errno
+from collections.abc import Sequence
 
 
 class Exit(enum.IntEnum):
@@ -54,6 +56,28 @@ class ConfigError(EngineError):
 
 class FingerprintMismatch(ConfigError):
     """The vectors asked for and the vectors already there are not in one vector space (G9)."""
+
+
+_SHOWN_IDS = 10
+
+
+class MarksRefused(ConfigError):
+    """The collection refuses the mark of some documents; their rows are committed, and all others are marked.
+
+    Attributes:
+        why: What the collection said.
+        ids: The `_id`s of the documents as text.
+    """
+
+    def __init__(self, why: str, ids: Sequence[str] = ()) -> None:
+        shown = ", ".join(ids[:_SHOWN_IDS]) + (", ..." if len(ids) > _SHOWN_IDS else "")
+        super().__init__(
+            f"{why}: {len(ids):,} documents cannot be marked (_id {shown}), the others of their shards are, and every "
+            "row is safe: let the validator allow the field or mend these documents, then the same command marks them "
+            "and goes on; or go on with --no-mark"
+        )
+        self.why = why
+        self.ids = tuple(ids)
 
 
 class SourceError(EngineError):

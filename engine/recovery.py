@@ -8,12 +8,14 @@ That a reader never starts while a committed shard is unmarked is what keeps a d
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine import durable
-from engine.errors import LockHeld, ProtocolError, SinkError
+from engine.errors import LockHeld, MarksRefused, ProtocolError, SinkError
 from engine.ledger import Ledger, Record, RunState
 from engine.ports import DocumentMarker, Shards
 from engine.records import ShardFacts
@@ -149,11 +151,36 @@ class Recovery:
         if self._marker is None:
             return 0
         unmarked = self._ledger.state.unmarked()
+        refused = Refused()
         for commit in unmarked:
             self._shards.check_committed(commit["file"], commit["bytes"], commit["sha256"])
-            record = mark_shard(self._shards, self._marker, commit, ours_before=True)
-            self._ledger.append({**record, "epoch": self._ledger.state.epoch})
+            with refused.gathered():
+                record = mark_shard(self._shards, self._marker, commit, ours_before=True)
+                self._ledger.append({**record, "epoch": self._ledger.state.epoch})
+        refused.raise_all()
         return len(unmarked)
+
+
+class Refused:
+    """Gathers refused marks, so that what one document is refused keeps no other from its mark."""
+
+    def __init__(self) -> None:
+        self._why = ""
+        self._ids: list[str] = []
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Remember what is refused in here, and go on behind it."""
+        try:
+            yield
+        except MarksRefused as error:
+            self._why = self._why or error.why
+            self._ids += error.ids
+
+    def raise_all(self) -> None:
+        """Raise MarksRefused for all of it, if there is any."""
+        if self._ids:
+            raise MarksRefused(self._why, self._ids)
 
 
 def mark_shard(shards: Shards, marker: DocumentMarker, commit: Record, *, ours_before: bool) -> Record:
@@ -164,17 +191,21 @@ def mark_shard(shards: Shards, marker: DocumentMarker, commit: Record, *, ours_b
 
     Raises:
         LockHeld: documents were marked that no attempt of ours can have marked: another run works on them.
+        MarksRefused: the collection refuses some marks; all others are set.
         ProtocolError: the sum is off.
     """
     matched = already = gone = foreign = 0
+    refused = Refused()
     durable.point("mark.before")
     for ids in shards.ids(commit["file"]):
-        outcome = marker.mark(ids, ours_before=ours_before)
-        durable.point("mark.mid")
-        matched += outcome.matched
-        already += outcome.already
-        gone += outcome.gone
-        foreign += outcome.foreign
+        with refused.gathered():
+            outcome = marker.mark(ids, ours_before=ours_before)
+            durable.point("mark.mid")
+            matched += outcome.matched
+            already += outcome.already
+            gone += outcome.gone
+            foreign += outcome.foreign
+    refused.raise_all()
     durable.point("mark.after")
     if foreign:
         raise LockHeld(

@@ -19,12 +19,13 @@ import bson
 from bson import ObjectId
 from bson.int64 import Int64
 from bson.min_key import MinKey
-from pymongo.errors import PyMongoError, WriteError
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError, PyMongoError, WriteError
 
-from engine.errors import ConfigError, SourceError
+from engine.errors import MarksRefused, SourceError
 from readers.connection import Document, open_client, open_collection, ping, selection_ms
 from readers.mongo_errors import Outage, attempt, describe, is_away
-from readers.mongo_ids import key_of
+from readers.mongo_ids import canonical, key_of
 
 T = TypeVar("T")
 
@@ -102,16 +103,23 @@ class Marker:
 
         Raises:
             SourceError: MongoDB is away for longer than allowed, refuses the update, or a document stays unmarked.
-            ConfigError: the credentials or a validator do not allow the update.
+            ConfigError: the credentials do not allow the update.
+            MarksRefused: a validator does not allow it for some documents; all others are marked.
         """
         total = MarkResult()
+        refused: list[MarksRefused] = []
         futures = [self._threads.submit(self._mark_chunk, chunk, ours_before) for chunk in _chunks(ids)]
         try:
             for future in futures:
-                total += future.result()
+                try:
+                    total += future.result()
+                except MarksRefused as error:
+                    refused.append(error)
         finally:
             for future in futures:
                 future.cancel()
+        if refused:
+            raise MarksRefused(refused[0].why, [identity for error in refused for identity in error.ids])
         return total
 
     def are_marked(self, ids: Sequence[Any]) -> list[bool | None]:
@@ -165,14 +173,42 @@ class Marker:
     def _mark_chunk(self, values: list[Any], ours_before: bool) -> MarkResult:
         outage = self._outage()
         is_repeated = ours_before
+        is_one_by_one = False
         while True:
             try:
+                if is_one_by_one:
+                    self._mark_one_by_one(values)
                 return self._mark_once(values, is_repeated)
             except PyMongoError as error:
-                if isinstance(error, WriteError) and not is_away(error):
-                    raise self._refused(error) from error
                 is_repeated = True  # it may have happened although its answer was lost: marks may be ours from now on
+                if isinstance(error, WriteError) and not is_away(error):
+                    if error.code != _VALIDATION_FAILED or is_one_by_one:
+                        raise SourceError(
+                            f"marking {self._collection.full_name}: MongoDB refused: {describe(error)}"
+                        ) from error
+                    is_one_by_one = True  # an update of many stops at the first document that a validator refuses
+                    continue
                 self._pause(outage, error)
+
+    def _mark_one_by_one(self, values: list[Any]) -> None:
+        """Mark every document that a validator allows to be marked.
+
+        Raises:
+            MarksRefused: it refuses some; the others are marked.
+        """
+        mark = {"$set": {self._done_field: True}}
+        updates = [UpdateOne({"_id": value, self._done_field: None}, mark) for value in values]
+        try:
+            self._collection.bulk_write(updates, ordered=False)
+        except BulkWriteError as error:
+            failed = error.details["writeErrors"]
+            refused = sorted(one["index"] for one in failed if one["code"] == _VALIDATION_FAILED)
+            if not refused:
+                raise
+            raise MarksRefused(
+                f"a validator of {self._collection.full_name} refuses {self._done_field}: true",
+                [canonical(values[index]) for index in refused],
+            ) from error
 
     def _mark_once(self, values: list[Any], is_repeated: bool) -> MarkResult:
         """One attempt.
@@ -212,15 +248,6 @@ class Marker:
         """Whether each document that exists bears a mark, by key."""
         rows = self._collection.find({"_id": {"$in": values}}, {self._done_field: 1})
         return {key_of(row["_id"]): row.get(self._done_field) is not None for row in rows}
-
-    def _refused(self, error: WriteError) -> SourceError | ConfigError:
-        if error.code == _VALIDATION_FAILED:
-            return ConfigError(
-                f"a validator of {self._collection.full_name} refuses {self._done_field}: true ({describe(error)}): "
-                "allow the field in the collection's validator, or run with --no-mark; "
-                "the shards are safe, and the same command marks them later"
-            )
-        return SourceError(f"marking {self._collection.full_name}: MongoDB refused: {describe(error)}")
 
     def _retried(self, call: Callable[[], T]) -> T:
         outage = self._outage()
