@@ -340,8 +340,8 @@ def _of_servers(servers: list[dict[str, Any]]) -> Iterator[str]:
     for server in servers:
         if server["doubtful"]:
             yield (
-                f"  {server['url']} was taken out for wrong vectors; {server['doubtful']:,} documents came from it "
-                "after its last right canary: prove them with `engine verify --level 5`"
+                f"  {server['url']} went away: {server['doubtful']:,} documents came from it after its last right "
+                "canary; prove them with `engine verify --level 5`"
             )
         if server["state"] != "ok":
             yield f"  {server['url']} is out of service; {server['documents']:,} documents came from it"

@@ -31,6 +31,7 @@ class MetricsExporter:
                 ("quarantined_documents", "Documents in quarantine."),
                 ("shards", "Committed shards."),
                 ("restarts", "Generations that ended in a crash."),
+                ("refusals", "Generations whose uncommitted rows were refused for wrong vectors."),
             )
         }
         self._of_server = {
@@ -59,6 +60,7 @@ class MetricsExporter:
             ("quarantined_documents", "quarantined"),
             ("shards", "shards"),
             ("restarts", "restarts"),
+            ("refusals", "refusals"),
         ):
             self._of_run[name].set(figures[key])
         for role, facts in figures["clients"].items():

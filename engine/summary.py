@@ -24,7 +24,7 @@ class ServerTally:
         window: Requests that were allowed to be in flight at it, at last.
         documents: Rows that came from it.
         outs: How often it was taken out of service.
-        doubtful: Rows that came between its last right canary and its being taken out for wrong vectors.
+        doubtful: Rows that were committed although it could be asked for no canary after them.
         errors: Failed requests by class.
     """
 
@@ -88,6 +88,7 @@ class Tally:
         requests, tokens: What the clients did, in ended generations.
         servers: The same and more of each server, by URL.
         restarts: Generations that ended in a crash.
+        refusals: Generations whose uncommitted rows were refused, because a server's vectors had turned wrong.
     """
 
     resumed: int = 0
@@ -106,6 +107,7 @@ class Tally:
     saved_by_dedup: int = 0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     restarts: int = 0
+    refusals: int = 0
     servers: dict[str, ServerTally] = field(default_factory=dict)
 
     @property
@@ -297,6 +299,7 @@ def summary(
         "truncated": tally.truncated,
         "saved_by_dedup": tally.saved_by_dedup,
         "restarts": tally.restarts,
+        "refusals": tally.refusals,
         "servers": [server.as_dict(url) for url, server in tally.servers.items()],
         "bottleneck": bottleneck,
         "exit": exit_code,

@@ -6,7 +6,8 @@ Phases of a generation (docs/protocols/shutdown.md):
     RUNNING, DELIVERING -> STOPPING -> SEALING           a limit, a signal or an outage says stop
 
 When a child dies in any phase but FINISHED the generation is over: every child is killed, rings and queues go, the
-recovery that every start takes runs, and the next generation starts, up to a limit of restarts an hour.
+recovery that every start takes runs, and the next generation starts, up to a limit of restarts an hour. The same way
+goes what a server gave whose vectors turned out wrong (`engine.proof`), which is no crash and counts as none.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import logging
 import selectors
 import signal
 import time
-from collections import deque
 from contextlib import ExitStack
 from typing import Any
 
@@ -33,6 +33,7 @@ from engine.generation import Child, Generation
 from engine.ledger import Ledger, RunState
 from engine.phases import Phase, Stop, check_move, stop_by_signal
 from engine.ports import DocumentMarker, Shards
+from engine.proof import Proofs, Refused, WithinAnHour
 from engine.quarantine import Quarantine
 from engine.records import ShardFacts
 from engine.recovery import Recovery
@@ -88,7 +89,8 @@ class Supervisor:
         self._tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
         self._settling = Settling(ledger, shards, marker, quarantine, self._tally, self._tell_reader)
         self._reporter = Reporter(folders.status, observers)
-        self._restarts: deque[float] = deque()
+        self._proofs = Proofs()
+        self._restarts = WithinAnHour()
         self._stop: Stop | None = None
         self._work_left = False
         self._last_error: str | None = None
@@ -151,6 +153,9 @@ class Supervisor:
                     break
                 except _Crashed as crash:
                     if not self._after_crash(str(crash)):
+                        break
+                except Refused as refused:
+                    if not self._after_refusal(str(refused)):
                         break
                 except _GivenUp as given_up:
                     self._after_giving_up(str(given_up))
@@ -226,6 +231,7 @@ class Supervisor:
                 "(ulimit -n, ulimit -u) or free memory, then run the same command again"
             ) from error
         self._generation = generation
+        self._proofs.begin(generation)
         with selectors.DefaultSelector() as selector:
             selector.register(self._signals.fd, selectors.EVENT_READ)
             if self._settling.wake_fd is not None:
@@ -267,12 +273,23 @@ class Supervisor:
             self._quarantine.add(message["entries"])
         elif event == "void":  # a batch of which nothing was left to embed
             self._settling.settle([[message["sequence"], message["sequence"]]])
+        elif event in ("prove", "proof", "drift"):
+            self._take_proof(child, event, message)
         elif event == "sealed":
             self._settling.commit(ShardFacts(**message["facts"]), message["ranges"])
         else:
             child.facts[event] = message
             if message.get("last_error"):
                 self._last_error = message["last_error"]
+
+    def _take_proof(self, child: Child, event: str, message: Message) -> None:
+        assert self._generation is not None  # it is one of its children that tells
+        if event == "prove":
+            self._proofs.ask(self._generation)
+        elif event == "proof":
+            self._proofs.take(self._generation, child, message)
+        else:
+            self._proofs.drifted(child, message)
 
     def _child_ended(self, child: Child) -> None:
         """A child has gone before its time: decide between a clean stop, the run's end, and recovery."""
@@ -438,23 +455,36 @@ class Supervisor:
     # -- ends ---------------------------------------------------------------------------------------------------
 
     def _after_crash(self, why: str) -> bool:
-        """Account for a generation that died, then recover as every start does; False when no other is to start."""
+        """A generation died: begin anew, unless that has happened too often; False when no other is to start."""
         _log.error("generation_ended number=%d reason=%r: recovering from the ledger", self._n_generations, why)
         self._last_error = why
+        self._give_up_generation()
+        self._tally.restarts += 1
+        n_restarts = self._restarts.add()
+        if n_restarts > self._plan.max_restarts:
+            raise WorkerDied(
+                f"{why}; {n_restarts} restarts within an hour are too many: what is committed is safe, "
+                "mend the cause and run the same command again"
+            )
+        return self._begin_anew()
+
+    def _after_refusal(self, why: str) -> bool:
+        """What is not committed is refused: begin anew; False when no other generation is to start."""
+        _log.warning("generation_refused number=%d reason=%r", self._n_generations, why)
+        self._last_error = why
+        self._give_up_generation()
+        self._tally.refusals += 1
+        return self._begin_anew()
+
+    def _give_up_generation(self) -> None:
+        """End a generation whose open shard and rings are given up, and account for what it has committed."""
         if self._generation is not None:
             self._take_counts(self._generation, crashed=True)
         self._end_generation(kill=True)
         self._end_marking()
-        self._tally.restarts += 1
-        now = time.monotonic()
-        self._restarts.append(now)
-        while self._restarts and now - self._restarts[0] > 3600:
-            self._restarts.popleft()
-        if len(self._restarts) > self._plan.max_restarts:
-            raise WorkerDied(
-                f"{why}; {len(self._restarts)} restarts within an hour are too many: what is committed is safe, "
-                "mend the cause and run the same command again"
-            )
+
+    def _begin_anew(self) -> bool:
+        """Recover as every start does; False when no other generation is to start."""
         before, gone_before = self._ledger.state.rows, self._ledger.state.gone
         is_whole = self._recover()
         adopted = self._ledger.state.rows - before
@@ -518,6 +548,7 @@ class Supervisor:
             "shards": len(state.commits),
             "quarantined": self._quarantine.count,
             "restarts": self._tally.restarts,
+            "refusals": self._tally.refusals,
             "last_error": self._last_error,
             "exit": None if code is None else int(code),
         }

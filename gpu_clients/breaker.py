@@ -13,6 +13,7 @@ that flaps does not make the client flap with it.
 from __future__ import annotations
 
 import enum
+import math
 import random
 import time
 from collections import deque
@@ -92,6 +93,11 @@ class Breaker:
         self._move(BreakerState.OUT)
         self.trips += 1
         self._pause(reason)
+
+    def bar(self, reason: str) -> None:
+        """Let a server that is out in no more."""
+        self.reason = reason
+        self._probe_at_s = math.inf
 
     def probe_due(self, now_s: float) -> bool:
         """Whether it is time for a probe."""

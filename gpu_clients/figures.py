@@ -25,7 +25,7 @@ class Figures:
         tokens_exact: Whether no estimate is among them.
         truncated: Documents whose text the server cut.
         saved_by_dedup: Rows that shared another row's text.
-        doubtful_rows: Rows handed over between a canary that was right and the server's going out for wrong vectors.
+        doubtful_rows: Rows that were committed although their server could be asked for no canary after them.
         ring_wait_s: Time with room but without documents.
         vector_wait_s: Time with answers but without an empty vector slot.
     """

@@ -7,7 +7,7 @@ An answer is decoded straight into the memory of an empty vector slot. When ther
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 import numpy as np
@@ -39,6 +39,10 @@ class Handover:
         failed: Called with a batch whose answer cannot be used.
         unsound: Called with a batch, its matrix and the rows of it that are no vectors.
         give_back: Called with a batch that has to be embedded anew by another server.
+
+    Attributes:
+        rows_of: Rows handed over so far, by the number of the server whose vectors they hold; rows of a batch whose
+            vectors come from two servers count for both.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Handover:
         self._unsound = unsound
         self._give_back = give_back
         self._delivery = Delivery(context, settings.id_type)
+        self.rows_of: Counter[int] = Counter()
         self._parked: deque[Completion | tuple[Batch, Finding]] = deque()
         self._scratch: Matrix = np.empty((0, settings.dim), dtype=np.float32)
 
@@ -155,6 +160,7 @@ class Handover:
             self._figures.saved_by_dedup += batch.n_rows - batch.n_texts
         durable.point("client.answered")
         self._delivery.publish(batch)
+        self.rows_of[self._lane.index] += batch.n_rows
         self._context.documents_free.put(batch.number)
 
     def _deliver_finding(self, batch: Batch, finding: Finding) -> None:
@@ -171,6 +177,7 @@ class Handover:
         if keep:
             self._delivery.matrix(len(keep))[:] = finding.matrix[[owners[row] for row in keep]]
             self._delivery.publish(batch, keep=keep if len(keep) < batch.n_rows else None, truncated=truncated)
+            self.rows_of.update(dict.fromkeys(finding.servers, len(keep)))
             self._figures.truncated += len(truncated)
             self._figures.saved_by_dedup += len(keep) - len({owners[row] for row in keep})
         else:
@@ -184,7 +191,7 @@ class Handover:
         if not suspects.cut and not suspects.unsure:
             judge.learn(batch.header.body_bytes, tokens or 0)
             return False
-        self._count(batch, Finding(matrix.copy(), complete=True), suspects)
+        self._count(batch, Finding(matrix.copy(), {self._lane.index}, complete=True), suspects)
         return True
 
     def _count(self, batch: Batch, finding: Finding, suspects: Suspects) -> None:

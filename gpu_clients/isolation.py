@@ -77,6 +77,7 @@ class Finding:
 
     Attributes:
         matrix: float32 (n_texts, dim); rows of rejected texts mean nothing.
+        servers: Numbers of the servers that its vectors come from.
         rejected: Rejections by text.
         complete: Whether every text has a vector or a rejection; otherwise the batch has to be given back.
         sick: Why our own server has to be given up, or None.
@@ -86,6 +87,7 @@ class Finding:
     """
 
     matrix: Matrix
+    servers: set[int]
     rejected: dict[int, Rejection] = field(default_factory=dict)
     complete: bool = False
     sick: Failure | None = None
@@ -206,7 +208,7 @@ class _Search:
     """The search in one batch."""
 
     def __init__(self, texts: list[str], laboratory: Laboratory, *, quiet: bool) -> None:
-        self.finding = Finding(np.zeros((len(texts), laboratory.dim), dtype=np.float32))
+        self.finding = Finding(np.zeros((len(texts), laboratory.dim), dtype=np.float32), {laboratory.own})
         self._texts = texts
         self._laboratory = laboratory
         self._quiet = quiet
@@ -320,6 +322,7 @@ class _Search:
             reply = yield from _ask(self._ask_for(server, [row]))
             if reply.sound:
                 self.finding.matrix[row] = reply.matrix[0]
+                self.finding.servers.add(server)
                 return True, None
             second = reply.failure or _UNSOUND
             sick: Failure | None = None

@@ -24,6 +24,7 @@ TIMEOUT_FACTOR = 8.0
 """A deadline is that many times the slowest recent answer: a request that is given up too early is queued behind
 itself, which is how retry storms begin."""
 PROBE_TIMEOUT_S = 20.0
+LEAST_PATIENCE_S = 30.0
 UNSTEADY_WITHIN_S = 30.0
 UNSTEADY_SECONDS = 3
 
@@ -96,6 +97,11 @@ class Lane:
         if self._n_answers < 20:
             return FIRST_TIMEOUT_S
         return min(LONGEST_TIMEOUT_S, max(SHORTEST_TIMEOUT_S, TIMEOUT_FACTOR * self._slowest_s))
+
+    @property
+    def patience_s(self) -> float:
+        """Within that time a server that works has answered a request, also one that works slowly."""
+        return max(LEAST_PATIENCE_S, 2 * self._slowest_s)
 
     def troubled(self) -> None:
         """A batch failed for a reason that may be the server's."""

@@ -70,8 +70,8 @@ class Neighbours:
             if lane.requester is not None:
                 lane.requester.http.check_deadlines()
 
-    def take(self, dialogues: Dialogues) -> list[tuple[Batch, Completion]]:
-        """Pass second opinions on; return the hedges that were answered."""
+    def take(self, dialogues: Dialogues) -> list[tuple[Batch, Completion, int]]:
+        """Pass second opinions on; return the hedges that were answered, and by which server."""
         won = []
         for server, lane in tuple(self._lanes.items()):  # a reply may make a talk ask one more server
             if lane.requester is None or not lane.requester.http.finished:
@@ -84,7 +84,7 @@ class Neighbours:
                     if self._hedges.get(server, (None,))[0] is tag.batch:
                         del self._hedges[server]
                     if completion.failure is None:
-                        won.append((tag.batch, completion))
+                        won.append((tag.batch, completion, server))
                     else:
                         self._failed_hedges.add(server)  # it has troubles of its own
         return won

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gpu_clients.canary import Canary
 from gpu_clients.lane import Lane
 from gpu_clients.probe import Examination, ProbeFailed, ServerProbe
@@ -10,12 +12,19 @@ from gpu_clients.soundness import MIN_COSINE
 
 
 class Rejoin:
-    """Examines a server that is out, whenever its breaker says that it is time."""
+    """Examines a server that is out, whenever its breaker says that it is time.
 
-    def __init__(self, settings: ClientSettings, lane: Lane, canary: Canary | None) -> None:
+    Args:
+        drifted: Called when it does not give the right canary.
+    """
+
+    def __init__(
+        self, settings: ClientSettings, lane: Lane, canary: Canary | None, *, drifted: Callable[[], None]
+    ) -> None:
         self._settings = settings
         self._lane = lane
         self._canary = canary
+        self._drifted = drifted
         self._probe: ServerProbe | None = None
 
     def advance(self, now_s: float) -> bool:
@@ -57,4 +66,5 @@ class Rejoin:
             cosine = self._canary.agrees_with(outcome.canary)
             if not cosine >= MIN_COSINE:
                 differences.append(f"the vectors of the canary texts (cosine {cosine:.4f})")
+                self._drifted()
         return f"it does not fit this run: {', '.join(differences)}" if differences else None

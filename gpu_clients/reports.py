@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from engine.worker import Heartbeat, StageContext
 from gpu_clients.figures import Figures
@@ -18,9 +18,17 @@ class Reports:
     """Events and log lines of one client."""
 
     def __init__(
-        self, context: StageContext, *, lane: Lane, figures: Figures, handover: Handover, neighbours: Neighbours
+        self,
+        context: StageContext,
+        urls: Sequence[str],
+        *,
+        lane: Lane,
+        figures: Figures,
+        handover: Handover,
+        neighbours: Neighbours,
     ) -> None:
         self._context = context
+        self._urls = urls
         self._lane = lane
         self._figures = figures
         self._handover = handover
@@ -62,18 +70,19 @@ class Reports:
             **self._figures.as_facts(),
         )
 
-    def server_out(self, reason: str, doubtful_rows: int | None) -> None:
-        """The server was taken out.
+    def server_out(self, reason: str) -> None:
+        """The server was taken out."""
+        self._said = reason
+        self._context.log("warning", "server_out", url=self._lane.address.url, reason=reason)
+        self._context.tell("server_out", url=self._lane.address.url, reason=reason)
+
+    def drifted(self, server: int, rows: int) -> None:
+        """The vectors of a server, ours or another, are wrong, and so may be rows that are not committed yet.
 
         Args:
-            doubtful_rows: Rows of its that no right canary came after, when it is its vectors that are wrong.
+            rows: How many of its rows no right canary came after.
         """
-        facts: dict[str, Any] = {"url": self._lane.address.url, "reason": reason}
-        if doubtful_rows is not None:
-            facts["doubtful_rows"] = doubtful_rows
-        self._said = reason
-        self._context.log("warning", "server_out", **facts)
-        self._context.tell("server_out", **facts)
+        self._context.tell("drift", server=server, url=self._urls[server], rows=rows)
 
     def server_back(self) -> None:
         """The server works again."""

@@ -8,8 +8,8 @@ the answer is decoded straight into a vector slot. Whatever is out of the ordina
     429                                   the window shrinks, the whole server cools down; nothing counts against it
     fails through a document's fault      the batch is taken apart (`isolation`), the document goes into quarantine
     no empty vector slot                  the answer waits in its connection, and nothing new is sent
-    the server's vectors are wrong        it is taken out, and what it has embedded and the writer has not got yet is
-                                          embedded anew by others
+    the server's vectors are wrong        it is taken out; what it has embedded is embedded anew by others, and what of
+                                          it is not committed yet is refused (`proof`)
 
 Guarantee: every batch taken is at any moment in exactly one place: in flight, waiting for a retry, parked, in a
 conversation, or handed on (vectors to the writer, documents to quarantine) or back. So `taken_rows` is always the
@@ -46,6 +46,7 @@ from gpu_clients.lane import Lane
 from gpu_clients.neighbours import Neighbours
 from gpu_clients.own_talks import OwnTalks
 from gpu_clients.polling import EXCLUSIVE, READ, Poller
+from gpu_clients.proof import Proof, Vouchers
 from gpu_clients.rejoin import Rejoin
 from gpu_clients.reports import NO_ANSWER_AT_START, Reports
 from gpu_clients.requester import Completion
@@ -83,7 +84,7 @@ class ClientStage:
         self._poller = poller = Poller()
         self._lane = Lane(settings, settings.index, poller, self._rng)
         self._neighbours = Neighbours(settings, poller, self._rng)
-        self._rejoin = Rejoin(settings, self._lane, self._canary)
+        self._rejoin = Rejoin(settings, self._lane, self._canary, drifted=partial(self._disown, settings.index))
         self._counter = TokenCounter(HttpClient(self._lane.address, poller, api_key=settings.api_key(settings.index)))
         self._dialogues = Dialogues(settings.index, self._neighbours.ask, self._counter.count)
         self._talks = OwnTalks(self._dialogues, self._lane, settings.dim, self._overloaded)
@@ -103,8 +104,22 @@ class ClientStage:
             unsound=self._unsound,
             give_back=self._hands.give_back,
         )
+        self._vouchers = Vouchers(self._handover.rows_of)
+        self._proof = Proof(
+            self._vouchers,
+            self._dialogues,
+            self._laboratory,
+            patience_s=lambda: self._lane.patience_s,
+            told=self._proved,
+            failed=self._proof_failed,
+        )
         self._reports = Reports(
-            context, lane=self._lane, figures=self._figures, handover=self._handover, neighbours=self._neighbours
+            context,
+            settings.urls,
+            lane=self._lane,
+            figures=self._figures,
+            handover=self._handover,
+            neighbours=self._neighbours,
         )
         # what the supervisor wants
         self._commands_wait = True
@@ -113,8 +128,7 @@ class ClientStage:
         self._leaving = False
         self._tail = False
         # what is due
-        self._vouched_rows = 0  # rows handed over before the last canary that was right
-        self._looked_rows = 0  # and before the canary that is out now
+        self._looked_rows = 0  # our server's rows that the canary which is out now will vouch for
         self._documents_wait = True
         self._starving = False
         self._tick_s = 0.0
@@ -161,7 +175,8 @@ class ClientStage:
         if self._lane.breaker.is_ok and self._lane.is_overloaded_for(SWAMPED_S):
             self._trip(Failure(kind=FailureKind.OVERLOADED, detail="it answers nothing but HTTP 429"))
         if self._lane.breaker.is_ok and self._stop_by_s is None and self._watch.begins(now_s, self._laboratory):
-            self._looked_rows = self._handover.rows
+            self._looked_rows = self._vouchers.rows(self._lane.index)
+        self._proof.advance(now_s)
         if self._tail and self._hands.in_flight and not self._context.documents_ready.waiting():
             median_s = self._lane.admission.median_s() or 0.0
             self._neighbours.hedge(
@@ -196,7 +211,17 @@ class ClientStage:
                 self._stop_by_s = time.monotonic() + STOP_PATIENCE_S
             elif order == "tail":
                 self._tail = True
-                self._watch.hasten()  # what has come since the last canary is vouched for before the run ends
+            elif order == "prove":
+                self._proof.ask(command["number"])
+            elif order == "suspect":
+                self._suspect(for_good=command["for_good"])
+
+    def _suspect(self, *, for_good: bool) -> None:
+        """Our server has drifted in this run: it works only once it has given the right canary, or not at all."""
+        if self._lane.breaker.is_ok:
+            self._trip(Failure(kind=FailureKind.DRIFTED, detail="its vectors were wrong"))
+        if for_good:
+            self._lane.breaker.bar("its vectors turned wrong again and again")
 
     # -- out -------------------------------------------------------------------------------------------
 
@@ -207,9 +232,12 @@ class ClientStage:
             self._talks.refuse()
             return
         now_s = time.monotonic()
-        if now_s < lane.resume_s or self._talks.quiet or self._handover.parked:
+        if now_s < lane.resume_s or self._talks.quiet:
             return
-        if self._talks.send() and self._send_retries(now_s) and self._stop_by_s is None:
+        # conversations go on while answers wait for the writer: it may be waiting for the proof that we are asked for
+        if not self._talks.send() or self._handover.parked:
+            return
+        if self._send_retries(now_s) and self._stop_by_s is None:
             self._send_new()
 
     def _send_retries(self, now_s: float) -> bool:
@@ -281,8 +309,8 @@ class ClientStage:
                 else:
                     assert isinstance(completion.tag, Talk)
                     self._talks.take(completion, completion.tag)
-        for batch, completion in self._neighbours.take(self._dialogues):
-            self._take_hedge(completion, batch)
+        for batch, completion, server in self._neighbours.take(self._dialogues):
+            self._take_hedge(completion, batch, server)
         self._counter.take(self._dialogues)
 
     def _take_batch(self, completion: Completion, batch: Batch) -> None:
@@ -296,7 +324,7 @@ class ClientStage:
         else:
             self._handover.take(completion, batch)
 
-    def _take_hedge(self, completion: Completion, batch: Batch) -> None:
+    def _take_hedge(self, completion: Completion, batch: Batch, server: int) -> None:
         """Another server has answered a copy: when it is sound, our own server's work on it is cancelled."""
         reply = reply_of(completion, self._settings.dim)
         if batch not in self._hands.in_flight or not reply.sound:
@@ -304,7 +332,7 @@ class ClientStage:
         assert self._lane.requester is not None and batch.exchange is not None
         self._lane.requester.cancel(batch.exchange)
         self._hands.in_flight.discard(batch)
-        self._isolated(batch, self._lane.doubts, Finding(reply.matrix, complete=True))
+        self._isolated(batch, self._lane.doubts, Finding(reply.matrix, {server}, complete=True))
 
     # -- what goes wrong -------------------------------------------------------------------------------
 
@@ -404,13 +432,25 @@ class ClientStage:
         self._dialogues.start(search, partial(self._neighbours.looked_at, server), time.monotonic())
 
     def _canary_passed(self) -> None:
-        self._vouched_rows = self._looked_rows
+        self._vouchers.vouch(self._lane.index, self._looked_rows)
 
     def _canary_failed(self, failure: Failure) -> None:
         """The canary came back wrong, or not at all; in the second case the batches have the same trouble."""
         if failure.remedy is Remedy.EXCLUDE and self._lane.breaker.is_ok:
             self._count(failure)
             self._trip(failure)
+
+    def _proof_failed(self, server: int, failure: Failure) -> None:
+        if server == self._lane.index:
+            self._canary_failed(failure)
+        elif failure.kind is FailureKind.DRIFTED:
+            self._disown(server)
+
+    def _proved(self, number: int, doubtful_rows: int) -> None:
+        self._figures.doubtful_rows += doubtful_rows
+        self._report()
+        durable.point("client.before_proof")
+        self._context.tell("proof", number=number)
 
     # -- out of service --------------------------------------------------------------------------------
 
@@ -428,26 +468,27 @@ class ClientStage:
             hands.give_back(batch)
         hands.in_flight.clear()
         hands.give_back_retries(died=died)
-        doubtful_rows = self._doubt() if failure.kind is FailureKind.DRIFTED else None
+        if failure.kind is FailureKind.DRIFTED:
+            lane.doubts += 1
+            self._handover.take_back()
         self._talks.refuse()
         self._report()
-        self._reports.server_out(failure.detail, doubtful_rows)
+        self._reports.server_out(failure.detail)
+        if failure.kind is FailureKind.DRIFTED:
+            self._disown(lane.index)
 
-    def _doubt(self) -> int:
-        """Our server's vectors are wrong: hold back what can be, and count the rows that cannot."""
-        self._lane.doubts += 1
-        self._handover.take_back()
-        doubtful_rows = self._handover.rows - self._vouched_rows
-        self._vouched_rows = self._handover.rows
-        self._figures.doubtful_rows += doubtful_rows
-        return doubtful_rows
+    def _disown(self, server: int) -> None:
+        """A server's vectors are wrong: the rows of it that are open must not be committed."""
+        rows = self._vouchers.vouch(server, self._vouchers.rows(server))  # once they are refused, nobody asks again
+        if rows:
+            self._reports.drifted(server, rows)
 
     # -- the supervisor --------------------------------------------------------------------------------
 
     @property
     def _n_looking(self) -> int:
         """Conversations that nobody waits for."""
-        return self._watch.n_out + self._neighbours.n_looking
+        return self._watch.n_out + self._neighbours.n_looking + self._proof.n_out
 
     def _finish_stopping(self, now_s: float, by_s: float) -> None:
         """After a stop command: done when nothing is in hand; what takes too long is given back."""

@@ -53,11 +53,6 @@ class Watch:
         self._dialogues.start(check_canary(found.own, arrangement, found), self._looked, now_s)
         return True
 
-    def hasten(self) -> None:
-        """Ask soon, because there may not be another time, unless it is being asked already."""
-        if self._due_s < math.inf:
-            self._due_s = 0.0
-
     def _looked(self, failure: Failure | None) -> None:
         self._due_s = time.monotonic() + (self._every_s if self._looks >= len(_TURNS) else 0.0)
         if failure is None:

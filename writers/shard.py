@@ -1,8 +1,8 @@
-"""One shard: open, append, then seal or abort. The file half of the commit order (docs/protocols/commit.md).
+"""One shard: open, append, then seal and name, or abort. The file half of the commit order (docs/protocols/commit.md).
 
 A shard grows under a name that ends in `.inprogress`; nobody who globs `*.parquet` sees it. `seal` takes it through
-close, check, fsync, link, fsync of the folder; only the COMMIT record of the ledger makes it count. pyarrow's own
-verdict is never trusted: after a failed write its `close` may succeed without a footer, and leaving its context
+close, check, fsync; `name` through link, fsync of the folder; only the ledger's COMMIT record makes it count. pyarrow's
+own verdict is never trusted: after a failed write its `close` may succeed without a footer, and leaving its context
 manager after an error writes a valid footer over a part of the rows (both seen with pyarrow 26).
 """
 
@@ -108,6 +108,7 @@ class OpenShard:
         self._last_id = ""
         self._sequences: tuple[int, int] | None = None
         self._poisoned = False
+        self._is_sealed = False
         arrow = schema.arrow()
         try:
             self._file = HashingFile(self._temporary)
@@ -150,26 +151,39 @@ class OpenShard:
         low, high = self._sequences or sequences
         self._sequences = min(low, sequences[0]), max(high, sequences[1])
 
-    def seal(self) -> ShardFacts:
-        """Close, check, fsync, name. On return the shard is durable under its final name.
+    def seal(self) -> None:
+        """Close, check, fsync. On return the shard's bytes are durable; it has no final name yet.
 
         Raises:
-            SinkError: the device refused; nothing has the final name, the file is removed.
-            DamageError: the file does not hold what was appended, or its final name is taken.
+            SinkError: the device refused, or the file does not hold what was appended; the file is removed.
         """
         if self._poisoned or not self.rows:
             raise CommitFailed(f"shard {self.identity.name} cannot be sealed after a failed write")
-        digest = sc.combine_digests(self._digests)
-        final = self._folder / f"{self.identity.name}.parquet"
         try:
             durable.point("writer.before_close")
-            self._writer.add_key_value_metadata(self._footer(digest))
+            self._writer.add_key_value_metadata(self._footer())
             self._writer.close()
             durable.point("writer.after_close")
             self._check()
             durable.point("writer.after_check")
             durable.fsync_file(self._file.fd)
             durable.point("writer.after_fsync")
+        except OSError as error:
+            self.abort()
+            raise _device_error(self._folder, error) from error
+        self._is_sealed = True
+
+    def name(self) -> ShardFacts:
+        """Give the sealed shard its final name. On return it is durable under it.
+
+        Raises:
+            SinkError: the device refused; the file is removed, unless it has the final name already.
+            DamageError: the final name is taken.
+        """
+        if not self._is_sealed:
+            raise CommitFailed(f"shard {self.identity.name} cannot be named before it is sealed")
+        final = self._folder / f"{self.identity.name}.parquet"
+        try:
             durable.link_new(self._temporary, final)
             durable.point("writer.after_link")
             durable.unlink(self._temporary)
@@ -192,7 +206,7 @@ class OpenShard:
             bytes=self._file.size_bytes,
             sha256=self._file.sha256.hexdigest(),
             rows=self.rows,
-            id_digest=digest,
+            id_digest=self._digest(),
             first_id=self._first_id,
             last_id=self._last_id,
             truncated=self._truncated,
@@ -207,7 +221,10 @@ class OpenShard:
             os.close(self._file.fd)
         self._temporary.unlink(missing_ok=True)
 
-    def _footer(self, digest: str) -> dict[bytes, bytes]:
+    def _digest(self) -> str:
+        return sc.combine_digests(self._digests)
+
+    def _footer(self) -> dict[bytes, bytes]:
         identity = self.identity
         return {
             sc.KEY_VERSION: identity.version.encode(),
@@ -217,7 +234,7 @@ class OpenShard:
             sc.KEY_EPOCH: str(identity.epoch).encode(),
             sc.KEY_ID_TYPE: self._schema.id_type.value.encode(),
             sc.KEY_LEDGER: identity.ledger.encode(),
-            sc.KEY_ID_DIGEST: digest.encode(),
+            sc.KEY_ID_DIGEST: self._digest().encode(),
         }
 
     def _check(self) -> None:

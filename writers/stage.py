@@ -2,14 +2,16 @@
 
 It holds slots until a row group is full, builds Arrow arrays over their memory without copying, writes, and hands
 the slots back. A full shard is sealed before the next one is begun, so that a crash costs one open shard at most; the
-ring takes in what the clients deliver meanwhile.
+ring takes in what the clients deliver meanwhile. A shard gets its name when it is durable and when the servers that
+its vectors came from have been proved right, which is asked for at once and awaited last.
 """
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import orjson
@@ -22,6 +24,7 @@ from writers import schema as sc
 from writers.settings import WriterSettings
 from writers.shard import OpenShard, ShardIdentity
 
+_T = TypeVar("_T")
 _IDLE_S = 0.1
 _TAKE = 64
 _MAX_RANGES = 4000
@@ -55,6 +58,7 @@ class Writer:
         self._first_row_s = 0.0
         self._n_opened = 0
         self._sealing = False
+        self._proved = False
         self._leaving = False
         self._drain_at: int | None = None
         self._expected: int | None = None
@@ -90,6 +94,8 @@ class Writer:
                 self._drain_at = int(command["rows"])
             elif command["do"] == "expect":
                 self._expected = int(command["rows"])
+            elif command["do"] == "proved":
+                self._proved = True
 
     def _hold(self, number: int) -> None:
         view = self._context.vectors.slot(number)
@@ -192,20 +198,21 @@ class Writer:
         return self._shard
 
     def _seal(self) -> None:
-        """Make the open shard durable and tell of it.
+        """Make the open shard durable, have its vectors proved, name it and tell of it.
 
         The device is waited for in a thread of its own, so that this one says that it lives however slow that is.
         """
         if self._shard is None:
             return
         self._sealing = True
+        self._proved = False
+        durable.point("writer.before_proof")
+        self._context.tell("prove")
         with ThreadPoolExecutor(1, thread_name_prefix="seal") as executor:
-            sealing = executor.submit(self._shard.seal)
-            while not wait([sealing], _IDLE_S).done:
-                self._obey()
-                if self._heartbeat.due():
-                    self._report()
-            facts = sealing.result()
+            self._await(executor.submit(self._shard.seal))
+            self._await_proof()
+            durable.point("writer.after_proof")
+            facts = self._await(executor.submit(self._shard.name))
         self._context.tell(
             "sealed",
             facts={name: getattr(facts, name) for name in facts.__slots__},
@@ -217,6 +224,21 @@ class Writer:
         self._shards += 1
         self._committed += facts.rows
         self._bytes += facts.bytes
+
+    def _await(self, future: Future[_T]) -> _T:
+        while not wait([future], _IDLE_S).done:
+            self._obey()
+            if self._heartbeat.due():
+                self._report()
+        return future.result()
+
+    def _await_proof(self) -> None:
+        """Wait until the shard may be named; if it never may, the supervisor ends this process."""
+        while not self._proved:
+            self._context.wait(_IDLE_S)
+            self._obey()
+            if self._heartbeat.due():
+                self._report()
 
     def _report(self) -> None:
         self._context.tell(

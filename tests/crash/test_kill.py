@@ -22,18 +22,22 @@ pytestmark = pytest.mark.crash
 N = 900
 STEPS = {
     "reader": ["reader.page", "reader.slot_filled#20", "reader.slot_ready#20"],
-    "client": ["client.sent#5", "client.answered#5"],
+    "client": ["client.sent#5", "client.answered#5", "client.before_proof"],
     "writer": [
         "writer.before_row_group#2",
+        "writer.before_proof",
         "writer.before_close",
         "writer.after_close",
         "writer.after_check",
         "writer.after_fsync",
+        "writer.after_proof",
         "writer.after_link",
         "writer.after_folder_fsync",
     ],
     "supervisor": [
         "recovery.after_epoch",
+        "proof.after_asked",
+        "proof.after_told",
         "commit.before",
         "commit.after",
         "mark.before",

@@ -137,7 +137,8 @@ def commit_two_shards(disk: Disk) -> int:
         shard = OpenShard(folders.shards, identity(f"{PREFIX}e0001-00000{number}"), SCHEMA)
         shard.append(rows(number * 100, 4), truncated=0, sequences=(0, 1))
         shard.append(rows(number * 100 + 4, 3), truncated=0, sequences=(2, 3))
-        ledger.append(commit_record(shard.seal()))
+        shard.seal()
+        ledger.append(commit_record(shard.name()))
         ledger.append(
             {"type": "MARKED", "shard": f"{PREFIX}e0001-00000{number}", "matched": 7, "already": 0, "gone": 0}
         )

@@ -62,8 +62,7 @@ def test_a_server_with_the_wrong_vectors_is_taken_out_and_stays_out(fault: str) 
     assert wrong_rows(outcome) == wrong, "nothing of a server that was taken out for its vectors comes out afterwards"
     assert outcome.figures("client-0")["rows"] == rows
     # one vector for all is refused answer by answer, so nothing that came before is in doubt
-    doubtful = outcome.told("server_out", "client-0")[0].get("doubtful_rows", 0)
-    assert len(wrong) <= doubtful
+    assert len(wrong) <= sum(drift["rows"] for drift in outcome.told("drift", "client-0"))
     assert not outcome.told("server_back", "client-0")
     assert not outcome.told("server_out", "client-1")
 
@@ -92,7 +91,7 @@ def test_answers_that_wait_for_the_writer_are_not_delivered_once_their_server_wa
             harness.finish()
 
 
-def test_a_drift_that_no_canary_has_met_yet_is_found_at_the_end_of_the_run() -> None:
+def test_a_drift_that_no_canary_has_met_yet_is_found_when_a_proof_is_asked_for() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         settings = ClientSettings(urls=fleet.urls, canary_every_s=600.0)
         harness = Harness(fleet.urls, texts(100_000), settings=settings)
@@ -108,11 +107,14 @@ def test_a_drift_that_no_canary_has_met_yet_is_found_at_the_end_of_the_run() -> 
                 rows = harness.accounted
                 harness.work(lambda rows=rows: harness.accounted >= rows + 1000)  # type: ignore[misc]
             assert not outcome.told("server_out")
-            harness.command(do="tail")
-            harness.work(lambda: bool(outcome.told("server_out", "client-0")))
+            harness.command(do="prove", number=1)
+            harness.work(lambda: bool(outcome.told("drift", "client-0")))
+            harness.work(lambda: bool(outcome.told("proof", "client-1")))
+            told = [event["event"] for event in outcome.events["client-0"]]
         finally:
             harness.finish()
-    assert outcome.figures("client-0")["doubtful_rows"] >= len(wrong_rows(outcome)) > 0
+    assert outcome.told("drift")[0]["rows"] >= len(wrong_rows(outcome)) > 0
+    assert "proof" not in told[: told.index("drift")]
     assert not outcome.told("server_out", "client-1")
 
 

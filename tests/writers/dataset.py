@@ -122,7 +122,8 @@ class DataSet:
         for start in range(0, len(numbers), self.row_group_rows):
             table = self.table(numbers[start : start + self.row_group_rows])
             shard.append(table, truncated=0, sequences=(start, start))
-        facts = shard.seal()
+        shard.seal()
+        facts = shard.name()
         if commit:
             self.ledger.append(commit_record(facts))
             if marked:

@@ -59,7 +59,8 @@ def seal_one(folder: Path, schema: sc.ShardSchema = SCHEMA) -> ShardFacts:
     shard = OpenShard(folder, identity(), schema)
     shard.append(rows(0, 4, schema), truncated=1, sequences=(5, 6))
     shard.append(rows(4, 3, schema), truncated=0, sequences=(2, 9))
-    return shard.seal()
+    shard.seal()
+    return shard.name()
 
 
 @pytest.mark.parametrize("vector_type", ["float32", "float16"])

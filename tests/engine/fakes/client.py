@@ -34,6 +34,10 @@ def run(context: StageContext) -> None:
         for command in context.poll_commands():
             if command["do"] == "exit":
                 return
+            if command["do"] == "prove":
+                if context.settings.get("drifts", 0) >= context.generation and context.role == "client-0":
+                    context.tell("drift", server=0, url="http://liar", rows=rows)
+                context.tell("proof", number=command["number"])
             if command["do"] == "stop":
                 stopping = True
                 report()
