@@ -47,7 +47,7 @@ class LatencyHistogram:
         for bucket, count in enumerate(self.counts):
             if seen + count >= rank:
                 part = (rank - seen - 0.5) / count
-                return _FLOOR_S * _GROWTH ** (bucket - 1 + part)
+                return float(_FLOOR_S * _GROWTH ** (bucket - 1 + part))
             seen += count
         return None
 
