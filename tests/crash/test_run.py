@@ -455,12 +455,12 @@ def test_all_servers_dead_is_exit_7_and_nothing_is_lost(job: Job, fleet: Standin
     with own_fleet() as own:
         job.urls = own.urls
         slow_down(own)
-        process = job.start_run("--max-outage", "1")
+        process = job.start_run("--max-outage", "3")  # long enough for a MongoDB that stands still for a moment
         wait_for_commit(job, process)
         for port in own.ports:
             own.kill(port)
         midway = finish(process)
-        at_start = job.run("--max-outage", "1")
+        at_start = job.run("--max-outage", "3")
 
     assert midway.code == 7, midway.err
     assert midway.summary["embedded"] == job.state().rows
@@ -580,7 +580,7 @@ def test_something_else_behind_a_url_is_exit_2(job: Job, mongod: LocalMongod) ->
     job.insert(tweets(5))
     job.urls = (f"http://127.0.0.1:{mongod.port}",)
 
-    ended = job.run("--max-outage", "1")
+    ended = job.run("--max-outage", "5")
 
     assert ended.code in (2, 7), ended.err
     assert str(mongod.port) in ended.err
