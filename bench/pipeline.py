@@ -28,6 +28,7 @@ from bench.local_mongod import LocalMongod
 from bench.plain_script import run_plain_script
 from bench.standin import StandinConfig, StandinFleet
 from bench.tweets import documents
+from engine.config import check_range
 from engine.errors import ProtocolError
 from engine.summary import MachineCpu
 
@@ -60,6 +61,9 @@ class PipelineConfig:
     n_servers: int = 4
     compare: bool = False
     mongod: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_range("documents", self.n_documents, 1)
 
 
 def measure(config: PipelineConfig) -> dict[str, Any]:

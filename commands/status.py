@@ -105,7 +105,7 @@ def as_text(figures: dict[str, Any], hot: Path) -> str:
     """The figures for a person."""
     documents = figures["documents"]
     left = f"{documents['left']:,}" if documents["left"] is not None else "unknown"
-    if documents["left"] != 0:
+    if documents["left"]:
         left += f" at {figures['rate']:,.0f}/s: {duration(figures['seconds_left'])}"
     rows = [
         ("run", f"{figures['run']}  ({hot})"),

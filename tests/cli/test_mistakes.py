@@ -48,6 +48,7 @@ def finished_run(tmp_path: Path) -> Path:
         (("verify", "--min-cosine", "7", "--level", "5"), "--min-cosine is 7; allowed is -1 to 1"),
         (("status", "--gpu-hour-price", "nan"), "--gpu-hour-price is nan; allowed is at least 0"),
         (("status", "--gpus", "0"), "--gpus is 0; allowed is at least 1"),
+        (("bench", "pipeline", "--documents", "0"), "--documents is 0; allowed is at least 1"),
     ],
 )
 def test_a_number_that_an_option_does_not_take_is_shown_as_it_was_given(
