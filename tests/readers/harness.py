@@ -252,7 +252,7 @@ def settings_for(collection: Documents, uri: str, **changes: Any) -> ReaderSetti
         "bucketing": False,
         "dedup": False,
         "page_rows": 5000,
-        "max_outage_s": 20.0,
+        "max_outage_s": 100.0,
     }
     return ReaderSettings(**{**values, **changes})
 

@@ -30,7 +30,7 @@ def documents(mongo_db: Database[dict[str, Any]]) -> Documents:
 
 @pytest.fixture
 def marker(mongod: LocalMongod, documents: Documents) -> Iterator[Marker]:
-    found = Marker(mongod.uri, documents.database.name, documents.name, DONE, max_outage_s=20.0)
+    found = Marker(mongod.uri, documents.database.name, documents.name, DONE, max_outage_s=100.0)
     yield found
     found.close()
 
