@@ -88,7 +88,7 @@ def test_g8_when_every_server_lies_the_run_ends_with_exit_7_and_nothing_wrong_is
     for port in fleet.ports[:n_servers]:
         fleet.control(port, faults=[LIES, "delay:s=0.02"])
 
-    ended = job.run("--max-outage", "1")
+    ended = job.run("--max-outage", "3")
 
     assert ended.code == 7, ended.err
     assert assert_right(job) == ended.summary["embedded"] < N
