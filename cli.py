@@ -87,9 +87,14 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the interpreter's last flush fail
+        _discard_output()
         if not isinstance(error, BrokenPipeError):
             raise SinkError(f"the result cannot be written to standard output ({error.strerror})") from error
+
+
+def _discard_output() -> None:
+    """Write to nowhere from now on: the interpreter's last flush may not fail either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_version(wanted: bool) -> None:
@@ -825,7 +830,7 @@ def main() -> None:
         _complain("stopped by SIGINT")
         code = Exit.SIGINT
     except BrokenPipeError:  # nobody reads what a demo says on its way: end quietly, as filters do
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         code = Exit.UNEXPECTED
     except OSError as error:
         if debug:

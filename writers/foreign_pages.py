@@ -204,11 +204,11 @@ def packed_indices(data: memoryview, count: int) -> tuple[Packed, int]:
     if (runs[:, 0] != (_GROUPS_OF_A_RUN << 1 | 1)).any() or (rest and raw[last_at] != (last_groups << 1 | 1)):
         raise NotOurs("runs of another kind")
     n_groups = n_runs * _GROUPS_OF_A_RUN + last_groups
-    packed = np.empty(n_groups * width + _SLACK_BYTES, dtype=np.uint8)
+    packed = np.empty(n_groups * width, dtype=np.uint8)
     behind = n_runs * (run_bytes - 1)
     packed[:behind].reshape(n_runs, run_bytes - 1)[:] = runs[:, 1:]
-    packed[behind : n_groups * width] = raw[last_at + 1 :]
-    return packed[: n_groups * width].reshape(n_groups, width), width
+    packed[behind:] = raw[last_at + 1 :]
+    return packed.reshape(n_groups, width), width
 
 
 def unpack(packed: Packed, width: int) -> npt.NDArray[np.uint32]:

@@ -81,10 +81,6 @@ class HashedFile:
             self._hashed = offset + len(data)
         return data
 
-    def peek(self, offset: int, count: int) -> bytes:
-        """Read without hashing, for footers."""
-        return self._read(offset, count)
-
     def read_whole(self, scratch: bytearray | None) -> memoryview:
         """All bytes, without hashing; in `scratch` when they fit."""
         if scratch is None or self.size_bytes > len(scratch):

@@ -227,18 +227,20 @@ class Writer:
 
     def _await(self, future: Future[_T]) -> _T:
         while not wait([future], _IDLE_S).done:
-            self._obey()
-            if self._heartbeat.due():
-                self._report()
+            self._stay_alive()
         return future.result()
 
     def _await_proof(self) -> None:
         """Wait until the shard may be named; if it never may, the supervisor ends this process."""
         while not self._proved:
             self._context.wait(_IDLE_S)
-            self._obey()
-            if self._heartbeat.due():
-                self._report()
+            self._stay_alive()
+
+    def _stay_alive(self) -> None:
+        """Obey, and say that this process lives, while a shard is being sealed."""
+        self._obey()
+        if self._heartbeat.due():
+            self._report()
 
     def _report(self) -> None:
         self._context.tell(

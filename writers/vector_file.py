@@ -31,7 +31,6 @@ _LEAF = (EMBEDDING, "list", "element")
 _FLOAT, _FIXED_LEN_BYTE_ARRAY = 4, 7
 ARROW_SCHEMA = b"ARROW:schema"
 
-
 _MOVED_BYTES = 1 << 20
 _SPARE_SHARE, _SPARE_BYTES = 0.03, 128
 """What is left beyond the expected size of the other columns (the bytes for each), so that vectors seldom move."""
@@ -296,9 +295,9 @@ class VectorFileWriter:
         data = memoryview(buffer.getvalue()).cast("B")
         (group,) = read_footer(data)[4].value.items
         columns = [(column, _Chunk(column[3].value, b"", None)) for column in group[1].value.items]
-        size = sum(chunk.sizes[1] for _, chunk in columns)
-        self._written_row_bytes = size / self._group_rows
-        position = self._make_room(size)
+        all_bytes = sum(chunk.sizes[1] for _, chunk in columns)
+        self._written_row_bytes = all_bytes / self._group_rows
+        position = self._make_room(all_bytes)
         self._sink.seek(position)
         chunks = []
         for column, chunk in columns:
