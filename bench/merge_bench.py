@@ -284,7 +284,7 @@ def sort(work: Path, n_rows: int, jobs: int, say: Callable[[str], None]) -> None
 def parts(say: Callable[[str], None]) -> None:
     """What one row costs in the vector pages of this engine and in pyarrow's general reader and writer."""
     from writers.digests import RowHasher  # noqa: PLC0415 - the other modes do not need these
-    from writers.pages import PageEncoder, page_rows, read_vectors  # noqa: PLC0415
+    from writers.pages import PageEncoder, VectorReader, page_rows  # noqa: PLC0415
 
     schema = ShardSchema(id_type=IdType.INT64, columns=(), dim=DIM, vector_type="float32").arrow()
     n_rows = page_rows(DIM, 4) * 24
@@ -302,7 +302,7 @@ def parts(say: Callable[[str], None]) -> None:
     pieces: dict[str, Callable[[], object]] = {
         "encode pages": lambda: [encoder.encode(matrix[start : start + rows]) for start in range(0, n_rows, rows)],
         "decode pages": lambda: list(
-            map(type, read_vectors(lambda at, n: content[at : at + n], place, DIM, np.float32))
+            map(type, VectorReader(DIM, np.float32).read(lambda at, n: content[at : at + n], place))
         ),
         "row hashes": lambda: hasher.vector_hashes(matrix),
         "pyarrow writes": lambda: pq.write_table(table, pa.BufferOutputStream(), **writer_options(schema)),

@@ -16,12 +16,12 @@ Steele et al., SplitMix64.
 from __future__ import annotations
 
 import hashlib
-import zlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from isal import isal_zlib
 
 from writers.pages import Matrix
 
@@ -92,24 +92,24 @@ def ordered(hashes: Words) -> int:
     return int((hashes * np.arange(1, 2 * len(hashes), 2, dtype=np.uint64)).sum(dtype=np.uint64))
 
 
-def parities(numbers: npt.NDArray[Any]) -> bytes:
-    """Digest of two bitwise parities of some numbers (n), contiguous: over every 4,096th and every 4,088th of them.
+def parities(numbers: npt.NDArray[Any]) -> int:
+    """CRC-32 of two bitwise parities of some numbers (n), contiguous: over every 4,096th and every 4,088th of them.
 
     Any one or two flipped bits, any exchange of two numbers, rows or stretches that differ shows in one of the two.
     """
     words = numbers.view(f"<u{numbers.dtype.itemsize}")
-    return _digest_of([_fold(words, period).tobytes() for period in _PERIODS])
+    return _checksums([_fold(words, period) for period in _PERIODS])
 
 
-def plane_parities(planes: npt.NDArray[np.uint8]) -> bytes:
+def plane_parities(planes: npt.NDArray[np.uint8]) -> int:
     """What `parities` says of float32 numbers, from their bytes of equal significance (4, n), lowest first."""
     folds = []
     for period in _PERIODS:
         numbers = np.empty((period, len(planes)), dtype=np.uint8)
         for plane, values in enumerate(planes):
             numbers[:, plane] = _fold(values, period)
-        folds.append(numbers.tobytes())
-    return _digest_of(folds)
+        folds.append(numbers)
+    return _checksums(folds)
 
 
 def _fold(values: npt.NDArray[Any], period: int) -> npt.NDArray[Any]:
@@ -121,8 +121,9 @@ def _fold(values: npt.NDArray[Any], period: int) -> npt.NDArray[Any]:
     return fold
 
 
-def _digest_of(folds: list[bytes]) -> bytes:
-    return hashlib.blake2b(b"".join(folds), digest_size=8).digest()
+def _checksums(folds: list[npt.NDArray[Any]]) -> int:
+    first, second = (isal_zlib.crc32(fold) for fold in folds)
+    return first << 32 | second
 
 
 def total(hashes: Words) -> int:
@@ -160,7 +161,7 @@ def _value_hashes(column: pa.Array) -> Words:
 def _text_hashes(column: pa.Array) -> Words:
     """Values of any length: CRC-32 and length; a call a value is faster here than anything vectorised per byte."""
     values = _raw_values(column.fill_null(b"" if pa.types.is_binary(column.type) else ""))
-    checks = np.fromiter(map(zlib.crc32, values), dtype=np.uint64, count=len(values))
+    checks = np.fromiter(map(isal_zlib.crc32, values), dtype=np.uint64, count=len(values))
     lengths = np.fromiter(map(len, values), dtype=np.uint64, count=len(values))
     return mix(checks | lengths << np.uint64(32))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -34,7 +34,7 @@ class MergeSchema:
         fingerprint: The one vector space of all inputs, or None when the files do not say.
         described_by: Who set the schema: the ledger, or the first file.
         dim: Numbers in a vector.
-        dtype: Number type of a vector.
+        dtype, vector_type: Number type of a vector, and its name: `float32` or `float16`.
         others: All columns but the vectors.
         sources: Name in the inputs and type in the outputs of each of the others.
     """
@@ -47,6 +47,7 @@ class MergeSchema:
     described_by: str
     dim: int = field(init=False)
     dtype: np.dtype[Any] = field(init=False)
+    vector_type: str = field(init=False)
     others: pa.Schema = field(init=False)
     sources: tuple[tuple[str, pa.DataType], ...] = field(init=False)
 
@@ -58,13 +59,9 @@ class MergeSchema:
         named = tuple((self.id_source if item.name == sc.ID else item.name, item.type) for item in others)
         object.__setattr__(self, "dim", int(vectors.list_size))
         object.__setattr__(self, "dtype", np.dtype(np.float16 if half else np.float32))
+        object.__setattr__(self, "vector_type", "float16" if half else "float32")
         object.__setattr__(self, "others", pa.schema(others))
         object.__setattr__(self, "sources", named)
-
-    @property
-    def vector_type(self) -> str:
-        """`float32` or `float16`."""
-        return str(self.dtype)
 
     def of_outputs(self) -> MergeSchema:
         """The same for files that a merge has written."""
@@ -244,6 +241,19 @@ def _dim_of(name: str, parquet: pq.ParquetFile, column: str) -> int:
     raise ConfigError(f"{name}, the first file, has no row to tell the dimension from: remove it")
 
 
+class Matched(NamedTuple):
+    """What a file's columns turned out to be.
+
+    Attributes:
+        ids, vectors: Numbers of these leaves in the footer.
+        same: Whether all columns are those of the outputs, type by type.
+    """
+
+    ids: int
+    vectors: int
+    same: bool
+
+
 class Matcher:
     """Compares files with the schema of a merge; what passed once passes quickly again.
 
@@ -252,18 +262,36 @@ class Matcher:
 
     def __init__(self, schema: MergeSchema) -> None:
         self.schema = schema
-        self._passed: list[tuple[pa.Schema, int]] = []
+        self._passed: list[tuple[pa.Schema, Matched]] = []
+        self._passed_pairs: set[tuple[bytes | None, bytes | None]] = set()
 
-    def check(self, name: str, parquet: pq.ParquetFile) -> int:
-        """Check one file; returns the number of its vector leaf (see `check_matches`)."""
+    def check(self, name: str, parquet: pq.ParquetFile) -> Matched:
+        """Check one file (see `check_columns` for what it raises)."""
+        matched = self._columns(name, parquet)
+        _check_numbers(name, parquet, matched.vectors, self.schema)
+        self._check_pairs(name, footer_of(parquet))
+        return matched
+
+    def _columns(self, name: str, parquet: pq.ParquetFile) -> Matched:
         theirs: pa.Schema = parquet.schema_arrow
-        leaf = next((leaf for passed, leaf in self._passed if passed.equals(theirs)), None)
-        if leaf is None:
-            leaf = check_columns(name, parquet, self.schema)
-            self._passed = [*self._passed[-7:], (theirs, leaf)]
-        _check_numbers(name, parquet, leaf, self.schema)
-        _check_footer(name, parquet, self.schema)
-        return leaf
+        for passed, matched in self._passed:
+            if passed.equals(theirs):
+                return matched
+        vectors = check_columns(name, parquet, self.schema)
+        same = theirs.equals(self.schema.arrow, check_metadata=False)
+        matched = Matched(leaf_number(parquet, self.schema.id_source), vectors, same)
+        self._passed = [*self._passed[-7:], (theirs, matched)]
+        return matched
+
+    def _check_pairs(self, name: str, pairs: dict[bytes, bytes]) -> None:
+        said = (pairs.get(sc.KEY_ID_TYPE), pairs.get(sc.KEY_FINGERPRINT))
+        if said not in self._passed_pairs:
+            _check_footer(name, pairs, self.schema)
+            if len(self._passed_pairs) < _REMEMBERED:
+                self._passed_pairs.add(said)
+
+
+_REMEMBERED = 16
 
 
 def check_columns(name: str, parquet: pq.ParquetFile, schema: MergeSchema) -> int:
@@ -292,8 +320,7 @@ def _misfit(name: str, schema: MergeSchema, found: list[str]) -> ConfigError:
     )
 
 
-def _check_footer(name: str, parquet: pq.ParquetFile, schema: MergeSchema) -> None:
-    pairs = footer_of(parquet)
+def _check_footer(name: str, pairs: dict[bytes, bytes], schema: MergeSchema) -> None:
     said = pairs.get(sc.KEY_ID_TYPE)
     if said is not None and said.decode(errors="replace") != schema.id_type.value:
         raise _misfit(name, schema, [f"id type {said.decode(errors='replace')} is not {schema.id_type.value}"])
@@ -335,7 +362,9 @@ def _type_differences(name: str, theirs: pa.Schema, schema: MergeSchema) -> list
 def _check_numbers(name: str, parquet: pq.ParquetFile, leaf: int, schema: MergeSchema) -> None:
     """Compare counts of numbers in the footer; a vector of another length within a file shows when it is read."""
     metadata = parquet.metadata
-    values = sum(metadata.row_group(group).column(leaf).num_values for group in range(metadata.num_row_groups))
+    values = 0
+    for group in range(metadata.num_row_groups):
+        values += metadata.row_group(group).column(leaf).num_values
     if values != metadata.num_rows * schema.dim:
         mean = values / metadata.num_rows if metadata.num_rows else 0
         found = f"{metadata.num_rows} vectors have {mean:g} numbers each on average, not {schema.dim}"

@@ -48,6 +48,7 @@ _MOST_INDEX_BITS = 25
 _SLACK_BYTES = 8
 _MOST_COUNTING_BITS = 16
 _MOST_STRETCHES = 40
+_KEPT_LEVELS = 16
 
 Packed = npt.NDArray[np.uint8]
 
@@ -67,37 +68,34 @@ class ForeignChunk:
     definition: int
 
 
-def read_foreign_vectors(read_at: ReadAt, chunk: ForeignChunk, dim: int, dtype: npt.DTypeLike) -> Iterator[Matrix]:
-    """The vectors of one column chunk, a page at a time.
+class ForeignReader:
+    """Reads column chunks of vectors; keeps its memory from one to the next."""
 
-    Yields:
-        (n_rows, dim), contiguous, valid until the next.
-
-    Raises:
-        PageDamage: a page that cannot be what it says.
-        NotOurs: a page that has to be read by the general reader; those before it were sound.
-    """
-    decoder = _Decoder(chunk, dim, np.dtype(dtype))
-    for page in read_pages(read_at, chunk.place):
-        matrix = decoder.decode(page)
-        if matrix is not None:
-            yield matrix
-
-
-class _Decoder:
-    """Decodes the pages of one chunk in order; keeps its dictionary."""
-
-    def __init__(self, chunk: ForeignChunk, dim: int, dtype: np.dtype[Any]) -> None:
-        self._dim, self._dtype = dim, dtype
-        self._definition = chunk.definition
-        self._codec_name = CODECS[chunk.codec]
-        self._codec = pa.Codec(self._codec_name) if self._codec_name else None
+    def __init__(self, dim: int, dtype: npt.DTypeLike) -> None:
+        self._dim, self._dtype = dim, np.dtype(dtype)
+        self._codecs = {name: pa.Codec(codec) if codec else None for name, codec in CODECS.items()}
+        self._chunk = ForeignChunk((0, 0, 0), "UNCOMPRESSED", 0)
         self._dictionary: npt.NDArray[Any] | None = None
-        self._levels = b""
-        self._levels_rows = -1
-        self._out: npt.NDArray[Any] = np.empty(0, dtype=dtype)
+        self._levels: dict[tuple[int, int], bytes] = {}
+        self._out: npt.NDArray[Any] = np.empty(0, dtype=self._dtype)
 
-    def decode(self, page: RawPage) -> Matrix | None:
+    def read(self, read_at: ReadAt, chunk: ForeignChunk) -> Iterator[Matrix]:
+        """The vectors of one column chunk, a page at a time.
+
+        Yields:
+            (n_rows, dim), contiguous, valid until the next.
+
+        Raises:
+            PageDamage: a page that cannot be what it says.
+            NotOurs: a page that has to be read by the general reader; those before it were sound.
+        """
+        self._chunk, self._dictionary = chunk, None
+        for page in read_pages(read_at, chunk.place):
+            matrix = self._decode(page)
+            if matrix is not None:
+                yield matrix
+
+    def _decode(self, page: RawPage) -> Matrix | None:
         """The rows of a page, or None when it is the dictionary."""
         if page.plain_bytes > _MOST_PAGE_BYTES:
             raise NotOurs(f"a page of {page.plain_bytes} bytes")
@@ -133,18 +131,23 @@ class _Decoder:
             raise NotOurs("another number of values")
 
     def _levels_of(self, n_rows: int) -> bytes:
-        if n_rows != self._levels_rows:
-            self._levels, self._levels_rows = levels(n_rows, self._dim, self._definition), n_rows
-        return self._levels
+        definition = self._chunk.definition
+        found = self._levels.get((n_rows, definition))
+        if found is None:
+            if len(self._levels) >= _KEPT_LEVELS:
+                self._levels.clear()
+            found = self._levels[n_rows, definition] = levels(n_rows, self._dim, definition)
+        return found
 
     def _decompress(self, page: RawPage) -> memoryview:
-        if self._codec is None:
+        codec = self._codecs[self._chunk.codec]
+        if codec is None:
             plain = page.body
         else:
-            if self._codec_name == "snappy" and not page.body[:5].tobytes().startswith(thrift.varint(page.plain_bytes)):
+            if codec.name == "snappy" and not page.body[:5].tobytes().startswith(thrift.varint(page.plain_bytes)):
                 raise PageDamage(f"the page at byte {page.offset} says two sizes")  # pyarrow would leave a gap
             try:
-                plain = memoryview(self._codec.decompress(page.body, page.plain_bytes)).cast("B")
+                plain = memoryview(codec.decompress(page.body, page.plain_bytes)).cast("B")
             except (OSError, ValueError) as error:
                 raise PageDamage(f"the page at byte {page.offset} cannot be decompressed: {error}") from error
         if len(plain) != page.plain_bytes:
@@ -158,7 +161,9 @@ class _Decoder:
             raise NotOurs("a dictionary of another kind")
         if self._dictionary is not None or not count:
             raise NotOurs("two dictionaries, or an empty one")
-        self._dictionary = np.frombuffer(self._decompress(page), dtype=self._dtype).copy()
+        values = np.frombuffer(self._decompress(page), dtype=self._dtype)
+        own = CODECS[self._chunk.codec]  # else these are the bytes of the page, which do not stay
+        self._dictionary = values if own else values.copy()
 
     def _values(self, page: RawPage, encoding: int, values: memoryview, out: npt.NDArray[Any]) -> None:
         if encoding == PLAIN:

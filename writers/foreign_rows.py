@@ -60,6 +60,9 @@ class OthersInOrder:
             self._tables.append(to_others(self._name, batch, self._schema))
             self._rows += batch.num_rows
         table = self._tables[0] if len(self._tables) == 1 else pa.concat_tables(self._tables)
+        if self._rows == n_rows:  # nearly always so for small files
+            self._tables, self._rows = [], 0
+            return table
         self._rows -= n_rows
         self._tables = [table.slice(n_rows)]
         return table.slice(0, n_rows)

@@ -120,9 +120,21 @@ class Partition:
     @classmethod
     def load(cls, folder: Path, number: int) -> Partition:
         """Read and sort a partition from the files of all processes."""
-        files = sorted(folder.glob(f"{number:04d}.*.keys"))
-        rows = np.concatenate([np.fromfile(path, dtype=np.uint64) for path in files] or [np.empty(0, dtype=np.uint64)])
-        rows = rows.reshape(-1, 3)
+        return cls._sorted(_read(folder, number))
+
+    @classmethod
+    def load_repeated(cls, folder: Path, number: int) -> Partition:
+        """The same without the rows whose key's first word is there once: no other row can have their key.
+
+        Where all ids differ, that is nearly all of them, and one sort of single words has shown it.
+        """
+        rows = _read(folder, number)
+        words = np.sort(rows[:, 0])
+        repeated = words[1:][words[1:] == words[:-1]]
+        return cls._sorted(rows[np.isin(rows[:, 0], repeated)] if len(repeated) else rows[:0])
+
+    @classmethod
+    def _sorted(cls, rows: Words) -> Partition:
         order = np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))
         return cls(rows[order, :2], rows[order, 2])
 
@@ -133,6 +145,12 @@ class Partition:
             return []
         edges = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])).astype(np.int8)))
         return [(int(start), int(end) + 1) for start, end in edges.reshape(-1, 2)]
+
+
+def _read(folder: Path, number: int) -> Words:
+    files = sorted(folder.glob(f"{number:04d}.*.keys"))
+    rows = np.concatenate([np.fromfile(path, dtype=np.uint64) for path in files] or [np.empty(0, dtype=np.uint64)])
+    return rows.reshape(-1, 3)
 
 
 def remove_spill(folder: Path) -> None:

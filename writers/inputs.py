@@ -21,18 +21,17 @@ import pyarrow.parquet as pq
 
 from engine.errors import DamageError, EngineError, SinkError
 from writers import schema as sc
-from writers.foreign import Matcher, footer_of
-from writers.foreign_pages import CODECS, ForeignChunk, read_foreign_vectors
+from writers.foreign import Matcher, MergeSchema, footer_of
+from writers.foreign_pages import CODECS, ForeignChunk, ForeignReader
 from writers.foreign_rows import OthersInOrder, to_matrix, to_others
-from writers.pages import EncodedPage, Matrix, NotOurs, PageDamage, read_vectors
+from writers.pages import EncodedPage, Matrix, NotOurs, PageDamage, VectorReader
 
 WHOLE_BYTES = 8 << 20
 """Files up to that size are read into memory in one go."""
 
-SCANNED_WHOLE_BYTES = 512 << 10
-"""The same while only footers and ids are read: one read is cheaper than three up to about that size."""
+READ_BYTES = 1 << 20
+"""What is asked of a file at once."""
 
-_READ_BYTES = 1 << 20
 _BATCH_BYTES = 1 << 20
 _OUT_OF_RESOURCES = (12, 23, 24)  # ENOMEM, ENFILE, EMFILE
 
@@ -62,7 +61,7 @@ class HashedFile:
         mtime_ns: When it was last written.
     """
 
-    def __init__(self, path: Path, *, hashing: bool = True) -> None:
+    def __init__(self, path: str | Path, *, hashing: bool = True) -> None:
         self._hashing = hashing
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         stat = os.fstat(self._fd)
@@ -81,11 +80,9 @@ class HashedFile:
             self._hashed = offset + len(data)
         return data
 
-    def read_whole(self, scratch: bytearray | None) -> memoryview:
-        """All bytes, without hashing; in `scratch` when they fit."""
-        if scratch is None or self.size_bytes > len(scratch):
-            return memoryview(self._read(0, self.size_bytes))
-        view = memoryview(scratch)[: self.size_bytes]
+    def read_whole(self, into: memoryview) -> memoryview:
+        """All bytes, without hashing; `into` has to hold them."""
+        view = into[: self.size_bytes]
         done = 0
         while done < len(view):
             count = os.preadv(self._fd, [view[done:]], done)
@@ -105,7 +102,7 @@ class HashedFile:
 
     def _hash_up_to(self, end: int) -> None:
         while self._hashed < end:
-            data = self._read(self._hashed, min(_READ_BYTES, end - self._hashed))
+            data = self._read(self._hashed, min(READ_BYTES, end - self._hashed))
             if not data:
                 return
             self._sha256.update(data)
@@ -121,8 +118,20 @@ class HashedFile:
         return data
 
 
+class Kept:
+    """What one input after the other is read with.
+
+    Fresh memory costs more than reading a small file out of the page cache, and so do fresh tables for its pages.
+    """
+
+    def __init__(self, schema: MergeSchema) -> None:
+        self.whole = memoryview(bytearray(WHOLE_BYTES))
+        self.own = VectorReader(schema.dim, schema.dtype)
+        self.foreign = ForeignReader(schema.dim, schema.dtype)
+
+
 class Input:
-    """An open input.
+    """An open input; of those that share a `Kept`, one at a time.
 
     Attributes:
         name: As it is called in messages and lineage.
@@ -133,12 +142,10 @@ class Input:
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         name: str,
         matcher: Matcher,
-        *,
-        hashing: bool = True,
-        scratch: bytearray | None = None,
+        kept: Kept,
     ) -> None:
         """Open a file and compare its footer with the schema.
 
@@ -146,9 +153,7 @@ class Input:
             path: The file.
             name: As it is called in messages and lineage.
             matcher: Compares it with the schema.
-            hashing: Whether `sha256` will be asked for; without it only footer and ids are meant to be read.
-            scratch: `WHOLE_BYTES` of memory for a file that is read whole, used again for the next: fresh memory
-                costs more than reading a small file out of the page cache.
+            kept: What was used for the input before.
 
         Raises:
             DamageError: it is missing, cannot be read, or has no sound footer.
@@ -158,14 +163,15 @@ class Input:
         self.name = name
         self._schema = matcher.schema
         self._row_bytes = matcher.schema.dim * matcher.schema.dtype.itemsize
+        self._kept = kept
         self._hashed: HashedFile | None = None
         self._whole: memoryview | None = None
         try:
-            hashed = HashedFile(path, hashing=hashing)
+            hashed = HashedFile(path)
             self.size_bytes, self.mtime_ns = hashed.size_bytes, hashed.mtime_ns
-            if hashed.size_bytes <= (WHOLE_BYTES if hashing else SCANNED_WHOLE_BYTES):
+            if hashed.size_bytes <= WHOLE_BYTES:
                 try:
-                    self._whole = hashed.read_whole(scratch)
+                    self._whole = hashed.read_whole(kept.whole)
                 finally:
                     hashed.close()
                 source: pa.NativeFile = pa.BufferReader(pa.py_buffer(self._whole))
@@ -173,15 +179,14 @@ class Input:
                 self._hashed = hashed
                 source = pa.OSFile(str(path))
             self._parquet = pq.ParquetFile(
-                source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True
+                source, pre_buffer=False, buffer_size=READ_BYTES, page_checksum_verification=True
             )
             self.rows = int(self._parquet.metadata.num_rows)
-            leaf = matcher.check(name, self._parquet)
-            self._leaf = leaf
+            self._matched = matcher.check(name, self._parquet)
             # Looked up once: each look costs a small file as much as decoding a row.
             metadata = self._parquet.metadata
             self._groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-            self._columns = [group.column(leaf) for group in self._groups]
+            self._columns = [group.column(self._matched.vectors) for group in self._groups]
         except UNREADABLE as error:
             self.close()
             raise unreadable(name, error) from error
@@ -230,22 +235,6 @@ class Input:
         except UNREADABLE as error:
             raise unreadable(self.name, error) from error
 
-    def ids(self) -> Iterator[pa.Array]:
-        """The ids in file order, a row group at a time, without reading the vectors."""
-        try:
-            for group in range(self._parquet.num_row_groups):
-                table = self._parquet.read_row_group(group, columns=[self._schema.id_source], use_threads=False)
-                column = table.column(0)
-                kind = self._schema.arrow.field(sc.ID).type
-                yield from (column if column.type == kind else column.cast(kind)).chunks
-        except UNREADABLE as error:
-            raise unreadable(self.name, error) from error
-
-    def other_bytes(self) -> int:
-        """Bytes of all columns but the vectors, encoded but not compressed, by the footer."""
-        pairs = zip(self._groups, self._columns, strict=True)
-        return sum(int(group.total_byte_size) - int(column.total_uncompressed_size) for group, column in pairs)
-
     def close(self) -> None:
         """Close the file."""
         if self._hashed is not None:
@@ -265,7 +254,7 @@ class Input:
         pyarrow = str(self._parquet.metadata.created_by).startswith("parquet-cpp-arrow")
         if not pyarrow and sc.KEY_VERSION not in footer_of(self._parquet):
             return False  # others may repeat levels in another pattern, which only the general reader checks
-        if not self._parquet.schema_arrow.equals(schema.arrow, check_metadata=False):
+        if not self._matched.same:
             return False
         kinds = {"RLE", "BYTE_STREAM_SPLIT" if schema.vector_type == "float32" else "PLAIN"}
         for column in self._columns:
@@ -282,9 +271,9 @@ class Input:
                 raise PageDamage(f"row group {group} has {column.num_values} numbers for {others.num_rows} rows")
             start = 0
             place = (column.data_page_offset, column.total_compressed_size, column.num_values)
-            for vectors in read_vectors(self._read_at, place, schema.dim, schema.dtype, copying=copying):
+            for vectors in self._kept.own.read(self._read_at, place, copying=copying):
                 n_rows = vectors.rows if isinstance(vectors, EncodedPage) else len(vectors)
-                yield Block(others.slice(start, n_rows), vectors)
+                yield Block(others if n_rows == others.num_rows else others.slice(start, n_rows), vectors)
                 start += n_rows
 
     def _read_at(self, offset: int, count: int) -> memoryview:
@@ -302,7 +291,7 @@ class Input:
             others = OthersInOrder(self.name, self._batches([source for source, _ in schema.sources]), schema)
             try:
                 for chunk in chunks:
-                    for matrix in read_foreign_vectors(self._read_at, chunk, schema.dim, schema.dtype):
+                    for matrix in self._kept.foreign.read(self._read_at, chunk):
                         yield Block(others.take(len(matrix)), matrix)
                         done += len(matrix)
             except NotOurs:
@@ -320,7 +309,7 @@ class Input:
     def _foreign_chunks(self) -> list[ForeignChunk] | None:
         """The chunks of the vectors, or None when they need the general reader."""
         schema = self._schema
-        column = self._parquet.schema.column(self._leaf)
+        column = self._parquet.schema.column(self._matched.vectors)
         half = schema.dtype.itemsize == 2
         if column.max_repetition_level != 1 or column.physical_type != ("FIXED_LEN_BYTE_ARRAY" if half else "FLOAT"):
             return None

@@ -38,7 +38,7 @@ class PageSums:
     """
 
     others: int
-    vectors: bytes | None
+    vectors: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,8 @@ class Rereader:
                 raise DamageError(f"{self._path} has another schema than was written: report this")
             for group in range(parquet.num_row_groups):
                 others = parquet.read_row_group(group, columns=self._schema.others.names, use_threads=False)
-                others = others.cast(self._schema.others)
+                if not others.schema.equals(self._schema.others):  # a cast imports Arrow's functions
+                    others = others.cast(self._schema.others)
                 if in_order and not order.goes_on(others.column(0)):
                     raise DamageError(f"{self._path} is not sorted by id: report this; all sources are untouched")
                 self._read_pages(file, parquet, group, others, pages)
@@ -127,7 +128,7 @@ class Rereader:
         if start != others.num_rows:
             raise DamageError(f"{self._path} has {start} vectors for {others.num_rows} ids in row group {group}")
 
-    def _parities(self, page: RawPage) -> bytes:
+    def _parities(self, page: RawPage) -> int:
         """The page's vectors as `writers.digests.parities` sees them."""
         planes = self._decoder.planes(page)
         if len(planes) == 1:

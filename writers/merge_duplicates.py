@@ -76,7 +76,7 @@ def _ranks(listing: Listing) -> npt.NDArray[np.uint32]:
 def find_duplicates(job: Message, _report: Report) -> Message:
     """Task: find equal ids in one partition; drop all but the latest row of each, or count what cannot be dropped."""
     folder = Path(job["spill"])
-    partition = Partition.load(folder, int(job["partition"]))
+    partition = Partition.load_repeated(folder, int(job["partition"]))
     n_inputs = int(job["n_inputs"])
     ranks = None if job["ranks"] is None else np.fromfile(job["ranks"], dtype=np.uint32)
     refused, dropped = 0, []

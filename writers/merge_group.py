@@ -8,6 +8,7 @@ Naming it and recording it is the coordinator's business (writers/merge.py); a w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from engine.errors import DamageError, EngineError
 from writers import schema as sc
 from writers.digests import MASK
 from writers.foreign import Matcher, MergeSchema
-from writers.inputs import WHOLE_BYTES, Block, Input, check_committed
+from writers.inputs import Block, Input, Kept, check_committed
 from writers.merge_drops import dropped_rows
 from writers.merge_ledger import PlannedInput, read_group
 from writers.merge_output import Output, Sums
@@ -68,12 +69,12 @@ class GroupReader:
     """
 
     def __init__(self, job: Message, inputs: list[PlannedInput], schema: MergeSchema) -> None:
-        self._folder = Path(job["source"])
+        self._folder = str(job["source"])
         self._inputs = inputs
         self._first = int(job["first"])
         self._drops = None if job["drops"] is None else Path(job["drops"])
         self._matcher = Matcher(schema)
-        self._scratch = bytearray(WHOLE_BYTES)
+        self._kept = Kept(schema)
         self._dropped = 0
         self._digests: list[str] = []
         self._id_digests: list[str] = []
@@ -100,11 +101,11 @@ class GroupReader:
             try:
                 yield from self._of_input(number, item, copying)
             except EngineError as error:
-                check_committed(self._folder / item.name, item.name, item.sha256, error)
+                check_committed(Path(self._folder, item.name), item.name, item.sha256, error)
 
     def _of_input(self, number: int, item: PlannedInput, copying: bool) -> Iterator[Block]:
         drops = None if self._drops is None else dropped_rows(self._drops, number)
-        with Input(self._folder / item.name, item.name, self._matcher, scratch=self._scratch) as opened:
+        with Input(os.path.join(self._folder, item.name), item.name, self._matcher, self._kept) as opened:
             if (opened.rows, opened.size_bytes) != (item.rows, item.bytes):
                 raise DamageError(
                     f"{item.name} has {opened.rows} rows in {opened.size_bytes} bytes, but had {item.rows} in "

@@ -26,7 +26,8 @@ from engine.ledger import Record, RunState
 from writers.digests import id_keys
 from writers.foreign import Matcher, MergeSchema, schema_of_file, schema_of_run
 from writers.id_spill import IdSpill, Places, partitions_for, places, remove_spill
-from writers.inputs import UNREADABLE, WHOLE_BYTES, Input, check_committed, unreadable
+from writers.input_scan import InputScan
+from writers.inputs import UNREADABLE, WHOLE_BYTES, check_committed, unreadable
 from writers.merge_config import MergeConfig
 from writers.merge_drops import Drops, write_drops
 from writers.merge_duplicates import settle_duplicates
@@ -268,16 +269,16 @@ def scan_inputs(job: Message, report: Report) -> Message:
         schema = schema.of_outputs()
     matcher = Matcher(schema)
     inputs = read_group(Path(job["list"]), *job["place"])
-    folder = Path(job["folder"])
+    folder = str(job["folder"])
     ids = _PendingIds(IdSpill(Path(job["spill"]), int(job["partitions"])))
     rows: list[int] = []
     other_bytes: list[int] = []
     told, last = 0, int(job["first"]) + len(inputs) - 1
     for number, item in enumerate(inputs, int(job["first"])):
         try:
-            found = _scan_input(folder / item.name, item, number, matcher, ids)
+            found = _scan_input(os.path.join(folder, item.name), item, number, matcher, ids)
         except EngineError as error:
-            check_committed(folder / item.name, item.name, item.sha256, error)
+            check_committed(Path(folder, item.name), item.name, item.sha256, error)
         rows.append(found[0])
         other_bytes.append(found[1])
         if len(rows) % _REPORT_FILES == 0 or number == last:
@@ -291,12 +292,12 @@ class _PendingIds:
     """Ids on their way to the partitions; those of many small files go together, because each call has its price.
 
     Attributes:
-        scratch: Memory for small files.
+        image: Memory for one file after the other.
     """
 
     def __init__(self, spill: IdSpill) -> None:
         self._spill = spill
-        self.scratch = bytearray(WHOLE_BYTES)
+        self.image = memoryview(bytearray(WHOLE_BYTES))
         self._ids: list[pa.Array] = []
         self._places: list[Places] = []
         self._rows = 0
@@ -320,9 +321,9 @@ class _PendingIds:
         self._ids, self._places, self._rows = [], [], 0
 
 
-def _scan_input(path: Path, item: PlannedInput, number: int, matcher: Matcher, pending: _PendingIds) -> tuple[int, int]:
+def _scan_input(path: str, item: PlannedInput, number: int, matcher: Matcher, pending: _PendingIds) -> tuple[int, int]:
     """Read footer and ids of one input; returns its rows and the bytes of all but its vectors."""
-    with Input(path, item.name, matcher, hashing=False, scratch=pending.scratch) as opened:
+    with InputScan(path, item.name, matcher, pending.image) as opened:
         if item.rows not in (-1, opened.rows):
             raise DamageError(
                 f"{item.name} has {opened.rows} rows, its ledger says {item.rows}: restore it from a copy"
@@ -333,4 +334,4 @@ def _scan_input(path: Path, item: PlannedInput, number: int, matcher: Matcher, p
                 raise ConfigError(f"{item.name} holds {ids.null_count} rows without an id: remove them first")
             pending.add(number, first_row, ids)
             first_row += len(ids)
-        return opened.rows, opened.other_bytes()
+        return opened.rows, opened.other_bytes

@@ -17,7 +17,6 @@ from writers.merge_config import MergeConfig, MergeReport
 from writers.merge_drops import check_drops
 from writers.merge_ledger import LEDGER, MergeState, PlanFile, PlanState, output_name
 from writers.merge_plan import find_inputs, make_plan
-from writers.merge_ranges import Ranges
 from writers.merge_recovery import (
     delete_temporaries,
     delete_unfinished,
@@ -115,6 +114,8 @@ class Merge:
             self._dropped += int(drops["rows"])
         plan_file = PlanFile(config.target, plan.record)
         if plan.sorted:
+            from writers.merge_ranges import Ranges  # noqa: PLC0415 - Arrow's functions take a while to import
+
             Ranges(config, self._ledger, self._pool, self._tracker, self._common(plan)).prepare(plan, plan_file)
         # Many small files take longest for their bytes: begun first, no core waits for them in the end.
         jobs = sorted(self._output_jobs(plan, plan_file), key=lambda job: -int(job["place"][1]))

@@ -29,6 +29,9 @@ def test_equal_ids_meet_in_one_partition(tmp_path: Path, n_partitions: int, monk
     for number in range(n_partitions):
         partition = Partition.load(tmp_path, number)
         seen += len(partition.places)
+        repeated = Partition.load_repeated(tmp_path, number)
+        assert _groups(repeated) == _groups(partition)
+        assert sum(map(len, _groups(repeated))) == len(repeated.places)
         for start, end in partition.groups():
             together = {row_of(int(place)) for place in partition.places[start:end]}
             (value,) = {int(ids[row]) for row in together}
@@ -41,6 +44,19 @@ def test_equal_ids_meet_in_one_partition(tmp_path: Path, n_partitions: int, monk
     values, counts = np.unique(ids, return_counts=True)
     expected = {int(value): set(np.flatnonzero(ids == value).tolist()) for value in values[counts > 1]}
     assert found == expected
+
+
+def _groups(partition: Partition) -> list[list[int]]:
+    return [partition.places[start:end].tolist() for start, end in partition.groups()]
+
+
+def test_keys_that_share_only_their_first_word_are_no_duplicates(tmp_path: Path) -> None:
+    spill = IdSpill(tmp_path, 1)
+    spill.add(np.array([[7, 1], [7, 2], [8, 1], [7, 1]], dtype=np.uint64), places(0, 0, 4))
+    spill.flush()
+    partition = Partition.load_repeated(tmp_path, 0)
+    assert _groups(partition) == [[0, 3]]
+    assert partition.keys[:, 1].tolist() == [1, 1, 2]
 
 
 def test_partitions_stay_small_up_to_a_bound() -> None:

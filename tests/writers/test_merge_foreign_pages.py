@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine.errors import ConfigError
 from tests.writers.dataset import vectors_of
 from tests.writers.inline_pool import InlinePool
-from writers.foreign_pages import ForeignChunk, copy_counting, packed_indices, read_foreign_vectors, unpack
+from writers.foreign_pages import ForeignChunk, ForeignReader, copy_counting, packed_indices, unpack
 from writers.merge import merge
 from writers.merge_config import MergeConfig
 from writers.pages import NotOurs, PageDamage
@@ -48,10 +48,9 @@ def chunks_of(path: Path) -> list[ForeignChunk]:
 
 def decoded(content: bytes, chunks: list[ForeignChunk], dtype: Any = np.float32) -> bytes:
     """The bytes of all vectors."""
+    reader = ForeignReader(DIM, dtype)
     return b"".join(
-        matrix.tobytes()
-        for chunk in chunks
-        for matrix in read_foreign_vectors(lambda at, n: content[at : at + n], chunk, DIM, dtype)
+        matrix.tobytes() for chunk in chunks for matrix in reader.read(lambda at, n: content[at : at + n], chunk)
     )
 
 

@@ -24,10 +24,10 @@ from writers.pages import (
     EncodedPage,
     PageDamage,
     PageEncoder,
+    VectorReader,
     levels,
     page_header,
     read_pages,
-    read_vectors,
 )
 from writers.schema import ShardSchema, writer_options
 from writers.vector_file import FooterDamage, VectorFileWriter, read_footer
@@ -183,7 +183,7 @@ def test_pages_of_a_shard_are_copied_as_they_are() -> None:
     pq.write_table(table, sink, **writer_options(schema))
     column = pq.read_metadata(pa.BufferReader(sink.getvalue())).row_group(0).column(1)
     place = (column.data_page_offset, column.total_compressed_size, column.num_values)
-    pages = list(read_vectors(_reader(sink.getvalue()), place, 600, np.float32, copying=True))
+    pages = list(VectorReader(600, np.float32).read(_reader(sink.getvalue()), place, copying=True))
     assert [isinstance(page, EncodedPage) for page in pages] == [True] * len(pages) and len(pages) > 1
     assert _values(sink.getvalue(), place, 600) == matrix.tobytes()
 
@@ -210,7 +210,7 @@ def test_a_flipped_bit_in_a_page_never_passes() -> None:
 def _values(content: bytes, place: tuple[int, int, int], dim: int, copying: bool = False) -> bytes:
     """The bytes of all vectors of a chunk; none of its pages may be worth copying."""
     parts = []
-    for vectors in read_vectors(_reader(content), place, dim, np.float32, copying=copying):
+    for vectors in VectorReader(dim, np.float32).read(_reader(content), place, copying=copying):
         assert not isinstance(vectors, EncodedPage)
         parts.append(vectors.tobytes())
     return b"".join(parts)
