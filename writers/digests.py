@@ -5,12 +5,9 @@ vector at another id, a swapped byte or a changed column shows. A file's digest 
 2^64: it does not depend on order, adds up over files and subtracts a dropped row. It costs 0.3 us for a row of 768
 float32. It guards against mistakes (of this code, of memory, of a disk that lies); against intent there is SHA-256.
 
-`parities` covers the vectors of one page in their order, and can be taken from whole numbers as well as from the planes
-of bytes that BYTE_STREAM_SPLIT makes of them, so that a closed file is checked without putting numbers together again.
-
-Within a row the hash is multilinear, sum of word x random odd weight: any single flipped bit changes it. A bijective
-mixer behind it makes the sum over rows anything but linear. Source: Dietzfelbinger et al., "multilinear hashing";
-Steele et al., SplitMix64.
+Within a row the hash is multilinear, sum of word x random odd weight: any single flipped bit changes it (of two, only
+the highest bits of two words cancel). A bijective mixer behind it makes
+the sum over rows anything but linear. Source: Dietzfelbinger et al., "multilinear hashing"; Steele et al., SplitMix64.
 """
 
 from __future__ import annotations
@@ -31,9 +28,6 @@ MASK = (1 << 64) - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NULL = np.uint64(0x452821E638D01377)  # digits of pi, as the seeds below
 _VECTOR_SEED, _FIXED_SEED, _COLUMN_SEED = 0x243F6A88, 0x85A308D3, 0x03707344
-
-_PERIODS = (4096, 4088)
-"""In numbers. A page has fewer than their least common multiple, 2,093,056: no two places fall together in both."""
 
 
 def _weights(seed: int, count: int) -> Words:
@@ -72,13 +66,6 @@ class RowHasher:
             state = mix(state + term)
         return state
 
-    def hashes_with_and_without(self, others: pa.Table, matrix: Matrix) -> tuple[Words, Words]:
-        """`row_hashes` with the vectors and without them, for little more than one of them."""
-        with_vectors, without = self.vector_hashes(matrix), np.zeros(others.num_rows, dtype=np.uint64)
-        for term in _column_terms(others):
-            with_vectors, without = mix(with_vectors + term), mix(without + term)
-        return with_vectors, without
-
 
 def _column_terms(others: pa.Table | pa.RecordBatch) -> list[Words]:
     return [
@@ -90,40 +77,6 @@ def _column_terms(others: pa.Table | pa.RecordBatch) -> list[Words]:
 def ordered(hashes: Words) -> int:
     """One number for the hashes of consecutive rows; unlike `total` it depends on their order."""
     return int((hashes * np.arange(1, 2 * len(hashes), 2, dtype=np.uint64)).sum(dtype=np.uint64))
-
-
-def parities(numbers: npt.NDArray[Any]) -> int:
-    """CRC-32 of two bitwise parities of some numbers (n), contiguous: over every 4,096th and every 4,088th of them.
-
-    Any one or two flipped bits, any exchange of two numbers, rows or stretches that differ shows in one of the two.
-    """
-    words = numbers.view(f"<u{numbers.dtype.itemsize}")
-    return _checksums([_fold(words, period) for period in _PERIODS])
-
-
-def plane_parities(planes: npt.NDArray[np.uint8]) -> int:
-    """What `parities` says of float32 numbers, from their bytes of equal significance (4, n), lowest first."""
-    folds = []
-    for period in _PERIODS:
-        numbers = np.empty((period, len(planes)), dtype=np.uint8)
-        for plane, values in enumerate(planes):
-            numbers[:, plane] = _fold(values, period)
-        folds.append(numbers)
-    return _checksums(folds)
-
-
-def _fold(values: npt.NDArray[Any], period: int) -> npt.NDArray[Any]:
-    """XOR of all values at the same place of a period; eight bytes at a time."""
-    whole = len(values) // period * period
-    wide = values[:whole].view("<u8").reshape(-1, period * values.itemsize // 8)
-    fold: npt.NDArray[Any] = np.bitwise_xor.reduce(wide, axis=0).view(values.dtype)
-    np.bitwise_xor(fold[: len(values) - whole], values[whole:], out=fold[: len(values) - whole])
-    return fold
-
-
-def _checksums(folds: list[npt.NDArray[Any]]) -> int:
-    first, second = (isal_zlib.crc32(fold) for fold in folds)
-    return first << 32 | second
 
 
 def total(hashes: Words) -> int:

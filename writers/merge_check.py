@@ -1,7 +1,7 @@
 """A closed output, read once more: whether it is what was put in, page by page, and its SHA-256 as it was read.
 
-Vectors that a merge has encoded are decoded and compared with the parities taken before; copied pages have the CRC-32
-they were copied with; ids and carried values are compared in their order. pyarrow, the general reader, decodes some.
+Rows that a merge has encoded are decoded and compared with the hashes taken before, in their order; copied pages have
+the CRC-32 they were copied with, and hashes of ids and carried values. pyarrow, the general reader, decodes some.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from engine.errors import DamageError
 from writers import schema as sc
-from writers.digests import RowHasher, ordered, parities, plane_parities
+from writers.digests import RowHasher, ordered
 from writers.foreign import MergeSchema
 from writers.inputs import HashedFile
 from writers.pages import Matrix, PageDecoder, RawPage, read_pages
@@ -33,12 +33,12 @@ class PageSums:
     """What one page held when it was put in.
 
     Attributes:
-        others: Of ids and carried values, in their order.
-        vectors: `writers.digests.parities`; None for a page that was copied.
+        digest: Of its rows' hashes, in their order (`writers.digests.ordered`).
+        copied: Whether it came as it is: then the hashes are without the vectors.
     """
 
-    others: int
-    vectors: int | None
+    digest: int
+    copied: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Rereader:
         self._hasher = hasher
         self._page_log = page_log
         self._decoder = PageDecoder(schema.dtype)
-        self._planes: npt.NDArray[np.uint8] = np.empty((0, 0), dtype=np.uint8)
+        self._numbers: npt.NDArray[Any] = np.empty(0, dtype=schema.dtype)
         self.sha256 = ""
 
     def read(self, *, in_order: bool) -> tuple[int, str]:
@@ -112,14 +112,13 @@ class Rereader:
         self, file: HashedFile, parquet: pq.ParquetFile, group: int, others: pa.Table, pages: Iterator[PageFacts]
     ) -> None:
         start = 0
-        hashes = self._hasher.row_hashes(others, None)
         for page in read_pages(file.read_at, _place(parquet, group)):
             facts = next(pages, None)
             if facts is None or (page.n_values, page.crc) != (facts.n_rows * self._schema.dim, facts.crc):
                 raise DamageError(f"{self._path} has another page at byte {page.offset} than was written")
-            found = ordered(hashes[start : start + facts.n_rows])
-            vectors = None if facts.sums.vectors is None else self._parities(page)
-            if PageSums(found, vectors) != facts.sums:
+            part = others.slice(start, facts.n_rows)
+            hashes = self._hasher.row_hashes(part, None if facts.sums.copied else self._decode(page))
+            if ordered(hashes) != facts.sums.digest:
                 raise DamageError(
                     f"{self._path} holds other rows in the page at byte {page.offset} than were written: the memory or "
                     "the device is failing; all sources are untouched"
@@ -128,20 +127,13 @@ class Rereader:
         if start != others.num_rows:
             raise DamageError(f"{self._path} has {start} vectors for {others.num_rows} ids in row group {group}")
 
-    def _parities(self, page: RawPage) -> int:
-        """The page's vectors as `writers.digests.parities` sees them."""
-        planes = self._decoder.planes(page)
-        if len(planes) == 1:
-            return parities(planes.reshape(-1).view(self._schema.dtype))
-        if self._planes.shape != planes.shape:
-            self._planes = np.empty_like(planes)
-        np.copyto(self._planes, planes)  # to where eight bytes at a time can be read
-        return plane_parities(self._planes)
-
     def _decode(self, page: RawPage) -> Matrix:
-        flat = np.empty(page.n_values, dtype=self._schema.dtype)
-        self._decoder.decode_into(page, flat)
-        return flat.reshape(-1, self._schema.dim)
+        """The page's vectors, valid until the next page."""
+        if page.n_values > len(self._numbers):
+            self._numbers = np.empty(page.n_values, dtype=self._schema.dtype)
+        numbers = self._numbers[: page.n_values]
+        self._decoder.decode_into(page, numbers)
+        return numbers.reshape(-1, self._schema.dim)
 
     def _spot_check(self, file: HashedFile, parquet: pq.ParquetFile) -> None:
         """Let the general reader decode the first rows too: that others can read the file is part of it."""

@@ -5,8 +5,8 @@ values and vectors together). Vector pages that an input holds in the very form 
 page's CRC-32, compared when the input was read, stands in for the vectors, and the input's SHA-256 for the page.
 
 `seal` closes the file, opens it anew, and decodes it from its own footer: pages in their order with the checksums they
-were made or copied with, vectors that were encoded here against the parities taken of them before, ids and carried
-values in their order. pyarrow, the general reader, decodes a sample besides. Only then is the file made durable.
+were made or copied with, rows that were encoded here against their hashes taken before, in their order. pyarrow, the
+general reader, decodes a sample besides. Only then is the file made durable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow as pa
 from engine import durable
 from engine.errors import DamageError, SinkError
 from writers import schema as sc
-from writers.digests import MASK, RowHasher, Words, ordered, parities, total
+from writers.digests import MASK, RowHasher, Words, ordered, total
 from writers.foreign import MergeSchema
 from writers.inputs import UNREADABLE, Block, unreadable
 from writers.merge_check import PageFacts, PageSums, Rereader
@@ -156,7 +156,7 @@ class Output:
         """
         try:
             self._flush()
-            if all(page.vectors is not None for page in self._page_sums):
+            if not any(page.copied for page in self._page_sums):
                 if row_digest and row_digest != self.sums.digest_text:
                     raise DamageError(
                         f"the rows read for {self.path} have digest {self.sums.digest_text}, the footers of its "
@@ -221,14 +221,10 @@ class Output:
         if not self.sums.rows:
             self._ends = (sc.id_text(ids[0]), "")
         self._ends = (self._ends[0], sc.id_text(ids[-1]))
-        if matrix is None:
-            hashes = without = self._hasher.row_hashes(others, None)
-        else:
-            hashes, without = self._hasher.hashes_with_and_without(others, matrix)
+        hashes = self._hasher.row_hashes(others, matrix)
         self.sums.add_hashed(others, hashes)
         # What is counted in one call makes one page: the writer gets full pages, or the rest before a copied one.
-        vectors = None if matrix is None else parities(matrix.reshape(-1))
-        self._page_sums.append(PageSums(ordered(without), vectors))
+        self._page_sums.append(PageSums(ordered(hashes), copied=matrix is None))
 
     def _own_footer(self, row_digest: str) -> dict[bytes, bytes]:
         footer = {sc.KEY_ROWS: str(self.sums.rows).encode(), sc.KEY_ID_DIGEST: self.sums.id_digest.encode()}

@@ -180,7 +180,8 @@ def _group_bounds(sizes: npt.NDArray[np.int64], config: MergeConfig) -> list[tup
     n_files = max(1, -(-total // config.file_bytes))
     if n_files < _FEW_FILES_A_JOB * config.jobs:
         even = max(2, -(-n_files // config.jobs)) * config.jobs  # two each: one is made durable while another is made
-        n_files = max(n_files, min(even, total // _SMALLEST_SPLIT_BYTES))
+        split = total // _SMALLEST_SPLIT_BYTES
+        n_files = max(n_files, min(even, split - split % config.jobs))
     work = total + len(sizes) * _OPEN_BYTES
     aim = -(-work // n_files)
     bounds: list[tuple[int, int]] = []

@@ -81,7 +81,7 @@ def test_damage_is_told_and_no_handle_stays_open(tmp_path: Path, matcher: Matche
     path, image = tmp_path / "file", memoryview(bytearray(1 << 20))
     write(path, list(range(50)))
     content = path.read_bytes()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     length = int.from_bytes(content[-8:-4], "little")
     for broken in (
         b"",
@@ -103,7 +103,7 @@ def test_damage_is_told_and_no_handle_stays_open(tmp_path: Path, matcher: Matche
     pq.write_table(pa.table({"_id": [1]}), path)
     with pytest.raises(ConfigError):
         scan(path, matcher, image)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_file_that_becomes_shorter_meanwhile_is_damaged(tmp_path: Path, matcher: Matcher) -> None:

@@ -14,7 +14,7 @@ import pytest
 from engine.errors import DamageError
 from engine.ids import IdType
 from tests.writers.dataset import vectors_of
-from writers.digests import RowHasher, parities, plane_parities
+from writers.digests import RowHasher
 from writers.foreign import MergeSchema
 from writers.inputs import UNREADABLE, Block
 from writers.merge_check import PageFacts, Rereader
@@ -105,26 +105,3 @@ def test_one_flipped_bit_in_any_page_of_the_closed_file_is_found(tmp_path: Path)
             continue
         passed += 1  # statistics in the header of an id page, which no reader of rows looks at
     assert passed <= 4
-
-
-def test_parities_are_the_same_of_numbers_and_of_their_planes_and_show_any_two_flipped_bits() -> None:
-    random = np.random.default_rng(4)
-    for count in (1, 9, 4088, 4096, 9000):
-        numbers = random.standard_normal(count).astype(np.float32)
-        words = numbers.view(np.uint32)
-        planes = np.array([(words >> np.uint32(8 * plane)).astype(np.uint8) for plane in range(4)])
-        sound = parities(numbers)
-        assert plane_parities(planes) == sound
-        for _ in range(50):
-            first, second = random.integers(count, size=2)
-            bit = np.uint32(1 << int(random.integers(32)))
-            before = words.copy()
-            words[first] ^= bit
-            assert parities(numbers) != sound
-            if first != second:
-                words[second] ^= bit
-                assert parities(numbers) != sound
-            words[:] = before
-            words[[first, second]] = words[[second, first]]
-            assert (parities(numbers) == sound) == (words[first] == words[second])
-            words[:] = before
