@@ -8,7 +8,7 @@
 polars and DuckDB are not parts of the engine: where they are not installed, they are put into a temporary virtual
 environment (`--no-others` leaves them out). Every program runs in a process of its own, and its clock starts when it
 has imported what it needs: of the engine the coordinator, not the workers, whose start counts. polars and DuckDB are
-asked for zstd and are otherwise as they come (polars also with zstd's level 1). They do not fsync, the engine does.
+asked for zstd and are otherwise as they come (another level changes little). They do not fsync, the engine does.
 Memory is the highest sum of the resident sets of that process and its children, sampled every 20 ms. CPU is theirs too,
 from the first import to the end: on a machine that is not idle it says more than rates do; "whole s" is the wall clock
 of the whole process, imports included, for all programs alike. The files are as older pipelines left them (pyarrow's
@@ -68,9 +68,9 @@ print(json.dumps({"rows": report.rows, "seconds": report.seconds, "bytes": repor
 POLARS = """
 import json, sys, time
 import polars
-files, out, _, level = sys.argv[1:5]
+files, out = sys.argv[1:3]
 start = time.perf_counter()
-polars.scan_parquet(files).sink_parquet(out, compression="zstd", compression_level=int(level) if level else None)
+polars.scan_parquet(files).sink_parquet(out, compression="zstd")
 print(json.dumps({"seconds": time.perf_counter() - start, "version": polars.__version__}))
 """
 DUCKDB = """
@@ -82,9 +82,6 @@ duckdb.execute(f"SET threads = {jobs}")
 duckdb.execute(f"COPY (SELECT * FROM read_parquet('{files}')) TO '{out}' (FORMAT parquet, COMPRESSION zstd)")
 print(json.dumps({"seconds": time.perf_counter() - start, "version": duckdb.__version__}))
 """
-
-OTHERS = (("polars", POLARS, ""), ("polars", POLARS, "1"), ("DuckDB", DUCKDB, ""))
-"""Name, program, level of zstd: as these come, and polars with the quickest level besides, which costs it no size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +138,7 @@ def run(python: str, code: str, *arguments: str) -> tuple[dict[str, Any], int, f
 
     To what it printed the seconds of the whole process are added, as `whole_s`.
     """
+    os.sync()  # what was written before must not be on its way to the device while this is measured
     cpu_before_s, started = _children_cpu_s(), time.perf_counter()
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
@@ -187,15 +185,13 @@ def measure_merge(files: str, source: Path, work: Path, jobs: int, sort: str = "
     )
 
 
-def measure_other(
-    name: str, code: str, python: str, files: str, source: Path, work: Path, rows: int, zstd_level: str
-) -> Measured:
+def measure_other(name: str, code: str, python: str, files: str, source: Path, work: Path, rows: int) -> Measured:
     """polars or DuckDB over the same folder."""
     out = work / "other.parquet"
     out.unlink(missing_ok=True)
-    said, peak, cpu_s = run(python, code, f"{source}/*.parquet", str(out), "2", zstd_level)
+    said, peak, cpu_s = run(python, code, f"{source}/*.parquet", str(out), "2")
     measured = Measured(
-        program=f"{name} {said['version']}" + (f", level {zstd_level}" if zstd_level else ""),
+        program=f"{name} {said['version']}",
         files=files,
         rows=rows,
         seconds=said["seconds"],
@@ -252,8 +248,8 @@ def compare(work: Path, scale: int, jobs: int, others: bool, chosen: list[str], 
             mine = measure_merge(label, source, work, jobs)
             say(_line(mine, None))
             if python is not None:
-                for other, code, zstd_level in OTHERS:
-                    measured = measure_other(other, code, python, label, source, work, mine.rows, zstd_level)
+                for other, code in (("polars", POLARS), ("DuckDB", DUCKDB)):
+                    measured = measure_other(other, code, python, label, source, work, mine.rows)
                     say(_line(measured, mine))
     for level in (0, 3):
         said, peak, cpu_s = run(sys.executable, VERIFY, str(work / "target"), str(level), str(jobs))

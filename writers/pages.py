@@ -202,7 +202,10 @@ class RawPage:
 ReadAt = Callable[[int, int], bytes | memoryview]
 """Reads `count` bytes at an offset, or fewer at the end of the file."""
 
-_READ_BYTES = 2 << 20
+_READ_STEP_BYTES = 128 << 10
+_READ_SLACK = 1 / 32
+"""Pages are nearly alike: what is read at once is a little more than the last page, and so stays in the CPU's own cache.
+Counts are multiples of the step, or else the allocator would ask the kernel for new memory each time."""
 
 
 def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage]:
@@ -218,11 +221,12 @@ def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage
     offset, size_bytes, n_values = place
     end = offset + size_bytes
     seen = 0
+    likely = _READ_STEP_BYTES  # enough for the page that comes
     window = memoryview(b"")
     start = offset  # where the window begins
     while offset < end:
         if len(window) - (offset - start) < min(_MAX_HEADER_BYTES, end - offset):
-            start, window = offset, memoryview(read_at(offset, min(_READ_BYTES, end - offset)))
+            start, window = offset, memoryview(read_at(offset, min(likely, end - offset)))
         fields, behind = _parse_header(window, offset - start, offset)
         body_bytes = int(fields[3].value)
         body_at = start + behind
@@ -230,8 +234,8 @@ def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage
             raise PageDamage(f"the page header at byte {offset} names {body_bytes} bytes, more than its column has")
         if body_at + body_bytes > start + len(window):
             # the window begins anew with this page, so that what is read next continues the file
-            count = max(_READ_BYTES, body_at - offset + body_bytes)
-            start, window = offset, memoryview(read_at(offset, min(count, end - offset)))
+            count = body_at - offset + body_bytes
+            start, window = offset, memoryview(read_at(offset, count))
             if body_at + body_bytes > start + len(window):
                 raise PageDamage(f"the file ends inside the page at byte {offset}")
         body = window[body_at - start : body_at - start + body_bytes]
@@ -242,6 +246,7 @@ def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage
         if seen > n_values or page.n_values < 0:
             raise PageDamage(f"the page at byte {offset} holds {page.n_values} values, more than its column has left")
         yield page
+        likely = -(-int((body_at - offset + body_bytes) * (1 + _READ_SLACK)) // _READ_STEP_BYTES) * _READ_STEP_BYTES
         offset = body_at + body_bytes
     if seen != n_values:
         raise PageDamage(f"the pages hold {seen} values, their column says {n_values}")
