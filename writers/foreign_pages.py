@@ -206,7 +206,8 @@ def packed_indices(data: memoryview, count: int) -> tuple[Packed, int]:
     if len(raw) != last_at + (1 + last_groups * width if rest else 0):
         raise NotOurs("runs of another length")
     runs = raw[:last_at].reshape(n_runs, run_bytes)
-    if (runs[:, 0] != (_GROUPS_OF_A_RUN << 1 | 1)).any() or (rest and raw[last_at] != (last_groups << 1 | 1)):
+    headers = bytes([_GROUPS_OF_A_RUN << 1 | 1]) * n_runs
+    if runs[:, 0].tobytes() != headers or (rest and raw[last_at] != (last_groups << 1 | 1)):
         raise NotOurs("runs of another kind")
     n_groups = n_runs * _GROUPS_OF_A_RUN + last_groups
     packed = np.empty(n_groups * width, dtype=np.uint8)

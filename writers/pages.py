@@ -22,7 +22,7 @@ import zstandard
 from isal.isal_zlib import crc32
 
 from writers import thrift
-from writers.thrift import Struct, i32, nested
+from writers.thrift import Field, Struct, i32, nested
 
 PAGE_BYTES = 1 << 20
 """Of vectors, before compression. zstd finds least in pages under half a megabyte (32 rows: 2,840 bytes a row)."""
@@ -204,7 +204,7 @@ ReadAt = Callable[[int, int], bytes | memoryview]
 
 _READ_STEP_BYTES = 128 << 10
 _READ_SLACK = 1 / 32
-"""Pages are nearly alike: what is read at once is a little more than the last page, and so stays in the CPU's own cache.
+"""Pages are nearly alike: what is read at once is a little more than the last page, and stays in the CPU's own cache.
 Counts are multiples of the step, or else the allocator would ask the kernel for new memory each time."""
 
 
@@ -255,18 +255,21 @@ def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage
 _HEADER_FIELDS = {0: 5, 2: 7, 3: 8}
 """Where the header of each type of page has its own part: data, dictionary, data of version 2."""
 
+_NOTHING, _NO_CRC = Field(0, 0), Field(thrift.I32, 0)
+
 
 def _parse_header(window: memoryview, position: int, offset: int) -> tuple[Struct, int]:
     try:
         fields, behind = thrift.read_struct(window, position)
     except thrift.ThriftError as error:
         raise PageDamage(f"the page header at byte {offset} cannot be read: {error}") from error
-    kinds = {number: field.kind for number, field in fields.items()}
-    own = _HEADER_FIELDS.get(fields[1].value) if kinds.get(1) == thrift.I32 else None
-    sizes = all(kinds.get(number) == thrift.I32 for number in (2, 3)) and kinds.get(4, thrift.I32) == thrift.I32
-    if own is None or kinds.get(own) != thrift.STRUCT or not sizes or fields[2].value < 0:
+    which = fields.get(1, _NOTHING)
+    own = fields.get(_HEADER_FIELDS.get(which.value, 0) if which.kind == thrift.I32 else 0, _NOTHING)
+    plain, stored, crc = fields.get(2, _NOTHING), fields.get(3, _NOTHING), fields.get(4, _NO_CRC)
+    numbers = plain.kind == stored.kind == crc.kind == thrift.I32
+    if own.kind != thrift.STRUCT or not numbers or plain.value < 0:
         raise PageDamage(f"the page header at byte {offset} makes no sense")
-    if any(fields[own].value.get(number, (0,))[0] != thrift.I32 for number in (1, 2)):
+    if not own.value.get(1, _NOTHING).kind == own.value.get(2, _NOTHING).kind == thrift.I32:
         raise PageDamage(f"the page header at byte {offset} lacks its counts")
     return fields, behind
 
