@@ -151,7 +151,7 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
             continue
         if carried.name in (sc.ID, sc.EMBEDDING):
             raise ConfigError(f"{name}: the column {carried.name!r} stands where the engine writes its own; rename it")
-        fields.append(carried.remove_metadata())
+        fields.append(carried.remove_metadata().with_nullable(True))  # a later file may hold nulls
     half = _element(theirs.field(vector_source).type) == pa.float16()
     element = pa.field("element", pa.float16() if half else pa.float32(), nullable=False)
     vectors = pa.list_(element, _dim_of(name, parquet, vector_source))
@@ -245,11 +245,11 @@ class Matched(NamedTuple):
     """What a file's columns turned out to be.
 
     Attributes:
-        ids, vectors: Numbers of these leaves in the footer.
+        ids, vectors: Numbers of these leaves in the footer; of ids all that pyarrow may read for them.
         same: Whether all columns are those of the outputs, type by type.
     """
 
-    ids: int
+    ids: list[int]
     vectors: int
     same: bool
 
@@ -279,7 +279,7 @@ class Matcher:
                 return matched
         vectors = check_columns(name, parquet, self.schema)
         same = theirs.equals(self.schema.arrow, check_metadata=False)
-        matched = Matched(leaf_number(parquet, self.schema.id_source), vectors, same)
+        matched = Matched(_leaves_named(parquet, self.schema.id_source), vectors, same)
         self._passed = [*self._passed[-7:], (theirs, matched)]
         return matched
 
@@ -372,9 +372,22 @@ def _check_numbers(name: str, parquet: pq.ParquetFile, leaf: int, schema: MergeS
 
 
 def leaf_number(parquet: pq.ParquetFile, column: str) -> int:
-    """Number of the (first) leaf of a top-level column in the footer."""
-    schema = parquet.schema
-    for number in range(len(schema.names)):
-        if schema.column(number).path.split(".")[0] == column:
-            return number
-    raise DamageError(f"the footer has no leaf for the column {column!r}: the file is damaged")
+    """Number of the (first) leaf of a top-level column in the footer; names may have dots, as paths have."""
+    theirs: pa.Schema = parquet.schema_arrow
+    before = sum(_n_leaves(theirs.field(number).type) for number in range(theirs.get_field_index(column)))
+    path = parquet.schema.column(before).path if before < len(parquet.schema.names) else ""
+    if path != column and not path.startswith(f"{column}."):
+        raise DamageError(f"the footer has no leaf for the column {column!r}: the file is damaged")
+    return before
+
+
+def _n_leaves(kind: pa.DataType) -> int:
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    return sum(_n_leaves(kind.field(number).type) for number in range(kind.num_fields)) if kind.num_fields else 1
+
+
+def _leaves_named(parquet: pq.ParquetFile, column: str) -> list[int]:
+    """All leaves that pyarrow may take for a column of that name, one with a longer name and a dot included."""
+    paths = [parquet.schema.column(number).path for number in range(len(parquet.schema.names))]
+    return [number for number, path in enumerate(paths) if path == column or path.startswith(f"{column}.")]

@@ -53,6 +53,8 @@ class OthersInOrder:
             ConfigError: see `to_others`.
             ValueError: there are fewer.
         """
+        if not n_rows:
+            return self._schema.others.empty_table()
         while self._rows < n_rows:
             batch = next(self._batches, None)
             if batch is None:

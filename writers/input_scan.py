@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from writers import schema as sc
 from writers.foreign import Matcher
 from writers.inputs import READ_BYTES, UNREADABLE, unreadable
+from writers.last_words import working_on
 
 _TAIL_BYTES = 8 << 10
 _END_BYTES = 8  # the footer's length and the magic
@@ -49,6 +50,7 @@ class InputScan:
         self._name = name
         self._schema = matcher.schema
         self._fd = -1
+        working_on(name)
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self.size_bytes = os.fstat(self._fd).st_size
@@ -88,14 +90,16 @@ class InputScan:
         try:
             for number, group in enumerate(self._groups):
                 if self._image is not None:
-                    self._load_chunk(self._image, group.column(self._ids))
-                column = self._parquet.read_row_group(number, columns=columns, use_threads=False).column(0)
+                    for leaf in self._ids:
+                        self._load_chunk(self._image, group.column(leaf))
+                column = self._parquet.read_row_group(number, columns=columns, use_threads=False).column(columns[0])
                 yield from (column if column.type == kind else column.cast(kind)).chunks
         except UNREADABLE as error:
             raise unreadable(self._name, error) from error
 
     def close(self) -> None:
         """Close the file."""
+        working_on("")
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -24,6 +24,7 @@ from writers import schema as sc
 from writers.foreign import Matcher, MergeSchema, footer_of
 from writers.foreign_pages import CODECS, ForeignChunk, ForeignReader
 from writers.foreign_rows import OthersInOrder, to_matrix, to_others
+from writers.last_words import working_on
 from writers.pages import EncodedPage, Matrix, NotOurs, PageDamage, VectorReader
 
 WHOLE_BYTES = 8 << 20
@@ -166,6 +167,7 @@ class Input:
         self._kept = kept
         self._hashed: HashedFile | None = None
         self._whole: memoryview | None = None
+        working_on(name)
         try:
             hashed = HashedFile(path)
             self.size_bytes, self.mtime_ns = hashed.size_bytes, hashed.mtime_ns
@@ -190,6 +192,9 @@ class Input:
         except UNREADABLE as error:
             self.close()
             raise unreadable(name, error) from error
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def row_digest(self) -> str:
@@ -237,6 +242,7 @@ class Input:
 
     def close(self) -> None:
         """Close the file."""
+        working_on("")
         if self._hashed is not None:
             self._hashed.close()
             self._hashed = None

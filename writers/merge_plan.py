@@ -181,7 +181,7 @@ def _group_bounds(sizes: npt.NDArray[np.int64], config: MergeConfig) -> list[tup
     if n_files < _FEW_FILES_A_JOB * config.jobs:
         even = max(2, -(-n_files // config.jobs)) * config.jobs  # two each: one is made durable while another is made
         split = total // _SMALLEST_SPLIT_BYTES
-        n_files = max(n_files, min(even, split - split % config.jobs))
+        n_files = max(n_files, min(even, split - split % config.jobs if split > config.jobs else split))
     work = total + len(sizes) * _OPEN_BYTES
     aim = -(-work // n_files)
     bounds: list[tuple[int, int]] = []

@@ -20,13 +20,17 @@ from typing import Any, NoReturn, cast
 
 from engine import durable
 from engine.channels import Channel, Message
-from engine.errors import BY_NAME, EngineError, Exit, WorkerDied
+from engine.errors import BY_NAME, DamageError, EngineError, Exit, WorkerDied
+from writers.last_words import LastWords, inherit
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
 _PARENTS_BUSINESS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """A terminal signals the whole group; only the parent decides, and its end ends the workers."""
+
+_FAULTS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+"""What ends a process that native code leads astray: pyarrow does so over some damaged footers (seen with 26.0)."""
 
 Report = Callable[[Message], None]
 Task = Callable[[Message, Report], Message]
@@ -103,14 +107,18 @@ class _Worker:
     def __init__(self, role: str, inherited_fds: tuple[int, ...], modules: tuple[str, ...]) -> None:
         self.channel, theirs = Channel.pair()
         self._role = role
-        command = [sys.executable, "-m", __name__, role, str(theirs.fd), str(os.getpid()), *modules]
+        self._last_words = LastWords(role)
+        numbers = [str(number) for number in (theirs.fd, self._last_words.fd, os.getpid())]
+        command = [sys.executable, "-m", __name__, role, *numbers, *modules]
         # Blocked signals stay blocked in the child: a Ctrl-C that comes while it starts must not make it complain.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_BUSINESS)
         try:
-            self.process = subprocess.Popen(command, pass_fds=(theirs.fd, *inherited_fds), stdin=subprocess.DEVNULL)
+            passed = (theirs.fd, self._last_words.fd, *inherited_fds)
+            self.process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
+            self._last_words.inherited()
 
     def send(self, job: Message) -> None:
         try:
@@ -118,8 +126,15 @@ class _Worker:
         except ConnectionError:
             raise self.death() from None
 
-    def death(self) -> WorkerDied:
+    def death(self) -> EngineError:
+        """What the end of this worker is to the user."""
         code = self.process.wait()
+        name = self._last_words.name()
+        if -code in _FAULTS and name:
+            return DamageError(
+                f"{name} cannot be read: the process that was reading it was ended by signal {-code}: restore it from "
+                "a copy, or report this if the file is sound; nothing was removed"
+            )
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         hint = " (likely out of memory)" if code == -signal.SIGKILL else ""
         return WorkerDied(
@@ -137,9 +152,10 @@ def _error_of(message: Message) -> EngineError:
 
 
 def main() -> NoReturn:
-    """Entry point of a worker: `role channel_fd parent_pid module...`."""
-    role, channel_fd, parent_pid, modules = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+    """Entry point of a worker: `role channel_fd last_words_fd parent_pid module...`."""
+    role, (channel_fd, last_words_fd, parent_pid), modules = sys.argv[1], map(int, sys.argv[2:5]), sys.argv[5:]
     _tie_to_parent(role, parent_pid)
+    inherit(last_words_fd)
     channel = Channel.from_fd(channel_fd)
     try:
         durable.arm(role)

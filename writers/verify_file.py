@@ -25,6 +25,7 @@ from writers.foreign import Matcher, MergeSchema, footer_of
 from writers.foreign_rows import to_matrix, to_others
 from writers.id_spill import IdSpill, places
 from writers.inputs import UNREADABLE, WHOLE_BYTES, HashedFile
+from writers.last_words import working_on
 from writers.pages import Matrix, PageDamage, read_pages
 from writers.pool import Report
 from writers.verify_config import Findings
@@ -71,6 +72,7 @@ def check_files(job: Message, report: Report) -> Message:
     told = 0
     for item in files:
         checker = _FileChecker(item, common, findings)
+        working_on(item.path)
         try:
             facts["rows"].append(checker.check(spill, report))
             facts["bytes"] += checker.size_bytes

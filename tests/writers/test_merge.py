@@ -454,3 +454,11 @@ def test_nothing_to_merge_is_not_an_error(data: DataSet) -> None:
     report = merge(data.config())
     assert (report.rows, report.files) == (0, 0)
     assert (data.folders.consolidated / LEDGER).exists()
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "jobs", "outputs"), [(1000, 12, 9), (650, 8, 6), (330, 2, 2), (190, 2, 1), (80, 2, 1), (900, 2, 4)]
+)
+def test_outputs_are_as_many_as_workers_can_share(tmp_path: Path, megabytes: int, jobs: int, outputs: int) -> None:
+    sizes = np.full(megabytes, 1_000_000, dtype=np.int64)
+    assert len(_group_bounds(sizes, MergeConfig(source=tmp_path, target=tmp_path / "target", jobs=jobs))) == outputs

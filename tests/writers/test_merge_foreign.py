@@ -294,3 +294,52 @@ def test_nested_carried_columns_come_through(folder: Path) -> None:
     run(folder, sort="_id")
     got = merged(folder)
     assert got["tags"].to_pylist() == tags.to_pylist() and got["places"].to_pylist() == places.to_pylist()
+
+
+@pytest.mark.parametrize("on_duplicate", ["error", "latest"])
+@pytest.mark.parametrize("sibling_first", [True, False])
+def test_a_column_whose_name_begins_like_the_ids_is_another_one(
+    folder: Path, on_duplicate: str, sibling_first: bool
+) -> None:
+    """A dot in a name looks like a path; the second file's footer is too long to be read along with its ids."""
+    for number, note in enumerate((b"", b"x" * 30_000)):
+        ids = range(500 * number, 500 * number + 500)
+        columns = {"_id.x": pa.array(range(500)), "_id": pa.array(ids), "embedding": table_of(ids)["embedding"]}
+        names = ["_id.x", "embedding", "_id"] if sibling_first else ["_id", "_id.x", "embedding"]
+        table = pa.table({name: columns[name] for name in names}).replace_schema_metadata({b"note": note})
+        pq.write_table(table, folder / f"{number}.parquet", compression="none", use_dictionary=False)
+    assert run(folder, on_duplicate=on_duplicate).rows == 1000
+    assert sorted(read_outputs(folder.parent / "target").column("_id").to_pylist()) == list(range(1000))
+
+
+def test_names_with_dots_are_names(folder: Path) -> None:
+    table = table_of(range(40)).rename_columns(["doc.id", "doc.text", "doc.vector"])
+    pq.write_table(table, folder / "0.parquet")
+    assert run(folder, id_column="doc.id", vector_column="doc.vector").rows == 40
+    merged = read_outputs(folder.parent / "target")
+    assert merged.column("doc.text").to_pylist() == table.column("doc.text").to_pylist()
+    assert merged.column("embedding").to_pylist() == table.column("doc.vector").to_pylist()
+
+
+def test_columns_of_many_leaves_before_ids_and_vectors_are_counted(folder: Path) -> None:
+    table = table_of(range(40))
+    point = pa.array([{"x": number, "y": {"z": [str(number)]}} for number in range(40)])
+    tags = pa.array([[("a", number)] for number in range(40)], pa.map_(pa.string(), pa.int64()))
+    word = table.column("text").combine_chunks().dictionary_encode()
+    wide = pa.table({"point": point, "tags": tags, "word": word, **dict(zip(table.column_names, table.columns))})
+    pq.write_table(wide, folder / "0.parquet")
+    pq.write_table(wide.slice(0, 0), folder / "1.parquet")
+    assert run(folder).rows == 40
+    merged = read_outputs(folder.parent / "target")
+    for name in ("point", "tags", "_id", "embedding"):
+        assert merged.column(name).to_pylist() == wide.column(name).to_pylist()
+
+
+def test_a_later_file_may_hold_nulls_where_the_first_one_could_not(folder: Path) -> None:
+    for number, nullable in enumerate((False, True)):
+        table = table_of(range(10 * number, 10 * number + 10))
+        words = pa.array(["word", None if nullable else "x"] * 5)
+        table = table.append_column(pa.field("word", pa.string(), nullable=nullable), words)
+        pq.write_table(table, folder / f"{number}.parquet")
+    assert run(folder).rows == 20
+    assert read_outputs(folder.parent / "target").column("word").null_count == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from engine.channels import Message
 from engine.errors import DamageError, Exit, WorkerDied
+from writers.last_words import working_on
 from writers.pool import Pool, Report
 
 TASKS = "tests.writers.test_pool"
@@ -33,6 +35,13 @@ def broken(_job: Message, _report: Report) -> Message:
 
 def die(_job: Message, _report: Report) -> Message:
     os.kill(os.getpid(), 9)
+    return {}
+
+
+def abort(job: Message, _report: Report) -> Message:
+    working_on("a file before")
+    working_on(job["file"])
+    os.kill(os.getpid(), job["signal"])
     return {}
 
 
@@ -73,6 +82,21 @@ def test_a_bug_in_a_task_shows_where_it_is() -> None:
 def test_a_killed_worker_is_noticed() -> None:
     with Pool("test", 2) as pool, pytest.raises(WorkerDied, match=r"signal 9 .likely out of memory"):
         list(pool.run(jobs(die, 1), lambda _: None))
+
+
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS])
+def test_a_file_over_which_native_code_ends_the_process_is_named(number: signal.Signals) -> None:
+    job = {**jobs(abort, 1)[0], "file": "bad file.parquet", "signal": number}
+    with Pool("test", 2) as pool, pytest.raises(DamageError, match=r"^bad file\.parquet cannot be read") as caught:
+        list(pool.run([job], lambda _: None))
+    assert f"signal {number.value}" in str(caught.value)
+
+
+@pytest.mark.parametrize(("file", "number"), [("", signal.SIGABRT), ("sound.parquet", signal.SIGKILL)])
+def test_no_file_is_blamed_for_another_end(file: str, number: signal.Signals) -> None:
+    job = {**jobs(abort, 1)[0], "file": file, "signal": number}
+    with Pool("test", 1) as pool, pytest.raises(WorkerDied, match=f"signal {number.value}"):
+        list(pool.run([job], lambda _: None))
 
 
 def test_workers_die_with_their_parent() -> None:
