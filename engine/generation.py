@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,12 +104,19 @@ class Generation:
     """
 
     def __init__(
-        self, number: int, epoch: int, rings: RingPlan, stages: Iterable[StagePlan], inherit: list[int]
+        self,
+        number: int,
+        epoch: int,
+        rings: RingPlan,
+        stages: Iterable[StagePlan],
+        inherit: list[int],
+        orders: Mapping[str, list[Message]] | None = None,
     ) -> None:
         """Reserve the rings and start every child; call from the main thread only (children die with it).
 
         Args:
             inherit: Further descriptors that children keep open: the run folder's lock.
+            orders: Commands, by role, that children obey before anything else, however late they are looked after.
         """
         self.number = number
         self.parts = SharedParts.create(
@@ -121,12 +128,12 @@ class Generation:
         self.children: dict[str, Child] = {}
         try:
             for plan in stages:
-                self.children[plan.role] = self._start(plan, epoch, inherit)
+                self.children[plan.role] = self._start(plan, epoch, inherit, (orders or {}).get(plan.role, []))
         except BaseException:
             self.kill()
             raise
 
-    def _start(self, plan: StagePlan, epoch: int, inherit: list[int]) -> Child:
+    def _start(self, plan: StagePlan, epoch: int, inherit: list[int], orders: list[Message]) -> Child:
         ours, theirs = Channel.pair()
         root = str(Path(__file__).resolve().parent.parent)
         process = subprocess.Popen(
@@ -135,7 +142,7 @@ class Generation:
             pass_fds=[theirs.fd, *inherit, *self.parts.fds()],
         )
         theirs.close()
-        ours.send(describe_job(plan.stage, plan.role, self.number, epoch, plan.settings, self.parts))
+        ours.send(describe_job(plan.stage, plan.role, self.number, epoch, plan.settings, self.parts, orders))
         return Child(role=plan.role, process=process, channel=ours)
 
     def role(self, role: str) -> Child:

@@ -51,11 +51,14 @@ class Proofs:
         self._drifts: dict[str, WithinAnHour] = {}
         self._barred: set[str] = set()
 
-    def begin(self, generation: Generation) -> None:
-        """Begin a generation: no proof is awaited, and the clients of suspects are told."""
+    def begin(self) -> dict[str, list[Message]]:
+        """Begin a generation: no proof is awaited; the orders that the clients of suspects are started with.
+
+        An order that comes later would come too late for a client that is quicker: its server lies at once, the
+        generation is refused, and the next one goes the same way.
+        """
         self._awaited.clear()
-        for role in self._drifts:
-            generation.command(role, do="suspect", for_good=role in self._barred)
+        return {role: [{"do": "suspect", "for_good": role in self._barred}] for role in self._drifts}
 
     def ask(self, generation: Generation) -> None:
         """The writer wants a proof: ask every client for it."""

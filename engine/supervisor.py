@@ -224,14 +224,14 @@ class Supervisor:
         self._settling.begin()
         stages = self._plan.stages(epoch, remaining)
         try:
-            generation = Generation(self._n_generations, epoch, self._plan.rings, stages, [self._lock_fd])
+            orders = self._proofs.begin()
+            generation = Generation(self._n_generations, epoch, self._plan.rings, stages, [self._lock_fd], orders)
         except OSError as error:
             raise WorkerDied(
                 f"cannot start the child processes ({error.strerror}): raise the limits of open files and processes "
                 "(ulimit -n, ulimit -u) or free memory, then run the same command again"
             ) from error
         self._generation = generation
-        self._proofs.begin(generation)
         with selectors.DefaultSelector() as selector:
             selector.register(self._signals.fd, selectors.EVENT_READ)
             if self._settling.wake_fd is not None:

@@ -22,6 +22,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -108,15 +109,22 @@ class StageContext:
 
 
 def describe_job(
-    stage: str, role: str, generation: int, epoch: int, settings: dict[str, Any], shared: SharedParts
+    stage: str,
+    role: str,
+    generation: int,
+    epoch: int,
+    settings: dict[str, Any],
+    shared: SharedParts,
+    orders: Sequence[Message],
 ) -> Message:
-    """The first message to a child."""
+    """The first message to a child; `orders` are commands that it finds before it has done anything."""
     return {
         "stage": stage,
         "role": role,
         "generation": generation,
         "epoch": epoch,
         "settings": settings,
+        "orders": list(orders),
         "parts": shared.describe(),
     }
 
@@ -211,6 +219,7 @@ def main() -> None:
             vectors_free=shared.vectors_free,
             vectors_ready=shared.vectors_ready,
             layout=shared.layout,
+            commands=job["orders"],
         )
         context.tell("started", pid=os.getpid())
         stage.run(context)

@@ -14,9 +14,21 @@ import pytest
 
 from bench.standin import StandinFleet
 from bench.standin.vectors import text_rows
+from engine.runfolder import read_status
 from tests.conftest import outlives_tests
 from tests.crash.conftest import SERVERS
-from tests.crash.job import DIM, MODEL, Job, finish, full_speed, roles, slow_down, wait_for_phase, wait_until
+from tests.crash.job import (
+    DIM,
+    MODEL,
+    Job,
+    finish,
+    full_speed,
+    roles,
+    slow_down,
+    wait_for_commit,
+    wait_for_phase,
+    wait_until,
+)
 
 pytestmark = pytest.mark.crash
 
@@ -75,6 +87,74 @@ def test_g8_nothing_of_a_server_that_begins_to_lie_is_committed(job: Job, fleet:
     # none when a canary came back wrong before anything else of the liar did
     assert summary["refusals"] <= has_lied
     assert ("rows_refused" in ended.err) == (summary["refusals"] > 0)
+
+
+HELD_S = 1.0
+"""Four servers at that pace need most of a minute for the cues below, of which a test waits for seconds: a server that
+is to lie gets some of them for certain, also on a machine that stands still for a while."""
+
+LATE_CANARY = "delay:s=1,contains=The harbour lay quiet"
+"""The canary that a proof asks for is answered later than a file is written: who does not wait for it has named it."""
+
+
+@pytest.mark.parametrize(
+    "groups", [[(0,)], [(0,), (2,)], [(1, 3)]], ids=["one", "two, one after the other", "two at once"]
+)
+def test_g8_of_four_servers_some_begin_to_lie_midway(
+    job: Job, fleet: StandinFleet, groups: list[tuple[int, ...]]
+) -> None:
+    """What was committed before stays; a liar's rows are refused, read again, and embedded by those that are right."""
+    job.urls = fleet.urls
+    job.options = SHARDS
+    n = 1600
+    job.insert(documents(range(80, n), n))
+    for port in fleet.ports:
+        fleet.control(port, faults=[f"delay:s={HELD_S},contains={CUE}"])
+    process = job.start_run()
+    wait_for_commit(job, process)
+    committed = job.rows()
+    for number, group in enumerate(groups, start=1):
+        begin_to_lie(fleet, group, process)
+        wait_until_found_out(job, group, number, process)
+    liars = [liar for group in groups for liar in group]
+    for right in set(range(len(fleet.ports))) - set(liars):
+        fleet.control(fleet.ports[right], clear_faults=True)
+    ended = finish(process)
+
+    job.assert_exact()
+    assert ended.code == 0, ended.err
+    assert committed.keys() <= job.rows().keys()
+    summary = ended.summary
+    servers = summary["servers"]
+    assert [server["url"] for server in servers] == list(job.urls)
+    assert [number for number, server in enumerate(servers) if server["state"] != "ok"] == liars
+    assert [server["doubtful"] for server in servers] == [0] * len(servers)
+    assert (summary["read"], summary["embedded"], summary["restarts"]) == (n, n, 0)
+    # when two lie in one generation, the first to be found out ends it, and the other is found out in the next
+    assert len(groups) <= summary["refusals"] == ended.err.count("rows_refused")
+
+
+def begin_to_lie(fleet: StandinFleet, liars: tuple[int, ...], process: subprocess.Popen[str]) -> None:
+    """Have servers lie from their next cue on, and be slow to be found out; wait until they do."""
+    for liar in liars:
+        fleet.control(fleet.ports[liar], faults=[LIES, LATE_CANARY])
+
+    def lie() -> bool:
+        reports = fleet.reports()
+        return all(reports[liar]["faults_fired"].get("switch_model") for liar in liars)
+
+    wait_until(lie, what="the lies", process=process)
+
+
+def wait_until_found_out(job: Job, liars: tuple[int, ...], n_refusals: int, process: subprocess.Popen[str]) -> None:
+    """Wait until the run says that it has refused so many times and uses none of the liars."""
+
+    def found_out() -> bool:
+        status = read_status(job.folders.status) or {}
+        breakers = [status.get("clients", {}).get(f"client-{liar}", {}).get("breaker", "ok") for liar in liars]
+        return status.get("refusals", 0) >= n_refusals and "ok" not in breakers
+
+    wait_until(found_out, what="the refusal", process=process)
 
 
 @pytest.mark.parametrize("n_servers", [1, 2])

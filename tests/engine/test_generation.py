@@ -8,7 +8,8 @@ import time
 
 import psutil
 
-from engine.generation import Generation, RingPlan
+from engine.channels import Message
+from engine.generation import Child, Generation, RingPlan
 from engine.ports import StagePlan
 from engine.slots import VectorLayout
 
@@ -56,3 +57,22 @@ def test_a_stopped_child_is_killed_too() -> None:
     assert child.ended == -signal.SIGKILL
     assert "SIGKILL" in child.how_it_ended()
     assert not psutil.pid_exists(child.process.pid)
+
+
+def test_a_child_finds_its_orders_before_it_has_done_anything() -> None:
+    """However late its parent comes to look after it: a suspected server's client must not take a batch first."""
+    plans = [StagePlan(role=role, stage="tests.engine.fakes.orders", settings={}) for role in ("client-0", "client-1")]
+    suspect: list[Message] = [{"do": "suspect", "for_good": True}]
+    generation = Generation(1, 1, RINGS, plans, [], {"client-1": suspect})
+    try:
+        found = [_told(generation.role(role), "found")["orders"] for role in ("client-0", "client-1")]
+    finally:
+        generation.kill()
+    assert found == [[], suspect]
+
+
+def _told(child: Child, event: str) -> Message:
+    while (message := child.channel.receive()) is not None:
+        if message["event"] == event:
+            return message
+    raise AssertionError(f"{child.role} ended without telling of {event}")

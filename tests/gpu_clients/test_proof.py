@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from urllib.parse import quote
+
+import pytest
 
 from bench.standin import StandinConfig, StandinFleet
 from gpu_clients.proof import Vouchers
@@ -76,6 +79,31 @@ def test_the_vectors_of_a_hedge_are_proved_at_the_server_that_gave_them() -> Non
     drift = harness.outcome.told("drift")[0]
     assert (drift["server"], drift["url"]) == (1, fleet.urls[1])
     assert drift["rows"] >= 32
+
+
+@pytest.mark.parametrize("liar", [0, 1], ids=["our own", "the one that helped out"])
+def test_every_server_with_open_rows_is_asked(liar: int) -> None:
+    """One batch is our own server's, one a neighbour's; whichever turns into another model then, it is found."""
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        settings = ClientSettings(urls=fleet.urls, canary_every_s=NEVER_S, hedge_share=1.0)
+        queue = texts(64)
+        harness = Harness(fleet.urls, queue, settings=settings, clients=(0,))
+        # our server keeps the second batch, and the canaries of the start, which would vouch for the first one
+        hung = [f"delay:s=3600,contains={text}" for text in (quote(queue[-1], safe=""), CANARY)]
+        fleet.control(fleet.ports[0], faults=hung)
+        harness.start()
+        try:
+            harness.work(lambda: harness.accounted >= 32)
+            harness.command(do="tail")
+            harness.work(lambda: harness.accounted >= 64)
+            harness.work(lambda: fleet.reports()[0]["faults_fired"]["delay"] >= 2)
+            fleet.control(fleet.ports[liar], faults=["other_model"])
+            harness.command(do="prove", number=1)
+            harness.work(lambda: bool(harness.outcome.told("drift")))
+        finally:
+            harness.finish()
+    drift = harness.outcome.told("drift")[0]
+    assert (drift["server"], drift["url"], drift["rows"]) == (liar, fleet.urls[liar], 32)
 
 
 def test_a_server_under_suspicion_works_only_after_a_right_canary() -> None:

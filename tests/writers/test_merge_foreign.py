@@ -326,7 +326,7 @@ def test_columns_of_many_leaves_before_ids_and_vectors_are_counted(folder: Path)
     point = pa.array([{"x": number, "y": {"z": [str(number)]}} for number in range(40)])
     tags = pa.array([[("a", number)] for number in range(40)], pa.map_(pa.string(), pa.int64()))
     word = table.column("text").combine_chunks().dictionary_encode()
-    wide = pa.table({"point": point, "tags": tags, "word": word, **dict(zip(table.column_names, table.columns))})
+    wide = pa.table({"point": point, "tags": tags, "word": word, **{name: table[name] for name in table.column_names}})
     pq.write_table(wide, folder / "0.parquet")
     pq.write_table(wide.slice(0, 0), folder / "1.parquet")
     assert run(folder).rows == 40
