@@ -17,12 +17,17 @@ def to_others(name: str, batch: pa.RecordBatch | pa.Table, schema: MergeSchema) 
 
     Raises:
         ConfigError: a null id, or a value that its type cannot hold.
+        ArrowInvalid: a nested column holds what cannot be.
     """
     arrays: list[pa.Array | pa.ChunkedArray] = []
     for source, kind in schema.sources:
         column = batch.column(source)
         if not arrays and column.null_count:  # the id is the first
             raise ConfigError(f"{name} holds {column.null_count} rows without an id: remove them first")
+        if pa.types.is_nested(kind):
+            column.validate(
+                full=True
+            )  # these are hashed by way of Python's values, which text that is no UTF-8 has not
         if column.type != kind:
             try:
                 column = column.cast(kind)

@@ -343,3 +343,15 @@ def test_a_later_file_may_hold_nulls_where_the_first_one_could_not(folder: Path)
         pq.write_table(table, folder / f"{number}.parquet")
     assert run(folder).rows == 20
     assert read_outputs(folder.parent / "target").column("word").null_count == 5
+
+
+def test_text_within_a_struct_that_is_not_utf8_is_damage(folder: Path) -> None:
+    table = table_of(range(40))
+    named = pa.array([{"name": "Zoe"}] * 40)
+    path = folder / "0.parquet"
+    pq.write_table(table.append_column("by", named), path, compression="none", write_statistics=False)
+    content = path.read_bytes()
+    assert content.count(b"Zoe") == 1  # in the dictionary
+    path.write_bytes(content.replace(b"Zoe", b"Z\xff\xfe"))
+    with pytest.raises(DamageError, match=r"^0\.parquet cannot be read"):
+        run(folder)
