@@ -36,6 +36,8 @@ N = 240
 CUE = "the cue to lie"
 LIES = f"switch_model:model_id=other/model,contains={CUE}"
 """From the request with that text on, every vector is another model's; the server says nothing of it."""
+LATE_CANARY = "delay:s=1,contains=The harbour lay quiet"
+"""The canary that a proof asks for is answered later than a file is written: who does not wait for it has named it."""
 FEW_ROWS = ("--shard-bytes", "64KiB", "--bucketing", "off", "--batch-size", "8", "--concurrency")
 SHARDS = (*FEW_ROWS, "1", "--shard-seconds", "0.2")
 """Documents in order, a shard every 0.2 s or so."""
@@ -58,7 +60,7 @@ def assert_right(job: Job) -> int:
 
 def favour(fleet: StandinFleet) -> None:
     """The first server lies on cue and is much faster than the second, so that it is the one to get it."""
-    fleet.control(fleet.ports[0], faults=[LIES])
+    fleet.control(fleet.ports[0], faults=[LIES, LATE_CANARY])
     fleet.control(fleet.ports[1], faults=["delay:s=0.03"])
 
 
@@ -92,9 +94,6 @@ def test_g8_nothing_of_a_server_that_begins_to_lie_is_committed(job: Job, fleet:
 HELD_S = 1.0
 """Four servers at that pace need most of a minute for the cues below, of which a test waits for seconds: a server that
 is to lie gets some of them for certain, also on a machine that stands still for a while."""
-
-LATE_CANARY = "delay:s=1,contains=The harbour lay quiet"
-"""The canary that a proof asks for is answered later than a file is written: who does not wait for it has named it."""
 
 
 @pytest.mark.parametrize(
