@@ -202,10 +202,12 @@ class RawPage:
 ReadAt = Callable[[int, int], bytes | memoryview]
 """Reads `count` bytes at an offset, or fewer at the end of the file."""
 
-_READ_STEP_BYTES = 128 << 10
+_READ_BYTES = 512 << 10
+_READ_STEP_BYTES = 32 << 10
 _READ_SLACK = 1 / 32
-"""Pages are nearly alike: what is read at once is a little more than the last page, and stays in the CPU's own cache.
-Counts are multiples of the step, or else the allocator would ask the kernel for new memory each time."""
+"""Small pages are read many at once. Large ones are nearly alike: a little more than the page before is read, once, and
+stays in the CPU's own cache. Counts are multiples of the step, or else the allocator would ask the kernel for new
+memory each time."""
 
 
 def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage]:
@@ -221,12 +223,13 @@ def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage
     offset, size_bytes, n_values = place
     end = offset + size_bytes
     seen = 0
-    likely = _READ_STEP_BYTES  # enough for the page that comes
+    likely = 0  # about the size of the page that comes
     window = memoryview(b"")
     start = offset  # where the window begins
     while offset < end:
-        if len(window) - (offset - start) < min(_MAX_HEADER_BYTES, end - offset):
-            start, window = offset, memoryview(read_at(offset, min(likely, end - offset)))
+        if len(window) - (offset - start) < min(max(_MAX_HEADER_BYTES, likely), end - offset):
+            count = _stepped(likely * max(1, _READ_BYTES // likely) if likely else _READ_BYTES)
+            start, window = offset, memoryview(read_at(offset, min(count, end - offset)))
         fields, behind = _parse_header(window, offset - start, offset)
         body_bytes = int(fields[3].value)
         body_at = start + behind
@@ -234,8 +237,8 @@ def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage
             raise PageDamage(f"the page header at byte {offset} names {body_bytes} bytes, more than its column has")
         if body_at + body_bytes > start + len(window):
             # the window begins anew with this page, so that what is read next continues the file
-            count = body_at - offset + body_bytes
-            start, window = offset, memoryview(read_at(offset, count))
+            count = _stepped(body_at - offset + body_bytes)
+            start, window = offset, memoryview(read_at(offset, min(count, end - offset)))
             if body_at + body_bytes > start + len(window):
                 raise PageDamage(f"the file ends inside the page at byte {offset}")
         body = window[body_at - start : body_at - start + body_bytes]
@@ -246,10 +249,14 @@ def read_pages(read_at: ReadAt, place: tuple[int, int, int]) -> Iterator[RawPage
         if seen > n_values or page.n_values < 0:
             raise PageDamage(f"the page at byte {offset} holds {page.n_values} values, more than its column has left")
         yield page
-        likely = -(-int((body_at - offset + body_bytes) * (1 + _READ_SLACK)) // _READ_STEP_BYTES) * _READ_STEP_BYTES
+        likely = int((body_at - offset + body_bytes) * (1 + _READ_SLACK))
         offset = body_at + body_bytes
     if seen != n_values:
         raise PageDamage(f"the pages hold {seen} values, their column says {n_values}")
+
+
+def _stepped(count: int) -> int:
+    return -(-count // _READ_STEP_BYTES) * _READ_STEP_BYTES
 
 
 _HEADER_FIELDS = {0: 5, 2: 7, 3: 8}
@@ -290,18 +297,14 @@ class PageDecoder:
         """
         if len(out) != page.n_values:
             raise NotOurs("a page with missing values")
-        planes = self.planes(page)
+        planes = self._planes(page)
         if len(planes) == 4:
             join_planes(planes, out)
         else:
             out.view(np.uint8)[:] = planes[0]
 
-    def planes(self, page: RawPage) -> npt.NDArray[np.uint8]:
-        """The page's values as they stand in it: (4, n_values) bytes of equal significance, or (1, bytes) when PLAIN.
-
-        Raises:
-            PageDamage, NotOurs: see `decode_into`.
-        """
+    def _planes(self, page: RawPage) -> npt.NDArray[np.uint8]:
+        """The page's values as they stand in it: (4, n_values) bytes of equal significance, or (1, bytes) if PLAIN."""
         if 5 not in page.fields:
             raise NotOurs("a dictionary or a page of version 2")
         prefix = page.plain_bytes - page.n_values * self.dtype.itemsize

@@ -315,3 +315,22 @@ def test_ids_have_keys_of_their_own_wherever_the_array_begins(column: pa.Array) 
     assert len({tuple(key) for key in keys.tolist()}) == len(column)
     assert (id_keys(column.slice(2)) == keys[2:]).all()
     assert (id_keys(pa.chunked_array([column.slice(0, 2), column.slice(2)])) == keys).all()
+
+
+@pytest.mark.parametrize("page_bytes", [900, 20_000, 300_000, 900_000])
+def test_pages_of_any_size_are_read_about_once(page_bytes: int) -> None:
+    """Pages that are nearly alike; the last bytes of what is read at once may be read once more."""
+    random, pages, count = np.random.default_rng(5), [], 1 + 9_000_000 // page_bytes
+    for _ in range(count):
+        body = random.bytes(page_bytes + int(random.integers(page_bytes // 100)))
+        pages.append(page_header(4, BYTE_STREAM_SPLIT, len(body), len(body), zlib.crc32(body)) + body)
+    content = b"".join(pages)
+    asked: list[int] = []
+
+    def read_at(offset: int, n_bytes: int) -> bytes:
+        asked.append(len(content[offset : offset + n_bytes]))
+        return content[offset : offset + n_bytes]
+
+    assert len(list(read_pages(read_at, (0, len(content), 4 * count)))) == count
+    assert sum(asked) < 1.3 * len(content)
+    assert len(asked) <= 40
