@@ -223,8 +223,8 @@ class Supervisor:
         self._expected_told = False
         self._settling.begin()
         stages = self._plan.stages(epoch, remaining)
+        orders = self._proofs.begin()
         try:
-            orders = self._proofs.begin()
             generation = Generation(self._n_generations, epoch, self._plan.rings, stages, [self._lock_fd], orders)
         except OSError as error:
             raise WorkerDied(

@@ -22,7 +22,6 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -115,7 +114,7 @@ def describe_job(
     epoch: int,
     settings: dict[str, Any],
     shared: SharedParts,
-    orders: Sequence[Message],
+    orders: list[Message],
 ) -> Message:
     """The first message to a child; `orders` are commands that it finds before it has done anything."""
     return {
@@ -124,7 +123,7 @@ def describe_job(
         "generation": generation,
         "epoch": epoch,
         "settings": settings,
-        "orders": list(orders),
+        "orders": orders,
         "parts": shared.describe(),
     }
 

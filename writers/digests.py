@@ -6,8 +6,8 @@ vector at another id, a swapped byte or a changed column shows. A file's digest 
 float32. It guards against mistakes (of this code, of memory, of a disk that lies); against intent there is SHA-256.
 
 Within a row the hash is multilinear, sum of word x random odd weight: any single flipped bit changes it (of two, only
-the highest bits of two words cancel). A bijective mixer behind it makes
-the sum over rows anything but linear. Source: Dietzfelbinger et al., "multilinear hashing"; Steele et al., SplitMix64.
+the highest bits of two words cancel). A bijective mixer behind it makes the sum over rows anything but linear. Source:
+Dietzfelbinger et al., "multilinear hashing"; Steele et al., SplitMix64.
 """
 
 from __future__ import annotations

@@ -254,6 +254,10 @@ class Matched(NamedTuple):
     same: bool
 
 
+_REMEMBERED = 8
+"""Ways to write the same columns, and to say the same of them, that are known at once."""
+
+
 class Matcher:
     """Compares files with the schema of a merge; what passed once passes quickly again.
 
@@ -280,7 +284,7 @@ class Matcher:
         vectors = check_columns(name, parquet, self.schema)
         same = theirs.equals(self.schema.arrow, check_metadata=False)
         matched = Matched(_leaves_named(parquet, self.schema.id_source), vectors, same)
-        self._passed = [*self._passed[-7:], (theirs, matched)]
+        self._passed = [*self._passed[1 - _REMEMBERED :], (theirs, matched)]
         return matched
 
     def _check_pairs(self, name: str, pairs: dict[bytes, bytes]) -> None:
@@ -289,9 +293,6 @@ class Matcher:
             _check_footer(name, pairs, self.schema)
             if len(self._passed_pairs) < _REMEMBERED:
                 self._passed_pairs.add(said)
-
-
-_REMEMBERED = 16
 
 
 def check_columns(name: str, parquet: pq.ParquetFile, schema: MergeSchema) -> int:

@@ -25,9 +25,8 @@ def to_others(name: str, batch: pa.RecordBatch | pa.Table, schema: MergeSchema) 
         if not arrays and column.null_count:  # the id is the first
             raise ConfigError(f"{name} holds {column.null_count} rows without an id: remove them first")
         if pa.types.is_nested(kind):
-            column.validate(
-                full=True
-            )  # these are hashed by way of Python's values, which text that is no UTF-8 has not
+            # these are hashed by way of Python's values, which text that is not UTF-8 does not have
+            column.validate(full=True)
         if column.type != kind:
             try:
                 column = column.cast(kind)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from writers import schema as sc
 from writers.foreign import Matcher
-from writers.inputs import READ_BYTES, UNREADABLE, unreadable
+from writers.inputs import UNREADABLE, open_parquet, read_into, unreadable
 from writers.last_words import working_on
 
 _TAIL_BYTES = 8 << 10
@@ -28,7 +28,6 @@ class InputScan:
     """An input of which footer and ids are read.
 
     Attributes:
-        size_bytes: Size of the file.
         rows: Rows by its footer.
         other_bytes: Bytes of all columns but the vectors, encoded but not compressed, by the footer.
     """
@@ -53,17 +52,15 @@ class InputScan:
         working_on(name)
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self.size_bytes = os.fstat(self._fd).st_size
-            if self.size_bytes <= len(image):
-                self._image: memoryview | None = image[: self.size_bytes]
+            size_bytes = os.fstat(self._fd).st_size
+            if size_bytes <= len(image):
+                self._image: memoryview | None = image[:size_bytes]
                 self._load_footer(self._image)
                 source: pa.NativeFile = pa.BufferReader(pa.py_buffer(self._image))
             else:
                 self._image = None
                 source = pa.OSFile(path)
-            self._parquet = pq.ParquetFile(
-                source, pre_buffer=False, buffer_size=READ_BYTES, page_checksum_verification=True
-            )
+            self._parquet = open_parquet(source)
             metadata = self._parquet.metadata
             self.rows = int(metadata.num_rows)
             matched = matcher.check(name, self._parquet)
@@ -72,11 +69,10 @@ class InputScan:
             self.other_bytes = 0
             for group in self._groups:
                 self.other_bytes += group.total_byte_size - group.column(matched.vectors).total_uncompressed_size
-        except UNREADABLE as error:
+        except BaseException as error:
             self.close()
-            raise unreadable(name, error) from error
-        except BaseException:
-            self.close()
+            if isinstance(error, UNREADABLE):
+                raise unreadable(name, error) from error
             raise
 
     def ids(self) -> Iterator[pa.Array]:
@@ -127,8 +123,5 @@ class InputScan:
             self._load(image, begin, min(end, len(image)))
 
     def _load(self, image: memoryview, begin: int, end: int) -> None:
-        while begin < end:
-            count = os.preadv(self._fd, [image[begin:end]], begin)
-            if not count:
-                raise OSError("it has become shorter")
-            begin += count
+        if begin + read_into(self._fd, image[begin:end], begin) < end:
+            raise OSError("it has become shorter")

@@ -30,9 +30,7 @@ from writers.pages import EncodedPage, Matrix, NotOurs, PageDamage, VectorReader
 WHOLE_BYTES = 8 << 20
 """Files up to that size are read into memory in one go."""
 
-READ_BYTES = 1 << 20
-"""What is asked of a file at once."""
-
+_READ_BYTES = 1 << 20
 _BATCH_BYTES = 1 << 20
 _OUT_OF_RESOURCES = (12, 23, 24)  # ENOMEM, ENFILE, EMFILE
 
@@ -83,14 +81,7 @@ class HashedFile:
 
     def read_whole(self, into: memoryview) -> memoryview:
         """All bytes, without hashing; `into` has to hold them."""
-        view = into[: self.size_bytes]
-        done = 0
-        while done < len(view):
-            count = os.preadv(self._fd, [view[done:]], done)
-            if not count:
-                break
-            done += count
-        return view[:done]
+        return into[: read_into(self._fd, into[: self.size_bytes], 0)]
 
     def hexdigest(self) -> str:
         """The SHA-256 of the whole file; reads what has not been read."""
@@ -103,7 +94,7 @@ class HashedFile:
 
     def _hash_up_to(self, end: int) -> None:
         while self._hashed < end:
-            data = self._read(self._hashed, min(READ_BYTES, end - self._hashed))
+            data = self._read(self._hashed, min(_READ_BYTES, end - self._hashed))
             if not data:
                 return
             self._sha256.update(data)
@@ -117,6 +108,19 @@ class HashedFile:
                 break
             data += more
         return data
+
+
+def read_into(fd: int, view: memoryview, offset: int) -> int:
+    """Fill a view with the bytes at an offset; how many they are: fewer only where the file ends."""
+    done = 0
+    while done < len(view) and (count := os.preadv(fd, [view[done:]], offset + done)):
+        done += count
+    return done
+
+
+def open_parquet(source: pa.NativeFile) -> pq.ParquetFile:
+    """Open a file of which parts are read, page checksums compared."""
+    return pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True)
 
 
 class Kept:
@@ -141,13 +145,7 @@ class Input:
         rows: Rows by its footer.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        name: str,
-        matcher: Matcher,
-        kept: Kept,
-    ) -> None:
+    def __init__(self, path: str | Path, name: str, matcher: Matcher, kept: Kept) -> None:
         """Open a file and compare its footer with the schema.
 
         Args:
@@ -180,20 +178,17 @@ class Input:
             else:
                 self._hashed = hashed
                 source = pa.OSFile(str(path))
-            self._parquet = pq.ParquetFile(
-                source, pre_buffer=False, buffer_size=READ_BYTES, page_checksum_verification=True
-            )
+            self._parquet = open_parquet(source)
             self.rows = int(self._parquet.metadata.num_rows)
             self._matched = matcher.check(name, self._parquet)
             # Looked up once: each look costs a small file as much as decoding a row.
             metadata = self._parquet.metadata
             self._groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
             self._columns = [group.column(self._matched.vectors) for group in self._groups]
-        except UNREADABLE as error:
+        except BaseException as error:
             self.close()
-            raise unreadable(name, error) from error
-        except BaseException:
-            self.close()
+            if isinstance(error, UNREADABLE):
+                raise unreadable(name, error) from error
             raise
 
     @property

@@ -21,10 +21,9 @@ from engine.errors import DamageError
 from writers import schema as sc
 from writers.digests import RowHasher, ordered
 from writers.foreign import MergeSchema
-from writers.inputs import HashedFile
+from writers.inputs import HashedFile, open_parquet
 from writers.pages import Matrix, PageDecoder, RawPage, read_pages
 
-_READ_BYTES = 1 << 20
 _SPOT_ROWS = 256
 
 
@@ -85,9 +84,7 @@ class Rereader:
         pages = iter(self._page_log)
         file = HashedFile(self._path)
         try:
-            parquet = pq.ParquetFile(
-                pa.OSFile(str(self._path)), page_checksum_verification=True, pre_buffer=False, buffer_size=_READ_BYTES
-            )
+            parquet = open_parquet(pa.OSFile(str(self._path)))
             if not parquet.schema_arrow.equals(self._schema.arrow, check_metadata=False):
                 raise DamageError(f"{self._path} has another schema than was written: report this")
             for group in range(parquet.num_row_groups):

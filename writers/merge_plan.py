@@ -271,13 +271,14 @@ def scan_inputs(job: Message, report: Report) -> Message:
     matcher = Matcher(schema)
     inputs = read_group(Path(job["list"]), *job["place"])
     folder = str(job["folder"])
+    image = memoryview(bytearray(WHOLE_BYTES))  # for one file after the other
     ids = _PendingIds(IdSpill(Path(job["spill"]), int(job["partitions"])))
     rows: list[int] = []
     other_bytes: list[int] = []
     told, last = 0, int(job["first"]) + len(inputs) - 1
     for number, item in enumerate(inputs, int(job["first"])):
         try:
-            found = _scan_input(os.path.join(folder, item.name), item, number, matcher, ids)
+            found = _scan_input(os.path.join(folder, item.name), item, number, matcher, image, ids)
         except EngineError as error:
             check_committed(Path(folder, item.name), item.name, item.sha256, error)
         rows.append(found[0])
@@ -290,15 +291,10 @@ def scan_inputs(job: Message, report: Report) -> Message:
 
 
 class _PendingIds:
-    """Ids on their way to the partitions; those of many small files go together, because each call has its price.
-
-    Attributes:
-        image: Memory for one file after the other.
-    """
+    """Ids on their way to the partitions; those of many small files go together, because each call has its price."""
 
     def __init__(self, spill: IdSpill) -> None:
         self._spill = spill
-        self.image = memoryview(bytearray(WHOLE_BYTES))
         self._ids: list[pa.Array] = []
         self._places: list[Places] = []
         self._rows = 0
@@ -322,9 +318,11 @@ class _PendingIds:
         self._ids, self._places, self._rows = [], [], 0
 
 
-def _scan_input(path: str, item: PlannedInput, number: int, matcher: Matcher, pending: _PendingIds) -> tuple[int, int]:
+def _scan_input(
+    path: str, item: PlannedInput, number: int, matcher: Matcher, image: memoryview, pending: _PendingIds
+) -> tuple[int, int]:
     """Read footer and ids of one input; returns its rows and the bytes of all but its vectors."""
-    with InputScan(path, item.name, matcher, pending.image) as opened:
+    with InputScan(path, item.name, matcher, image) as opened:
         if item.rows not in (-1, opened.rows):
             raise DamageError(
                 f"{item.name} has {opened.rows} rows, its ledger says {item.rows}: restore it from a copy"

@@ -72,7 +72,6 @@ def check_files(job: Message, report: Report) -> Message:
     told = 0
     for item in files:
         checker = _FileChecker(item, common, findings)
-        working_on(item.path)
         try:
             facts["rows"].append(checker.check(spill, report))
             facts["bytes"] += checker.size_bytes
@@ -124,6 +123,7 @@ class _FileChecker:
         return 0 if self._problems else rows
 
     def _check(self, spill: IdSpill | None, report: Report) -> int:
+        working_on(self._item.path)
         try:
             self._file = HashedFile(Path(self._item.path), hashing=bool(self._item.sha256))
         except FileNotFoundError:
@@ -154,6 +154,7 @@ class _FileChecker:
 
     def close(self) -> None:
         """Close the file."""
+        working_on("")
         if self._file is not None:
             self._file.close()
 
