@@ -95,7 +95,7 @@ class IdSpill:
 
     def _write(self, number: int, rows: Words) -> None:
         """Append to one partition; opened each time, because 512 handles a process are more than some limits allow."""
-        path = self._folder / f"{number:04d}.{os.getpid()}.keys"
+        path = self._folder / _file_name(f"{number:04d}", os.getpid())
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
             view = np.ascontiguousarray(rows).data.cast("B")
@@ -147,8 +147,24 @@ class Partition:
         return [(int(start), int(end) + 1) for start, end in edges.reshape(-1, 2)]
 
 
+def forget(folder: Path, process: int, first: int, end: int) -> None:
+    """Take back what a process that is no more has collected of the sources from `first` to before `end`.
+
+    Raises:
+        OSError: the device refused.
+    """
+    for path in folder.glob(_file_name("*", process)):
+        rows = np.fromfile(path, dtype=np.uint64).reshape(-1, 3)
+        sources = rows[:, 2] >> _ROW_BITS
+        rows[(sources < first) | (sources >= end)].tofile(path)
+
+
+def _file_name(number: str, process: int | str) -> str:
+    return f"{number}.{process}.keys"
+
+
 def _read(folder: Path, number: int) -> Words:
-    files = sorted(folder.glob(f"{number:04d}.*.keys"))
+    files = sorted(folder.glob(_file_name(f"{number:04d}", "*")))
     rows = np.concatenate([np.fromfile(path, dtype=np.uint64) for path in files] or [np.empty(0, dtype=np.uint64)])
     return rows.reshape(-1, 3)
 

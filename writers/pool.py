@@ -16,7 +16,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn, cast
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, cast
 
 from engine import durable
 from engine.channels import Channel, Message
@@ -36,6 +37,26 @@ Report = Callable[[Message], None]
 Task = Callable[[Message, Report], Message]
 
 
+class Fault(NamedTuple):
+    """The end of a worker that native code led astray over a file.
+
+    Attributes:
+        job: What it was doing.
+        file: What it was reading (`writers.last_words`).
+        process: Its number.
+        signal: How it ended.
+    """
+
+    job: Message
+    file: str
+    process: int
+    signal: int
+
+
+OnFault = Callable[[Fault], Message | None]
+"""Says what is to be done instead of the job, or None when nobody can go on."""
+
+
 class Pool:
     """Worker processes; use as a context manager, which ends them all, whatever they are doing."""
 
@@ -49,14 +70,18 @@ class Pool:
             inherited_fds: Kept open by every worker: a lock that must outlive none of them.
             modules: Those of the tasks to come, which workers import before they are asked for the first.
         """
-        self._workers = [_Worker(role, inherited_fds, modules) for _ in range(jobs)]
+        self._start = partial(_Worker, role, inherited_fds, modules)
+        self._workers = [self._start() for _ in range(jobs)]
 
-    def run(self, jobs: Iterable[Message], on_progress: Report) -> Iterator[tuple[Message, Message]]:
+    def run(
+        self, jobs: Iterable[Message], on_progress: Report, on_fault: OnFault | None = None
+    ) -> Iterator[tuple[Message, Message]]:
         """Do jobs in any order; yields (job, result) as they finish.
 
         Args:
             jobs: Each names its task as `module:function`.
             on_progress: Gets what tasks report while they work.
+            on_fault: Asked when a worker ended over a file; a fresh worker does what it says.
 
         Raises:
             EngineError: what a task raised; the other tasks are left unfinished.
@@ -86,7 +111,20 @@ class Pool:
                         idle.append(worker)
                         yield job, message["result"]
                 if ended:
-                    raise worker.death()
+                    del busy[fd]
+                    busy.update([self._replace(worker, job, on_fault)])
+
+    def _replace(self, worker: _Worker, job: Message, on_fault: OnFault | None) -> tuple[int, tuple[_Worker, Message]]:
+        """Start a worker in place of one that has ended, when it is known how to go on."""
+        fault = worker.fault(job)
+        instead = None if fault is None or on_fault is None else on_fault(fault)
+        if instead is None:
+            raise worker.death()
+        worker.channel.close()
+        fresh = self._start()
+        self._workers[self._workers.index(worker)] = fresh
+        fresh.send(instead)
+        return fresh.channel.fd, (fresh, instead)
 
     def close(self) -> None:
         """Kill all workers and wait for their end. Killing is the normal way out: nothing of theirs is final."""
@@ -126,14 +164,18 @@ class _Worker:
         except ConnectionError:
             raise self.death() from None
 
+    def fault(self, job: Message) -> Fault | None:
+        """What it ended over, when that was a file."""
+        number, file = -self.process.wait(), self._last_words.name()
+        return Fault(job, file, self.process.pid, number) if number in _FAULTS and file else None
+
     def death(self) -> EngineError:
         """What the end of this worker is to the user."""
         code = self.process.wait()
-        name = self._last_words.name()
-        if -code in _FAULTS and name:
+        if (fault := self.fault({})) is not None:
             return DamageError(
-                f"{name} cannot be read: the process that was reading it was ended by signal {-code}: restore it from "
-                "a copy, or report this if the file is sound; nothing was removed"
+                f"{fault.file} cannot be read: the process that was reading it was ended by signal {fault.signal}: "
+                "restore it from a copy, or report this if the file is sound; nothing was removed"
             )
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         hint = " (likely out of memory)" if code == -signal.SIGKILL else ""

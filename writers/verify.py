@@ -29,9 +29,9 @@ from engine.runfolder import RunLock, lock_owner
 from writers import schema as sc
 from writers.digests import id_keys
 from writers.foreign import MergeSchema
-from writers.id_spill import IdSpill, partitions_for, places, row_of, source_of
+from writers.id_spill import IdSpill, forget, partitions_for, places, row_of, source_of
 from writers.merge_ledger import LEDGER, LOCK
-from writers.pool import Pool
+from writers.pool import Fault, Pool
 from writers.tracker import OnProgress, Tracker
 from writers.verify_config import Documents, Embedder, Findings, VerifyConfig, VerifyReport
 from writers.verify_file import Expected
@@ -187,19 +187,20 @@ class _Verification:
             "spill": str(spill) if config.level >= 3 else None,
             "partitions": n_partitions,
             "normed": normed,
+            "fatal": {},
         }
         jobs: list[Message] = []
         first = 0
         with lists.open("wb") as stream:
             for chunk in _chunks(subject.files):
                 line = orjson.dumps([tuple(item) for item in chunk]) + b"\n"
-                jobs.append({**common, "place": [stream.tell(), len(line)], "first": first})
+                jobs.append({**common, "place": [stream.tell(), len(line)], "first": first, "files": len(chunk)})
                 stream.write(line)
                 first += len(chunk)
         self._rows = [0] * len(subject.files)
         without_checksum = 0
         self._tracker.begin("files", None if config.folder else total_rows, len(subject.files))
-        for job, result in self._pool.run(jobs, self._tracker.take):
+        for job, result in self._pool.run(jobs, self._tracker.take, self._without_fatal):
             self._rows[job["first"] : job["first"] + len(result["rows"])] = result["rows"]
             self._bytes += result["bytes"]
             without_checksum += result["without_checksum"]
@@ -209,6 +210,16 @@ class _Verification:
         if config.level >= 3 and not normed:
             self._not_checked.append("the length of vectors: no fingerprint says that they are normed")
         return n_partitions
+
+    def _without_fatal(self, fault: Fault) -> Message | None:
+        """The same files once more, but for the one over which a worker ended; what that had collected is void."""
+        job = fault.job
+        if fault.file in job["fatal"]:
+            return None
+        if job["spill"] is not None:
+            forget(Path(job["spill"]), fault.process, job["first"], job["first"] + job["files"])
+        how = f"cannot be read: it ended the process that was reading it (signal {fault.signal})"
+        return {**job, "fatal": {**job["fatal"], fault.file: how}}
 
     def _spill_folder(self) -> Path:
         folder = self._temporary / "ids"

@@ -59,7 +59,10 @@ class Expected(NamedTuple):
 
 
 def check_files(job: Message, report: Report) -> Message:
-    """Task: check some files; returns findings and, for each file in order, its rows (0 for one that is not sound)."""
+    """Task: check some files; returns findings and, for each file in order, its rows (0 for one that is not sound).
+
+    Those that are named under `fatal` are not touched: they have ended a worker.
+    """
     with Path(job["list"]).open("rb") as stream:
         stream.seek(int(job["place"][0]))
         files = [Expected(*item) for item in orjson.loads(stream.read(int(job["place"][1])))]
@@ -71,13 +74,17 @@ def check_files(job: Message, report: Report) -> Message:
     common = _Common(level, schema, Matcher(schema), RowHasher(schema.dim, schema.dtype.itemsize), bool(job["normed"]))
     told = 0
     for item in files:
-        checker = _FileChecker(item, common, findings)
-        try:
-            facts["rows"].append(checker.check(spill, report))
-            facts["bytes"] += checker.size_bytes
-            facts["without_checksum"] += checker.pages_without_checksum
-        finally:
-            checker.close()
+        if item.path in job["fatal"]:
+            findings.add("damaged", f"{item.path} {job['fatal'][item.path]}")
+            facts["rows"].append(0)
+        else:
+            checker = _FileChecker(item, common, findings)
+            try:
+                facts["rows"].append(checker.check(spill, report))
+                facts["bytes"] += checker.size_bytes
+                facts["without_checksum"] += checker.pages_without_checksum
+            finally:
+                checker.close()
         if len(facts["rows"]) - told >= _REPORT_FILES or item is files[-1]:
             report({"files": len(facts["rows"]) - told})
             told = len(facts["rows"])

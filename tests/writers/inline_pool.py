@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from engine.channels import Message
-from writers.pool import Report
+from writers.pool import OnFault, Report
 
 
 class InlinePool:
@@ -18,7 +18,9 @@ class InlinePool:
     ) -> None:
         self.role = role
 
-    def run(self, jobs: Iterable[Message], on_progress: Report) -> Iterator[tuple[Message, Message]]:
+    def run(
+        self, jobs: Iterable[Message], on_progress: Report, on_fault: OnFault | None = None
+    ) -> Iterator[tuple[Message, Message]]:
         """Do jobs one after the other."""
         for job in jobs:
             module, _, function = str(job["task"]).partition(":")

@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import SinkError
 from writers.digests import id_keys
-from writers.id_spill import IdSpill, Partition, partitions_for, places, remove_spill, row_of, source_of
+from writers.id_spill import IdSpill, Partition, forget, partitions_for, places, remove_spill, row_of, source_of
 
 
 @pytest.mark.parametrize("n_partitions", [1, 2, 64, 512])
@@ -48,6 +48,23 @@ def test_equal_ids_meet_in_one_partition(tmp_path: Path, n_partitions: int, monk
 
 def _groups(partition: Partition) -> list[list[int]]:
     return [partition.places[start:end].tolist() for start, end in partition.groups()]
+
+
+@pytest.mark.parametrize("n_partitions", [1, 8])
+def test_what_a_process_collected_of_some_sources_is_taken_back(
+    tmp_path: Path, n_partitions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = np.random.default_rng(3).integers(-500, 500, 900)
+    for process in (17, 117):
+        monkeypatch.setattr("os.getpid", lambda process=process: process)
+        spill = IdSpill(tmp_path, n_partitions)
+        for source in range(9):
+            spill.add(id_keys(pa.array(ids[100 * source :][:100])), places(process * 100 + source, 0, 100))
+        spill.flush()
+    forget(tmp_path, 17, 1703, 1706)
+    found = np.concatenate([Partition.load(tmp_path, number).places for number in range(n_partitions)])
+    sources = sorted(source_of(int(place)) for place in found)
+    assert sources == sorted([*[1700, 1701, 1702, 1706, 1707, 1708] * 100, *list(range(11_700, 11_709)) * 100])
 
 
 def test_keys_that_share_only_their_first_word_are_no_duplicates(tmp_path: Path) -> None:

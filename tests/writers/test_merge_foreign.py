@@ -14,11 +14,13 @@ import pytest
 
 from engine.errors import ConfigError, DamageError, Exit, SinkError
 from tests.writers.dataset import read_outputs, vectors_of
+from tests.writers.fatal_footers import make_fatal
 from tests.writers.inline_pool import InlinePool
 from writers import schema as sc
 from writers.merge import merge
 from writers.merge_config import MergeConfig, MergeReport
 from writers.merge_ledger import read_merge_state
+from writers.pool import Pool
 from writers.verify import verify
 from writers.verify_config import VerifyConfig
 
@@ -173,6 +175,16 @@ def test_a_file_that_is_no_parquet_file_is_damage(folder: Path) -> None:
     (folder / "b.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(DamageError, match=r"b\.parquet cannot be read"):
         run(folder)
+
+
+def test_a_file_over_which_pyarrow_ends_the_process_is_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("writers.merge.Pool", Pool)
+    for name in ("a", "b", "c"):
+        pq.write_table(table_of(range(ord(name), ord(name) + 1)), folder / f"{name}.parquet")
+    make_fatal(folder / "b.parquet")
+    with pytest.raises(DamageError, match=r"^b\.parquet cannot be read: .* ended by signal 6"):
+        run(folder, delete_sources=True)
+    assert len(list(folder.iterdir())) == 3 and not list((folder.parent / "target").glob("*.parquet"))
 
 
 def test_files_without_rows_add_nothing(folder: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from engine.channels import Message
 from engine.errors import DamageError, Exit, WorkerDied
 from writers.last_words import working_on
-from writers.pool import Pool, Report
+from writers.pool import Fault, Pool, Report
 
 TASKS = "tests.writers.test_pool"
 
@@ -43,6 +43,10 @@ def abort(job: Message, _report: Report) -> Message:
     working_on(job["file"])
     os.kill(os.getpid(), job["signal"])
     return {}
+
+
+def abort_first(job: Message, report: Report) -> Message:
+    return abort({"file": job["left"][0], "signal": signal.SIGABRT}, report)
 
 
 @pytest.fixture(autouse=True)
@@ -92,11 +96,36 @@ def test_a_file_over_which_native_code_ends_the_process_is_named(number: signal.
     assert f"signal {number.value}" in str(caught.value)
 
 
+def test_a_fresh_worker_does_what_is_left_when_it_is_known_how_to_go_on() -> None:
+    """Three files end a worker, one after the other; the pool is whole after each."""
+    faults: list[Fault] = []
+
+    def go_on(fault: Fault) -> Message | None:
+        faults.append(fault)
+        left = [file for file in fault.job["left"] if file != fault.file]
+        return {**fault.job, "left": left, "task": f"{TASKS}:{(abort_first if left else double).__name__}"}
+
+    first = {"task": f"{TASKS}:abort_first", "left": ["a", "b", "c"], "value": 100}
+    with Pool("test", 2) as pool:
+        results = [result["value"] for _, result in pool.run([first, *jobs(double, 8)], lambda _: None, go_on)]
+        after = [result["pid"] for _, result in pool.run(jobs(double, 8), lambda _: None)]
+    assert sorted(results) == [*range(0, 16, 2), 200]
+    assert [fault.file for fault in faults] == ["a", "b", "c"]
+    ended = {fault.process for fault in faults}
+    assert len(ended) == 3 and not ended & set(after) and {fault.signal for fault in faults} == {signal.SIGABRT}
+
+
+def test_a_worker_that_ended_over_a_file_ends_the_work_when_nobody_can_go_on() -> None:
+    job = {**jobs(abort, 1)[0], "file": "bad file.parquet", "signal": signal.SIGABRT}
+    with Pool("test", 2) as pool, pytest.raises(DamageError, match=r"^bad file\.parquet cannot be read"):
+        list(pool.run([job], lambda _: None, lambda _: None))
+
+
 @pytest.mark.parametrize(("file", "number"), [("", signal.SIGABRT), ("sound.parquet", signal.SIGKILL)])
 def test_no_file_is_blamed_for_another_end(file: str, number: signal.Signals) -> None:
     job = {**jobs(abort, 1)[0], "file": file, "signal": number}
     with Pool("test", 1) as pool, pytest.raises(WorkerDied, match=f"signal {number.value}"):
-        list(pool.run([job], lambda _: None))
+        list(pool.run([job], lambda _: None, lambda fault: fault.job))
 
 
 def test_workers_die_with_their_parent() -> None:

@@ -15,16 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine.channels import Message
 from engine.errors import ConfigError, Exit, LockHeld
 from engine.ids import IdType
 from engine.ports import IdList
 from engine.runfolder import RunLock
 from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD, DataSet, ids_of, rows_of, vectors_of
+from tests.writers.fatal_footers import make_fatal
 from tests.writers.inline_pool import InlinePool
 from writers import merge_start, verify_subject
 from writers.foreign import MergeSchema, schema_of_run
+from writers.id_spill import forget
 from writers.merge import merge
 from writers.merge_ledger import LOCK
+from writers.pool import Fault, Pool
 from writers.verify import verify
 from writers.verify_config import KINDS, VerifyConfig, VerifyReport
 from writers.verify_file import Expected, check_files
@@ -143,25 +147,38 @@ def test_any_flipped_bit_is_found_without_a_ledger_or_changes_no_row(tmp_path: P
     content = source.read_bytes()
     copy = tmp_path / source.name
     first = pq.read_metadata(source).row_group(0).column(0).data_page_offset  # before it: room that holds nothing
-    found = 0
-    for _ in range(400):
-        offset, bit = int(random.integers(first, len(content))), int(random.integers(8))
+    places = [(int(random.integers(first, len(content))), int(random.integers(8))) for _ in range(400)]
+    jobs: list[Message] = []
+    for number, (offset, bit) in enumerate(places):
+        (tmp_path / f"{number}").mkdir()
+        copy = tmp_path / f"{number}" / source.name
         copy.write_bytes(content)
         flip(copy, offset, bit)
-        if check_file(copy, schema)["findings"]:
-            found += 1
-        else:
-            assert rows_of(pq.read_table(copy)) == sound, f"bit {bit} of byte {offset} changed rows (seed {seed})"
+        jobs.append(job_of_file(copy, schema))
+    found = 0
+    with Pool("verify", 1) as pool:  # a few of the footers end their reader
+        for job, result in pool.run(jobs, lambda _: None, left_out):
+            if result["findings"]:
+                found += 1
+            else:
+                offset, bit = places[int(Path(job["list"]).parent.name)]
+                same = rows_of(pq.read_table(Path(job["list"]).with_suffix(".parquet"))) == sound
+                assert same, f"bit {bit} of byte {offset} changed rows (seed {seed})"
     assert found > 300
 
 
-def check_file(path: Path, schema: MergeSchema) -> dict[str, Any]:
-    """Level 3 of one file, in this process."""
+def left_out(fault: Fault) -> Message:
+    """The job without the file that ended its worker."""
+    return {**fault.job, "fatal": {fault.file: "ended its reader"}}
+
+
+def job_of_file(path: Path, schema: MergeSchema) -> Message:
+    """Level 3 of one file."""
     lists = path.with_suffix(".list")
     lists.write_bytes(orjson.dumps([tuple(Expected(str(path), 0))]))
     place = (0, lists.stat().st_size)
     job = {"list": str(lists), "place": place, "level": 3, "schema": schema.as_dict(), "spill": None, "normed": True}
-    return check_files({**job, "partitions": 1}, lambda _: None)
+    return {"task": "writers.verify_file:check_files", **job, "partitions": 1, "fatal": {}}
 
 
 @pytest.mark.parametrize("cut", [1, 4, 8, 100, 5000])
@@ -442,3 +459,35 @@ def test_workers_check_in_processes_of_their_own_what_one_would(data: DataSet) -
     config = VerifyConfig.of_collection(data.root / "hot", data.root / "cold", DATABASE, COLLECTION, DONE_FIELD, jobs=2)
     findings = verify(config).findings
     assert {kind: found["count"] for kind, found in findings.items()} == {"damaged": 1, "duplicate": 1}
+
+
+def test_in_processes_files_that_end_a_worker_are_listed_beside_the_others(
+    data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker had collected of its files before it ended is void, and nothing else is."""
+    for first in (1000, 2000, 3000, 4000):
+        data.add_shard(range(first, first + 50))
+    data.add_shard([300, 4049])
+    fatal = [shard(data, 3), shard(data, 5)]
+    for path in fatal:
+        make_fatal(path)
+    flip(shard(data, 0), 3000)
+    monkeypatch.setattr("writers.verify._CHUNK_FILES", 2)
+    taken_back: list[tuple[int, int]] = []
+
+    def taking_back(folder: Path, process: int, first: int, end: int) -> None:
+        taken_back.append((first, end))
+        assert list(folder.glob(f"*.{process}.keys")), "it had finished other files"
+        forget(folder, process, first, end)
+
+    monkeypatch.setattr("writers.verify.forget", taking_back)
+
+    report = check(data, 3)
+
+    assert {kind: found["count"] for kind, found in report.findings.items()} == {"damaged": 3, "duplicate": 1}
+    examples = report.findings["damaged"]["examples"]
+    for path in fatal:
+        (said,) = [text for text in examples if text.startswith(str(path))]
+        assert "it ended the process that was reading it (signal 6)" in said
+    assert report.rows == 150 + 2 * 50 + 2, "those of sound files, each once"
+    assert taken_back == [(2, 4), (4, 6)]

@@ -1,0 +1,62 @@
+"""Footers over which pyarrow ends the process that reads them: one flipped bit makes one of a sound file.
+
+Where a histogram of levels has another length than its column's levels call for, the constructor of the column's
+metadata throws, and nothing above it in pyarrow catches that (seen with 26.0).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+
+def make_fatal(path: Path) -> None:
+    """Make a sound file one that ends its reader; the test is skipped where pyarrow has an exception for everything."""
+    tried = subprocess.run([sys.executable, "-m", __name__, str(path)], check=False)
+    if tried.returncode:
+        pytest.skip("this pyarrow has an exception for every damage of this footer")
+
+
+def damage_fatally(content: bytes) -> bytes | None:
+    """Flip the first bit of a file's footer that makes it fatal; None when there is none."""
+    damaged = bytearray(content)
+    n_footer = int.from_bytes(content[-8:-4], "little")
+    for at in range(len(content) - 8 - n_footer, len(content) - 8):
+        for bit in range(8):
+            damaged[at] ^= 1 << bit
+            if _ends_its_reader(bytes(damaged)):
+                return bytes(damaged)
+            damaged[at] ^= 1 << bit
+    return None
+
+
+def _ends_its_reader(content: bytes) -> bool:
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        try:
+            metadata = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).metadata
+            for number in range(metadata.num_row_groups):
+                group = metadata.row_group(number)
+                for leaf in range(metadata.num_columns):
+                    group.column(leaf)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGABRT
+
+
+if __name__ == "__main__":  # in a process of its own, whose threads do not matter to a fork
+    path = Path(sys.argv[1])
+    found = damage_fatally(path.read_bytes())
+    if found is None:
+        sys.exit(1)
+    path.write_bytes(found)
