@@ -19,6 +19,7 @@ import orjson
 from engine.errors import ConfigError, DamageError
 from engine.ledger import RunState
 from writers.merge_ledger import PlannedInput
+from writers.merge_start import parquet_files
 
 CHUNK_INPUTS = 1000
 _BATCH = 20_000
@@ -116,7 +117,7 @@ def list_folder(source: Path, target: Path) -> Listing:
             batch.clear()
 
     try:
-        for item in _walk(source, skipped):
+        for item in parquet_files(source, skipped):
             batch.append(item)
             if len(batch) >= _BATCH:
                 pack()
@@ -130,26 +131,3 @@ def list_folder(source: Path, target: Path) -> Listing:
     parts.clear()
     order = np.argsort(names, kind="stable")
     return Listing(names[order], sizes[order], mtimes[order])
-
-
-def _walk(source: Path, skipped: Path) -> Iterator[tuple[bytes, int, int]]:
-    folders = [b""]
-    root = os.fsencode(source)
-    top = os.stat(root)
-    seen = {(top.st_dev, top.st_ino)}  # a symbolic link may lead back up
-    while folders:
-        below = folders.pop()
-        with os.scandir(os.path.join(root, below)) as entries:
-            for entry in entries:
-                if entry.name[:1] in (b".", b"_"):
-                    continue
-                name = os.path.join(below, entry.name)
-                if entry.is_dir():
-                    stat = entry.stat()
-                    known = (stat.st_dev, stat.st_ino) in seen
-                    if not known and Path(os.fsdecode(entry.path)).resolve() != skipped:
-                        seen.add((stat.st_dev, stat.st_ino))
-                        folders.append(name)
-                elif entry.name.endswith(b".parquet"):
-                    stat = entry.stat()
-                    yield name, stat.st_size, stat.st_mtime_ns

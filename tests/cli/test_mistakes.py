@@ -186,3 +186,18 @@ def test_a_result_that_cannot_be_written_is_exit_5(finished_run: Path) -> None:
 
     assert code == 5
     assert err == "engine: the result cannot be written to standard output (No space left on device)\n"
+
+
+@pytest.mark.parametrize("command", [("merge", "--target", "out", "--source"), ("verify", "--folder")])
+def test_a_folder_that_holds_no_parquet_file_is_not_the_one_that_was_meant(
+    engine: Terminal, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "shard.pq").write_bytes(b"")
+
+    said = engine(*command, str(tmp_path / "wrong"))
+
+    assert said.code == 2
+    assert "name the folder of the Parquet files" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert not list(tmp_path.rglob("out")), "nothing is left behind"

@@ -187,6 +187,14 @@ def test_a_file_over_which_pyarrow_ends_the_process_is_damage(folder: Path, monk
     assert len(list(folder.iterdir())) == 3 and not list((folder.parent / "target").glob("*.parquet"))
 
 
+def test_a_folder_may_be_empty_once_it_has_been_merged(folder: Path) -> None:
+    pq.write_table(table_of(range(0, 10)), folder / "a.parquet")
+    run(folder, delete_sources=True)
+    assert run(folder).already_merged == 0
+    pq.write_table(table_of(range(10, 15)), folder / "b.parquet")
+    assert run(folder).rows == 5
+
+
 def test_files_without_rows_add_nothing(folder: Path) -> None:
     pq.write_table(table_of(range(0, 10)), folder / "a.parquet")
     pq.write_table(table_of([]), folder / "b.parquet")
