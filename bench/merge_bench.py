@@ -4,15 +4,17 @@
     python -m bench.merge_bench --scale 10          # ten times the files: the memory must stay the same
     python -m bench.merge_bench --sort-rows 2000000 # shuffled ids, sorted by `_id`
     python -m bench.merge_bench --parts             # what a row costs, piece by piece
+    python -m bench.merge_bench --others "polars==1.33.1 duckdb==1.3.2"   # beside these versions of them
 
-polars and DuckDB are not parts of the engine: where they are not installed, they are put into a temporary virtual
-environment (`--no-others` leaves them out). Every program runs in a process of its own, and its clock starts when it
-has imported what it needs: of the engine the coordinator, not the workers, whose start counts. polars and DuckDB are
-asked for zstd and are otherwise as they come (another level changes little). They do not fsync, the engine does.
-Memory is the highest sum of the resident sets of that process and its children, sampled every 20 ms. CPU is theirs too,
-from the first import to the end: on a machine that is not idle it says more than rates do; "whole s" is the wall clock
-of the whole process, imports included, for all programs alike. The files are as older pipelines left them (pyarrow's
-defaults: snappy, dictionary, `list<float>`) and, under "shards", as `engine run` writes them.
+polars and DuckDB are not parts of the engine: where they are not installed, or other versions are asked for, they are
+put into a temporary virtual environment (`--no-others` leaves them out). Every program runs in a process of its own,
+and its clock starts when it has imported what it needs: of the engine the coordinator, not the workers, whose start
+counts. polars and DuckDB are asked for zstd and are otherwise as they come (another level changes little). They do not
+fsync, the engine does. Memory is the highest sum of the resident sets of that process and its children, sampled every
+20 ms. CPU is theirs too, from the first import to the end: on a machine that is not idle it says more than rates do;
+"whole s" is the wall clock of the whole process, imports included, for all programs alike. The files are as older
+pipelines left them (pyarrow's defaults: snappy, dictionary, `list<float>`) and, under "shards", as `engine run` writes
+them.
 """
 
 from __future__ import annotations
@@ -82,6 +84,7 @@ duckdb.execute(f"SET threads = {jobs}")
 duckdb.execute(f"COPY (SELECT * FROM read_parquet('{files}')) TO '{out}' (FORMAT parquet, COMPRESSION zstd)")
 print(json.dumps({"seconds": time.perf_counter() - start, "version": duckdb.__version__}))
 """
+OTHERS = {"polars": ("polars", POLARS), "duckdb": ("DuckDB", DUCKDB)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,23 +208,25 @@ def measure_other(name: str, code: str, python: str, files: str, source: Path, w
 
 
 @contextmanager
-def other_python(wanted: bool) -> Iterator[str | None]:
-    """A Python that has polars and DuckDB: this one, or one in a temporary virtual environment."""
-    if not wanted:
+def other_python(packages: list[str]) -> Iterator[str | None]:
+    """A Python that has these packages: this one, when any version will do, or one in a temporary environment."""
+    if not packages:
         yield None
         return
-    probe = [sys.executable, "-c", "import duckdb, polars"]
-    if subprocess.run(probe, check=False, capture_output=True).returncode == 0:
+    probe = [sys.executable, "-c", f"import {', '.join(packages)}"]
+    if all(map(str.isidentifier, packages)) and not subprocess.run(probe, check=False, capture_output=True).returncode:
         yield sys.executable
         return
     with tempfile.TemporaryDirectory(prefix="merge-bench-venv-") as folder:
         venv.create(folder, with_pip=True)
         python = str(Path(folder) / "bin" / "python")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "polars", "duckdb", "pyarrow"], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
         yield python
 
 
-def compare(work: Path, scale: int, jobs: int, others: bool, chosen: list[str], say: Callable[[str], None]) -> None:
+def compare(
+    work: Path, scale: int, jobs: int, packages: list[str], chosen: list[str], say: Callable[[str], None]
+) -> None:
     """Merge small and large files with all programs, and verify the outcome."""
     small, large = (4000 * scale, 32), (16 * scale, 16_384)
     sets = {
@@ -235,7 +240,7 @@ def compare(work: Path, scale: int, jobs: int, others: bool, chosen: list[str], 
         f"{'files':<22}{'program':<26}{'rows/s':>10}{'whole s':>9}{'us CPU/row':>12}{'bytes/row':>11}{'peak MiB':>10}"
         f"{'engine is':>11}{'by CPU':>8}"
     )
-    with other_python(others) as python:
+    with other_python(packages) as python:
         for wanted in chosen:
             name, parts = sets[wanted]
             label = name if scale == 1 else f"{name} x{scale}"
@@ -247,10 +252,10 @@ def compare(work: Path, scale: int, jobs: int, others: bool, chosen: list[str], 
                 first_id += n_files * n_rows
             mine = measure_merge(label, source, work, jobs)
             say(_line(mine, None))
-            if python is not None:
-                for other, code in (("polars", POLARS), ("DuckDB", DUCKDB)):
-                    measured = measure_other(other, code, python, label, source, work, mine.rows)
-                    say(_line(measured, mine))
+            for package in packages:
+                assert python is not None  # there are packages
+                other, code = OTHERS[package.partition("==")[0]]
+                say(_line(measure_other(other, code, python, label, source, work, mine.rows), mine))
     for level in (0, 3):
         said, peak, cpu_s = run(sys.executable, VERIFY, str(work / "target"), str(level), str(jobs))
         rate, speed = said["rows"] / said["seconds"], said["bytes"] / said["seconds"] / 1e9
@@ -325,6 +330,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=1, help="times as many files")
     parser.add_argument("--sets", default="small,large,both,shards", help="of small, large, both, shards, large-shards")
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
+    parser.add_argument("--others", default="polars duckdb", help="polars, duckdb or both, perhaps ==VERSION")
     parser.add_argument("--no-others", action="store_true", help="leave out polars and DuckDB")
     parser.add_argument("--sort-rows", type=int, default=0, help="sort that many shuffled rows instead")
     parser.add_argument("--parts", action="store_true", help="measure the pieces instead")
@@ -344,9 +350,8 @@ def main() -> None:
         if arguments.sort_rows:
             sort(Path(folder), arguments.sort_rows, arguments.jobs, say)
         else:
-            compare(
-                Path(folder), arguments.scale, arguments.jobs, not arguments.no_others, arguments.sets.split(","), say
-            )
+            others = [] if arguments.no_others else arguments.others.split()
+            compare(Path(folder), arguments.scale, arguments.jobs, others, arguments.sets.split(","), say)
 
 
 if __name__ == "__main__":
