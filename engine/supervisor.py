@@ -1,13 +1,9 @@
 """The supervisor: owns ledger, signals and the one recovery path; moves a run from start to its exit code.
 
-Phases of a generation (docs/protocols/shutdown.md):
-
-    RUNNING -> DELIVERING -> SEALING -> SETTLING -> RUNNING (another pass) | FINISHED
-    RUNNING, DELIVERING -> STOPPING -> SEALING           a limit, a signal or an outage says stop
-
-When a child dies in any phase but FINISHED the generation is over: every child is killed, rings and queues go, the
-recovery that every start takes runs, and the next generation starts, up to a limit of restarts an hour. The same way
-goes what a server gave whose vectors turned out wrong (`engine.proof`), which is no crash and counts as none.
+When a child dies before its generation has finished (`engine.course`) the generation is over: every child is killed,
+rings and queues go, the recovery that every start takes runs, and the next generation starts, up to a limit of restarts
+an hour. The same way goes what a server gave whose vectors turned out wrong (`engine.proof`), which is no crash and
+counts as none.
 """
 
 from __future__ import annotations
@@ -20,6 +16,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from engine.channels import Message
+from engine.course import Course
 from engine.errors import (
     BY_NAME,
     EngineError,
@@ -31,7 +28,7 @@ from engine.errors import (
 )
 from engine.generation import Child, Generation
 from engine.ledger import Ledger, RunState
-from engine.phases import Phase, Stop, check_move, stop_by_signal
+from engine.phases import Phase, Stop, stop_by_signal
 from engine.ports import DocumentMarker, Shards
 from engine.proof import Proofs, Refused, WithinAnHour
 from engine.quarantine import Quarantine
@@ -50,9 +47,6 @@ _log = logging.getLogger("engine.supervisor")
 TICK_S = 0.25
 STOP_GRACE_S = 120.0
 FINISH_S = 2.0
-MAX_PASSES = 3
-"""Passes over the work queue in one run. The first reads the queue, the second proves it empty; a third picks up
-what moved in between. A collection that grows all the time would never end otherwise."""
 
 
 class _Crashed(Exception):
@@ -92,13 +86,10 @@ class Supervisor:
         self._proofs = Proofs()
         self._restarts = WithinAnHour()
         self._stop: Stop | None = None
-        self._work_left = False
         self._last_error: str | None = None
-        self._phase = Phase.RUNNING
         self._generation: Generation | None = None
         self._n_generations = 0
-        self._pass = 1
-        self._expected_told = False
+        self._course = Course(limit=plan.limit, is_marking=marker is not None)
         self._watchdog = Watchdog()
         self._bottleneck = "nothing to judge by: no generation ran"
 
@@ -201,7 +192,7 @@ class Supervisor:
     def _exit_code(self) -> Exit:
         if self._stop is not None:
             return self._stop.code
-        if self._work_left:
+        if self._course.work_left:
             return Exit.LIMIT
         if self._tally.quarantined:
             return Exit.QUARANTINED
@@ -218,9 +209,7 @@ class Supervisor:
         remaining = None if self._plan.limit is None else max(0, self._plan.limit - self._tally.read)
         epoch = self._ledger.state.epoch
         self._n_generations += 1
-        self._phase = Phase.RUNNING
-        self._pass = 1
-        self._expected_told = False
+        self._course.begin()
         self._settling.begin()
         stages = self._plan.stages(epoch, remaining)
         orders = self._proofs.begin()
@@ -238,13 +227,13 @@ class Supervisor:
                 selector.register(self._settling.wake_fd, selectors.EVENT_READ)
             for child in generation.children.values():
                 selector.register(child.channel.fd, selectors.EVENT_READ, child)
-            while self._phase is not Phase.FINISHED:
+            while self._course.phase is not Phase.FINISHED:
                 for key, _ in selector.select(TICK_S):
                     if isinstance(key.data, Child) and self._hear(key.data):
                         selector.unregister(key.fd)
                 self._heed_signals()
                 self._collect_marks()
-                self._advance(generation)
+                self._course.advance(generation, self._stop, marks_are_over=self._settling.is_over)
                 self._tick(generation)
         self._take_counts(generation)
         self._end_generation(kill=False)
@@ -311,86 +300,6 @@ class Supervisor:
         if self._generation is not None:
             self._generation.command("reader", **command)
 
-    # -- phases -------------------------------------------------------------------------------------------------
-
-    def _move(self, phase: Phase) -> None:
-        check_move(self._phase, phase)
-        self._phase = phase
-
-    def _advance(self, generation: Generation) -> None:
-        """Take whatever moves the facts allow now."""
-        if self._phase is Phase.RUNNING:
-            self._advance_running(generation)
-        if self._phase is Phase.DELIVERING and self._delivered(generation):
-            self._seal(generation)
-        if self._phase is Phase.STOPPING and self._stopped(generation):
-            self._seal(generation)
-        if self._phase is Phase.SEALING and "drained" in generation.role("writer").facts:
-            del generation.role("writer").facts["drained"]
-            self._move(Phase.SETTLING)
-        if self._phase is Phase.SETTLING and self._marks_are_settled():
-            self._after_pass(generation)
-
-    def _advance_running(self, generation: Generation) -> None:
-        reader = generation.role("reader").facts
-        self._announce_expected(generation, reader.get("reader", {}))
-        if "pass_done" in reader or "stopped" in reader:
-            self._work_left = bool(reader.get("stopped", {}).get("work_left", False))
-            generation.command_clients(do="tail")
-            self._move(Phase.DELIVERING)
-
-    def _announce_expected(self, generation: Generation, reader: Message) -> None:
-        """Tell the writer once how many rows are to come, so that the last shards get smaller (docs/adr/0007)."""
-        estimate = reader.get("estimate")
-        if estimate is None or self._expected_told or not self._settling.is_marking:
-            return
-        limit = self._plan.limit
-        generation.command("writer", do="expect", rows=estimate if limit is None else min(estimate, limit))
-        self._expected_told = True
-
-    def _delivered(self, generation: Generation) -> bool:
-        """Whether every published document has reached the vector ring or the quarantine."""
-        reader = generation.role("reader").facts
-        published = (reader.get("pass_done") or reader["stopped"])["documents"]
-        settled = sum(c.facts.get("client", {}).get("rows", 0) for c in generation.clients())
-        settled += sum(c.facts.get("client", {}).get("quarantined", 0) for c in generation.clients())
-        return bool(settled == published)
-
-    def _stopped(self, generation: Generation) -> bool:
-        reader = generation.role("reader")
-        return (reader.ended is not None or "stopped" in reader.facts) and all(
-            "stopped" in client.facts for client in generation.clients()
-        )
-
-    def _seal(self, generation: Generation) -> None:
-        rows = sum(c.facts.get("client", {}).get("rows", 0) for c in generation.clients())
-        generation.command("writer", do="drain", rows=rows)
-        self._move(Phase.SEALING)
-
-    def _marks_are_settled(self) -> bool:
-        if self._settling.is_over:
-            return True
-        return self._stop is not None and self._stop.code is Exit.MONGODB  # marks would wait for it once more
-
-    def _after_pass(self, generation: Generation) -> None:
-        """The queue has been read once and all of it is marked: look again, or finish."""
-        reader = generation.role("reader").facts
-        done = reader.get("pass_done")
-        look_again = (
-            self._stop is None
-            and self._settling.is_marking
-            and done is not None
-            and done["found"] > 0
-            and self._pass < MAX_PASSES
-        )
-        if not look_again:
-            self._move(Phase.FINISHED)
-            return
-        self._pass += 1
-        del reader["pass_done"]
-        generation.command("reader", do="rescan")
-        self._move(Phase.RUNNING)
-
     # -- stopping -----------------------------------------------------------------------------------------------
 
     def _heed_signals(self) -> None:
@@ -415,24 +324,17 @@ class Supervisor:
         if self._stop is not None and not override:
             return
         self._stop = stop
-        self._tell_stop()
-
-    def _tell_stop(self) -> None:
-        if self._generation is None or self._phase not in (Phase.RUNNING, Phase.DELIVERING):
-            return
-        self._generation.command("reader", do="stop")
-        self._generation.command_clients(do="stop")
-        self._move(Phase.STOPPING)
+        if self._generation is not None:
+            self._course.stop(self._generation)
 
     # -- the clock ----------------------------------------------------------------------------------------------
 
     def _tick(self, generation: Generation) -> None:
         now = time.monotonic()
         limit_s = self._plan.max_time_s
-        has_rows_to_come = self._phase in (Phase.RUNNING, Phase.DELIVERING)
-        if limit_s is not None and self._reporter.clock.seconds >= limit_s and has_rows_to_come:
+        if limit_s is not None and self._reporter.clock.seconds >= limit_s and self._course.has_rows_to_come:
             self._request_stop(Stop(Exit.LIMIT, f"stopped after --max-time {limit_s:g} seconds; work is left"))
-        if self._stop is not None and self._phase is Phase.STOPPING and now - self._stop.since_s > STOP_GRACE_S:
+        if self._stop is not None and self._course.phase is Phase.STOPPING and now - self._stop.since_s > STOP_GRACE_S:
             raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")
         self._watch(generation)
         if self._reporter.due():
@@ -441,8 +343,7 @@ class Supervisor:
     def _watch(self, generation: Generation) -> None:
         if (crashed := self._watchdog.hung_child(generation)) is not None:
             raise _Crashed(crashed)
-        is_awaited = self._phase in (Phase.DELIVERING, Phase.SEALING)
-        if (lost := self._watchdog.standstill(generation, is_awaited=is_awaited)) is not None:
+        if (lost := self._watchdog.standstill(generation, is_awaited=self._course.is_all_awaited)) is not None:
             raise _Crashed(lost)
         if self._watchdog.outage_s(generation) >= self._plan.max_outage_s and self._stop is None:
             sentence = (
@@ -538,8 +439,8 @@ class Supervisor:
         facts = {
             "run": self._plan.name,
             "collection": self._plan.collection,
-            "phase": self._phase.value,
-            "pass": self._pass,
+            "phase": self._course.phase.value,
+            "pass": self._course.pass_number,
             "epoch": state.epoch,
             "generation": self._n_generations,
             "resumed": self._tally.resumed,
