@@ -55,6 +55,13 @@ class Course:
         """Whether all that was read is awaited now, as rows or in a shard."""
         return self.phase in (Phase.DELIVERING, Phase.SEALING)
 
+    @property
+    def what_is_left(self) -> str:
+        """What a run leaves undone that stops now, for the person who started it."""
+        if self.pass_number == 1:
+            return "work is left"
+        return "the queue was read to its end, but no second look has found it empty: new documents may have come"
+
     def stop(self, generation: Generation) -> None:
         """Have reading end and what is in flight finished; beyond that there is nothing to stop."""
         if self.has_rows_to_come:

@@ -333,7 +333,8 @@ class Supervisor:
         now = time.monotonic()
         limit_s = self._plan.max_time_s
         if limit_s is not None and self._reporter.clock.seconds >= limit_s and self._course.has_rows_to_come:
-            self._request_stop(Stop(Exit.LIMIT, f"stopped after --max-time {limit_s:g} seconds; work is left"))
+            sentence = f"stopped after --max-time {limit_s:g} seconds; {self._course.what_is_left}"
+            self._request_stop(Stop(Exit.LIMIT, sentence))
         if self._stop is not None and self._course.phase is Phase.STOPPING and now - self._stop.since_s > STOP_GRACE_S:
             raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")
         self._watch(generation)

@@ -28,6 +28,7 @@ from engine.runplan import RunPlan
 from engine.settling import Settling
 from engine.signals import SignalInbox, Terminated
 from engine.slots import VectorLayout
+from engine.summary import RunClock
 from engine.supervisor import Supervisor
 from writers.schema import ShardSchema
 from writers.settings import WriterSettings
@@ -344,9 +345,30 @@ def test_max_time_stops_cleanly_with_exit_8(world: World, n: int) -> None:
     result = world.run()
 
     assert result["exit"] == Exit.LIMIT
+    assert world.figures[-1]["last_error"] == "stopped after --max-time 1 seconds; work is left"
     world.client, world.max_time_s = {}, None
     assert world.run()["exit"] == 0
     world.assert_exact()
+
+
+def test_max_time_in_a_second_pass_says_that_the_queue_was_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that was there is embedded and marked; only that nothing has come meanwhile is not known."""
+    world.reader = {"linger_in_pass": 2}
+    world.max_time_s = 100.0
+
+    def seconds(_: RunClock) -> float:
+        return 100.0 if world.figures and world.figures[-1]["pass"] == 2 else 1.0
+
+    monkeypatch.setattr(RunClock, "seconds", property(seconds))
+
+    result = world.run()
+
+    world.assert_exact()
+    assert (result["exit"], result["read"], result["embedded"]) == (Exit.LIMIT, N, N)
+    assert world.figures[-1]["last_error"] == (
+        "stopped after --max-time 100 seconds; the queue was read to its end, but no second look has found it empty: "
+        "new documents may have come"
+    )
 
 
 def test_no_healthy_server_beyond_the_limit_is_exit_7_and_nothing_is_lost(world: World) -> None:

@@ -13,7 +13,10 @@ from engine.worker import Heartbeat, StageContext
 
 
 def run(context: StageContext) -> None:
-    """Publish every number that is not marked; then wait for the supervisor."""
+    """Publish every number that is not marked; then wait for the supervisor.
+
+    Settings: `linger_in_pass`, the number of a pass in which it reads nothing until it is told to stop.
+    """
     settings = context.settings
     heartbeat = Heartbeat(0.1)
     published = batches = 0
@@ -21,7 +24,21 @@ def run(context: StageContext) -> None:
     def report() -> None:
         context.tell("reader", documents=published, batches=batches, quarantined=0, skipped=0, estimate=None)
 
+    def is_stopped() -> bool:
+        if not any(command["do"] == "stop" for command in context.poll_commands()):
+            return False
+        report()
+        context.tell("stopped", documents=published, work_left=True)
+        wait_for_exit(context)
+        return True
+
     for attempt in range(10):
+        while settings.get("linger_in_pass") == attempt + 1:
+            if is_stopped():
+                return
+            context.wait(0.05)
+            if heartbeat.due():
+                report()
         marked = set(json.loads(Path(settings["marked"]).read_text() or "[]"))
         if attempt:
             marked |= set(settings.get("deleted_after_first_pass", ()))
@@ -30,12 +47,8 @@ def run(context: StageContext) -> None:
         for start in range(0, len(todo), settings["batch"]):
             ids = todo[start : start + settings["batch"]]
             while (slot := context.documents_free.take()) is None:
-                for command in context.poll_commands():
-                    if command["do"] == "stop":
-                        report()
-                        context.tell("stopped", documents=published, work_left=True)
-                        wait_for_exit(context)
-                        return
+                if is_stopped():
+                    return
                 context.wait(0.05, context.documents_free.read_fd)
                 if heartbeat.due():
                     report()
