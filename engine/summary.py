@@ -87,6 +87,7 @@ class Tally:
         cpu_s: CPU seconds of ended children by group.
         requests, tokens: What the clients did, in ended generations.
         servers: The same and more of each server, by URL.
+        generations: Generations that were started.
         restarts: Generations that ended in a crash.
         refusals: Generations whose uncommitted rows were refused, because a server's vectors had turned wrong.
     """
@@ -106,6 +107,7 @@ class Tally:
     rejected_429: int = 0
     saved_by_dedup: int = 0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    generations: int = 0
     restarts: int = 0
     refusals: int = 0
     servers: dict[str, ServerTally] = field(default_factory=dict)

@@ -15,6 +15,7 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
+from engine.account import Account
 from engine.channels import Message
 from engine.course import Course
 from engine.errors import (
@@ -34,12 +35,11 @@ from engine.proof import Proofs, Refused, WithinAnHour
 from engine.quarantine import Quarantine
 from engine.records import ShardFacts
 from engine.recovery import Recovery
-from engine.reporting import Observer, Reporter
+from engine.reporting import Observer
 from engine.runfolder import RunFolders
 from engine.runplan import RunPlan
 from engine.settling import Settling
 from engine.signals import SignalInbox, Terminated
-from engine.summary import ROLE_GROUPS, Tally, summary
 from engine.watchdog import Watchdog
 
 _log = logging.getLogger("engine.supervisor")
@@ -74,24 +74,20 @@ class Supervisor:
         signals: SignalInbox,
     ) -> None:
         self._plan = plan
-        self._folders = folders
         self._lock_fd = lock_fd
         self._ledger = ledger
         self._quarantine = quarantine
         self._signals = signals
         self._recovery = Recovery(folders, ledger, shards, marker, plan.prefix)
-        self._tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
+        self._account = Account(plan, folders, ledger, quarantine, observers)
+        self._tally = self._account.tally
         self._settling = Settling(ledger, shards, marker, quarantine, self._tally, self._tell_reader)
-        self._reporter = Reporter(folders.status, observers)
         self._proofs = Proofs()
         self._restarts = WithinAnHour()
         self._stop: Stop | None = None
-        self._last_error: str | None = None
         self._generation: Generation | None = None
-        self._n_generations = 0
         self._course = Course(limit=plan.limit, is_marking=marker is not None)
         self._watchdog = Watchdog()
-        self._bottleneck = "nothing to judge by: no generation ran"
 
     # -- the run ------------------------------------------------------------------------------------------------
 
@@ -108,8 +104,7 @@ class Supervisor:
                     self._run_generations()
             except EngineError as error:
                 self._note_failure(error)
-                self._record_stop(error.exit_code)
-                self._publish(error.exit_code)
+                self._account.close(error.exit_code, self._course)
                 raise
             return self._conclude()
 
@@ -148,46 +143,36 @@ class Supervisor:
                 except Refused as refused:
                     if not self._after_refusal(str(refused)):
                         break
-                except _GivenUp as given_up:
-                    self._after_giving_up(str(given_up))
+                except _GivenUp as given_up:  # everything committed stays; marks are completed by the next start
+                    _log.warning(
+                        "giving_up reason=%r: the open shard is dropped and embedded again by the next run",
+                        str(given_up),
+                    )
                     break
         except EngineError as error:
             self._note_failure(error)
-            if self._generation is not None:
-                self._take_counts(self._generation)
             raise
         finally:
             self._end_generation(kill=True)
             self._end_marking()
 
     def _note_failure(self, error: EngineError) -> None:
-        self._last_error = str(error)
+        self._account.last_error = str(error)
         self._stop = Stop(error.exit_code, str(error))
 
     def _conclude(self) -> dict[str, Any]:
         code = self._exit_code()
         result = self.summary(code)
         if self._stop is not None:
-            self._last_error = self._stop.sentence
-        self._record_stop(code)
-        self._publish(code)
-        if self._stop is None and not self._tally.sum_agrees():
-            raise ProtocolError(
-                f"the sum does not agree: read {self._tally.read}, embedded {self._tally.embedded}, quarantined "
-                f"{self._tally.quarantined}, gone {self._tally.gone}; run `engine verify --level 4`"
-            )
+            self._account.last_error = self._stop.sentence
+        self._account.close(code, self._course)
+        if self._stop is None:
+            self._account.check_sum()
         return result
 
     def summary(self, code: Exit) -> dict[str, Any]:
         """What the run has done, also after `run` has raised: what was committed by then counts."""
-        return summary(
-            self._tally,
-            self._reporter.clock,
-            run=self._plan.name,
-            collection=self._plan.collection,
-            bottleneck=self._bottleneck,
-            exit_code=code,
-        )
+        return self._account.summary(code)
 
     def _exit_code(self) -> Exit:
         if self._stop is not None:
@@ -208,13 +193,13 @@ class Supervisor:
     def _run_generation(self) -> None:
         remaining = None if self._plan.limit is None else max(0, self._plan.limit - self._tally.read)
         epoch = self._ledger.state.epoch
-        self._n_generations += 1
+        self._tally.generations += 1
         self._course.begin()
         self._settling.begin()
         stages = self._plan.stages(epoch, remaining)
         orders = self._proofs.begin()
         try:
-            generation = Generation(self._n_generations, epoch, self._plan.rings, stages, [self._lock_fd], orders)
+            generation = Generation(self._tally.generations, epoch, self._plan.rings, stages, [self._lock_fd], orders)
         except OSError as error:
             raise WorkerDied(
                 f"cannot start the child processes ({error.strerror}): raise the limits of open files and processes "
@@ -235,7 +220,6 @@ class Supervisor:
                 self._collect_marks()
                 self._course.advance(generation, self._stop, marks_are_over=self._settling.is_over)
                 self._tick(generation)
-        self._take_counts(generation)
         self._end_generation(kill=False)
 
     def _hear(self, child: Child) -> bool:
@@ -269,7 +253,7 @@ class Supervisor:
         else:
             child.facts[event] = message
             if message.get("last_error"):
-                self._last_error = message["last_error"]
+                self._account.last_error = message["last_error"]
 
     def _take_proof(self, child: Child, event: str, message: Message) -> None:
         assert self._generation is not None  # it is one of its children that tells
@@ -312,13 +296,6 @@ class Supervisor:
             else:
                 raise _GivenUp(f"{number.name} again")
 
-    def _after_giving_up(self, why: str) -> None:
-        """End now: the open shard is given up, everything committed stays; marks are completed by the next start."""
-        _log.warning("giving_up reason=%r: the open shard is dropped and embedded again by the next run", why)
-        if self._generation is not None:
-            self._take_counts(self._generation)
-        self._end_generation(kill=True)
-
     def _request_stop(self, stop: Stop, *, override: bool = False) -> None:
         """Stop reading, let the clients finish what is in flight, seal, commit, mark."""
         if self._stop is not None and not override:
@@ -332,14 +309,13 @@ class Supervisor:
     def _tick(self, generation: Generation) -> None:
         now = time.monotonic()
         limit_s = self._plan.max_time_s
-        if limit_s is not None and self._reporter.clock.seconds >= limit_s and self._course.has_rows_to_come:
+        if limit_s is not None and self._account.seconds >= limit_s and self._course.has_rows_to_come:
             sentence = f"stopped after --max-time {limit_s:g} seconds; {self._course.what_is_left}"
             self._request_stop(Stop(Exit.LIMIT, sentence))
         if self._stop is not None and self._course.phase is Phase.STOPPING and now - self._stop.since_s > STOP_GRACE_S:
             raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")
         self._watch(generation)
-        if self._reporter.due():
-            self._publish(None)
+        self._account.publish_when_due(generation, self._course, committed_rows=self._settling.committed_rows)
 
     def _watch(self, generation: Generation) -> None:
         if (crashed := self._watchdog.hung_child(generation)) is not None:
@@ -349,7 +325,7 @@ class Supervisor:
         if self._watchdog.outage_s(generation) >= self._plan.max_outage_s and self._stop is None:
             sentence = (
                 f"no embedding server was healthy for {self._plan.max_outage_s:g} seconds "
-                f"({self._last_error or 'no answer'}); what was embedded is committed; "
+                f"({self._account.last_error or 'no answer'}); what was embedded is committed; "
                 "start a server, then run the same command again"
             )
             self._request_stop(Stop(ServersUnavailable.exit_code, sentence))
@@ -358,8 +334,8 @@ class Supervisor:
 
     def _after_crash(self, why: str) -> bool:
         """A generation died: begin anew, unless that has happened too often; False when no other is to start."""
-        _log.error("generation_ended number=%d reason=%r: recovering from the ledger", self._n_generations, why)
-        self._last_error = why
+        _log.error("generation_ended number=%d reason=%r: recovering from the ledger", self._tally.generations, why)
+        self._account.last_error = why
         self._give_up_generation()
         self._tally.restarts += 1
         n_restarts = self._restarts.add()
@@ -372,17 +348,15 @@ class Supervisor:
 
     def _after_refusal(self, why: str) -> bool:
         """What is not committed is refused: begin anew; False when no other generation is to start."""
-        _log.warning("generation_refused number=%d reason=%r", self._n_generations, why)
-        self._last_error = why
+        _log.warning("generation_refused number=%d reason=%r", self._tally.generations, why)
+        self._account.last_error = why
         self._give_up_generation()
         self._tally.refusals += 1
         return self._begin_anew()
 
     def _give_up_generation(self) -> None:
-        """End a generation whose open shard and rings are given up, and account for what it has committed."""
-        if self._generation is not None:
-            self._take_counts(self._generation, crashed=True)
-        self._end_generation(kill=True)
+        """End a generation whose open shard and rings are given up: all that has to survive it is in the ledger."""
+        self._end_generation(kill=True, crashed=True)
         self._end_marking()
 
     def _begin_anew(self) -> bool:
@@ -395,66 +369,25 @@ class Supervisor:
         self._tally.gone += self._ledger.state.gone - gone_before
         return is_whole and self._stop is None  # a run that is being stopped has nothing left to start for
 
-    def _take_counts(self, generation: Generation, *, crashed: bool = False) -> None:
-        """Move a generation's figures into the tally: what is settled, nothing else."""
-        self._tally.take_generation(
-            generation.role("reader").facts.get("reader", {}),
-            [client.facts.get("client", {}) for client in generation.clients()],
-            committed_rows=self._settling.committed_rows,
-            crashed=crashed,
-            stopped=self._stop is not None,
-        )
-        self._bottleneck = self._reporter.verdict(generation)
-
-    def _end_generation(self, *, kill: bool) -> None:
-        generation = self._generation
+    def _end_generation(self, *, kill: bool, crashed: bool = False) -> None:
+        """End every child and account for what they did: what is settled, nothing else."""
+        generation, self._generation = self._generation, None
         if generation is None:
             return
-        self._generation = None
-        if not kill:
-            generation.finish(FINISH_S)
-        else:
-            generation.kill()
-        for group in ROLE_GROUPS:
-            self._tally.cpu_s[group] += generation.cpu_s(group)
+        try:
+            self._account.take_generation(
+                generation,
+                committed_rows=self._settling.committed_rows,
+                crashed=crashed,
+                stopped=self._stop is not None,
+            )
+        finally:
+            if not kill:
+                generation.finish(FINISH_S)
+            else:
+                generation.kill()
+        self._account.take_cpu(generation)
 
     def _end_marking(self) -> None:
         """Wait for the marks of the shard at hand; while the run is being stopped one more signal ends the wait."""
         self._settling.end(is_enough=lambda: self._stop is not None and bool(self._signals.collect()))
-
-    def _record_stop(self, code: Exit) -> None:
-        """Note the end in the ledger; on a full device the reserve makes room for it."""
-        record = {"type": "STOP", "exit": int(code), "at": time.time(), "rows": self._ledger.state.rows}
-        try:
-            self._quarantine.sync()
-            self._ledger.append(record)
-        except (EngineError, OSError):
-            self._folders.reserve.unlink(missing_ok=True)
-            try:
-                self._ledger.append(record)
-            except EngineError as error:
-                _log.error("stop_not_recorded error=%s", error)
-
-    def _publish(self, code: Exit | None) -> None:
-        state = self._ledger.state
-        facts = {
-            "run": self._plan.name,
-            "collection": self._plan.collection,
-            "phase": self._course.phase.value,
-            "pass": self._course.pass_number,
-            "epoch": state.epoch,
-            "generation": self._n_generations,
-            "resumed": self._tally.resumed,
-            "committed": state.rows,
-            "marked_shards": len(state.marked),
-            "shards": len(state.commits),
-            "quarantined": self._quarantine.count,
-            "restarts": self._tally.restarts,
-            "refusals": self._tally.refusals,
-            "last_error": self._last_error,
-            "exit": None if code is None else int(code),
-        }
-        before = self._tally.committed_rows
-        if self._generation is not None:
-            before -= self._settling.committed_rows
-        self._reporter.publish(self._generation, facts, committed_before=before)

@@ -156,12 +156,12 @@ def test_a_stop_waits_for_what_is_in_flight_and_makes_no_other_pass(stage: Stage
     stage.tell("client-0", "stopped", rows=4)
     stage.tell("client-0", "client", rows=4)
     course.advance(stage.generation, stop, marks_are_over=True)
-    assert course.phase is Phase.STOPPING
+    waiting = course.phase
     stage.tell("client-1", "stopped", rows=0)
     stage.tell("writer", "drained", rows=4)
     course.advance(stage.generation, stop, marks_are_over=True)
 
-    assert course.phase is Phase.FINISHED
+    assert (waiting, course.phase) == (Phase.STOPPING, Phase.FINISHED)
     assert stage.commands("writer") == [{"do": "drain", "rows": 4}]
     assert not stage.commands("reader")
 
@@ -174,11 +174,11 @@ def test_a_stop_while_a_shard_is_sealed_changes_nothing_but_the_next_pass(stage:
     assert (course.phase, course.is_all_awaited, course.has_rows_to_come) == (Phase.SEALING, True, False)
 
     course.stop(stage.generation)
-    assert course.phase is Phase.SEALING
+    sealing = course.phase
     stage.tell("writer", "drained", rows=0)
     course.advance(stage.generation, Stop(Exit.SIGINT, "stopped"), marks_are_over=True)
 
-    assert course.phase is Phase.FINISHED
+    assert (sealing, course.phase) == (Phase.SEALING, Phase.FINISHED)
     assert not stage.commands("reader")
 
 
