@@ -28,18 +28,21 @@ class Course:
         work_left: Whether its reader came to a limit, or was stopped, before the end of the queue.
     """
 
-    def __init__(self, *, limit: int | None, is_marking: bool) -> None:
+    def __init__(self, *, is_marking: bool) -> None:
         """
         Args:
-            limit: Documents that the run reads at most.
             is_marking: Whether documents are marked; else another pass would read them all again.
         """
-        self._limit = limit
         self._is_marking = is_marking
-        self.begin()
+        self.begin(limit=None)
 
-    def begin(self) -> None:
-        """Begin a generation: its reader makes a first pass without being told."""
+    def begin(self, *, limit: int | None) -> None:
+        """Begin a generation: its reader makes a first pass without being told.
+
+        Args:
+            limit: Documents that it reads at most.
+        """
+        self._limit = limit
         self.phase = Phase.RUNNING
         self.pass_number = 1
         self.work_left = False

@@ -86,7 +86,7 @@ class Supervisor:
         self._restarts = WithinAnHour()
         self._stop: Stop | None = None
         self._generation: Generation | None = None
-        self._course = Course(limit=plan.limit, is_marking=marker is not None)
+        self._course = Course(is_marking=marker is not None)
         self._watchdog = Watchdog()
 
     # -- the run ------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class Supervisor:
         remaining = None if self._plan.limit is None else max(0, self._plan.limit - self._tally.read)
         epoch = self._ledger.state.epoch
         self._tally.generations += 1
-        self._course.begin()
+        self._course.begin(limit=remaining)
         self._settling.begin()
         stages = self._plan.stages(epoch, remaining)
         orders = self._proofs.begin()

@@ -91,7 +91,7 @@ def test_the_end_is_noted_in_the_ledger_and_told_also_on_a_full_device(
     if is_full:
         folders.reserve.write_bytes(bytes(4096))
 
-    account.close(Exit.OUTPUT_DEVICE, Course(limit=None, is_marking=True))
+    account.close(Exit.OUTPUT_DEVICE, Course(is_marking=True))
 
     stop = RunState.of(folders.ledger).stop
     assert stop is not None

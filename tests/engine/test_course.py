@@ -69,7 +69,7 @@ def make_pass(course: Course, stage: Stage, *, found: int, documents: int) -> No
 
 def test_a_pass_is_delivered_sealed_and_settled_one_after_the_other(stage: Stage) -> None:
     """No move before its facts are there."""
-    course = Course(limit=None, is_marking=True)
+    course = Course(is_marking=True)
     phases = []
 
     def advance(*, marks_are_over: bool = False) -> None:
@@ -94,7 +94,7 @@ def test_a_pass_is_delivered_sealed_and_settled_one_after_the_other(stage: Stage
 
 def test_a_pass_that_finds_nothing_is_the_last_one(stage: Stage) -> None:
     """It has proved the queue empty."""
-    course = Course(limit=None, is_marking=True)
+    course = Course(is_marking=True)
 
     make_pass(course, stage, found=10, documents=10)
     assert (course.phase, course.pass_number) == (Phase.RUNNING, 2)
@@ -106,7 +106,7 @@ def test_a_pass_that_finds_nothing_is_the_last_one(stage: Stage) -> None:
 
 def test_a_collection_that_grows_all_the_time_comes_to_an_end(stage: Stage) -> None:
     """What comes after the last pass is left to the next run."""
-    course = Course(limit=None, is_marking=True)
+    course = Course(is_marking=True)
 
     for number in range(1, MAX_PASSES + 1):
         assert (course.phase, course.pass_number) == (Phase.RUNNING, number)
@@ -117,7 +117,7 @@ def test_a_collection_that_grows_all_the_time_comes_to_an_end(stage: Stage) -> N
 
 def test_without_marks_there_is_one_pass(stage: Stage) -> None:
     """Another one would read the same documents again."""
-    course = Course(limit=None, is_marking=False)
+    course = Course(is_marking=False)
 
     make_pass(course, stage, found=10, documents=10)
 
@@ -126,7 +126,8 @@ def test_without_marks_there_is_one_pass(stage: Stage) -> None:
 
 def test_a_reader_that_came_to_its_limit_leaves_work_and_makes_no_other_pass(stage: Stage) -> None:
     """The writer is told once, and of no more rows than the limit."""
-    course = Course(limit=10, is_marking=True)
+    course = Course(is_marking=True)
+    course.begin(limit=10)
     stage.tell("reader", "reader", estimate=1000)
     course.advance(stage.generation, None, marks_are_over=True)
     course.advance(stage.generation, None, marks_are_over=True)
@@ -143,7 +144,7 @@ def test_a_reader_that_came_to_its_limit_leaves_work_and_makes_no_other_pass(sta
 @pytest.mark.parametrize("has_reader_ended", [False, True])
 def test_a_stop_waits_for_what_is_in_flight_and_makes_no_other_pass(stage: Stage, has_reader_ended: bool) -> None:
     """Rows that no client had begun stay in the ring; a reader that is gone is not waited for."""
-    course = Course(limit=None, is_marking=True)
+    course = Course(is_marking=True)
     stop = Stop(Exit.SIGINT, "stopped")
 
     course.stop(stage.generation)
@@ -168,7 +169,7 @@ def test_a_stop_waits_for_what_is_in_flight_and_makes_no_other_pass(stage: Stage
 
 def test_a_stop_while_a_shard_is_sealed_changes_nothing_but_the_next_pass(stage: Stage) -> None:
     """All that was read is there already."""
-    course = Course(limit=None, is_marking=True)
+    course = Course(is_marking=True)
     stage.tell("reader", "pass_done", documents=0, found=10)
     course.advance(stage.generation, None, marks_are_over=True)
     assert (course.phase, course.is_all_awaited, course.has_rows_to_come) == (Phase.SEALING, True, False)
@@ -185,7 +186,7 @@ def test_a_stop_while_a_shard_is_sealed_changes_nothing_but_the_next_pass(stage:
 @pytest.mark.parametrize(("code", "phase"), [(Exit.MONGODB, Phase.FINISHED), (Exit.SIGINT, Phase.SETTLING)])
 def test_marks_are_waited_for_unless_mongodb_is_away(stage: Stage, code: Exit, phase: Phase) -> None:
     """They would wait for it as long as it took to find out; the next start sets them."""
-    course = Course(limit=None, is_marking=True)
+    course = Course(is_marking=True)
     stage.tell("reader", "pass_done", documents=0, found=0)
     stage.tell("writer", "drained", rows=0)
 
@@ -195,11 +196,15 @@ def test_marks_are_waited_for_unless_mongodb_is_away(stage: Stage, code: Exit, p
 
 
 def test_a_course_begins_anew_with_each_generation(stage: Stage) -> None:
-    """A generation that died in its second pass is followed by one in its first."""
-    course = Course(limit=None, is_marking=True)
+    """A generation that died in its second pass is followed by one in its first, of what the run's limit leaves."""
+    course = Course(is_marking=True)
     make_pass(course, stage, found=10, documents=10)
     assert (course.phase, course.pass_number) == (Phase.RUNNING, 2)
 
-    course.begin()
+    course.begin(limit=7)
 
     assert (course.phase, course.pass_number) == (Phase.RUNNING, 1)
+    stage.commands("writer")
+    stage.tell("reader", "reader", estimate=1000)
+    course.advance(stage.generation, None, marks_are_over=False)
+    assert stage.commands("writer") == [{"do": "expect", "rows": 7}]
