@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.metrics import LatencyHistogram
+from gpu_clients.errors import Failure
 from gpu_clients.requester import Completion, ServerTimes
 
 
@@ -64,6 +65,11 @@ class Figures:
             self.tokens_exact = False
         else:
             self.tokens += tokens
+
+    def add_failure(self, url: str, failure: Failure) -> None:
+        """Count what went wrong at a server."""
+        self.errors[failure.kind.value] += 1
+        self.last_error = f"{url}: {failure.kind.value}: {failure.detail}"
 
     def as_facts(self) -> dict[str, Any]:
         """The counters as they stand in the `client` event."""

@@ -89,8 +89,17 @@ class Handover:
         else:
             self._deliver(completion, batch)
 
-    def take_finding(self, batch: Batch, finding: Finding) -> None:
-        """Take a batch of which every text has a vector or a rejection."""
+    def take_finding(self, batch: Batch, finding: Finding, doubts: int) -> None:
+        """Take a batch that was looked into; unless every text has a vector or a rejection, it is given back.
+
+        Args:
+            doubts: Those of our server (`Lane.doubts`) when that began; its vectors may not be believed any more.
+        """
+        if not finding.complete or doubts != self._lane.doubts:
+            if finding.case is not None:
+                batch.case = finding.case
+            self._give_back(batch)
+            return
         if not finding.judged and not self._lane.truncation.clears(batch.header.body_bytes, None):
             suspects = self._lane.truncation.suspects(batch.texts())
             if suspects.cut or suspects.unsure:
@@ -200,10 +209,7 @@ class Handover:
 
         def counted(cut: list[int]) -> None:
             finding.truncated, finding.judged = cut, True
-            if doubts == self._lane.doubts:
-                self.take_finding(batch, finding)
-            else:
-                self._give_back(batch)
+            self.take_finding(batch, finding, doubts)
 
         search = find_truncated(batch.texts(), suspects, self._lane.truncation)
         self._dialogues.start(search, counted, time.monotonic())

@@ -50,20 +50,28 @@ class Hands:
         """Forget the batch that `due_retry` gave; it is sent again now."""
         heapq.heappop(self._retries)
 
-    def give_back_retries(self, *, died: bool) -> None:
-        """Give back what waits to be sent again.
+    def give_back_all(self, *, died: bool) -> None:
+        """Give back everything: the server is out.
 
         Args:
-            died: Whether the server has ended, so that a batch whose connection was lost may be the reason.
+            died: Whether it has ended, so that what it had, or had when a connection was lost, may be the reason.
         """
+        if died:
+            for batch in (*self.in_flight, *(batch for _, _, batch in self._retries if batch.lost)):
+                _suspect(batch)
+        for batch in self.in_flight:
+            self.give_back(batch)
+        self.in_flight.clear()
+        self.give_back_retries()
+
+    def give_back_retries(self) -> None:
+        """Give back what waits to be sent again."""
         for _, _, batch in self._retries:
-            if died and batch.lost:
-                suspect(batch)
             self.give_back(batch)
         self._retries.clear()
 
 
-def suspect(batch: Batch) -> None:
+def _suspect(batch: Batch) -> None:
     """Note that a server died while the batch was with it."""
     if batch.case.suspicion is Suspicion.NONE:
         batch.case = CaseFile(Suspicion.NEARBY)

@@ -41,7 +41,6 @@ class Lane:
         admission: How many texts may be in flight.
         budget: Retries left.
         resume_s: Monotonic time before which nothing is sent: the cool-down after a 429.
-        max_body_bytes: Bodies of that size have been refused as too large; None as long as none was.
         truncation: Judges which texts the server has cut.
         last_answer_s: When the last good answer came, monotonic seconds.
         overloaded_since_s: When the first 429 came after the last good answer, monotonic seconds, or None.
@@ -60,7 +59,6 @@ class Lane:
         self.last_answer_s = 0.0
         self.overloaded_since_s: float | None = None
         self.doubts = 0
-        self.max_body_bytes: int | None = None
         self.truncation = TruncationJudge(None)
         self._settings = settings
         self._poller = poller

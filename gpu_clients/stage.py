@@ -11,9 +11,11 @@ the answer is decoded straight into a vector slot. Whatever is out of the ordina
     the server's vectors are wrong        it is taken out; what it has embedded is embedded anew by others, and what of
                                           it is not committed yet is refused (`proof`)
 
-Guarantee: every batch taken is at any moment in exactly one place: in flight, waiting for a retry, parked, in a
-conversation, or handed on (vectors to the writer, documents to quarantine) or back. So `taken_rows` is always the
-rows delivered, those in quarantine, and those in these places.
+What a failed batch asks for is decided in `remedies`; the stage takes the server out, because that concerns all parts.
+
+Guarantee: every batch taken is at any moment in exactly one place: in flight or waiting for a retry (`hands`), parked
+(`handover`), in a conversation (`dialogues`), or handed on (vectors to the writer, documents to quarantine) or back. So
+`taken_rows` is always the rows delivered, those in quarantine, and those in these places.
 """
 
 from __future__ import annotations
@@ -24,44 +26,31 @@ from functools import partial
 
 from engine import durable
 from engine.worker import StageContext
-from gpu_clients.batches import Batch, Suspicion
+from gpu_clients.batches import Batch
 from gpu_clients.canary import Arrangement, Canary
-from gpu_clients.decode import Matrix
 from gpu_clients.dialogues import Dialogues, Talk, reply_of
 from gpu_clients.errors import Failure, FailureKind, Remedy
 from gpu_clients.figures import Figures
 from gpu_clients.handover import Handover
-from gpu_clients.hands import Hands, suspect
+from gpu_clients.hands import Hands
 from gpu_clients.http import HttpClient
-from gpu_clients.isolation import (
-    Finding,
-    Laboratory,
-    Search,
-    check_canary,
-    interrogate,
-    isolate,
-    isolate_rows,
-)
+from gpu_clients.isolation import Finding, check_canary
 from gpu_clients.lane import Lane
 from gpu_clients.neighbours import Neighbours
 from gpu_clients.own_talks import OwnTalks
 from gpu_clients.polling import EXCLUSIVE, READ, Poller
 from gpu_clients.proof import Proof, Vouchers
 from gpu_clients.rejoin import Rejoin
+from gpu_clients.remedies import Remedies
 from gpu_clients.reports import NO_ANSWER_AT_START, Reports
 from gpu_clients.requester import Completion
-from gpu_clients.retry import backoff_s, overload_pause_s
+from gpu_clients.searches import Searches, laboratory_of
 from gpu_clients.settings import ClientSettings
 from gpu_clients.tokenizer import TokenCounter
 from gpu_clients.watch import Watch
 
 TICK_S = 0.05
-SUSPICIOUS_ATTEMPTS = 3
-"""Failures of one batch, while the server answers others, after which the batch itself is looked into."""
-ROUNDS_WHEN_UNSTEADY = 4
 STOP_PATIENCE_S = 30.0
-SWAMPED_S = 20.0
-"""A server that answers 429 and nothing else for so long is out: somebody else has its permits, for good perhaps."""
 TAIL_PATIENCE_S = 1.0
 """At the tail, an overloaded server's batches wait no longer than that for it."""
 HEDGE_AFTER_S = 0.25
@@ -79,44 +68,51 @@ class ClientStage:
     def __init__(self, context: StageContext, settings: ClientSettings) -> None:
         self._context = context
         self._settings = settings
-        self._rng = random.Random()
-        self._canary = Canary.decode(settings.canary) if settings.canary else None
         self._poller = poller = Poller()
-        self._lane = Lane(settings, settings.index, poller, self._rng)
-        self._neighbours = Neighbours(settings, poller, self._rng)
-        self._rejoin = Rejoin(settings, self._lane, self._canary, drifted=partial(self._disown, settings.index))
-        self._counter = TokenCounter(HttpClient(self._lane.address, poller, api_key=settings.api_key(settings.index)))
+        rng = random.Random()
+        canary = Canary.decode(settings.canary) if settings.canary else None
+        self._lane = lane = Lane(settings, settings.index, poller, rng)
+        self._neighbours = Neighbours(settings, poller, rng)
+        self._rejoin = Rejoin(settings, lane, canary, drifted=partial(self._disown, settings.index))
+        self._counter = TokenCounter(HttpClient(lane.address, poller, api_key=settings.api_key(settings.index)))
         self._dialogues = Dialogues(settings.index, self._neighbours.ask, self._counter.count)
-        self._talks = OwnTalks(self._dialogues, self._lane, settings.dim, self._overloaded)
-        self._watch = Watch(
-            self._dialogues, settings.canary_every_s, passed=self._canary_passed, failed=self._canary_failed
-        )
         self._figures = Figures()
         self._hands = Hands(context, self._figures)
+        self._laboratory = partial(laboratory_of, lane, settings, self._neighbours.known, canary)
+        self._searches = Searches(lane, self._dialogues, self._laboratory, found=self._found)
+        self._remedies = Remedies(lane, self._hands, self._searches, self._figures, rng, take_out=self._trip)
+        self._talks = OwnTalks(self._dialogues, lane, settings.dim, self._remedies.overloaded)
         self._handover = Handover(
             context,
             settings,
             poller=poller,
-            lane=self._lane,
+            lane=lane,
             dialogues=self._dialogues,
             figures=self._figures,
-            failed=self._failed,
-            unsound=self._unsound,
+            failed=self._remedies.failed,
+            unsound=self._remedies.unsound,
             give_back=self._hands.give_back,
         )
         self._vouchers = Vouchers(self._handover.rows_of)
+        self._watch = Watch(
+            self._vouchers,
+            self._dialogues,
+            self._laboratory,
+            every_s=settings.canary_every_s,
+            failed=partial(self._canary_failed, settings.index),
+        )
         self._proof = Proof(
             self._vouchers,
             self._dialogues,
             self._laboratory,
-            patience_s=lambda: self._lane.patience_s,
+            patience_s=lambda: lane.patience_s,
             told=self._proved,
-            failed=self._proof_failed,
+            failed=self._canary_failed,
         )
         self._reports = Reports(
             context,
             settings.urls,
-            lane=self._lane,
+            lane=lane,
             figures=self._figures,
             handover=self._handover,
             neighbours=self._neighbours,
@@ -128,7 +124,6 @@ class ClientStage:
         self._leaving = False
         self._tail = False
         # what is due
-        self._looked_rows = 0  # our server's rows that the canary which is out now will vouch for
         self._documents_wait = True
         self._starving = False
         self._tick_s = 0.0
@@ -172,10 +167,9 @@ class ClientStage:
             self._report()
             self._reports.server_back()
         self._reports.say_why_out()
-        if self._lane.breaker.is_ok and self._lane.is_overloaded_for(SWAMPED_S):
-            self._trip(Failure(kind=FailureKind.OVERLOADED, detail="it answers nothing but HTTP 429"))
-        if self._lane.breaker.is_ok and self._stop_by_s is None and self._watch.begins(now_s, self._laboratory):
-            self._looked_rows = self._vouchers.rows(self._lane.index)
+        self._remedies.advance()
+        if self._lane.breaker.is_ok and self._stop_by_s is None:
+            self._watch.advance(now_s)
         self._proof.advance(now_s)
         if self._tail and self._hands.in_flight and not self._context.documents_ready.waiting():
             median_s = self._lane.admission.median_s() or 0.0
@@ -186,7 +180,7 @@ class ClientStage:
                 look_at=self._look_at,
             )
         if self._tail and self._lane.is_overloaded_for(TAIL_PATIENCE_S):
-            self._hands.give_back_retries(died=False)  # others have nothing to do
+            self._hands.give_back_retries()  # others have nothing to do
         if self._stop_by_s is not None:
             self._finish_stopping(now_s, self._stop_by_s)
         # a wake-up may have gone to another client that had less room than documents came
@@ -264,21 +258,8 @@ class ClientStage:
             if lane.admission.exceeds(lane.in_flight_texts, batch.n_texts):
                 self._hands.retry_after(0.0, batch)  # larger than those before it
                 return
-            if self._is_ordinary(batch):
+            if not self._searches.holds_back(batch):
                 self._send(batch)
-
-    def _is_ordinary(self, batch: Batch) -> bool:
-        """Whether a batch may be sent as it is; otherwise its conversation has begun."""
-        case = batch.case
-        if case.suspicion is not Suspicion.NONE:
-            self._take_apart(batch, interrogate(batch.texts(), case, self._laboratory()))
-            return False
-        most = self._lane.max_body_bytes
-        if most is not None and batch.header.body_bytes >= most and batch.n_texts > 1:
-            too_large = Failure(kind=FailureKind.PAYLOAD, detail="larger than the server's payload limit")
-            self._take_apart(batch, isolate(batch.texts(), too_large, self._laboratory()))
-            return False
-        return True
 
     def _starve(self) -> None:
         """There is room but no document: be woken by the next one, one client for each."""
@@ -320,7 +301,7 @@ class ClientStage:
         self._hands.in_flight.discard(batch)
         self._neighbours.forget(batch)
         if completion.failure is not None:
-            self._failed(batch, completion.failure)
+            self._remedies.failed(batch, completion.failure)
         else:
             self._handover.take(completion, batch)
 
@@ -332,117 +313,26 @@ class ClientStage:
         assert self._lane.requester is not None and batch.exchange is not None
         self._lane.requester.cancel(batch.exchange)
         self._hands.in_flight.discard(batch)
-        self._isolated(batch, self._lane.doubts, Finding(reply.matrix, {server}, complete=True))
-
-    # -- what goes wrong -------------------------------------------------------------------------------
-
-    def _failed(self, batch: Batch, failure: Failure) -> None:
-        """A batch's request failed: do what its kind asks for."""
-        breaker = self._lane.breaker
-        self._count(failure)
-        batch.attempts += 1
-        if failure.kind is FailureKind.BACKEND or failure.remedy is Remedy.RETRY:
-            self._lane.troubled()
-        batch.lost = batch.lost or failure.kind is FailureKind.LOST
-        if failure.remedy is Remedy.BACK_OFF:
-            batch.attempts -= 1
-            pause_s = self._overloaded(failure)
-            if not breaker.is_ok:
-                self._hands.give_back(batch)
-            else:
-                self._hands.retry_after(pause_s, batch)
-        elif failure.remedy is Remedy.DIVIDE:
-            if failure.kind is FailureKind.PAYLOAD:
-                known = self._lane.max_body_bytes
-                self._lane.max_body_bytes = min(batch.header.body_bytes, known or batch.header.body_bytes)
-            self._take_apart(batch, isolate(batch.texts(), failure, self._laboratory()))
-        elif not breaker.is_ok:
-            self._hands.give_back(batch)
-        elif failure.remedy is Remedy.EXCLUDE or self._is_silent(batch, failure) or breaker.failed():
-            self._hands.in_flight.add(batch)  # it goes back with the others
-            self._trip(failure)
-        elif batch.attempts >= SUSPICIOUS_ATTEMPTS:
-            self._take_apart(batch, isolate(batch.texts(), failure, self._laboratory()))
-        else:
-            self._hands.retry_after(backoff_s(batch.attempts, self._rng), batch)
-
-    def _is_silent(self, batch: Batch, failure: Failure) -> bool:
-        """Whether the server has not answered anything in all the time that a request may take."""
-        return failure.kind is FailureKind.TIMEOUT and self._lane.last_answer_s < batch.sent_s
-
-    def _count(self, failure: Failure) -> None:
-        self._figures.errors[failure.kind.value] += 1
-        self._figures.last_error = f"{self._lane.address.url}: {failure.kind.value}: {failure.detail}"
-
-    def _overloaded(self, failure: Failure) -> float:
-        """Shrink the window and let the whole server cool down; returns for how long."""
-        lane = self._lane
-        self._figures.rejected_429 += 1
-        lane.admission.overloaded()
-        pause_s = overload_pause_s(lane.admission.overloaded_in_a_row, failure.retry_after, self._rng)
-        lane.overloaded(pause_s)
-        return pause_s
-
-    def _unsound(self, batch: Batch, matrix: Matrix, rows: list[int]) -> None:
-        """Some rows are no vectors: the texts are asked for again alone; most of them: the server is at fault."""
-        detail = f"{len(rows)} of {len(matrix)} vectors are not sound"
-        if 2 * len(rows) > len(matrix) and len(matrix) > 1:
-            self._failed(batch, Failure(kind=FailureKind.MALFORMED, detail=detail))
-            return
-        self._count(Failure(kind=FailureKind.UNSOUND, detail=detail))
-        self._lane.troubled()
-        self._take_apart(batch, isolate_rows(batch.texts(), matrix.copy(), rows, self._laboratory()))
+        self._found(batch, self._lane.doubts, Finding(reply.matrix, {server}, complete=True))
 
     # -- conversations ---------------------------------------------------------------------------------
 
-    def _take_apart(self, batch: Batch, search: Search) -> None:
-        self._dialogues.start(search, partial(self._isolated, batch, self._lane.doubts), time.monotonic())
-
-    def _laboratory(self) -> Laboratory:
-        facts = self._lane.facts
-        return Laboratory(
-            own=self._settings.index,
-            others=self._neighbours.known,
-            canary=self._canary,
-            max_input_length=facts.max_input_length if facts else None,
-            dim=self._settings.dim,
-            rounds=ROUNDS_WHEN_UNSTEADY if self._lane.is_unsteady else 1,
-            last_answer_s=lambda: self._lane.last_answer_s,
-        )
-
-    def _isolated(self, batch: Batch, doubts: int, finding: Finding) -> None:
-        """All that can be found out about a batch is known: deliver it, or give it back to be tried elsewhere.
-
-        Args:
-            doubts: Those of our server (`Lane.doubts`) when the search began.
-        """
-        if not finding.complete or doubts != self._lane.doubts:
-            if finding.case is not None:
-                batch.case = finding.case
-            self._hands.give_back(batch)
-        else:
-            self._handover.take_finding(batch, finding)
-        if finding.sick is not None and self._lane.breaker.is_ok:
-            self._count(finding.sick)
-            self._trip(finding.sick)
+    def _found(self, batch: Batch, doubts: int, finding: Finding) -> None:
+        """All that can be found out about a batch is known, and maybe that our server is at fault."""
+        self._handover.take_finding(batch, finding, doubts)
+        if finding.sick is not None:
+            self._fell_sick(finding.sick)
 
     def _look_at(self, server: int) -> None:
         """Ask another server for the canary before it gets a hedge."""
         search = check_canary(server, Arrangement.MIXED, self._laboratory())
         self._dialogues.start(search, partial(self._neighbours.looked_at, server), time.monotonic())
 
-    def _canary_passed(self) -> None:
-        self._vouchers.vouch(self._lane.index, self._looked_rows)
-
-    def _canary_failed(self, failure: Failure) -> None:
-        """The canary came back wrong, or not at all; in the second case the batches have the same trouble."""
-        if failure.remedy is Remedy.EXCLUDE and self._lane.breaker.is_ok:
-            self._count(failure)
-            self._trip(failure)
-
-    def _proof_failed(self, server: int, failure: Failure) -> None:
+    def _canary_failed(self, server: int, failure: Failure) -> None:
+        """A canary came back wrong, or not at all; in the second case our server's batches have the same trouble."""
         if server == self._lane.index:
-            self._canary_failed(failure)
+            if failure.remedy is Remedy.EXCLUDE:
+                self._fell_sick(failure)
         elif failure.kind is FailureKind.DRIFTED:
             self._disown(server)
 
@@ -454,20 +344,21 @@ class ClientStage:
 
     # -- out of service --------------------------------------------------------------------------------
 
+    def _fell_sick(self, failure: Failure) -> None:
+        """A conversation has shown that our server is at fault."""
+        if self._lane.breaker.is_ok:
+            self._figures.add_failure(self._lane.address.url, failure)
+            self._trip(failure)
+
     def _trip(self, failure: Failure) -> None:
         """Take our server out: everything goes back into the ring for the others."""
         lane, hands = self._lane, self._hands
         lane.breaker.trip(failure.detail)
         if lane.requester is not None:
             lane.requester.abandon()
-        died = failure.kind in (FailureKind.LOST, FailureKind.REFUSED)
         for batch in hands.in_flight:
-            if died:
-                suspect(batch)
             self._neighbours.forget(batch)
-            hands.give_back(batch)
-        hands.in_flight.clear()
-        hands.give_back_retries(died=died)
+        hands.give_back_all(died=failure.kind in (FailureKind.LOST, FailureKind.REFUSED))
         if failure.kind is FailureKind.DRIFTED:
             lane.doubts += 1
             self._handover.take_back()
@@ -492,7 +383,7 @@ class ClientStage:
 
     def _finish_stopping(self, now_s: float, by_s: float) -> None:
         """After a stop command: done when nothing is in hand; what takes too long is given back."""
-        self._hands.give_back_retries(died=False)
+        self._hands.give_back_retries()
         asking = self._dialogues.n_open > self._n_looking
         if now_s >= by_s and self._lane.breaker.is_ok and (self._hands.in_flight or asking):
             self._trip(Failure(kind=FailureKind.TIMEOUT, detail="not finished in time after the stop command"))

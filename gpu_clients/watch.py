@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 from gpu_clients.canary import Arrangement
 from gpu_clients.dialogues import Dialogues
 from gpu_clients.errors import Failure
 from gpu_clients.isolation import Laboratory, check_canary
+from gpu_clients.proof import Vouchers
 
 FIRST_S = 0.5
 """Soon after the start: a server that mixes up its answers under load did not show it to the doctor."""
@@ -22,17 +24,25 @@ class Watch:
     The long text of the canary makes a GPU batch of short ones dear on a model that pads, so one look at a time.
 
     Args:
+        vouchers: Where a right canary is written down.
+        laboratory: Where it is asked for.
         every_s: Seconds between two looks.
-        passed: Called when the server gave the right canary.
-        failed: Called with the failure when it did not.
+        failed: Called with the failure when the server did not give the right canary.
     """
 
     def __init__(
-        self, dialogues: Dialogues, every_s: float, *, passed: Callable[[], None], failed: Callable[[Failure], None]
+        self,
+        vouchers: Vouchers,
+        dialogues: Dialogues,
+        laboratory: Callable[[], Laboratory],
+        *,
+        every_s: float,
+        failed: Callable[[Failure], None],
     ) -> None:
+        self._vouchers = vouchers
         self._dialogues = dialogues
+        self._laboratory = laboratory
         self._every_s = every_s
-        self._passed = passed
         self._failed = failed
         self._looks = 0
         self._due_s = time.monotonic() + min(FIRST_S, every_s)
@@ -42,20 +52,20 @@ class Watch:
         """Conversations that it has going on: one, or none."""
         return int(self._due_s == math.inf)
 
-    def begins(self, now_s: float, laboratory: Callable[[], Laboratory]) -> bool:
-        """Ask when it is time; tells whether it was."""
+    def advance(self, now_s: float) -> None:
+        """Ask when it is time."""
         if now_s < self._due_s:
-            return False
+            return
         self._due_s = math.inf
         arrangement = _TURNS[self._looks % len(_TURNS)]
         self._looks += 1
-        found = laboratory()
-        self._dialogues.start(check_canary(found.own, arrangement, found), self._looked, now_s)
-        return True
+        laboratory = self._laboratory()
+        looked = partial(self._looked, laboratory.own, self._vouchers.rows(laboratory.own))
+        self._dialogues.start(check_canary(laboratory.own, arrangement, laboratory), looked, now_s)
 
-    def _looked(self, failure: Failure | None) -> None:
+    def _looked(self, own: int, rows: int, failure: Failure | None) -> None:
         self._due_s = time.monotonic() + (self._every_s if self._looks >= len(_TURNS) else 0.0)
         if failure is None:
-            self._passed()
+            self._vouchers.vouch(own, rows)
         else:
             self._failed(failure)

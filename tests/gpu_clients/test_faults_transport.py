@@ -141,7 +141,7 @@ def test_overload_is_waited_out_whatever_retry_after_says(
 
 
 def test_a_server_that_answers_nothing_but_429_leaves_its_work_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_clients.stage.SWAMPED_S", 0.5)
+    monkeypatch.setattr("gpu_clients.remedies.SWAMPED_S", 0.5)
     outcome = run_with_fault("status:code=429", ports=2)
 
     assert outcome.told("server_out", "client-0")
@@ -149,7 +149,7 @@ def test_a_server_that_answers_nothing_but_429_leaves_its_work_to_the_others(mon
 
 
 def test_at_the_end_of_a_run_nobody_waits_for_a_server_that_answers_429(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_clients.stage.SWAMPED_S", 600.0)  # it is not given up
+    monkeypatch.setattr("gpu_clients.remedies.SWAMPED_S", 600.0)  # it is not given up
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         harness = Harness(fleet.urls, texts(900))
         fleet.control(fleet.ports[0], faults=["status:code=429"])
