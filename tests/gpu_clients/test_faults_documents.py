@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.standin import StandinConfig, StandinFleet
+from gpu_clients.remedies import SUSPICIOUS_ATTEMPTS
 from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.harness import Harness
 
@@ -51,6 +52,17 @@ def test_a_text_that_fails_always_is_found_and_its_neighbours_are_embedded(
     needed = len(texts) // 64
     doctor_and_canaries = 2 * 2 + 2 * 3
     assert sent <= needed + doctor_and_canaries + 20
+
+
+def test_a_text_whose_failures_look_like_the_servers_is_found_after_a_few() -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        for port in fleet.ports:
+            fleet.control(port, faults=[f"poison:code=503,contains={POISON}"])
+        outcome = Harness(fleet.urls, texts_with_poison(1280, 700)).run()
+    outcome.check_exact(MODEL)
+    assert {number: entry["reason"] for number, entry in outcome.quarantined.items()} == {700: "backend"}
+    assert outcome.total("retries") >= SUSPICIOUS_ATTEMPTS - 1
+    assert not outcome.told("server_out")
 
 
 def test_the_reason_and_the_text_are_told_when_asked_for() -> None:
