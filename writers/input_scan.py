@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from writers import schema as sc
 from writers.foreign import Matcher
-from writers.inputs import UNREADABLE, open_parquet, read_into, unreadable
+from writers.inputs import UNREADABLE, first_page, open_parquet, read_into, unreadable
 from writers.last_words import working_on
 
 _TAIL_BYTES = 8 << 10
@@ -60,7 +60,7 @@ class InputScan:
             else:
                 self._image = None
                 source = pa.OSFile(path)
-            self._parquet = open_parquet(source)
+            self._parquet = open_parquet(name, source)
             metadata = self._parquet.metadata
             self.rows = int(metadata.num_rows)
             matched = matcher.check(name, self._parquet)
@@ -115,9 +115,7 @@ class InputScan:
                 self._load(image, begin, loaded)
 
     def _load_chunk(self, image: memoryview, chunk: pq.ColumnChunkMetaData) -> None:
-        begin = chunk.data_page_offset
-        if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < begin:
-            begin = chunk.dictionary_page_offset
+        begin = first_page(chunk)
         end = begin + chunk.total_compressed_size + _SLACK_BYTES
         if 0 <= begin < end:  # what cannot be is for Arrow to refuse
             self._load(image, begin, min(end, len(image)))

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from engine.errors import DamageError, EngineError, SinkError
 from writers import schema as sc
+from writers.encrypted import refuse_encrypted_columns, refuse_encrypted_footer
 from writers.foreign import Matcher, MergeSchema, footer_of
 from writers.foreign_pages import CODECS, ForeignChunk, ForeignReader
 from writers.foreign_rows import OthersInOrder, to_matrix, to_others
@@ -118,9 +119,29 @@ def read_into(fd: int, view: memoryview, offset: int) -> int:
     return done
 
 
-def open_parquet(source: pa.NativeFile) -> pq.ParquetFile:
-    """Open a file of which parts are read, page checksums compared."""
-    return pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True)
+def open_parquet(name: str, source: pa.NativeFile, *, verifying: bool = True) -> pq.ParquetFile:
+    """Open a file of which parts are read.
+
+    Args:
+        name: As it is called in messages.
+        source: The file, open.
+        verifying: Whether pyarrow compares page checksums.
+
+    Raises:
+        ConfigError: it is encrypted.
+        OSError, ArrowException: it has no sound footer.
+    """
+    refuse_encrypted_footer(name, source)
+    parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=verifying)
+    refuse_encrypted_columns(name, source, parquet)
+    return parquet
+
+
+def first_page(column: pq.ColumnChunkMetaData) -> int:
+    """Where the pages of a column chunk begin; an offset of 0 stands for what is not there."""
+    start = int(column.data_page_offset)
+    dictionary = int(column.dictionary_page_offset or 0) if column.has_dictionary_page else 0
+    return dictionary if dictionary > 0 and (dictionary < start or not start) else start
 
 
 class Kept:
@@ -178,7 +199,7 @@ class Input:
             else:
                 self._hashed = hashed
                 source = pa.OSFile(str(path))
-            self._parquet = open_parquet(source)
+            self._parquet = open_parquet(name, source)
             self.rows = int(self._parquet.metadata.num_rows)
             self._matched = matcher.check(name, self._parquet)
             # Looked up once: each look costs a small file as much as decoding a row.
@@ -226,10 +247,19 @@ class Input:
             ConfigError: a vector that does not fit (foreign files).
         """
         try:
-            if self._is_ours():
-                yield from self._own_blocks(copying)
-            else:
+            if not self._is_ours():
                 yield from self._foreign_blocks()
+                return
+            done = 0
+            try:
+                for block in self._own_blocks(copying):
+                    yield block
+                    done += block.others.num_rows
+            except NotOurs:
+                if sc.KEY_VERSION in footer_of(self._parquet):
+                    raise
+                # pyarrow was told to write pages of version 2, which a footer does not say
+                yield from self._read_by_pyarrow(done)
         except NotOurs as error:
             raise DamageError(f"{self.name} is damaged: {error}, which its footer does not tell") from error
         except UNREADABLE as error:
@@ -298,14 +328,18 @@ class Input:
             except NotOurs:
                 chunks = None
         if chunks is None:
-            self.sha256()  # reads the file once, in order; what follows comes out of the page cache
-            first_row = 0
-            for batch in self._batches(None):
-                behind = first_row + batch.num_rows
-                if behind > done:
-                    skip = max(0, done - first_row)
-                    yield self._block(batch.slice(skip), first_row + skip)
-                first_row = behind
+            yield from self._read_by_pyarrow(done)
+
+    def _read_by_pyarrow(self, done: int) -> Iterator[Block]:
+        """All rows but the first `done`."""
+        self.sha256()  # reads the file once, in order; what follows comes out of the page cache
+        first_row = 0
+        for batch in self._batches(None):
+            behind = first_row + batch.num_rows
+            if behind > done:
+                skip = max(0, done - first_row)
+                yield self._block(batch.slice(skip), first_row + skip)
+            first_row = behind
 
     def _foreign_chunks(self) -> list[ForeignChunk] | None:
         """The chunks of the vectors, or None when they need the general reader."""
@@ -320,8 +354,7 @@ class Input:
         for group, chunk in zip(self._groups, self._columns, strict=True):
             if chunk.compression not in CODECS or chunk.num_values != group.num_rows * schema.dim:
                 return None
-            start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
-            place = (start, chunk.total_compressed_size, chunk.num_values)
+            place = (first_page(chunk), chunk.total_compressed_size, chunk.num_values)
             chunks.append(ForeignChunk(place, chunk.compression, column.max_definition_level))
         return chunks
 

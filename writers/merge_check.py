@@ -84,7 +84,7 @@ class Rereader:
         pages = iter(self._page_log)
         file = HashedFile(self._path)
         try:
-            parquet = open_parquet(pa.OSFile(str(self._path)))
+            parquet = open_parquet(self._path.name, pa.OSFile(str(self._path)))
             if not parquet.schema_arrow.equals(self._schema.arrow, check_metadata=False):
                 raise DamageError(f"{self._path} has another schema than was written: report this")
             for group in range(parquet.num_row_groups):

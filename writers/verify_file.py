@@ -24,14 +24,13 @@ from writers.digests import MASK, RowHasher, id_keys, total
 from writers.foreign import Matcher, MergeSchema, footer_of
 from writers.foreign_rows import to_matrix, to_others
 from writers.id_spill import IdSpill, places
-from writers.inputs import UNREADABLE, WHOLE_BYTES, HashedFile
+from writers.inputs import UNREADABLE, WHOLE_BYTES, HashedFile, first_page, open_parquet
 from writers.last_words import working_on
 from writers.pages import Matrix, PageDamage, read_pages
 from writers.pool import Report
 from writers.verify_config import Findings
 
 _BATCH_BYTES = 1 << 20
-_READ_BYTES = 1 << 20
 _REPORT_ROWS = 16384
 _REPORT_FILES = 50
 _SHOWN = 3
@@ -179,8 +178,10 @@ class _FileChecker:
 
     def _open(self) -> pq.ParquetFile | None:
         try:
-            source = pa.OSFile(self._item.path)
-            return pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES)
+            return open_parquet("it", pa.OSFile(self._item.path), verifying=False)
+        except ConfigError as error:
+            self._find("mismatched", f"cannot be checked: {error}")
+            return None
         except UNREADABLE as error:
             self._find("damaged", f"has no readable footer: {_first_line(error)}")
             return None
@@ -270,11 +271,8 @@ def _chunks(parquet: pq.ParquetFile) -> Iterator[tuple[tuple[int, int, int], str
     for group in range(metadata.num_row_groups):
         for number in range(metadata.num_columns):
             column = metadata.row_group(group).column(number)
-            starts = [column.data_page_offset]
-            if column.has_dictionary_page and column.dictionary_page_offset is not None:
-                starts.append(column.dictionary_page_offset)
             where = f"row group {group}, column {column.path_in_schema}"
-            yield (min(starts), column.total_compressed_size, column.num_values), where
+            yield (first_page(column), column.total_compressed_size, column.num_values), where
 
 
 class _RowChecker:
