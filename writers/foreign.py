@@ -1,9 +1,9 @@
 """What a merge makes of Parquet files, its own or anybody's: one schema for all, and arrays in that schema.
 
-The schema comes from the run's ledger or, for a folder of foreign files, from its first file: `_id` first, then the
-other columns in that file's order, then `embedding` as a fixed-size list. Later files may have their columns in any
-order, vectors as `list`, `large_list` or `fixed_size_list` of any float type, ids as any integer or string type; any
-other difference is refused with the file's name.
+The schema comes from the run's ledger or, for a folder of foreign files, from its first file that holds rows
+(`writers.foreign_folder`): `_id` first, then the other columns in that file's order, then `embedding` as a fixed-size
+list. Other files may have their columns in any order, vectors as `list`, `large_list` or `fixed_size_list` of any
+float type, ids as any integer or string type; any other difference is refused with the file's name.
 """
 
 from __future__ import annotations
@@ -136,9 +136,11 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
     """The schema that the first file of a folder sets for all.
 
     Raises:
-        ConfigError: no id column or no vector column can be told, or its type cannot be taken.
+        ConfigError: no id column or no vector column can be told, its type cannot be taken, or names are there twice.
     """
     theirs: pa.Schema = parquet.schema_arrow
+    if twice := _names_twice(theirs):
+        raise ConfigError(f"{name} has several columns {twice[0]!r}: rename them")
     id_source = _choose(name, theirs, "id", id_column, [sc.ID, "id"])
     lists = [item.name for item in theirs if _is_vector(item.type)]
     likely = [sc.EMBEDDING] if sc.EMBEDDING in lists else lists
@@ -176,10 +178,22 @@ def _fingerprint(name: str, pairs: dict[bytes, bytes]) -> dict[str, Any] | None:
     if sc.KEY_FINGERPRINT not in pairs:
         return None
     try:
-        fingerprint = orjson.loads(pairs[sc.KEY_FINGERPRINT])
+        fingerprint = orjson.loads(pairs[sc.KEY_FINGERPRINT]) or None
     except orjson.JSONDecodeError as error:
         raise DamageError(f"{name}: the fingerprint in the footer is not JSON: the file is damaged") from error
-    return dict(fingerprint) if fingerprint else None
+    if not isinstance(fingerprint, dict | None):
+        raise DamageError(f"{name}: the fingerprint in the footer is not an object: the file is damaged")
+    return fingerprint
+
+
+def _id_type_said(pairs: dict[bytes, bytes]) -> IdType | None:
+    """What a footer says of the ids; others may use the same key for something else."""
+    said = pairs.get(sc.KEY_ID_TYPE, b"").decode(errors="replace")
+    return IdType(said) if said in set(IdType) else None
+
+
+def _names_twice(schema: pa.Schema) -> list[str]:
+    return [name for number, name in enumerate(schema.names) if name in schema.names[:number]]
 
 
 def _choose(name: str, schema: pa.Schema, what: str, named: str | None, candidates: list[str]) -> str:
@@ -230,6 +244,8 @@ def _dim_of(name: str, parquet: pq.ParquetFile, column: str) -> int:
     if not _is_vector(kind):
         raise ConfigError(f"{name}: the vector column {column!r} has type {kind}; expected a list of floats")
     if pa.types.is_fixed_size_list(kind):
+        if not kind.list_size:
+            raise ConfigError(f"{name}: the vectors in {column!r} have no numbers: name another --vector-column")
         return int(kind.list_size)
     for batch in parquet.iter_batches(batch_size=1, columns=[column], use_threads=False):
         if not batch.num_rows:
@@ -238,7 +254,7 @@ def _dim_of(name: str, parquet: pq.ParquetFile, column: str) -> int:
         if not first.is_valid or not len(first):
             raise ConfigError(f"{name}: the first vector in {column!r} is null or empty; remove that row")
         return len(first)
-    raise ConfigError(f"{name}, the first file, has no row to tell the dimension from: remove it")
+    raise ConfigError(f"no file has a row to tell the dimension from; {name} is the first: add files with rows")
 
 
 class Matched(NamedTuple):
@@ -303,7 +319,7 @@ def check_columns(name: str, parquet: pq.ParquetFile, schema: MergeSchema) -> in
         FingerprintMismatch: likewise, when the vector spaces differ.
     """
     theirs: pa.Schema = parquet.schema_arrow
-    found = []
+    found = [f"several columns {twice!r}" for twice in _names_twice(theirs)]
     for source in (schema.id_source, schema.vector_source):
         if source not in theirs.names:
             found.append(f"no column {source!r}")
@@ -322,9 +338,9 @@ def _misfit(name: str, schema: MergeSchema, found: list[str]) -> ConfigError:
 
 
 def _check_footer(name: str, pairs: dict[bytes, bytes], schema: MergeSchema) -> None:
-    said = pairs.get(sc.KEY_ID_TYPE)
-    if said is not None and said.decode(errors="replace") != schema.id_type.value:
-        raise _misfit(name, schema, [f"id type {said.decode(errors='replace')} is not {schema.id_type.value}"])
+    said = _id_type_said(pairs)
+    if said is not None and said is not schema.id_type:
+        raise _misfit(name, schema, [f"id type {said.value} is not {schema.id_type.value}"])
     if differences := fingerprint_differences(schema.fingerprint, _fingerprint(name, pairs)):
         raise FingerprintMismatch(
             f"{name} is in another vector space than {schema.described_by}: {'; '.join(differences)}: "

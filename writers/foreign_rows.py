@@ -81,7 +81,8 @@ def to_matrix(name: str, column: pa.Array | pa.ChunkedArray, schema: MergeSchema
         first_row: Number of the first of these rows in its file, for the message.
 
     Raises:
-        ConfigError: a null vector, a null number, or a vector of another length: names the file and the row.
+        ConfigError: a null vector, a null number, one that is too large, or a vector of another length: names the file
+            and the row.
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
@@ -95,7 +96,17 @@ def to_matrix(name: str, column: pa.Array | pa.ChunkedArray, schema: MergeSchema
         at = int(np.flatnonzero(leaf.is_null().to_numpy(zero_copy_only=False))[0])
         raise ConfigError(f"{name}: the vector in row {at // schema.dim + first_row} holds a null: remove that row")
     values = leaf.to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(values, dtype=schema.dtype).reshape(-1, schema.dim)
+    if values.dtype.itemsize <= schema.dtype.itemsize:
+        return np.ascontiguousarray(values, dtype=schema.dtype).reshape(-1, schema.dim)
+    try:
+        with np.errstate(over="raise"):
+            return np.ascontiguousarray(values, dtype=schema.dtype).reshape(-1, schema.dim)
+    except FloatingPointError as error:
+        beyond = np.isfinite(values) & (np.abs(values) > np.finfo(schema.dtype).max)
+        row = int(np.flatnonzero(beyond)[0]) // schema.dim + first_row
+        raise ConfigError(
+            f"{name}: the vector in row {row} holds a number beyond {schema.vector_type}: remove that row"
+        ) from error
 
 
 def _leaves(name: str, column: pa.Array, dim: int, first_row: int) -> pa.Array:

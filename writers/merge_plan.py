@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.channels import Message
 from engine.errors import ConfigError, DamageError, EngineError, FingerprintMismatch
 from engine.ledger import Record, RunState
 from writers.digests import id_keys
-from writers.foreign import Matcher, MergeSchema, schema_of_file, schema_of_run
+from writers.foreign import Matcher, MergeSchema, schema_of_run
+from writers.foreign_folder import schema_of_folder
 from writers.id_spill import IdSpill, Places, partitions_for, places, remove_spill
 from writers.input_scan import InputScan
-from writers.inputs import UNREADABLE, WHOLE_BYTES, check_committed, unreadable
+from writers.inputs import WHOLE_BYTES, check_committed
 from writers.merge_config import MergeConfig
 from writers.merge_drops import Drops, write_drops
 from writers.merge_duplicates import settle_duplicates
@@ -90,14 +90,9 @@ def find_inputs(config: MergeConfig, state: MergeState, run: RunState | None) ->
 def _schema_of_folder(config: MergeConfig, state: MergeState, listing: Listing) -> MergeSchema | None:
     if state.merge is not None:
         return MergeSchema.from_dict(state.merge["schema"])
-    if not len(listing):
-        return None
-    name = os.fsdecode(bytes(listing.names[0]))
-    try:
-        parquet = pq.ParquetFile(pa.OSFile(str(config.source / name)), pre_buffer=False, buffer_size=1 << 20)
-        return schema_of_file(name, parquet, config.id_column, config.vector_column)
-    except UNREADABLE as error:
-        raise unreadable(name, error) from error
+    names = (os.fsdecode(bytes(name)) for name in listing.names)
+    files = ((name, config.source / name) for name in names)
+    return schema_of_folder(files, config.id_column, config.vector_column)
 
 
 def _check_target(target: Path, held: MergeSchema, wanted: MergeSchema) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import ConfigError
 from engine.ledger import RunState
 from engine.runfolder import IN_PROGRESS, lock_owner
 from writers import schema as sc
-from writers.foreign import MergeSchema, schema_of_file, schema_of_run
-from writers.inputs import UNREADABLE, unreadable
+from writers.foreign import MergeSchema, schema_of_run
+from writers.foreign_folder import schema_of_folder
+from writers.inputs import UNREADABLE
 from writers.merge_inputs import list_folder
 from writers.merge_ledger import MergeState, PlanFile, read_merge_state
 from writers.merge_start import read_run_state
@@ -193,11 +193,7 @@ def _of_folder(config: VerifyConfig, folder: Path, not_checked: list[str]) -> Su
         subject.add(folder / bytes(name).decode(errors="surrogateescape"), LIVE_SHARD)
     if not subject.files:
         raise ConfigError(f"{folder} holds no Parquet file: name the folder of the Parquet files")
-    first = subject.files[0].path
-    try:
-        parquet = pq.ParquetFile(pa.OSFile(first), pre_buffer=False, buffer_size=1 << 20)
-        subject.schema = schema_of_file(first, parquet, config.id_column, config.vector_column)
-    except UNREADABLE as error:
-        raise unreadable(first, error) from error
+    files = ((item.path, Path(item.path)) for item in subject.files)
+    subject.schema = schema_of_folder(files, config.id_column, config.vector_column)
     not_checked.append("level 0 (size and SHA-256): no ledger says what these files should be")
     return subject
