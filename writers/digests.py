@@ -12,6 +12,7 @@ Dietzfelbinger et al., "multilinear hashing"; Steele et al., SplitMix64.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import Any
 
@@ -107,8 +108,53 @@ def _value_hashes(column: pa.Array) -> Words:
         width = kind.bit_width // 8
         raw = np.frombuffer(column.buffers()[1], dtype=f"<u{width}", count=column.offset + len(column))
         return mix(raw[column.offset :].astype(np.uint64))
-    texts = pa.array([repr(value).encode() for value in column.to_pylist()], type=pa.binary())  # rare: nested types
-    return _text_hashes(texts)
+    return _text_hashes(pa.array(_python_texts(column), type=pa.binary()))  # rare: nested types
+
+
+def _python_texts(column: pa.Array) -> list[bytes]:
+    """Values as Python writes them; the same wherever it runs, for the digests of files are kept for years."""
+    if not _holds_nanoseconds(column.type):  # of these pyarrow makes objects of pandas, where that is installed
+        with contextlib.suppress(ValueError, OverflowError):
+            return [repr(value).encode() for value in column.to_pylist()]
+    return [repr(_python_value(value)).encode() for value in column]
+
+
+def _holds_nanoseconds(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if kind.num_fields:
+        return any(_holds_nanoseconds(kind.field(number).type) for number in range(kind.num_fields))
+    return bool(pa.types.is_temporal(kind)) and getattr(kind, "unit", "") == "ns"
+
+
+def _python_value(value: pa.Scalar) -> Any:
+    """`value.as_py()`; of a time that Python's own types cannot hold, its number."""
+    if not value.is_valid:
+        return None
+    if isinstance(value, pa.DictionaryScalar):
+        return _python_value(value.value)
+    if isinstance(value, pa.StructScalar):
+        names = [field.name for field in value.type]
+        values = [_python_value(value[number]) for number in range(len(names))]
+        return dict(zip(names, values, strict=True)) if len(set(names)) == len(names) else values
+    if isinstance(value, pa.MapScalar):
+        return [(_python_value(item[0]), _python_value(item[1])) for item in value.values]
+    if isinstance(value, pa.ListScalar):  # of any kind
+        return [_python_value(item) for item in value.values]
+    if not pa.types.is_temporal(value.type):
+        return value.as_py()
+    try:
+        if getattr(value.type, "unit", "") == "ns":
+            value = value.cast(_in_microseconds(value.type))
+        return value.as_py()
+    except (ValueError, OverflowError):
+        return value.value
+
+
+def _in_microseconds(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    return pa.duration("us") if pa.types.is_duration(kind) else pa.time64("us")
 
 
 def _text_hashes(column: pa.Array) -> Words:
