@@ -21,6 +21,7 @@ from engine.errors import ConfigError, DamageError, FingerprintMismatch
 from engine.ids import IdType
 from engine.records import Fingerprint
 from writers import schema as sc
+from writers.foreign_types import element_of, is_vector, n_leaves, without_views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
     if twice := _names_twice(theirs):
         raise ConfigError(f"{name} has several columns {twice[0]!r}: rename them")
     id_source = _choose(name, theirs, "id", id_column, [sc.ID, "id"])
-    lists = [item.name for item in theirs if _is_vector(item.type)]
+    lists = [item.name for item in theirs if is_vector(item.type)]
     likely = [sc.EMBEDDING] if sc.EMBEDDING in lists else lists
     vector_source = _choose(name, theirs, "vector", vector_column, likely if len(likely) == 1 else [])
     pairs = footer_of(parquet)
@@ -153,8 +154,9 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
             continue
         if carried.name in (sc.ID, sc.EMBEDDING):
             raise ConfigError(f"{name}: the column {carried.name!r} stands where the engine writes its own; rename it")
-        fields.append(carried.remove_metadata().with_nullable(True))  # a later file may hold nulls
-    half = _element(theirs.field(vector_source).type) == pa.float16()
+        kind = without_views(carried.type)
+        fields.append(carried.remove_metadata().with_type(kind).with_nullable(True))  # a later file may hold nulls
+    half = element_of(theirs.field(vector_source).type) == pa.float16()
     element = pa.field("element", pa.float16() if half else pa.float32(), nullable=False)
     vectors = pa.list_(element, _dim_of(name, parquet, vector_source))
     fields.append(pa.field(sc.EMBEDDING, vectors, nullable=False))
@@ -210,17 +212,6 @@ def _choose(name: str, schema: pa.Schema, what: str, named: str | None, candidat
     )
 
 
-def _element(kind: pa.DataType) -> pa.DataType | None:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return kind.value_type
-    return None
-
-
-def _is_vector(kind: pa.DataType) -> bool:
-    element = _element(kind)
-    return element is not None and bool(pa.types.is_floating(element))
-
-
 def _id_field(name: str, column: pa.Field, said: bytes | None) -> tuple[IdType, pa.Field]:
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -241,7 +232,7 @@ def _id_field(name: str, column: pa.Field, said: bytes | None) -> tuple[IdType, 
 
 def _dim_of(name: str, parquet: pq.ParquetFile, column: str) -> int:
     kind = parquet.schema_arrow.field(column).type
-    if not _is_vector(kind):
+    if not is_vector(kind):
         raise ConfigError(f"{name}: the vector column {column!r} has type {kind}; expected a list of floats")
     if pa.types.is_fixed_size_list(kind):
         if not kind.list_size:
@@ -357,21 +348,22 @@ def _type_differences(name: str, theirs: pa.Schema, schema: MergeSchema) -> list
     except ConfigError:
         found.append(f"id type {theirs.field(schema.id_source).type} is not {schema.id_type.value}")
     kind = theirs.field(schema.vector_source).type
-    if not _is_vector(kind):
+    if not is_vector(kind):
         found.append(f"vector type {kind} is not a list of floats")
-    elif (_element(kind) == pa.float16()) != (schema.vector_type == "float16"):
-        found.append(f"vector type {_element(kind)} is not {schema.vector_type}")
+    elif (element_of(kind) == pa.float16()) != (schema.vector_type == "float16"):
+        found.append(f"vector type {element_of(kind)} is not {schema.vector_type}")
     elif pa.types.is_fixed_size_list(kind) and kind.list_size != schema.dim:
         found.append(f"dimension {kind.list_size} is not {schema.dim}")
     carried = {item.name: item.type for item in schema.others}
     del carried[sc.ID]
-    rest = {item.name: item.type for item in theirs if item.name not in (schema.id_source, schema.vector_source)}
+    sources = (schema.id_source, schema.vector_source)
+    rest = {item.name: without_views(item.type) for item in theirs if item.name not in sources}
     found += [f"no column {missing!r}" for missing in carried if missing not in rest]
     found += [f"an extra column {extra!r}" for extra in rest if extra not in carried]
     found += [
         f"column {column!r} is {rest[column]}, not {kind}"
         for column, kind in carried.items()
-        if column in rest and rest[column] not in (kind, pa.null())
+        if column in rest and rest[column] not in (without_views(kind), pa.null())
     ]
     return found
 
@@ -391,17 +383,11 @@ def _check_numbers(name: str, parquet: pq.ParquetFile, leaf: int, schema: MergeS
 def leaf_number(parquet: pq.ParquetFile, column: str) -> int:
     """Number of the (first) leaf of a top-level column in the footer; names may have dots, as paths have."""
     theirs: pa.Schema = parquet.schema_arrow
-    before = sum(_n_leaves(theirs.field(number).type) for number in range(theirs.get_field_index(column)))
+    before = sum(n_leaves(theirs.field(number).type) for number in range(theirs.get_field_index(column)))
     path = parquet.schema.column(before).path if before < len(parquet.schema.names) else ""
     if path != column and not path.startswith(f"{column}."):
         raise DamageError(f"the footer has no leaf for the column {column!r}: the file is damaged")
     return before
-
-
-def _n_leaves(kind: pa.DataType) -> int:
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
-    return sum(_n_leaves(kind.field(number).type) for number in range(kind.num_fields)) if kind.num_fields else 1
 
 
 def _leaves_named(parquet: pq.ParquetFile, column: str) -> list[int]:

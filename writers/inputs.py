@@ -120,16 +120,10 @@ def read_into(fd: int, view: memoryview, offset: int) -> int:
 
 
 def open_parquet(name: str, source: pa.NativeFile, *, verifying: bool = True) -> pq.ParquetFile:
-    """Open a file of which parts are read.
-
-    Args:
-        name: As it is called in messages.
-        source: The file, open.
-        verifying: Whether pyarrow compares page checksums.
+    """Open a file of which parts are read, page checksums compared if `verifying`.
 
     Raises:
         ConfigError: it is encrypted.
-        OSError, ArrowException: it has no sound footer.
     """
     refuse_encrypted_footer(name, source)
     parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=verifying)

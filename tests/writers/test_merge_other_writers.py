@@ -170,6 +170,28 @@ def test_the_hash_of_a_nested_value_does_not_depend_on_the_values_beside_it() ->
     assert beside.tolist() == [*column_hashes(plain).tolist(), *column_hashes(far).tolist()]
 
 
+@pytest.mark.parametrize("sort", ["none", "_id"])
+def test_views_of_strings_become_strings(folder: Path, sort: str) -> None:
+    """arrow-rs writes them; a sorted merge ended over them."""
+    texts = ["a text that does not fit into a view", None, "b"]
+    view, blob = pa.array(texts, pa.string_view()), pa.array([b"\xff", None, b""], pa.binary_view())
+    nested = {
+        "s": pa.StructArray.from_arrays([view, blob], ["a", "b"]),
+        "l": pa.ListArray.from_arrays([0, 2, 2, 3], view),
+        "m": pa.MapArray.from_arrays([0, 1, 1, 2], pa.array(["k", "l"], pa.string_view()), view.slice(0, 2)),
+    }
+    pq.write_table(table_of(range(3), v=view, b=blob, **nested), folder / "a.parquet")
+    plain = pa.array(texts, pa.string())
+    pq.write_table(table_of(range(3, 6), **{**nested, "v": plain, "b": blob.cast(pa.binary())}), folder / "b.parquet")
+    assert verified(folder).ok
+    run(folder, sort=sort)
+    table = merged(folder)
+    assert table.schema.field("v").type == pa.string()
+    assert table["v"].to_pylist() == texts * 2
+    for name, column in {"b": blob, **nested}.items():
+        assert table[name].to_pylist() == column.to_pylist() * 2
+
+
 def test_another_writers_key_id_type_is_not_ours(folder: Path) -> None:
     pq.write_table(table_of(range(5)).replace_schema_metadata({"id_type": "long"}), folder / "a.parquet")
     run(folder)
