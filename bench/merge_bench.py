@@ -234,6 +234,7 @@ def compare(
         "large": ("16 x 16,384", [(*large, "foreign")]),
         "both": ("both", [(*small, "foreign"), (*large, "foreign")]),
         "shards": ("both, shards", [(*small, "shards"), (*large, "shards")]),
+        "small-shards": ("4,000 x 32, shards", [(*small, "shards")]),
         "large-shards": ("16 x 16,384, shards", [(*large, "shards")]),
     }
     say(
@@ -328,7 +329,11 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m bench.merge_bench", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--scale", type=int, default=1, help="times as many files")
-    parser.add_argument("--sets", default="small,large,both,shards", help="of small, large, both, shards, large-shards")
+    parser.add_argument(
+        "--sets",
+        default="small,large,both,small-shards,large-shards,shards",
+        help="of small, large and both (foreign), small-shards, large-shards and shards",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
     parser.add_argument("--others", default="polars duckdb", help="polars, duckdb or both, perhaps ==VERSION")
     parser.add_argument("--no-others", action="store_true", help="leave out polars and DuckDB")
