@@ -27,4 +27,6 @@ def as_text(report: MergeReport) -> str:
         lines.append(f"  {report.duplicates_dropped:,} rows left out: a later file holds their id")
     if report.sources_removed or report.sources_kept:
         lines.append(f"  {report.sources_removed:,} sources removed, {report.sources_kept:,} kept for now")
+    if report.folder_keys:
+        lines.append(f"  not in the rows: {', '.join(report.folder_keys)}, which only the names of folders hold")
     return "\n".join(lines)

@@ -117,7 +117,9 @@ class MergeReport:
         duplicates_dropped: Rows left out because a later input holds their id.
         sources_removed: Inputs removed now.
         sources_kept: Inputs that could not be removed yet, because their documents are not marked or the file has
-            changed; the next merge with `--delete-sources` tries again.
+            changed, or that stand in a folder whose name holds a column of theirs; the next merge with
+            `--delete-sources` tries again.
+        folder_keys: Columns that only the names of folders (`key=value`) hold; the outputs do not have them.
         seconds: Wall-clock time.
     """
 
@@ -131,6 +133,7 @@ class MergeReport:
     duplicates_dropped: int
     sources_removed: int
     sources_kept: int
+    folder_keys: list[str]
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:

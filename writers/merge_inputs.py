@@ -7,7 +7,7 @@ inputs pass from process to process through files.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import orjson
 
 from engine.errors import ConfigError, DamageError
 from engine.ledger import RunState
+from writers.foreign import MergeSchema
 from writers.merge_ledger import PlannedInput
 from writers.merge_start import parquet_files
 
@@ -97,6 +98,18 @@ def list_committed(source: Path, state: RunState, done: Names) -> tuple[Listing,
     names = np.array([commit["file"].encode() for commit in commits], dtype=np.bytes_)
     sizes = np.array([commit["bytes"] for commit in commits], dtype=np.int64)
     return Listing(names, sizes, np.zeros(len(commits), dtype=np.int64), commits), merged
+
+
+def folder_keys(names: Iterable[str], schema: MergeSchema) -> list[str]:
+    """Columns that only folders called `key=value` hold, as Hive, Spark and pyarrow write them.
+
+    Args:
+        names: Paths of inputs below their source folder.
+        schema: Says which columns are carried.
+    """
+    folders = {name.rpartition("/")[0] for name in names if "=" in name}
+    keys = {part.partition("=")[0] for folder in folders for part in folder.split("/") if "=" in part}
+    return sorted(keys - {schema.vector_source, *(source for source, _ in schema.sources)})
 
 
 def list_folder(source: Path, target: Path) -> Listing:

@@ -32,7 +32,7 @@ from writers.merge_config import MergeConfig
 from writers.merge_drops import Drops, write_drops
 from writers.merge_duplicates import settle_duplicates
 from writers.merge_earlier import earlier_inputs, without_earlier
-from writers.merge_inputs import CHUNK_INPUTS, Listing, list_committed, list_folder
+from writers.merge_inputs import CHUNK_INPUTS, Listing, folder_keys, list_committed, list_folder
 from writers.merge_ledger import MergeState, PlannedInput, read_group, write_durable_lines
 from writers.pool import Pool, Report
 from writers.tracker import Tracker
@@ -60,18 +60,20 @@ class Found:
         listing: Inputs that no finished plan holds.
         already_merged: How many others there are.
         schema: The schema of the outputs; None only when there is nothing at all.
+        folder_keys: Columns that only folders' names hold: they are not carried.
     """
 
     listing: Listing
     already_merged: int
     schema: MergeSchema | None
+    folder_keys: list[str]
 
 
 def find_inputs(config: MergeConfig, state: MergeState, run: RunState | None) -> Found:
     """List what is to be merged and settle the schema.
 
     Raises:
-        ConfigError, FingerprintMismatch: the source does not fit what the target holds.
+        ConfigError, FingerprintMismatch: the source does not fit what the target holds, or would be lost in part.
         DamageError: a committed shard is missing.
     """
     if run is not None:
@@ -84,7 +86,19 @@ def find_inputs(config: MergeConfig, state: MergeState, run: RunState | None) ->
         schema = _schema_of_folder(config, state, listing)
     if state.merge is not None and schema is not None:
         _check_target(config.target, MergeSchema.from_dict(state.merge["schema"]), schema)
-    return Found(listing, merged, schema)
+    return Found(listing, merged, schema, _folder_keys(config, listing, schema))
+
+
+def _folder_keys(config: MergeConfig, listing: Listing, schema: MergeSchema | None) -> list[str]:
+    if schema is None or config.run_ledger is not None:
+        return []
+    keys = folder_keys((os.fsdecode(bytes(name)) for name in listing.names if b"=" in name), schema)
+    if keys and config.delete_sources:
+        raise ConfigError(
+            f"--delete-sources would lose what only the names of folders in {config.source} say "
+            f"({', '.join(keys)}): merge without it, or each of the folders into a --target of its own"
+        )
+    return keys
 
 
 def _schema_of_folder(config: MergeConfig, state: MergeState, listing: Listing) -> MergeSchema | None:

@@ -42,6 +42,7 @@ class Merge:
         self._state: MergeState = self._ledger.state
         self._sources = Sources(config, self._ledger, pool, tracker)
         self._made: list[Record] = []
+        self._folder_keys: list[str] = []
         self._inputs = self._resumed = self._dropped = self._already = 0
 
     def run(self) -> MergeReport:
@@ -81,12 +82,13 @@ class Merge:
             duplicates_dropped=self._dropped,
             sources_removed=self._sources.removed,
             sources_kept=self._sources.kept,
+            folder_keys=self._folder_keys,
             seconds=round(time.monotonic() - self._started, 3),
         )
 
     def _plan(self, run: RunState | None) -> PlanState | None:
         found = find_inputs(self._config, self._state, run)
-        self._already = found.already_merged
+        self._already, self._folder_keys = found.already_merged, found.folder_keys
         if found.schema is None or not len(found.listing):
             return None
         number = max(self._state.plans, default=0) + 1

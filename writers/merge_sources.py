@@ -9,7 +9,9 @@ from engine import durable
 from engine.channels import Message
 from engine.errors import DamageError
 from engine.ledger import Ledger
+from writers.foreign import MergeSchema
 from writers.merge_config import MergeConfig
+from writers.merge_inputs import folder_keys
 from writers.merge_ledger import MergeState, PlanFile, PlannedInput, PlanState
 from writers.merge_start import read_run_state
 from writers.pool import Pool, Report
@@ -38,6 +40,8 @@ class Sources:
         self._tried.add((plan.number, group))
         source = Path(plan.record["source"])
         may_go = self._marked_shards()
+        assert self._ledger.state.merge is not None  # there is a plan
+        schema = MergeSchema.from_dict(self._ledger.state.merge["schema"])
         removed = kept = 0
         for item in plan_file.group(group):
             path = source / item.name
@@ -45,7 +49,8 @@ class Sources:
                 same = _is_same(path, item)
             except FileNotFoundError:
                 continue
-            if not same or (may_go is not None and item.name not in may_go):
+            is_needed = may_go is not None and item.name not in may_go
+            if not same or is_needed or folder_keys([item.name], schema):
                 kept += 1
                 continue
             durable.unlink(path)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from commands.merge import as_text
 from engine.errors import ConfigError, DamageError, Exit, SinkError
 from tests.writers.dataset import read_outputs, vectors_of
 from tests.writers.fatal_footers import make_fatal
@@ -193,6 +194,25 @@ def test_a_folder_may_be_empty_once_it_has_been_merged(folder: Path) -> None:
     assert run(folder).already_merged == 0
     pq.write_table(table_of(range(10, 15)), folder / "b.parquet")
     assert run(folder).rows == 5
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_columns_that_only_folders_names_hold_are_told_and_no_source_is_removed(folder: Path, carried: bool) -> None:
+    for number, day in enumerate(("2026-11-25", "2026-11-26")):
+        (folder / f"day={day}" / "hour=7").mkdir(parents=True)
+        table = table_of(range(10 * number, 10 * number + 10))
+        for key in ("day", "hour") if carried else ():
+            table = table.append_column(key, pa.array([7] * 10))
+        pq.write_table(table, folder / f"day={day}" / "hour=7" / "a=b.parquet")
+    if not carried:
+        with pytest.raises(ConfigError, match=r"--delete-sources would lose .* \(day, hour\)"):
+            run(folder, delete_sources=True)
+    report = run(folder, delete_sources=carried)
+    assert report.rows == 20 and report.folder_keys == ([] if carried else ["day", "hour"])
+    assert len(list(folder.rglob("*.parquet"))) == (0 if carried else 2)
+    assert ("which only the names of folders hold" in as_text(report)) is not carried
+    later = run(folder, delete_sources=True)
+    assert (later.sources_removed, later.sources_kept) == ((0, 0) if carried else (0, 2))
 
 
 def test_files_without_rows_add_nothing(folder: Path) -> None:
