@@ -22,7 +22,6 @@ from engine.ids import IdType
 from engine.ledger import frame
 from engine.runfolder import RunLock
 from tests.writers.dataset import DataSet, fingerprint, read_outputs, rows_of
-from tests.writers.inline_pool import InlinePool
 from writers import schema as sc
 from writers.digests import RowHasher, total
 from writers.merge import merge
@@ -30,12 +29,6 @@ from writers.merge_config import MergeConfig
 from writers.merge_ledger import LEDGER, LOCK, read_merge_state
 from writers.merge_plan import _group_bounds
 from writers.tracker import Progress
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers in this process: most tests are not about processes, and these take half a second to start."""
-    monkeypatch.setattr("writers.merge.Pool", InlinePool)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from commands.merge import as_text
 from engine.errors import ConfigError, DamageError, Exit, SinkError
 from tests.writers.dataset import read_outputs, vectors_of
 from tests.writers.fatal_footers import make_fatal
-from tests.writers.inline_pool import InlinePool
 from writers import schema as sc
 from writers.merge import merge
 from writers.merge_config import MergeConfig, MergeReport
@@ -27,19 +26,7 @@ from writers.verify_config import VerifyConfig
 
 DIM = 12
 
-
-@pytest.fixture(autouse=True)
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers in this process; `test_merge.py` has the processes."""
-    monkeypatch.setattr("writers.merge.Pool", InlinePool)
-    monkeypatch.setattr("writers.verify.Pool", InlinePool)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "source"
-    made.mkdir()
-    return made
+pytestmark = pytest.mark.usefixtures("inline")
 
 
 def table_of(numbers: range | list[int], kind: str = "list", element: pa.DataType | None = None) -> pa.Table:

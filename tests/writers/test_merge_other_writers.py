@@ -14,7 +14,6 @@ import pytest
 
 from engine.errors import ConfigError, DamageError
 from tests.writers.dataset import read_outputs, vectors_of
-from tests.writers.inline_pool import InlinePool
 from writers import thrift
 from writers.digests import column_hashes
 from writers.merge import merge
@@ -24,19 +23,7 @@ from writers.verify_config import VerifyConfig, VerifyReport
 
 DIM = 12
 
-
-@pytest.fixture(autouse=True)
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers in this process."""
-    monkeypatch.setattr("writers.merge.Pool", InlinePool)
-    monkeypatch.setattr("writers.verify.Pool", InlinePool)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "source"
-    made.mkdir()
-    return made
+pytestmark = pytest.mark.usefixtures("inline")
 
 
 def table_of(numbers: range, kind: pa.DataType | None = None, **columns: Any) -> pa.Table:
