@@ -15,28 +15,40 @@ from engine.errors import ConfigError
 from writers import thrift
 
 _MAGIC_OF_ENCRYPTED = b"PARE"
-_END_BYTES = 8  # the footer's length and the magic
+_END_BYTES = 8
 _ENCRYPTION_ALGORITHM = 8
 """The field of a readable footer that says that columns are encrypted; a signature stands behind such a footer."""
 
 
-def refuse_encrypted_footer(name: str, source: pa.NativeFile) -> None:
+def end_of(source: pa.NativeFile) -> bytes:
+    """The last bytes of a file: the footer's length and the magic."""
+    end: bytes = source.read_at(_END_BYTES, max(0, source.size() - _END_BYTES))
+    return end
+
+
+def refuse_encrypted_footer(name: str, end: bytes) -> None:
     """Refuse a file whose footer cannot be read without a key.
+
+    Args:
+        end: See `end_of`.
 
     Raises:
         ConfigError: it is such a file.
     """
-    if _end_of(source)[4:] == _MAGIC_OF_ENCRYPTED:
+    if end[4:] == _MAGIC_OF_ENCRYPTED:
         _refuse(name)
 
 
-def refuse_encrypted_columns(name: str, source: pa.NativeFile, parquet: pq.ParquetFile) -> None:
+def refuse_encrypted_columns(name: str, source: pa.NativeFile, end: bytes, parquet: pq.ParquetFile) -> None:
     """Refuse a file with a readable footer and columns that cannot be read without a key.
+
+    Args:
+        end: See `end_of`.
 
     Raises:
         ConfigError: it is such a file.
     """
-    footer_bytes = int.from_bytes(_end_of(source)[:4], "little")
+    footer_bytes = int.from_bytes(end[:4], "little")
     if footer_bytes == parquet.metadata.serialized_size:
         return  # without a signature: nearly always, and told without looking at the footer's fields
     footer = source.read_at(footer_bytes, source.size() - _END_BYTES - footer_bytes)
@@ -46,11 +58,6 @@ def refuse_encrypted_columns(name: str, source: pa.NativeFile, parquet: pq.Parqu
         return  # that is for pyarrow to judge
     if _ENCRYPTION_ALGORITHM in fields:
         _refuse(name)
-
-
-def _end_of(source: pa.NativeFile) -> bytes:
-    end: bytes = source.read_at(_END_BYTES, max(0, source.size() - _END_BYTES))
-    return end
 
 
 def _refuse(name: str) -> NoReturn:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from engine.errors import DamageError, EngineError, SinkError
 from writers import schema as sc
-from writers.encrypted import refuse_encrypted_columns, refuse_encrypted_footer
+from writers.encrypted import end_of, refuse_encrypted_columns, refuse_encrypted_footer
 from writers.foreign import Matcher, MergeSchema, footer_of
 from writers.foreign_pages import CODECS, ForeignChunk, ForeignReader
 from writers.foreign_rows import OthersInOrder, to_matrix, to_others
@@ -125,9 +125,10 @@ def open_parquet(name: str, source: pa.NativeFile, *, verifying: bool = True) ->
     Raises:
         ConfigError: it is encrypted.
     """
-    refuse_encrypted_footer(name, source)
+    end = end_of(source)
+    refuse_encrypted_footer(name, end)
     parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=verifying)
-    refuse_encrypted_columns(name, source, parquet)
+    refuse_encrypted_columns(name, source, end, parquet)
     return parquet
 
 
@@ -241,23 +242,24 @@ class Input:
             ConfigError: a vector that does not fit (foreign files).
         """
         try:
-            if not self._is_ours():
-                yield from self._foreign_blocks()
-                return
-            done = 0
-            try:
-                for block in self._own_blocks(copying):
-                    yield block
-                    done += block.others.num_rows
-            except NotOurs:
-                if sc.KEY_VERSION in footer_of(self._parquet):
-                    raise
-                # pyarrow was told to write pages of version 2, which a footer does not say
-                yield from self._read_by_pyarrow(done)
-        except NotOurs as error:
-            raise DamageError(f"{self.name} is damaged: {error}, which its footer does not tell") from error
+            yield from self._blocks(copying)
         except UNREADABLE as error:
             raise unreadable(self.name, error) from error
+
+    def _blocks(self, copying: bool) -> Iterator[Block]:
+        """Vectors by the decoders of this package as far as these go, the rest by pyarrow."""
+        ours = self._is_ours()
+        done = 0
+        try:
+            for block in self._own_blocks(copying) if ours else self._foreign_blocks():
+                yield block
+                done += block.others.num_rows
+            return
+        except NotOurs as error:
+            if ours and sc.KEY_VERSION in footer_of(self._parquet):
+                raise DamageError(f"{self.name} is damaged: {error}, which its footer does not tell") from error
+            # else pyarrow may have been told to write pages of version 2, which a footer does not say
+        yield from self._read_by_pyarrow(done)
 
     def close(self) -> None:
         """Close the file."""
@@ -308,21 +310,12 @@ class Input:
         return self._hashed.read_at(offset, count)
 
     def _foreign_blocks(self) -> Iterator[Block]:
-        """Vectors by `writers.foreign_pages` as far as that goes, the rest by pyarrow."""
-        done = 0
+        schema = self._schema
         chunks = self._foreign_chunks()
-        if chunks is not None:
-            schema = self._schema
-            others = OthersInOrder(self.name, self._batches([source for source, _ in schema.sources]), schema)
-            try:
-                for chunk in chunks:
-                    for matrix in self._kept.foreign.read(self._read_at, chunk):
-                        yield Block(others.take(len(matrix)), matrix)
-                        done += len(matrix)
-            except NotOurs:
-                chunks = None
-        if chunks is None:
-            yield from self._read_by_pyarrow(done)
+        others = OthersInOrder(self.name, self._batches([source for source, _ in schema.sources]), schema)
+        for chunk in chunks:
+            for matrix in self._kept.foreign.read(self._read_at, chunk):
+                yield Block(others.take(len(matrix)), matrix)
 
     def _read_by_pyarrow(self, done: int) -> Iterator[Block]:
         """All rows but the first `done`."""
@@ -335,19 +328,23 @@ class Input:
                 yield self._block(batch.slice(skip), first_row + skip)
             first_row = behind
 
-    def _foreign_chunks(self) -> list[ForeignChunk] | None:
-        """The chunks of the vectors, or None when they need the general reader."""
+    def _foreign_chunks(self) -> list[ForeignChunk]:
+        """The chunks of the vectors.
+
+        Raises:
+            NotOurs: they need the general reader.
+        """
         schema = self._schema
         column = self._parquet.schema.column(self._matched.vectors)
         half = schema.dtype.itemsize == 2
         if column.max_repetition_level != 1 or column.physical_type != ("FIXED_LEN_BYTE_ARRAY" if half else "FLOAT"):
-            return None
+            raise NotOurs("vectors of another shape or type")
         if any("." in source for source, _ in schema.sources):  # pyarrow takes that for a path
-            return None
+            raise NotOurs("a column's name with a dot")
         chunks = []
         for group, chunk in zip(self._groups, self._columns, strict=True):
             if chunk.compression not in CODECS or chunk.num_values != group.num_rows * schema.dim:
-                return None
+                raise NotOurs("another codec, or lists of another length")
             place = (first_page(chunk), chunk.total_compressed_size, chunk.num_values)
             chunks.append(ForeignChunk(place, chunk.compression, column.max_definition_level))
         return chunks

@@ -70,20 +70,17 @@ def check_files(job: Message, report: Report) -> Message:
     findings = Findings()
     spill = None if job["spill"] is None else IdSpill(Path(job["spill"]), int(job["partitions"]))
     facts: dict[str, Any] = {"rows": [], "bytes": 0, "without_checksum": 0}
-    common = _Common(level, schema, Matcher(schema), RowHasher(schema.dim, schema.dtype.itemsize), bool(job["normed"]))
+    hasher = RowHasher(schema.dim, schema.dtype.itemsize)
+    common = _Common(level, schema, Matcher(schema), hasher, bool(job["normed"]), job["fatal"])
     told = 0
     for item in files:
-        if item.path in job["fatal"]:
-            findings.add("damaged", f"{item.path} {job['fatal'][item.path]}")
-            facts["rows"].append(0)
-        else:
-            checker = _FileChecker(item, common, findings)
-            try:
-                facts["rows"].append(checker.check(spill, report))
-                facts["bytes"] += checker.size_bytes
-                facts["without_checksum"] += checker.pages_without_checksum
-            finally:
-                checker.close()
+        checker = _FileChecker(item, common, findings)
+        try:
+            facts["rows"].append(checker.check(spill, report))
+            facts["bytes"] += checker.size_bytes
+            facts["without_checksum"] += checker.pages_without_checksum
+        finally:
+            checker.close()
         if len(facts["rows"]) - told >= _REPORT_FILES or item is files[-1]:
             report({"files": len(facts["rows"]) - told})
             told = len(facts["rows"])
@@ -100,6 +97,7 @@ class _Common(NamedTuple):
     matcher: Matcher
     hasher: RowHasher
     normed: bool
+    fatal: dict[str, str]
 
 
 class _FileChecker:
@@ -129,6 +127,9 @@ class _FileChecker:
         return 0 if self._problems else rows
 
     def _check(self, spill: IdSpill | None, report: Report) -> int:
+        if self._item.path in self._common.fatal:
+            self._find("damaged", self._common.fatal[self._item.path])
+            return 0
         working_on(self._item.path)
         try:
             self._file = HashedFile(Path(self._item.path), hashing=bool(self._item.sha256))
