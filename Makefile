@@ -47,7 +47,7 @@ docs: $(READY) ## write docs/cli.md anew from --help
 	$(BIN)/python -m commands.reference docs/cli.md
 
 bench: $(READY) ## the engine's own ceiling on this machine, beside a plain script
-	$(BIN)/python -m bench.pipeline --compare
+	$(BIN)/python -m bench.measure.pipeline --compare
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -17,8 +17,8 @@ from typer.exceptions import TyperException
 import engine
 from commands.options import api_keys, config_option, listed, mongo_uri, option, size, source_of
 from engine.errors import EngineError, Exit, SinkError, of_os_error
-from engine.logs import configure, redact
-from engine.signals import Terminated, raise_when_terminated
+from engine.supervision.signals import Terminated, raise_when_terminated
+from engine.telemetry.logs import configure, redact
 
 if TYPE_CHECKING:
     from commands.run import RunSecrets
@@ -283,7 +283,7 @@ def status(
 ) -> None:
     """Say how far a run is: works while it is going and after a crash."""
     from commands import status as command
-    from engine.runfolder import RunFolders
+    from engine.ledger.runfolder import RunFolders
 
     folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
     figures = command.collect(folders, gpu_hour_price=gpu_hour_price, n_gpus=gpus)
@@ -344,7 +344,7 @@ def doctor(
     from commands import doctor as command
     from commands.run import RunSecrets, client_settings
     from engine.config import RunConfig, ServersConfig
-    from gpu_clients.doctor import examine
+    from gpu_clients.servers.doctor import examine
 
     _logging(verbose=False)
     servers = ServersConfig(
@@ -383,7 +383,7 @@ def quarantine_list(
 ) -> None:
     """List documents in quarantine."""
     from commands import quarantine as command
-    from engine.runfolder import RunFolders
+    from engine.ledger.runfolder import RunFolders
 
     entries = command.listed(RunFolders.of(hot_dir, Path(), database, collection, done_field), listed(reason))
     if json_:
@@ -405,7 +405,7 @@ def quarantine_retry(
 ) -> None:
     """Take documents out of quarantine, so that the next run tries them again."""
     from commands import quarantine as command
-    from engine.runfolder import RunFolders
+    from engine.ledger.runfolder import RunFolders
 
     folders = RunFolders.of(hot_dir, Path(), database, collection, done_field)
     count = command.retry(folders, listed(reason), listed(id_))
@@ -619,7 +619,7 @@ def bench(
     """Find batch size and concurrency for running servers: from one request upward, explained, and written down."""
     if context.invoked_subcommand is not None:
         return
-    from bench.tuner.survey import TuneConfig
+    from bench.tuner.search.survey import TuneConfig
     from bench.tuner.tuning import TuningPlan
     from commands import bench as command
     from engine.config import RunConfig, ServersConfig, SourceConfig
@@ -683,7 +683,7 @@ def bench_pipeline(
     json_: Json = False,
 ) -> None:
     """Measure the engine's own ceiling on this machine: servers that answer at once, a real mongod, every stage."""
-    from bench.pipeline import PipelineConfig
+    from bench.measure.pipeline import PipelineConfig
     from commands import bench as command
 
     _logging(verbose=False, quiet=True)

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine import ids
-from engine.ids import IdType
-from engine.ledger import frame
+from engine.ledger.log import frame
+from engine.ledger.recovery import commit_record
+from engine.ledger.runfolder import RESERVE_BYTES
+from engine.memory import ids
+from engine.memory.ids import IdType
 from engine.records import ShardFacts
-from engine.recovery import commit_record
-from engine.runfolder import RESERVE_BYTES
-from writers import schema as sc
+from writers.shards import schema as sc
 
 CONSOLIDATED_FILE_BYTES = 1 << 30
 """What `engine merge` makes by default."""

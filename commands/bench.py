@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from bench.pipeline import PipelineConfig
-from bench.pipeline import as_text as pipeline_as_text
-from bench.pipeline import measure as measure_pipeline
-from bench.tuner import report
-from bench.tuner.measure import Visit
-from bench.tuner.plot import require_plotting, write_png
-from bench.tuner.probe import probe
-from bench.tuner.texts import MAX_TEXTS, read_texts
-from bench.tuner.tuned import Tuned, servers_of, write_tuned
+from bench.measure.pipeline import PipelineConfig
+from bench.measure.pipeline import as_text as pipeline_as_text
+from bench.measure.pipeline import measure as measure_pipeline
+from bench.tuner.measure.measure import Visit
+from bench.tuner.measure.probe import probe
+from bench.tuner.report import report
+from bench.tuner.report.plot import require_plotting, write_png
+from bench.tuner.report.tuned import Tuned, servers_of, write_tuned
+from bench.tuner.texts.files import MAX_TEXTS, read_texts
 from bench.tuner.tuning import Outcome, Tuning, TuningPlan
 from commands.plan import by_reason
 from commands.run import RunSecrets, client_settings
 from engine.config import RunConfig
 from engine.errors import ConfigError, Exit, ServersUnavailable, SinkError
-from engine.openfiles import SPARE, allow_open_files
-from engine.signals import Terminated
-from gpu_clients.doctor import Fleet, examine
+from engine.supervision.open_files import SPARE, allow_open_files
+from engine.supervision.signals import Terminated
+from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
-from readers.connection import open_client, open_collection, ping
-from readers.sample import QueueSample, sample_queue
-from readers.work_queue import WorkQuery
+from readers.mongo.connection import open_client, open_collection, ping
+from readers.mongo.sample import QueueSample, sample_queue
+from readers.mongo.work_queue import WorkQuery
 
 _log = logging.getLogger("engine.bench")
 

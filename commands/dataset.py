@@ -10,12 +10,12 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.errors import ConfigError, DamageError, FingerprintMismatch
-from engine.ids import IdType
-from engine.ledger import FORMAT, Ledger, Record, RunState
+from engine.ledger.log import FORMAT, Ledger, Record, RunState
+from engine.ledger.runfolder import IN_PROGRESS, RunFolders
+from engine.memory.ids import IdType
 from engine.records import Fingerprint
-from engine.runfolder import IN_PROGRESS, RunFolders
-from writers.schema import ShardSchema
-from writers.store import ParquetShards
+from writers.shards.schema import ShardSchema
+from writers.shards.store import ParquetShards
 
 _log = logging.getLogger("engine.dataset")
 

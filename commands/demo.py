@@ -17,10 +17,10 @@ import pyarrow.dataset as ds
 import requests
 from pymongo import MongoClient
 
-from bench.engine_command import EngineCommand
-from bench.local_mongod import LocalMongod
+from bench.parts.engine_command import EngineCommand
+from bench.parts.local_mongod import LocalMongod
+from bench.parts.tweets import documents
 from bench.standin import ModelMissing, StandinConfig, StandinFleet
-from bench.tweets import documents
 from engine.errors import ConfigError, Exit
 
 DATABASE, COLLECTION, DONE_FIELD = "twitter_data", "tweets", "minilm_embedded_384"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_clients.doctor import Fleet
+from gpu_clients.servers.doctor import Fleet
 
 
 def as_dict(fleet: Fleet) -> dict[str, Any]:

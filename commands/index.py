@@ -8,8 +8,8 @@ from typing import Any
 
 from engine.config import check_done_field
 from engine.errors import ConfigError, Exit
-from readers.connection import open_client, open_collection, ping
-from readers.index import IndexReport, check_indexes, create_indexes
+from readers.mongo.connection import open_client, open_collection, ping
+from readers.mongo.index import IndexReport, check_indexes, create_indexes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ def index(config: IndexConfig, uri: str) -> list[IndexReport]:
     """Create what is missing, or only look.
 
     Raises:
-        EngineError: see `readers.index`.
+        EngineError: see `readers.mongo.index`.
     """
     check_done_field(config.done_field)
     if not config.collections:

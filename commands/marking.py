@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from engine.ids import IdType
+from engine.memory.ids import IdType
 from engine.ports import IdList
-from readers.marker import Marker, MarkResult
-from readers.mongo_ids import to_bson_ids
+from readers.mongo.ids import to_bson_ids
+from readers.mongo.marker import Marker, MarkResult
 
 
 class ShardMarker:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engine.progress import duration
-from writers.merge import merge
-from writers.merge_config import MergeConfig, MergeReport
+from engine.telemetry.progress import duration
+from writers.merge.config import MergeConfig, MergeReport
+from writers.merge.merge import merge
 
 __all__ = ["MergeConfig", "as_text", "merge"]
 

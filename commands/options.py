@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from engine.errors import ConfigError
-from engine.logs import keep_secret
+from engine.telemetry.logs import keep_secret
 
 if sys.version_info >= (3, 11):
     import tomllib

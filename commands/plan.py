@@ -12,25 +12,25 @@ from typing import Any
 import numpy as np
 
 from bench import forecast as fc
-from bench.tuner.corpus import WINDOW_TEXTS, Corpus
-from bench.tuner.findings import DEFAULT_CHARACTERS_PER_TOKEN
-from bench.tuner.probe import Probed, probe
-from bench.tuner.survey import TuneConfig
-from bench.tuner.tuned import Tuned, fleet_changes, read_tuned
+from bench.tuner.measure.probe import Probed, probe
+from bench.tuner.report.tuned import Tuned, fleet_changes, read_tuned
+from bench.tuner.search.findings import DEFAULT_CHARACTERS_PER_TOKEN
+from bench.tuner.search.survey import TuneConfig
+from bench.tuner.texts.corpus import WINDOW_TEXTS, Corpus
 from bench.tuner.tuning import CHARACTERS_PER_TOKEN, Tuning, TuningPlan
 from commands.run import RunSecrets, client_settings
 from engine.config import RunConfig, check_range
 from engine.errors import ServersUnavailable
-from engine.ids import IdType
-from engine.progress import duration
-from gpu_clients.doctor import Fleet, examine
+from engine.memory.ids import IdType
+from engine.telemetry.progress import duration
+from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
-from readers.connection import open_client, open_collection, ping
-from readers.mongo_ids import decide_id_type
-from readers.sample import QueueSample, sample_queue
-from readers.skip import QuarantineLog
-from readers.work_queue import WorkQuery
-from writers.schema import ShardSchema
+from readers.batching.skip import QuarantineLog
+from readers.mongo.connection import open_client, open_collection, ping
+from readers.mongo.ids import decide_id_type
+from readers.mongo.sample import QueueSample, sample_queue
+from readers.mongo.work_queue import WorkQuery
+from writers.shards.schema import ShardSchema
 
 _log = logging.getLogger("engine.plan")
 

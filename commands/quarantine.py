@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.quarantine import id_text, read_quarantine, replace_quarantine
-from engine.runfolder import RunFolders, RunLock
+from engine.ledger.quarantine import id_text, read_quarantine, replace_quarantine
+from engine.ledger.runfolder import RunFolders, RunLock
 
 
 def listed(folders: RunFolders, reasons: tuple[str, ...]) -> list[dict[str, Any]]:

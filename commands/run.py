@@ -16,25 +16,25 @@ from commands.marking import ShardMarker
 from commands.source import Patience, inspect_source
 from commands.stages import StageComposer, plan_rings
 from commands.tuned import fleet_changed
-from engine import durable
 from engine.config import RunConfig, to_toml
 from engine.errors import ConfigError, EngineError, Exit, ServersUnavailable, SinkError
-from engine.generation import RingPlan
-from engine.ledger import Ledger, RunState
-from engine.logs import redact
-from engine.openfiles import files_of_run, require_open_files
-from engine.progress import LineProgress, duration
-from engine.quarantine import Quarantine
-from engine.reporting import Observer
-from engine.runfolder import RESERVE_BYTES, RunFolders, RunLock
-from engine.runplan import RunPlan
-from engine.settling import MAX_UNMARKED_ROWS
-from engine.signals import SignalInbox
-from engine.summary import RunClock, Tally, summary
-from engine.supervisor import Supervisor
-from gpu_clients.doctor import Fleet, examine
+from engine.ledger import durable
+from engine.ledger.commits import MAX_UNMARKED_ROWS
+from engine.ledger.log import Ledger, RunState
+from engine.ledger.quarantine import Quarantine
+from engine.ledger.runfolder import RESERVE_BYTES, RunFolders, RunLock
+from engine.supervision.generation import RingPlan
+from engine.supervision.open_files import files_of_run, require_open_files
+from engine.supervision.run_plan import RunPlan
+from engine.supervision.signals import SignalInbox
+from engine.supervision.supervisor import Supervisor
+from engine.telemetry.logs import redact
+from engine.telemetry.progress import LineProgress, duration
+from engine.telemetry.reporting import Observer
+from engine.telemetry.summary import RunClock, Tally, summary
+from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
-from readers.marker import Marker
+from readers.mongo.marker import Marker
 
 _log = logging.getLogger("engine.run")
 
@@ -211,7 +211,7 @@ def examine_patiently(settings: ClientSettings, *, wait_s: float, with_padding: 
         with_padding: Whether to measure if the servers pad, too.
 
     Raises:
-        ConfigError: see `gpu_clients.doctor.examine`.
+        ConfigError: see `gpu_clients.servers.doctor.examine`.
         ServersUnavailable: none answered in time.
     """
     patience = Patience(wait_s)
@@ -287,7 +287,7 @@ def _observers(
     if show_progress:
         from rich.console import Console  # noqa: PLC0415 - only a terminal pays for rich
 
-        from engine.panel import TerminalProgress  # noqa: PLC0415
+        from engine.telemetry.panel import TerminalProgress  # noqa: PLC0415
 
         panel = TerminalProgress(Console(stderr=True), limits)
         stack.callback(panel.close)
@@ -296,7 +296,7 @@ def _observers(
         _log.info("%s", limits)
         observers.append(LineProgress())
     if metrics_port is not None:
-        from engine.exporter import MetricsExporter  # noqa: PLC0415 - only who asks for metrics pays for it
+        from engine.telemetry.exporter import MetricsExporter  # noqa: PLC0415 - only who asks for metrics pays for it
 
         exporter = MetricsExporter(metrics_port, config.name)
         stack.callback(exporter.close)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from engine.config import SourceConfig
 from engine.errors import EngineError, SourceError
-from engine.ids import IdType
-from readers.columns import infer_columns
-from readers.connection import Client, open_client, open_collection, ping, selection_ms
-from readers.facts import require_text_field
-from readers.index import require_collection, require_queue_index
-from readers.mongo_errors import attempt
-from readers.mongo_ids import decide_id_type
-from readers.work_queue import WorkQuery
+from engine.memory.ids import IdType
+from readers.batching.columns import infer_columns
+from readers.mongo.connection import Client, open_client, open_collection, ping, selection_ms
+from readers.mongo.errors import attempt
+from readers.mongo.ids import decide_id_type
+from readers.mongo.index import require_collection, require_queue_index
+from readers.mongo.preflight import require_text_field
+from readers.mongo.work_queue import WorkQuery
 
 _log = logging.getLogger("engine.source")
 

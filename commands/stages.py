@@ -6,12 +6,12 @@ import engine
 from commands.dataset import DataSet
 from engine.config import RunConfig
 from engine.errors import SinkError
-from engine.generation import RingPlan
-from engine.ledger import Ledger, RunState
+from engine.ledger.log import Ledger, RunState
+from engine.memory.ring import MAX_SLOTS
+from engine.memory.slots import HEADER_BYTES, VectorLayout
 from engine.ports import StagePlan
-from engine.ring import MAX_SLOTS
-from engine.slots import HEADER_BYTES, VectorLayout
-from gpu_clients.doctor import Fleet
+from engine.supervision.generation import RingPlan
+from gpu_clients.servers.doctor import Fleet
 from gpu_clients.settings import ClientSettings
 from readers.settings import ReaderSettings
 from writers.settings import ROW_GROUP_BYTES, WriterSettings
@@ -152,7 +152,7 @@ class StageComposer:
         """
         if self._config.source.mark:
             return None
-        from readers.done_ids import build  # noqa: PLC0415 - imports numpy, which only this mode needs here
+        from readers.mongo.done_ids import build  # noqa: PLC0415 - imports numpy, which only this mode needs here
 
         folders = self._config.folders
         path = folders.hot / "done-ids"

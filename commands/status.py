@@ -8,10 +8,10 @@ from typing import Any
 
 from engine.config import check_range
 from engine.errors import Exit
-from engine.ledger import RunState
-from engine.progress import duration
-from engine.quarantine import read_quarantine
-from engine.runfolder import RunFolders, lock_owner, read_status
+from engine.ledger.log import RunState
+from engine.ledger.quarantine import read_quarantine
+from engine.ledger.runfolder import RunFolders, lock_owner, read_status
+from engine.telemetry.progress import duration
 
 
 def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | None) -> dict[str, Any]:

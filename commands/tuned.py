@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bench.tuner.tuned import fleet_changes, read_tuned
+from bench.tuner.report.tuned import fleet_changes, read_tuned
 from engine.config import ServersConfig
-from gpu_clients.doctor import Fleet
+from gpu_clients.servers.doctor import Fleet
 
 
 def apply_tuned(servers: ServersConfig, path: Path, given: frozenset[str]) -> ServersConfig:

@@ -14,22 +14,22 @@ import orjson
 
 from commands.dataset import DataSet, recorded
 from engine.errors import ConfigError, FingerprintMismatch, ServersUnavailable
-from engine.ids import IdType
-from engine.ledger import RunState
+from engine.ledger.log import RunState
+from engine.memory.ids import IdType
 from engine.ports import IdList
-from engine.progress import duration
-from gpu_clients.doctor import Fleet, examine
-from gpu_clients.http import Address, HttpClient, Poller
-from gpu_clients.requester import Completion, Requester
-from gpu_clients.routes import choose_route
+from engine.telemetry.progress import duration
+from gpu_clients.http.client import Address, HttpClient, Poller
+from gpu_clients.servers.doctor import Fleet, examine
+from gpu_clients.servers.requester import Completion, Requester
+from gpu_clients.servers.routes import choose_route
 from gpu_clients.settings import ClientSettings
-from readers.connection import open_client, open_collection, ping
-from readers.marker import Marker
-from readers.mongo_errors import attempt
-from readers.mongo_ids import from_bson_ids, key_of, to_bson_ids
-from readers.paths import getter
-from writers.verify import verify
-from writers.verify_config import KINDS, VerifyConfig, VerifyReport
+from readers.batching.paths import getter
+from readers.mongo.connection import open_client, open_collection, ping
+from readers.mongo.errors import attempt
+from readers.mongo.ids import from_bson_ids, key_of, to_bson_ids
+from readers.mongo.marker import Marker
+from writers.verify.config import KINDS, VerifyConfig, VerifyReport
+from writers.verify.verify import verify
 
 __all__ = ["CollectionName", "Partners", "VerifyConfig", "as_text", "verify"]
 
@@ -38,7 +38,7 @@ _TEXT_CHUNK = 1000
 
 
 class Collection:
-    """`writers.verify_config.Documents` over MongoDB."""
+    """`writers.verify.config.Documents` over MongoDB."""
 
     def __init__(
         self, uri: str, database: str, collection: str, *, done_field: str, text_field: str, id_type: IdType

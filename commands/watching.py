@@ -7,8 +7,8 @@ import sys
 import time
 from types import TracebackType
 
-from engine.progress import LINE_EVERY_S, duration
-from writers.tracker import Progress
+from engine.telemetry.progress import LINE_EVERY_S, duration
+from writers.workers.tracker import Progress
 
 _COUNTED = {"ids": "partitions", "sort": "groups", "remove": "groups"}
 """What a phase counts besides rows, unless it is files."""
@@ -30,7 +30,7 @@ def as_line(progress: Progress) -> str:
 
 
 class Watch:
-    """Shows `writers.tracker.Progress`; a context manager that leaves the terminal clean."""
+    """Shows `writers.workers.tracker.Progress`; a context manager that leaves the terminal clean."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.runfolder import RunFolders, check_folder_name
+from engine.ledger.runfolder import RunFolders, check_folder_name
 
 MAX_BATCH_SIZE = 4096
 MIN_RING_BYTES = 16 << 20

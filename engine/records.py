@@ -63,7 +63,7 @@ class ShardFacts:
         bytes: Size of the file.
         sha256: SHA-256 of the whole file, hexadecimal.
         rows: Rows in it.
-        id_digest: See `writers.schema.id_digest`; does not depend on the order of rows.
+        id_digest: See `writers.shards.schema.id_digest`; does not depend on the order of rows.
         first_id, last_id: First and last id in file order, as text.
         truncated: Rows flagged as truncated.
         sequences: Lowest and highest batch number in it.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.ids import IdType
-from gpu_clients.routes import EmbedOptions, ServerFacts
+from engine.memory.ids import IdType
+from gpu_clients.servers.routes import EmbedOptions, ServerFacts
 
 DEFAULT_MAX_CONCURRENCY = 64
 
@@ -37,8 +37,8 @@ class ClientSettings:
         keep_text: Whether texts go into the quarantine file.
         api_keys: One key a URL (None: none), or empty. Secret.
         dim: Numbers in a vector, once the doctor knows; 0 before.
-        canary: Reference vectors of the canary texts in base64, once the doctor knows (see `gpu_clients.canary`).
-        facts: What the doctor learnt of each server, None for one that did not answer.
+        canary: Reference vectors of the canary texts in base64, once the doctor knows (see
+        `gpu_clients.servers.canary`). facts: What the doctor learnt of each server, None for one that did not answer.
     """
 
     urls: tuple[str, ...]

@@ -24,30 +24,30 @@ import random
 import time
 from functools import partial
 
-from engine import durable
-from engine.worker import StageContext
-from gpu_clients.batches import Batch
-from gpu_clients.canary import Arrangement, Canary
-from gpu_clients.dialogues import Dialogues, Talk, reply_of
+from engine.ledger import durable
+from engine.supervision.worker import StageContext
+from gpu_clients.batches.batch import Batch
+from gpu_clients.batches.counters import Figures
+from gpu_clients.batches.failure_policy import Remedies
+from gpu_clients.batches.handover import Handover
+from gpu_clients.batches.hedging import Neighbours
+from gpu_clients.batches.in_flight import Hands
+from gpu_clients.batches.lane import Lane
+from gpu_clients.batches.rejoin import Rejoin
+from gpu_clients.batches.reports import NO_ANSWER_AT_START, Reports
+from gpu_clients.diagnosis.bisection import Finding, check_canary
+from gpu_clients.diagnosis.bisections import Searches, laboratory_of
+from gpu_clients.diagnosis.canary_schedule import Watch
+from gpu_clients.diagnosis.own_requests import OwnTalks
+from gpu_clients.diagnosis.proof import Proof, Vouchers
 from gpu_clients.errors import Failure, FailureKind, Remedy
-from gpu_clients.figures import Figures
-from gpu_clients.handover import Handover
-from gpu_clients.hands import Hands
-from gpu_clients.http import HttpClient
-from gpu_clients.isolation import Finding, check_canary
-from gpu_clients.lane import Lane
-from gpu_clients.neighbours import Neighbours
-from gpu_clients.own_talks import OwnTalks
-from gpu_clients.polling import EXCLUSIVE, READ, Poller
-from gpu_clients.proof import Proof, Vouchers
-from gpu_clients.rejoin import Rejoin
-from gpu_clients.remedies import Remedies
-from gpu_clients.reports import NO_ANSWER_AT_START, Reports
-from gpu_clients.requester import Completion
-from gpu_clients.searches import Searches, laboratory_of
+from gpu_clients.http.client import HttpClient
+from gpu_clients.http.polling import EXCLUSIVE, READ, Poller
+from gpu_clients.servers.canary import Arrangement, Canary
+from gpu_clients.servers.requester import Completion
+from gpu_clients.servers.side_requests import Dialogues, Talk, reply_of
+from gpu_clients.servers.tokenizer import TokenCounter
 from gpu_clients.settings import ClientSettings
-from gpu_clients.tokenizer import TokenCounter
-from gpu_clients.watch import Watch
 
 TICK_S = 0.05
 STOP_PATIENCE_S = 30.0
@@ -58,7 +58,7 @@ HEDGE_AFTER_S = 0.25
 
 
 def run(context: StageContext) -> None:
-    """Entry point of a client process; see `engine.worker.Stage`."""
+    """Entry point of a client process; see `engine.supervision.worker.Stage`."""
     ClientStage(context, ClientSettings.from_dict(context.settings)).run()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.ids import IdType
+from engine.memory.ids import IdType
 
 SCANS = ("queue", "id")
 COLUMN_TYPES = ("int64", "double", "bool", "string", "timestamp", "json")
@@ -26,7 +26,7 @@ class ReaderSettings:
         filter: Extended JSON of a further condition, ANDed to the work query.
         columns: Name (dotted allowed) and type (`COLUMN_TYPES`) of fields carried into the output.
         scan: `queue` reads by the partial work-queue index, `id` by `_id` order without it.
-        id_type: What stands in the id column (`engine.ids.IdType`).
+        id_type: What stands in the id column (`engine.memory.ids.IdType`).
         prompt: Text put before every document's text, or None.
         batch_size: Texts in a batch, and rows in a batch without duplicates.
         max_text_bytes: Bytes that a text may have as JSON, prompt included; longer ones are cut or quarantined.
@@ -42,9 +42,9 @@ class ReaderSettings:
         page_rows: Documents asked for in one query, at most.
         mark: Whether documents get marked after their commit; without it ids are remembered instead.
         quarantine_file: Path of `quarantine.jsonl`; its documents are not read again. None when there is none.
-        done_ids_file: Path of a file written by `readers.done_ids`; its ids are not read again. Only without `mark`.
-        keep_text: Whether quarantine entries carry the text.
-        max_outage_s: How long MongoDB may be away before the run ends.
+        done_ids_file: Path of a file written by `readers.mongo.done_ids`; its ids are not read again. Only without
+        `mark`. keep_text: Whether quarantine entries carry the text. max_outage_s: How long MongoDB may be away before
+        the run ends.
     """
 
     uri: str = field(repr=False)

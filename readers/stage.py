@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from engine import durable
 from engine.errors import ConfigError, ProtocolError
-from engine.ids import IdType
-from engine.slots import HEADER_BYTES
-from engine.worker import HEARTBEAT_S, Heartbeat, StageContext
-from readers.columns import ColumnReader
-from readers.connection import Client, Document, Documents, open_client, open_collection, selection_ms
-from readers.encode import BatchEncoder, Encoded
-from readers.estimate import EstimateInBackground
-from readers.fetch import PageFetcher, PageSize
-from readers.index import open_queue
-from readers.mongo_errors import Outage
-from readers.screening import Screening
+from engine.ledger import durable
+from engine.memory.ids import IdType
+from engine.memory.slots import HEADER_BYTES
+from engine.supervision.worker import HEARTBEAT_S, Heartbeat, StageContext
+from readers.batching.columns import ColumnReader
+from readers.batching.encode import BatchEncoder, Encoded
+from readers.batching.screening import Screening
+from readers.batching.skip import QuarantineLog, SkipSet
+from readers.batching.window import BatchLimits, Window
+from readers.mongo.connection import Client, Document, Documents, open_client, open_collection, selection_ms
+from readers.mongo.errors import Outage
+from readers.mongo.estimate import EstimateInBackground
+from readers.mongo.fetch import PageFetcher, PageSize
+from readers.mongo.index import open_queue
+from readers.mongo.work_queue import WorkQuery, WorkQueue
 from readers.settings import ReaderSettings
-from readers.skip import QuarantineLog, SkipSet
-from readers.window import BatchLimits, Window
-from readers.work_queue import WorkQuery, WorkQueue
 
 if TYPE_CHECKING:
-    from readers.done_ids import DoneIds
+    from readers.mongo.done_ids import DoneIds
 
 _IDLE_WAIT_S = 0.1
 _STARVING_AFTER_S = 0.02
@@ -51,7 +51,7 @@ run all the time, and find nothing (0.6 us a document)."""
 
 
 def run(context: StageContext) -> None:
-    """Read until told to exit; see `engine.worker` for how the supervisor starts this.
+    """Read until told to exit; see `engine.supervision.worker` for how the supervisor starts this.
 
     Raises:
         ConfigError: no usable index, wrong credentials, or settings that do not fit the rings.
@@ -315,7 +315,7 @@ class Reader:
 def _done_ids(settings: ReaderSettings, id_type: IdType) -> DoneIds | None:
     if settings.mark:
         return None
-    from readers.done_ids import DoneIds  # noqa: PLC0415 - only this mode pays for importing numpy
+    from readers.mongo.done_ids import DoneIds  # noqa: PLC0415 - only this mode pays for importing numpy
 
     return DoneIds(None if settings.done_ids_file is None else Path(settings.done_ids_file), id_type)
 

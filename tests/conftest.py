@@ -16,7 +16,7 @@ import pymongo
 import pytest
 from pymongo.database import Database
 
-from bench.local_mongod import LocalMongod
+from bench.parts.local_mongod import LocalMongod
 
 # a shell that starts pytest in the background lets it ignore Ctrl-C, nohup lets it ignore SIGHUP, and what is ignored
 # here is ignored by every child that a test means to interrupt

@@ -47,7 +47,7 @@ def test_every_fail_point_in_the_commit_protocol_is_in_the_code_and_the_other_wa
     page = set(re.findall(r"`((?:recovery|writer|commit|mark|marked)\.[a-z_]+)`", read("docs/protocols/commit.md")))
     code = set()
     for folder in ("engine", "writers"):
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).rglob("*.py"):
             code |= set(re.findall(r'point\("((?:recovery|writer|commit|mark|marked)\.[a-z_]+)"\)', path.read_text()))
     assert page == code
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.writers.test_shard import DIM, seal_one
+from tests.writers.shards.test_shard import DIM, seal_one
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reading.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

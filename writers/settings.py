@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.ids import IdType
-from writers.schema import ShardSchema
+from engine.memory.ids import IdType
+from writers.shards.schema import ShardSchema
 
 ROW_GROUP_BYTES = 24 << 20
 """Vectors in a row group, before compression: bounded in bytes, because a million 768-d rows would be 3 GB."""
@@ -23,7 +23,7 @@ class WriterSettings:
         shard_bytes: A shard is sealed when its file has grown to that.
         shard_seconds: A shard is sealed when its first row is that old.
         row_group_bytes: Bytes of vectors in a row group.
-        id_type, columns, dim, vector_type, truncated: See `writers.schema.ShardSchema`.
+        id_type, columns, dim, vector_type, truncated: See `writers.shards.schema.ShardSchema`.
         fingerprint: For the footer (`engine.records.Fingerprint.as_dict`).
         ledger: Id of the ledger, for the footer.
         version: Version of the engine, for the footer.

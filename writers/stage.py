@@ -17,12 +17,12 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from engine import durable
-from engine.slots import TRUNCATED, Header, RowMeta, meta_of
-from engine.worker import Heartbeat, StageContext
-from writers import schema as sc
+from engine.ledger import durable
+from engine.memory.slots import TRUNCATED, Header, RowMeta, meta_of
+from engine.supervision.worker import Heartbeat, StageContext
 from writers.settings import WriterSettings
-from writers.shard import OpenShard, ShardIdentity
+from writers.shards import schema as sc
+from writers.shards.shard import OpenShard, ShardIdentity
 
 _T = TypeVar("_T")
 _IDLE_S = 0.1

@@ -4,7 +4,7 @@ Three backends: `canned` (answers at once, for measuring the engine), `sim` (vec
 whose capacity is known) and `minilm` (a real small model on the CPU).
 """
 
-from bench.standin.capacity import Capacity, Prediction, capacity, predict
+from bench.standin.backends.capacity import Capacity, Prediction, capacity, predict
 from bench.standin.config import Dialect, GpuConfig, StandinConfig
 from bench.standin.errors import FleetError, ModelMissing
 from bench.standin.fleet import StandinFleet

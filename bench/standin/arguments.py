@@ -19,7 +19,7 @@ _HELP = {
     "speeds": "one speed factor per port, for example 1,1,2,4",
     "dialect": "1.9 or 1.8",
     "prompts": "NAME=TEXT, repeatable",
-    "faults": "KIND:NAME=VALUE,..., repeatable; see bench/standin/faults.py",
+    "faults": "KIND:NAME=VALUE,..., repeatable; see bench/standin/faults/script.py",
 }
 _REPEATED = {"prompts": "--prompt", "faults": "--fault"}
 _OPTIONAL_INTS = frozenset({"dim", "max_input_length", "max_batch_requests", "threads"})

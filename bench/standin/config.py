@@ -55,7 +55,7 @@ class StandinConfig:
 
     `None` in `model_id`, `dim`, `max_input_length`, `dtype` and `auto_truncate` means: what the backend (or
     the dialect) has by nature. `ports` may hold 0 for "any free port". `speeds` has one factor per port, or is
-    empty (all 1). `faults` are written as `bench.standin.faults` reads them.
+    empty (all 1). `faults` are written as `bench.standin.faults.script` reads them.
     """
 
     backend: str = "canned"

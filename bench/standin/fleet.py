@@ -20,7 +20,7 @@ import orjson
 from bench.standin.arguments import API_KEY_ENV, to_arguments
 from bench.standin.config import StandinConfig
 from bench.standin.errors import FleetError
-from bench.standin.faults import for_positions
+from bench.standin.faults.script import for_positions
 
 _START_S = 60.0
 _STOP_S = 30.0
@@ -189,7 +189,7 @@ class StandinFleet:
             raise FleetError(f"The server on port {port} still runs after {timeout_s} s.") from error
 
     def control(self, port: int, **orders: Any) -> dict[str, Any]:
-        """Give `orders` to the server on `port` (see `bench.standin.control.obey`) and return its report after them.
+        """Give `orders` to the server on `port` (`bench.standin.api.control.obey`) and return its report after them.
 
         Without orders it only reports. It works while the port refuses or hangs.
 

@@ -11,18 +11,20 @@ from dataclasses import dataclass
 
 import orjson
 
-from bench.standin import canned, control, minilm, sim, tei_api
-from bench.standin.backend import Backend, Nature
-from bench.standin.canned import CannedBackend
+from bench.standin.api import control
+from bench.standin.api import tei as tei_api
+from bench.standin.api.metrics import Metrics
+from bench.standin.backends import canned, minilm, sim
+from bench.standin.backends.base import Backend, Nature
+from bench.standin.backends.canned import CannedBackend
+from bench.standin.backends.gpu_model import GpuModel
+from bench.standin.backends.minilm import MiniLmBackend, MiniLmEngine
+from bench.standin.backends.sim import SimBackend
 from bench.standin.config import StandinConfig
-from bench.standin.gpu_model import GpuModel
-from bench.standin.http import Connection, Request, Response
-from bench.standin.listener import Listener
-from bench.standin.loop import Loop
-from bench.standin.metrics import Metrics
-from bench.standin.minilm import MiniLmBackend, MiniLmEngine
+from bench.standin.http.connection import Connection, Request, Response
+from bench.standin.http.listener import Listener
+from bench.standin.http.loop import Loop
 from bench.standin.server import Server
-from bench.standin.sim import SimBackend
 from engine.errors import ConfigError
 
 _PARENT_CHECK_S = 1.0

@@ -9,18 +9,20 @@ from typing import Any
 
 import orjson
 
-from bench.standin import control, misbehaviour, tei_api
-from bench.standin.backend import ApiError, Backend
+from bench.standin.api import control
+from bench.standin.api import tei as tei_api
+from bench.standin.api.control import Counters
+from bench.standin.api.embedding import Exchange
+from bench.standin.api.metrics import Metrics
+from bench.standin.api.permits import Permits
+from bench.standin.backends.base import ApiError, Backend
+from bench.standin.backends.vectors import Rows
 from bench.standin.config import Dialect, StandinConfig
-from bench.standin.control import Counters
-from bench.standin.embedding import Exchange
-from bench.standin.faults import Fault, FaultSet, parse_fault
-from bench.standin.http import Connection, Request, Response
-from bench.standin.listener import Listener
-from bench.standin.loop import Loop
-from bench.standin.metrics import Metrics
-from bench.standin.permits import Permits
-from bench.standin.vectors import Rows
+from bench.standin.faults import misbehaviour
+from bench.standin.faults.script import Fault, FaultSet, parse_fault
+from bench.standin.http.connection import Connection, Request, Response
+from bench.standin.http.listener import Listener
+from bench.standin.http.loop import Loop
 from engine.errors import ConfigError
 
 

@@ -6,18 +6,18 @@ import math
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from bench.tuner.bottleneck import MeasuredServers
-from bench.tuner.corpus import Corpus
-from bench.tuner.findings import Findings
-from bench.tuner.limits import MAX_CONCURRENCY, Limits, admitted, grid
-from bench.tuner.load import FleetLoad
-from bench.tuner.search import Search
-from bench.tuner.survey import ROUNDS, Listener, TuneConfig
-from bench.tuner.verdict import Verdict, judge
+from bench.tuner.explain.bottleneck import MeasuredServers
+from bench.tuner.explain.verdict import Verdict, judge
+from bench.tuner.measure.limits import MAX_CONCURRENCY, Limits, admitted, grid
+from bench.tuner.measure.load import FleetLoad
+from bench.tuner.search.findings import Findings
+from bench.tuner.search.search import Search
+from bench.tuner.search.survey import ROUNDS, Listener, TuneConfig
+from bench.tuner.texts.corpus import Corpus
 from engine.config import MAX_BATCH_SIZE
 from engine.errors import ConfigError
-from gpu_clients.doctor import Fleet
-from gpu_clients.routes import ServerFacts
+from gpu_clients.servers.doctor import Fleet
+from gpu_clients.servers.routes import ServerFacts
 from gpu_clients.settings import ClientSettings
 
 CHARACTERS_PER_TOKEN = 32
@@ -138,7 +138,7 @@ class Tuning:
         """Search for the operating point.
 
         Raises:
-            ServersUnavailable, ConfigError: see `bench.tuner.search.Search.run`.
+            ServersUnavailable, ConfigError: see `bench.tuner.search.search.Search.run`.
         """
         self._search.run()
         return self.outcome()

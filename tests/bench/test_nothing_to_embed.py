@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from bench.local_mongod import LocalMongod
+from bench.parts.local_mongod import LocalMongod
 from bench.standin import StandinConfig, StandinFleet
-from bench.tuner.survey import TuneConfig
+from bench.tuner.search.survey import TuneConfig
 from bench.tuner.tuning import TuningPlan
 from commands import bench as bench_command
 from commands import plan as plan_command
 from commands.run import RunSecrets
 from engine.config import RunConfig, ServersConfig, SinkConfig, SourceConfig
 from engine.errors import ConfigError
-from engine.quarantine import Quarantine
-from readers.connection import open_client, open_collection
-from readers.index import create_indexes
+from engine.ledger.quarantine import Quarantine
+from readers.mongo.connection import open_client, open_collection
+from readers.mongo.index import create_indexes
 from tests.conftest import outlives_tests
 
 DONE = "embedded"

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from bench.local_mongod import LocalMongod
+from bench.parts.local_mongod import LocalMongod
 from engine.errors import Exit, of_os_error
-from engine.ledger import frame
-from readers.connection import open_client, open_collection
-from readers.index import create_indexes
+from engine.ledger.log import frame
+from readers.mongo.connection import open_client, open_collection
+from readers.mongo.index import create_indexes
 from tests.cli.terminal import Terminal
 
 RUN_FOLDER = Path("hot/twitter_data.tweets.gemma_embedded_768")

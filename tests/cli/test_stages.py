@@ -9,7 +9,7 @@ import pytest
 
 from commands.stages import plan_rings
 from engine.config import LimitsConfig, RunConfig, ServersConfig
-from engine.ring import MAX_SLOTS
+from engine.memory.ring import MAX_SLOTS
 
 
 def fleet(batch_size: int, max_input_length: int | None = 2048) -> Any:

@@ -11,8 +11,8 @@ import pytest
 
 from commands.status import as_text, collect
 from engine.errors import ConfigError, Exit
-from engine.ledger import Ledger, RunState
-from engine.runfolder import RunFolders, RunLock, write_status
+from engine.ledger.log import Ledger, RunState
+from engine.ledger.runfolder import RunFolders, RunLock, write_status
 
 
 def commit(number: int, rows: int) -> dict[str, Any]:

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from bench import tweets
-from bench.engine_command import EngineCommand
-from bench.local_mongod import LocalMongod
+from bench.parts import tweets
+from bench.parts.engine_command import EngineCommand
+from bench.parts.local_mongod import LocalMongod
 from bench.standin import StandinConfig, StandinFleet
-from bench.tuner.tuned import Tuned, write_tuned
+from bench.tuner.report.tuned import Tuned, write_tuned
 from commands.tuned import apply_tuned
 from engine.config import ServersConfig
 from engine.errors import ConfigError
 from engine.records import Fingerprint
-from readers.connection import open_client, open_collection
-from readers.index import create_indexes
+from readers.mongo.connection import open_client, open_collection
+from readers.mongo.index import create_indexes
 
 TUNED = Tuned(
     batch_size=64,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from bench.local_mongod import LocalMongod
+from bench.parts.local_mongod import LocalMongod
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from tests.conftest import outlives_tests
 from tests.crash.job import DIM, MODEL, Job

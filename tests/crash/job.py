@@ -22,12 +22,12 @@ from bson.json_util import CANONICAL_JSON_OPTIONS
 from pymongo.database import Database
 
 from bench.standin import FleetError, StandinFleet
-from bench.standin.vectors import text_rows
-from engine.ledger import RunState
-from engine.quarantine import id_text, read_quarantine
-from engine.runfolder import RunFolders, read_status
-from readers.connection import open_client, open_collection
-from readers.index import create_indexes
+from bench.standin.backends.vectors import text_rows
+from engine.ledger.log import RunState
+from engine.ledger.quarantine import id_text, read_quarantine
+from engine.ledger.runfolder import RunFolders, read_status
+from readers.mongo.connection import open_client, open_collection
+from readers.mongo.index import create_indexes
 
 DONE = "embedded"
 MODEL = "sim-model"
@@ -232,7 +232,7 @@ def roles(process: subprocess.Popen[str]) -> dict[str, int]:
         for child in psutil.Process(process.pid).children():
             with contextlib.suppress(psutil.Error):
                 command = child.cmdline()
-                if len(command) >= 6 and "engine.worker" in command[2]:
+                if len(command) >= 6 and "engine.supervision.worker" in command[2]:
                     found[command[3]] = child.pid
     return found
 

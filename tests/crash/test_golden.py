@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.ledger import FORMAT, frame, read_records
+from engine.ledger.log import FORMAT, frame, read_records
 from tests.crash.job import DONE, Job, tweets
 
 pytestmark = pytest.mark.crash

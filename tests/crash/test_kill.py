@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.local_mongod import LocalMongod
+from bench.parts.local_mongod import LocalMongod
 from bench.standin import StandinFleet
 from tests.crash.job import SLOW, Job, finish, full_speed, roles, slow_down, tweets, wait_for_commit, wait_until
 

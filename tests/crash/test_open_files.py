@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.openfiles import files_of_run
+from engine.supervision.open_files import files_of_run
 from tests.crash.job import Job, tweets
 
 pytestmark = pytest.mark.crash

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from bench.standin import StandinFleet
-from bench.standin.vectors import text_rows
-from engine.runfolder import read_status
+from bench.standin.backends.vectors import text_rows
+from engine.ledger.runfolder import read_status
 from tests.conftest import outlives_tests
 from tests.crash.conftest import SERVERS
 from tests.crash.job import (

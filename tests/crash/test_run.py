@@ -19,9 +19,9 @@ import pytest
 from bson import ObjectId
 from pymongo.database import Database
 
-from bench.local_mongod import LocalMongod
+from bench.parts.local_mongod import LocalMongod
 from bench.standin import StandinFleet
-from engine.runfolder import read_status
+from engine.ledger.runfolder import read_status
 from tests.conftest import outlives_tests
 from tests.crash.conftest import SERVERS
 from tests.crash.job import (

@@ -13,7 +13,7 @@ import pytest
 
 from engine.ports import StagePlan
 from tests.crash.job import Job, finish, roles, tweets, wait_for_phase, wait_until
-from tests.engine.test_supervisor import N, World
+from tests.engine.supervision.test_supervisor import N, World
 
 pytestmark = pytest.mark.crash
 
@@ -83,14 +83,14 @@ def test_g2_a_client_that_stands_still_for_too_long_takes_its_result_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its generation is ended, it with it; the next one embeds what it held, and nothing twice."""
-    monkeypatch.setattr("engine.watchdog.SILENCE_WARN_S", 1.0)
-    monkeypatch.setattr("engine.watchdog.SILENCE_KILL_S", 4.0)
+    monkeypatch.setattr("engine.supervision.watchdog.SILENCE_WARN_S", 1.0)
+    monkeypatch.setattr("engine.supervision.watchdog.SILENCE_KILL_S", 4.0)
     world = World(tmp_path)
     original = world.stages
 
     def stages(epoch: int, remaining: int | None) -> list[StagePlan]:
         if epoch > 1:  # nobody stands still any more, and a start takes longer than that on a slow machine
-            monkeypatch.setattr("engine.watchdog.SILENCE_KILL_S", 180.0)
+            monkeypatch.setattr("engine.supervision.watchdog.SILENCE_KILL_S", 180.0)
         stage = "tests.engine.fakes.stopping_client"
         return [
             StagePlan(role=plan.role, stage=stage, settings=plan.settings) if plan.role.startswith("client") else plan

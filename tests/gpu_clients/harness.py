@@ -20,15 +20,15 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from engine import ids
-from engine.channels import Channel
-from engine.generation import Generation, RingPlan
-from engine.ids import IdType
+from engine.memory import ids
+from engine.memory.channels import Channel
+from engine.memory.ids import IdType
+from engine.memory.slots import HEADER_BYTES, TRUNCATED, Header, VectorLayout, meta_of
 from engine.ports import StagePlan
-from engine.slots import HEADER_BYTES, TRUNCATED, Header, VectorLayout, meta_of
-from engine.worker import SharedParts, StageContext
+from engine.supervision.generation import Generation, RingPlan
+from engine.supervision.worker import SharedParts, StageContext
 from gpu_clients import stage
-from gpu_clients.doctor import Fleet, examine
+from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.outcome import Outcome
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.standin.vectors import text_rows
-from engine.channels import Message
+from bench.standin.backends.vectors import text_rows
+from engine.memory.channels import Message
 
 
 @dataclass(slots=True)

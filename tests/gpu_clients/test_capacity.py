@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench import tweets
-from bench.client_pump import ClientPump
-from bench.standin import GpuConfig, StandinConfig, StandinFleet, capacity
+from bench.measure.client_pump import ClientPump
+from bench.parts import tweets
+from bench.standin import GpuConfig, StandinConfig, StandinFleet
+from bench.standin.backends.capacity import capacity
 from gpu_clients.settings import ClientSettings
 
 BATCH = 32

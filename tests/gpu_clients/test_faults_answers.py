@@ -60,7 +60,9 @@ def test_a_number_that_is_none_in_json_floats_is_refused_too(value: str) -> None
 def test_a_text_whose_vector_is_unsound_once_is_asked_for_alone_and_kept(
     row: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpu_clients.watch.FIRST_S", 600.0)  # the one bad vector is a document's, not the canary's
+    monkeypatch.setattr(
+        "gpu_clients.diagnosis.canary_schedule.FIRST_S", 600.0
+    )  # the one bad vector is a document's, not the canary's
     outcome = run_with_fault(f"value:value=nan,row={row},first=1", n=640, ports=2)
 
     figures = outcome.figures("client-0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.standin import StandinConfig, StandinFleet
-from gpu_clients.remedies import SUSPICIOUS_ATTEMPTS
+from gpu_clients.batches.failure_policy import SUSPICIOUS_ATTEMPTS
 from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.harness import Harness
 
@@ -36,7 +36,7 @@ def test_a_text_that_fails_always_is_found_and_its_neighbours_are_embedded(
     fault: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # on a slow machine its failures are some seconds apart, which would be taken for an unsteady server
-    monkeypatch.setattr("gpu_clients.lane.UNSTEADY_SECONDS", 1000)
+    monkeypatch.setattr("gpu_clients.batches.lane.UNSTEADY_SECONDS", 1000)
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0), max_client_batch_size=64)) as fleet:
         for port in fleet.ports:
             fleet.control(port, faults=[f"{fault},contains={POISON}"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.standin import StandinConfig, StandinFleet
-from gpu_clients.breaker import FIRST_PAUSE_S
+from gpu_clients.batches.breaker import FIRST_PAUSE_S
 from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.harness import Harness
 from tests.gpu_clients.outcome import Outcome
@@ -132,7 +132,7 @@ def test_all_servers_down_for_a_while_pauses_the_work_and_then_continues() -> No
 def test_overload_is_waited_out_whatever_retry_after_says(
     retry_after: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpu_clients.retry.RETRY_AFTER_CAP_S", 1.5)
+    monkeypatch.setattr("gpu_clients.batches.retry.RETRY_AFTER_CAP_S", 1.5)
     asked = f",retry_after={retry_after}" if retry_after else ""
     outcome = run_with_fault(f"status:code=429,first=2{asked}", n=900, ports=1)  # six hours would not end in time
 
@@ -141,7 +141,7 @@ def test_overload_is_waited_out_whatever_retry_after_says(
 
 
 def test_a_server_that_answers_nothing_but_429_leaves_its_work_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_clients.remedies.SWAMPED_S", 0.5)
+    monkeypatch.setattr("gpu_clients.batches.failure_policy.SWAMPED_S", 0.5)
     outcome = run_with_fault("status:code=429", ports=2)
 
     assert outcome.told("server_out", "client-0")
@@ -149,7 +149,7 @@ def test_a_server_that_answers_nothing_but_429_leaves_its_work_to_the_others(mon
 
 
 def test_at_the_end_of_a_run_nobody_waits_for_a_server_that_answers_429(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_clients.remedies.SWAMPED_S", 600.0)  # it is not given up
+    monkeypatch.setattr("gpu_clients.batches.failure_policy.SWAMPED_S", 600.0)  # it is not given up
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         harness = Harness(fleet.urls, texts(900))
         fleet.control(fleet.ports[0], faults=["status:code=429"])
@@ -177,7 +177,7 @@ def test_a_storm_of_503_takes_a_server_out_and_retries_stay_within_their_budget(
 
 
 def test_a_flapping_server_does_not_make_the_breaker_thrash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_clients.breaker.GOOD_SERVICE_S", 600.0)
+    monkeypatch.setattr("gpu_clients.batches.breaker.GOOD_SERVICE_S", 600.0)
     n_flaps = 4
     with StandinFleet(StandinConfig(backend="sim")) as fleet:
         harness = Harness(fleet.urls, texts(100_000))

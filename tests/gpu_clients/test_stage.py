@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.standin import Dialect, StandinConfig, StandinFleet
-from engine.ids import IdType
+from engine.memory.ids import IdType
 from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.harness import Harness
 

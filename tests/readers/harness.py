@@ -16,13 +16,13 @@ import pymongo
 from bson import json_util
 from pymongo.collection import Collection
 
-from engine.channels import Channel, Message
-from engine.ids import IdType, unpack
-from engine.slots import Header, VectorLayout, body_of, fanout_of, meta_of
-from engine.worker import SharedParts, StageContext
+from engine.memory.channels import Channel, Message
+from engine.memory.ids import IdType, unpack
+from engine.memory.slots import Header, VectorLayout, body_of, fanout_of, meta_of
+from engine.supervision.worker import SharedParts, StageContext
 from readers import stage
-from readers.index import create_indexes
-from readers.mongo_ids import to_bson_ids
+from readers.mongo.ids import to_bson_ids
+from readers.mongo.index import create_indexes
 from readers.settings import ReaderSettings
 
 DONE = "gemma_embedded_768"

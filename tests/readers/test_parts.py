@@ -14,19 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymongo.database import Database
 
-from bench.local_mongod import LocalMongod
+from bench.parts.local_mongod import LocalMongod
 from engine.errors import ConfigError
-from engine.ids import IdType
-from readers import estimate
-from readers.columns import ColumnReader, infer_columns
-from readers.connection import Client, Documents, open_client, open_collection
-from readers.done_ids import DoneIds, build
-from readers.estimate import QueueSize, queue_size
-from readers.facts import require_text_field
-from readers.index import create_indexes, require_queue_index
-from readers.paths import MISSING, getter
-from readers.sample import sample_queue
-from readers.work_queue import WorkQuery
+from engine.memory.ids import IdType
+from readers.batching.columns import ColumnReader, infer_columns
+from readers.batching.paths import MISSING, getter
+from readers.mongo import estimate
+from readers.mongo.connection import Client, Documents, open_client, open_collection
+from readers.mongo.done_ids import DoneIds, build
+from readers.mongo.estimate import QueueSize, queue_size
+from readers.mongo.index import create_indexes, require_queue_index
+from readers.mongo.preflight import require_text_field
+from readers.mongo.sample import sample_queue
+from readers.mongo.work_queue import WorkQuery
 from tests.readers.harness import DONE
 
 QUERY = WorkQuery(done_field=DONE)

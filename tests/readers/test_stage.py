@@ -15,16 +15,16 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from bench.local_mongod import LocalMongod
+from bench.parts.local_mongod import LocalMongod
 from engine.errors import ConfigError, SourceError
-from engine.ids import IdType
-from engine.slots import TRUNCATED
+from engine.memory.ids import IdType
+from engine.memory.slots import TRUNCATED
 from readers import stage
-from readers.done_ids import build
-from readers.mongo_ids import canonical
+from readers.mongo.done_ids import build
+from readers.mongo.ids import canonical
 from readers.settings import ReaderSettings
 from tests.readers.harness import DONE, ReaderHarness, canonical_ids, make_queue, read_all, settings_for
-from tests.readers.test_work_queue import EVERY_ID
+from tests.readers.mongo.test_work_queue import EVERY_ID
 
 Documents = Collection[dict[str, Any]]
 

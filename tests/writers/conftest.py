@@ -12,8 +12,8 @@ from tests.writers.inline_pool import InlinePool
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers in this process: most tests are not about processes, and these take a quarter of a second to start."""
-    monkeypatch.setattr("writers.merge.Pool", InlinePool)
-    monkeypatch.setattr("writers.verify.Pool", InlinePool)
+    monkeypatch.setattr("writers.merge.merge.Pool", InlinePool)
+    monkeypatch.setattr("writers.verify.verify.Pool", InlinePool)
 
 
 @pytest.fixture

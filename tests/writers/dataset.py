@@ -12,14 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.ids import IdType
-from engine.ledger import Ledger, RunState
+from engine.ledger.log import Ledger, RunState
+from engine.ledger.recovery import commit_record
+from engine.ledger.runfolder import RunFolders
+from engine.memory.ids import IdType
 from engine.records import Fingerprint, ShardFacts
-from engine.recovery import commit_record
-from engine.runfolder import RunFolders
-from writers.merge_config import MergeConfig
-from writers.schema import EMBEDDING, ID, ShardSchema, vector_array
-from writers.shard import OpenShard, ShardIdentity
+from writers.merge.config import MergeConfig
+from writers.shards.schema import EMBEDDING, ID, ShardSchema, vector_array
+from writers.shards.shard import OpenShard, ShardIdentity
 
 DATABASE, COLLECTION, DONE_FIELD = "db", "docs", "done"
 LEDGER_ID = "0123456789ab"

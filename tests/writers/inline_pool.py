@@ -6,12 +6,12 @@ import importlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from engine.channels import Message
-from writers.pool import OnFault, Report
+from engine.memory.channels import Message
+from writers.workers.pool import OnFault, Report
 
 
 class InlinePool:
-    """What `writers.pool.Pool` offers, without processes."""
+    """What `writers.workers.pool.Pool` offers, without processes."""
 
     def __init__(
         self, role: str, jobs: int, inherited_fds: tuple[int, ...] = (), modules: tuple[str, ...] = ()

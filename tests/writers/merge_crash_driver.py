@@ -18,17 +18,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-import writers.merge
-import writers.merge_group
-import writers.merge_plan
-import writers.merge_run
-import writers.merge_sort
-from engine import durable
+import writers.merge.group
+import writers.merge.merge
+import writers.merge.plan
+import writers.merge.run
+import writers.merge.sort
 from engine.errors import EngineError
+from engine.ledger import durable
 from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD
 from tests.writers.inline_pool import InlinePool
-from writers.merge_config import MergeConfig
-from writers.merge_ledger import read_merge_state
+from writers.merge.config import MergeConfig
+from writers.merge.ledger import read_merge_state
 
 
 def config(root: Path, sort: str, delete: bool) -> MergeConfig:
@@ -52,9 +52,9 @@ def attempt(settings: MergeConfig, failpoints: str) -> int:
     pid = os.fork()
     if pid == 0:
         os.environ[durable.FAILPOINTS_ENV] = failpoints
-        setattr(writers.merge, "Pool", InlinePool)  # noqa: B010 - a plain assignment is no business of mypy's
+        setattr(writers.merge.merge, "Pool", InlinePool)  # noqa: B010 - a plain assignment is no business of mypy's
         try:
-            writers.merge.merge(settings)
+            writers.merge.merge.merge(settings)
         except EngineError as error:
             os._exit(error.exit_code)
         except BaseException as error:  # noqa: BLE001 - the last line of the child

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from bench.local_mongod import LocalMongod
+from bench.parts.local_mongod import LocalMongod
 from bench.standin import StandinConfig, StandinFleet
 from engine.errors import Exit
 from tests.conftest import outlives_tests

@@ -7,8 +7,8 @@ import struct
 import time
 from pathlib import Path
 
-from engine.slots import HEADER_BYTES, Header, body_of
-from engine.worker import Heartbeat, StageContext
+from engine.memory.slots import HEADER_BYTES, Header, body_of
+from engine.supervision.worker import Heartbeat, StageContext
 
 
 def run(context: StageContext) -> None:

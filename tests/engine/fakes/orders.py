@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.worker import StageContext
+from engine.supervision.worker import StageContext
 
 
 def run(context: StageContext) -> None:

@@ -8,8 +8,8 @@ import struct
 import time
 from pathlib import Path
 
-from engine.slots import HEADER_BYTES, Header
-from engine.worker import Heartbeat, StageContext
+from engine.memory.slots import HEADER_BYTES, Header
+from engine.supervision.worker import Heartbeat, StageContext
 
 
 def run(context: StageContext) -> None:

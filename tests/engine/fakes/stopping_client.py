@@ -7,7 +7,7 @@ import os
 import signal
 from typing import Any
 
-from engine.worker import StageContext
+from engine.supervision.worker import StageContext
 from tests.engine.fakes import client
 
 

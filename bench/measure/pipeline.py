@@ -1,0 +1,273 @@
+"""The engine's own ceiling on this machine: a real mongod, servers that answer at once, every stage measured.
+
+    python -m bench.measure.pipeline --documents 200000 --compare
+
+Everything shares the machine's cores: mongod, the canned servers, the engine. What is printed was measured in this
+call; with `compare` the plain script works on the same collection, mongod and servers right after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pymongo import MongoClient
+
+from bench.measure.plain_script import run_plain_script
+from bench.parts.engine_command import EngineCommand
+from bench.parts.local_mongod import LocalMongod
+from bench.parts.tweets import documents
+from bench.standin import StandinConfig, StandinFleet
+from engine.config import check_range
+from engine.errors import ProtocolError
+from engine.telemetry.summary import MachineCpu
+
+DATABASE, COLLECTION, DONE_FIELD = "bench", "tweets", "embedded_bench"
+SCRIPT_SHARE = 10
+"""The plain script gets a tenth of the documents: it is ten times slower."""
+
+_LOAD_BATCH = 10_000
+_MEMORY_EVERY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineConfig:
+    """What to measure.
+
+    Attributes:
+        n_documents: Documents in the work queue.
+        already_marked: Further documents that are marked before the run starts.
+        dim: Numbers in a vector.
+        batch_size: Texts of a request.
+        n_servers: Canned servers, all in one process.
+        compare: Whether the plain script runs afterwards.
+        mongod: A mongod binary, or None to look for one.
+    """
+
+    n_documents: int = 200_000
+    already_marked: int = 0
+    dim: int = 768
+    batch_size: int = 32
+    n_servers: int = 4
+    compare: bool = False
+    mongod: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_range("documents", self.n_documents, 1)
+
+
+def measure(config: PipelineConfig) -> dict[str, Any]:
+    """Measure one run from the start of the command to its end.
+
+    Raises:
+        EngineError: a part could not be started, or the run failed.
+    """
+    servers = StandinConfig(
+        backend="canned",
+        ports=(0,) * config.n_servers,
+        dim=config.dim,
+        max_client_batch_size=max(32, config.batch_size),
+        max_concurrent_requests=max(512, 16 * config.batch_size),
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="engine-bench-") as name,
+        LocalMongod(Path(name) / "mongod", mongod=config.mongod) as mongod,
+        StandinFleet(servers) as fleet,
+    ):
+        load(mongod.uri, config)
+        command = EngineCommand(
+            uri=mongod.uri,
+            database=DATABASE,
+            collection=COLLECTION,
+            done_field=DONE_FIELD,
+            urls=fleet.urls,
+            folder=Path(name),
+        )
+        engine = _run_engine(command, config, {"mongod": mongod.pid, "servers": fleet.pid})
+        figures: dict[str, Any] = {"machine": machine(), "config": _plain(config), "engine": engine}
+        if config.compare:
+            figures["plain_script"] = _run_script(Path(name), mongod.uri, list(fleet.urls), config)
+    return figures
+
+
+def load(uri: str, config: PipelineConfig) -> None:
+    """Fill the collection: first what is marked already, then the work queue."""
+    with MongoClient[dict[str, Any]](uri) as client:
+        collection = client[DATABASE][COLLECTION]
+        wanted = documents(config.n_documents + config.already_marked, retweeted=False)
+        for number in itertools.count():
+            chunk = list(itertools.islice(wanted, _LOAD_BATCH))
+            if not chunk:
+                break
+            for document in chunk:
+                if document["_id"] <= config.already_marked:
+                    document[DONE_FIELD] = True
+            collection.insert_many(chunk, ordered=False)
+            assert number < 1_000_000  # bounded
+
+
+def make_indexes(engine: EngineCommand) -> None:
+    """Call `engine index`.
+
+    Raises:
+        ProtocolError: it failed.
+    """
+    with engine.running("index") as index:
+        _, complaint = index.communicate()
+    if index.returncode != 0:
+        raise ProtocolError(f"`engine index` ended with exit code {index.returncode}: {complaint[-2000:]}")
+
+
+def _run_engine(engine: EngineCommand, config: PipelineConfig, beside: dict[str, int]) -> dict[str, Any]:
+    """Run and watch.
+
+    Args:
+        beside: Process ids of what works beside the engine, by name.
+    """
+    make_indexes(engine)
+    others = {name: psutil.Process(pid) for name, pid in beside.items()}
+    before = {name: _cpu_s(process) for name, process in others.items()}
+    cores = MachineCpu.now()
+    started = time.monotonic()
+    peak_bytes = 0
+    with engine.running("run", "--json", "--batch-size", str(config.batch_size)) as process:
+        while process.poll() is None:
+            peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
+            time.sleep(_MEMORY_EVERY_S)
+        wall_s = time.monotonic() - started
+        answer, complaint = process.communicate()
+    busy_share = cores.busy_share_since()
+    cpu_beside = {
+        name: round((_cpu_s(process) - before[name]) / config.n_documents * 1e6, 2) for name, process in others.items()
+    }
+    if process.returncode != 0:
+        raise ProtocolError(f"the measured run ended with exit code {process.returncode}: {complaint[-2000:]}")
+    summary: dict[str, Any] = json.loads(answer)
+    if summary["embedded"] != config.n_documents:
+        raise ProtocolError(f"the measured run embedded {summary['embedded']} of {config.n_documents} documents")
+    cpu = summary["cpu_us_per_document"]
+    return {
+        "documents_per_second": round(config.n_documents / wall_s, 1),
+        "wall_s": round(wall_s, 2),
+        "cpu_us_per_document": {**cpu, "engine": round(sum(cpu.values()), 2)},
+        "cpu_us_per_document_beside": cpu_beside,
+        "cores_busy_share": round(busy_share or 0.0, 3),
+        "peak_resident_mib": peak_bytes >> 20,
+        "latency": summary["latency"],
+        "bottleneck": summary["bottleneck"],
+        "shards": summary["shards"],
+        "bytes_per_row": round(summary["bytes"] / config.n_documents, 1),
+    }
+
+
+def _run_script(folder: Path, uri: str, urls: list[str], config: PipelineConfig) -> dict[str, Any]:
+    limit = max(1000, config.n_documents // SCRIPT_SHARE)
+    with MongoClient[dict[str, Any]](uri) as client:
+        client[DATABASE][COLLECTION].update_many(
+            {"_id": {"$gt": config.already_marked, "$lte": config.already_marked + limit}}, {"$unset": {DONE_FIELD: ""}}
+        )
+    figures = run_plain_script(
+        uri, DATABASE, COLLECTION, DONE_FIELD, urls, folder / "plain", batch_size=config.batch_size, limit=limit
+    )
+    return {
+        "documents": figures.documents,
+        "documents_per_second": round(figures.documents / figures.seconds, 1),
+        "cpu_us_per_document": round(figures.cpu_s / figures.documents * 1e6, 1),
+    }
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _resident_bytes(pid: int) -> int:
+    """Resident memory of a process and its descendants; shared pages count in each of them."""
+    total = 0
+    try:
+        parent = psutil.Process(pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            total += process.memory_info().rss
+    except psutil.Error:
+        return total
+    return total
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def _plain(config: PipelineConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__slots__ if name != "mongod"}
+
+
+def as_text(figures: dict[str, Any]) -> str:
+    """The figures as a table."""
+    engine, config = figures["engine"], figures["config"]
+    machine = ", ".join(f"{name} {value}" for name, value in figures["machine"].items())
+    lines = [
+        f"{config['n_documents']:,} documents of {config['dim']} dimensions, batch {config['batch_size']}, "
+        f"{config['n_servers']} canned servers and mongod on the same machine ({machine})",
+        f"{'stage':<12} {'us CPU per document':>20}",
+    ]
+    lines += [f"{name:<12} {value:>20.1f}" for name, value in engine["cpu_us_per_document"].items()]
+    lines += [f"{name:<12} {value:>20.1f}" for name, value in engine["cpu_us_per_document_beside"].items()]
+    lines += [
+        f"cores        {engine['cores_busy_share']:>20.0%} busy with all of it",
+        f"end to end   {engine['documents_per_second']:>20,.0f} documents/s, from the command's start to its end",
+        f"memory       {engine['peak_resident_mib']:>20,} MiB resident at the peak, all processes",
+        f"bottleneck: {engine['bottleneck']}",
+    ]
+    if script := figures.get("plain_script"):
+        ratio = engine["documents_per_second"] / script["documents_per_second"]
+        lines.append(
+            f"plain script {script['documents_per_second']:>20,.0f} documents/s, "
+            f"{script['cpu_us_per_document']:,.0f} us CPU per document ({script['documents']:,} documents); "
+            f"the engine is {ratio:.1f} times as fast"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point of `python -m bench.measure.pipeline`."""
+    usual = PipelineConfig()
+    parser = argparse.ArgumentParser(description="Measure the engine's own ceiling on this machine.")
+    parser.add_argument("--documents", type=int, default=usual.n_documents, help="in the work queue")
+    parser.add_argument("--already-marked", type=int, default=0, help="further documents, marked before the start")
+    parser.add_argument("--dim", type=int, default=usual.dim, help="numbers in a vector")
+    parser.add_argument("--batch-size", type=int, default=usual.batch_size, help="texts of a request")
+    parser.add_argument("--compare", action="store_true", help="run the plain script beside it")
+    parser.add_argument("--mongod", type=Path, help="a mongod binary")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    given = parser.parse_args()
+    figures = measure(
+        PipelineConfig(
+            n_documents=given.documents,
+            already_marked=given.already_marked,
+            dim=given.dim,
+            batch_size=given.batch_size,
+            compare=given.compare,
+            mongod=given.mongod,
+        )
+    )
+    sys.stdout.write((json.dumps(figures) if given.json else as_text(figures)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The search for the operating point: from one request in flight upward, and no further than it pays.
+
+    1. order       one request at each server, with texts of like length in it and with any: whether sorting pays, and
+                   so whether the run (and everything that follows here) sorts
+    2. floor       one request of the smallest batch size at each server: the least latency there is
+    3. climb       the largest batch size that holds the target: 1, 2, 4, ... in flight while throughput grows
+    4. others      the other batch sizes with as many texts in flight, because texts in flight decide, not requests;
+                   one that is not better there at a full server cannot win
+    5. refine      between the last point that was good and the first that was not
+    6. final       the points that may be the best, again and again in shuffled order, so that no drift picks the winner
+
+Among the points within `INDIFFERENCE` of the best throughput, the one with the least latency is chosen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.tuner.measure.limits import Limits
+from bench.tuner.measure.load import Load
+from bench.tuner.measure.measure import Point, Visit
+from bench.tuner.search.climb import Climb
+from bench.tuner.search.final import Final
+from bench.tuner.search.findings import Findings
+from bench.tuner.search.record import Record
+from bench.tuner.search.survey import Listener, Survey, TuneConfig
+from bench.tuner.texts.corpus import Corpus, Order
+from engine.errors import ConfigError, ServersUnavailable
+from gpu_clients.errors import REMEDIES, FailureKind, Remedy
+
+PAYING_ORDER = 1.03
+"""Gain by sorting below which a run does better without: unsorted, latencies are more even."""
+
+_TEXTS_THAT_SHOW_PADDING = 16
+
+
+class Search:
+    """One search.
+
+    Attributes:
+        findings: What is known so far; may be read at any time, also after an interruption.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        corpus: Corpus,
+        limits: Limits,
+        config: TuneConfig,
+        *,
+        max_batch_tokens: int | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        """
+        Args:
+            max_batch_tokens: Tokens of a GPU batch, when the servers say so.
+            listener: Told of every visit: in which part of the search, and what it found.
+        """
+        self._survey = Survey(load, corpus, limits, config, max_batch_tokens=max_batch_tokens, listener=listener)
+        self._max_seconds = config.max_seconds
+        self.findings: Findings = self._survey.findings
+
+    def run(self) -> Findings:
+        """Search; `findings` holds everything, also when this is interrupted.
+
+        Raises:
+            ServersUnavailable: a server stopped answering, or none answers a single request with vectors.
+            ConfigError: the servers refuse every request.
+        """
+        survey, findings = self._survey, self.findings
+        self._decide_order()
+        sizes = self._floors()
+        if not findings.within(None):
+            raise _nothing_works(findings)
+        if sizes:
+            climb = Climb(survey)
+            climb.climb(sizes[-1], 1)
+            for size in reversed(sizes[:-1]):
+                climb.climb(size, climb.start_of(size))
+            survey.stop_exploring()
+            final = Final(survey)
+            final.hold()
+            final.choose()
+        if not survey.has_time():
+            findings.notes.append(f"--max-seconds {self._max_seconds:g} was used up: more time may find a better point")
+        findings.ended = True
+        return findings
+
+    def _decide_order(self) -> None:
+        """Send texts of like length together, then as they come: a server that pads is faster with the former."""
+        ceilings = self._survey.limits.ceilings
+        size = max(ceilings)
+        point = Point(size, min(ceilings[size], -(-_TEXTS_THAT_SHOW_PADDING // size)))
+        mixed = self._survey.measure("order", point, Order.NATURAL)
+        alike = self._survey.measure("order", point, Order.SPREAD if point.concurrency <= 2 else Order.SORTED)
+        if not mixed.n_texts or not alike.n_texts:
+            return
+        gain = slowdown_by_mixing(mixed, alike) if point.concurrency == 1 else alike.rate.per_s / mixed.rate.per_s
+        self.findings.sorting_gain = gain
+        self.findings.bucketing = gain >= PAYING_ORDER
+        self.findings.records[point] = Record(point, [alike if self.findings.bucketing else mixed])
+
+    def _floors(self) -> list[int]:
+        """One request in flight, batch size by batch size; returns the batch sizes that may hold the target."""
+        sizes = sorted(self._survey.limits.ceilings)
+        target_s = self._survey.target_p95_s
+        good = []
+        for size in sizes:
+            # without a target only the ends are of interest: the least latency, and where the climb begins
+            if target_s is None and size not in (sizes[0], sizes[-1]):
+                good.append(size)
+                continue
+            record = self._survey.visit("floor", Point(size, 1))
+            if self.findings.floor is None:
+                self.findings.floor = record
+                self._learn_tokens(record)
+            if not record.works:
+                if size in self._survey.limits.ceilings:
+                    self.findings.notes.append(f"batch size {size} left out: {_errors_of(record)}")
+                continue
+            if not record.holds(target_s):
+                break  # a larger request takes longer still
+            good.append(size)
+        return good
+
+    def _learn_tokens(self, record: Record) -> None:
+        ratio = record.characters_per_token
+        if ratio is not None:
+            self.findings.characters_per_token = ratio
+            self.findings.tokens_estimated = False
+
+
+def slowdown_by_mixing(mixed: Visit, alike: Visit) -> float:
+    """How much longer a request with texts of any length takes than one of like lengths with as many characters.
+
+    Both were sent one at a time, so a latency is the time that the server worked on one request. A straight line
+    through those of like lengths says what a request with the characters of a mixed one should take.
+    """
+    ratios, weights = [], []
+    for server in np.unique(mixed.servers):
+        here, there = mixed.servers == server, alike.servers == server
+        if there.sum() < 3:
+            continue
+        characters, latencies_s = alike.characters[there], alike.latencies_s[there]
+        if np.ptp(characters) > 0:
+            slope, start_s = np.polyfit(characters, latencies_s, 1)
+        else:
+            slope, start_s = 0.0, float(latencies_s.mean())
+        expected_s = start_s + slope * float(mixed.characters[here].mean())
+        if expected_s > 0:
+            ratios.append(float(mixed.latencies_s[here].mean()) / expected_s)
+            weights.append(int(here.sum()))
+    return float(np.average(ratios, weights=weights)) if ratios else 1.0
+
+
+def _errors_of(record: Record) -> str:
+    """The errors of a point in words."""
+    errors = record.errors
+    if not errors:
+        return "no request was answered in time"
+    return "requests failed (" + ", ".join(f"{count} {kind}" for kind, count in errors.most_common()) + ")"
+
+
+def _nothing_works(findings: Findings) -> ConfigError | ServersUnavailable:
+    """No request was answered with vectors: is it what was asked, or who was asked?"""
+    failed = [record for record in findings.records.values() if record.errors]
+    what = "; ".join(f"batch size {record.point.batch_size}: {_errors_of(record)}" for record in failed)
+    kinds = {FailureKind(kind) for record in failed for kind in record.errors}
+    if kinds and all(REMEDIES[kind] is Remedy.DIVIDE and kind is not FailureKind.BACKEND for kind in kinds):
+        return ConfigError(f"the servers refuse these texts ({what}): look at --truncate, --prompt and the texts")
+    return ServersUnavailable(f"no point can be measured ({what or 'no request was answered in time'})")

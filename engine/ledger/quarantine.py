@@ -1,0 +1,132 @@
+"""The quarantine: documents that could not be embedded, one JSON object a line, never marked, never lost.
+
+An `_id` stands there as people write it: a number, a string, and any other type as extended JSON (`{"$oid": "..."}`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from engine.errors import DamageError, SinkError
+from engine.ledger import durable
+
+
+class Quarantine:
+    """The quarantine file of a run.
+
+    Attributes:
+        count: Documents in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create it; a torn last line (power cut) is cut off, its document will be read again."""
+        self._path = path
+        self._ids: set[str] = set()
+        end = 0
+        if path.exists():
+            for entry, offset in _entries(path):
+                self._ids.add(id_text(entry))
+                end = offset
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        os.ftruncate(self._fd, end)
+        os.lseek(self._fd, end, os.SEEK_SET)
+        self._dirty = False
+
+    @property
+    def count(self) -> int:
+        """Documents in quarantine."""
+        return len(self._ids)
+
+    def add(self, entries: Iterable[dict[str, Any]]) -> int:
+        """Append entries (`engine.records.Quarantined` as dicts); returns how many are new.
+
+        Raises:
+            SinkError: the device is full or failing.
+        """
+        added = 0
+        lines = []
+        for entry in entries:
+            line = {"_id": _plain_id(entry["id"]), **{name: value for name, value in entry.items() if name != "id"}}
+            identity = id_text(line)
+            if identity in self._ids:
+                continue
+            self._ids.add(identity)
+            if line.get("text") is None:
+                line.pop("text", None)
+            lines.append(orjson.dumps(line) + b"\n")
+            added += 1
+        if lines:
+            self._dirty = True
+            with self._device():
+                durable.write_all(self._fd, b"".join(lines))
+        return added
+
+    def sync(self) -> None:
+        """Make it durable; called before a COMMIT and at the end."""
+        if self._dirty:
+            with self._device():
+                durable.fsync_file(self._fd)
+            self._dirty = False
+
+    @contextlib.contextmanager
+    def _device(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SinkError(
+                f"cannot write the quarantine file {self._path} ({error.strerror}): free space on --hot-dir, then run "
+                "the same command again; a torn last line is cut off then"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def id_text(entry: dict[str, Any]) -> str:
+    """The `_id` of an entry of the file as compact JSON: what tells it from all others."""
+    return orjson.dumps(entry["_id"]).decode()
+
+
+def _plain_id(identity: str) -> Any:
+    """The value that stands in the file for an `_id` in canonical extended JSON; one that was cut stays a text."""
+    try:
+        value = orjson.loads(identity)
+    except orjson.JSONDecodeError:
+        return identity
+    if isinstance(value, dict) and value.keys() & {"$numberInt", "$numberLong"}:
+        return int(next(iter(value.values())))
+    return value
+
+
+def read_quarantine(path: Path) -> list[dict[str, Any]]:
+    """All entries of a quarantine file, oldest first; none when there is no file."""
+    return [entry for entry, _ in _entries(path)] if path.exists() else []
+
+
+def _entries(path: Path) -> Iterable[tuple[dict[str, Any], int]]:
+    """Every whole entry with the offset behind it."""
+    offset = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            offset += len(line)
+            if not line.endswith(b"\n"):
+                return
+            try:
+                entry = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise DamageError(
+                    f"the quarantine file {path} is damaged before byte {offset}: repair or remove that line"
+                ) from error
+            yield entry, offset
+
+
+def replace_quarantine(path: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Write the file anew with `entries` only (what `engine quarantine retry` leaves)."""
+    durable.replace_file(path, b"".join(orjson.dumps(entry) + b"\n" for entry in entries))

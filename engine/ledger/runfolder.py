@@ -1,0 +1,200 @@
+"""The folders of a run: who owns them, what lies where, what `engine status` may read at any time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError, LockHeld, SinkError
+from engine.ledger import durable
+
+LOCK_GRACE_S = 5.0
+"""How long a start waits for the orphans of a killed supervisor; they end within 2 s (G6)."""
+
+RESERVE_BYTES = 4 << 20
+IN_PROGRESS = ".inprogress"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolders:
+    """Where a run keeps its things.
+
+    Attributes:
+        hot: `HOT/<database>.<collection>.<done-field>/`: lock, ledger, config, quarantine, status.
+        cold: `COLD/<database>.<collection>/`.
+    """
+
+    hot: Path
+    cold: Path
+
+    @classmethod
+    def of(cls, hot_dir: Path, cold_dir: Path, database: str, collection: str, done_field: str) -> RunFolders:
+        """The folders that belong to one collection and one done field."""
+        return cls(
+            hot=hot_dir / f"{database}.{collection}.{done_field}",
+            cold=cold_dir / f"{database}.{collection}",
+        )
+
+    @property
+    def shards(self) -> Path:
+        """Committed shards, and the open one under `.inprogress`."""
+        return self.cold / "shards"
+
+    @property
+    def consolidated(self) -> Path:
+        """What `engine merge` writes."""
+        return self.cold / "consolidated"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger."""
+        return self.hot / "ledger"
+
+    @property
+    def lock(self) -> Path:
+        """The lock file; the lock is the kernel's `flock`, the file only says whose it is."""
+        return self.hot / "lock"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, without secrets."""
+        return self.hot / "config.toml"
+
+    @property
+    def quarantine(self) -> Path:
+        """Documents that could not be embedded, one JSON object a line."""
+        return self.hot / "quarantine.jsonl"
+
+    @property
+    def status(self) -> Path:
+        """The live figures of a run, replaced about once a second."""
+        return self.hot / "status.json"
+
+    @property
+    def reserve(self) -> Path:
+        """Space held back for a clean stop on a full device."""
+        return self.hot / "reserve"
+
+    def require_run(self) -> None:
+        """Refuse a folder in which no run was ever started: a mistyped name must not look like an empty run.
+
+        Raises:
+            ConfigError: there is no ledger.
+        """
+        if not self.ledger.exists():
+            raise ConfigError(
+                f"no run in {self.hot}: check --hot-dir, --database, --collection, --done-field, or start `engine run`"
+            )
+
+    def make(self) -> None:
+        """Create what is missing.
+
+        Raises:
+            SinkError: a folder cannot be created or written.
+        """
+        for folder in (self.hot, self.shards):
+            try:
+                durable.make_folder(folder)
+            except OSError as error:
+                raise SinkError(
+                    f"cannot create the folder {folder} ({error.strerror}): name a writable --hot-dir and --cold-dir"
+                ) from error
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise SinkError(f"the folder {folder} is not writable: change its permissions or name another one")
+
+
+class RunLock:
+    """The exclusive right to a run folder; the kernel gives it back when the last holder ends.
+
+    The descriptor is handed to every child. So while an orphan of a killed supervisor still lives, nobody else can
+    start a new epoch: an orphan can never write beside its successor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            LockHeld: another run holds it and its supervisor lives.
+        """
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        deadline = time.monotonic() + LOCK_GRACE_S
+        while True:
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                owner = _owner(self.fd)
+                if (owner is not None and _lives(owner)) or time.monotonic() > deadline:
+                    os.close(self.fd)
+                    raise LockHeld(
+                        f"another run (process {owner or 'unknown'}) holds {path}: wait for it, stop it, "
+                        "or run another collection"
+                    ) from None
+                time.sleep(0.05)
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        os.ftruncate(self.fd, 0)
+        os.close(self.fd)
+
+
+def _owner(fd: int) -> int | None:
+    text = os.pread(fd, 32, 0).split()
+    return int(text[0]) if text and text[0].isdigit() else None
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs; a zombie holds nothing any more."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[:1] not in (["Z"], ["X"])
+
+
+def lock_owner(path: Path) -> int | None:
+    """The process that holds a run folder's lock now, or None; never waits and takes nothing."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _owner(fd) or 0
+    finally:
+        os.close(fd)
+    return None
+
+
+def write_status(path: Path, figures: dict[str, Any]) -> None:
+    """Replace the live figures; not durable on purpose: after a crash the ledger is what counts."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(figures), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_status(path: Path) -> dict[str, Any] | None:
+    """The last live figures, or None when there are none."""
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return figures if isinstance(figures, dict) else None
+
+
+def check_folder_name(label: str, value: str) -> None:
+    """Refuse a name that would leave its folder.
+
+    Raises:
+        ConfigError: empty, or with a path separator.
+    """
+    if not value or "/" in value or "\0" in value or value in (".", ".."):
+        raise ConfigError(f"{label} is {value!r}; expected a plain name without '/'")

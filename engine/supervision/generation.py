@@ -1,0 +1,192 @@
+"""A generation: all child processes of a run with their rings and queues, started and ended together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.memory.channels import Channel, Message
+from engine.memory.slots import VectorLayout
+from engine.ports import StagePlan
+from engine.supervision.worker import SharedParts, describe_job
+
+_START = (
+    "import sys; sys.path[:] = [p for p in sys.path if p] + [{root!r}]; "
+    "from engine.supervision.worker import main; main()"
+)
+_SIGNALS_OF_DEATH = {
+    signal.SIGKILL: "killed, by an operator or for lack of memory",
+    signal.SIGBUS: "bus error: shared memory exhausted",
+    signal.SIGSEGV: "segmentation fault",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingPlan:
+    """Sizes of both rings; printed at start (G5).
+
+    Attributes:
+        n_documents: Document slots.
+        document_bytes: Bytes of one.
+        n_vectors: Vector slots.
+        layout: What stands in one.
+    """
+
+    n_documents: int
+    document_bytes: int
+    n_vectors: int
+    layout: VectorLayout
+
+    @property
+    def size_bytes(self) -> int:
+        """Shared memory of both rings."""
+        return self.n_documents * self.document_bytes + self.n_vectors * self.layout.slot_bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class Child:
+    """One child process.
+
+    Attributes:
+        role: `reader`, `client-0` ..., `writer`.
+        process: The process.
+        channel: Our end of its channel.
+        facts: The last figures it told, by event name.
+        error: Its error event, if it told one.
+        heard_s: When it last said something (monotonic).
+        is_silent: Whether its silence was logged already.
+        ended: Its exit code once it has ended and was waited for.
+        cpu_s: User and system time, known once it has ended.
+    """
+
+    role: str
+    process: subprocess.Popen[bytes]
+    channel: Channel
+    facts: dict[str, Message] = field(default_factory=dict)
+    error: Message | None = None
+    heard_s: float = field(default_factory=time.monotonic)
+    is_silent: bool = False
+    ended: int | None = None
+    cpu_s: float = 0.0
+
+    def reap(self, *, block: bool) -> bool:
+        """Wait for the end and take the CPU time; True once it has ended."""
+        if self.ended is not None:
+            return True
+        pid, status, usage = os.wait4(self.process.pid, 0 if block else os.WNOHANG)
+        if pid == 0:
+            return False
+        self.ended = os.waitstatus_to_exitcode(status)
+        self.process.returncode = self.ended
+        self.cpu_s = usage.ru_utime + usage.ru_stime
+        return True
+
+    def how_it_ended(self) -> str:
+        """One phrase for logs and errors."""
+        if self.error is not None:
+            return str(self.error["message"])
+        if self.ended is not None and self.ended < 0:
+            number = signal.Signals(-self.ended)
+            return f"{number.name} ({_SIGNALS_OF_DEATH.get(number, 'a signal')})"
+        return f"exit code {self.ended}"
+
+
+class Generation:
+    """The child processes of one generation.
+
+    Attributes:
+        number: Counts from 1 in a run.
+        parts: Rings and queues.
+        children: By role.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        epoch: int,
+        rings: RingPlan,
+        stages: Iterable[StagePlan],
+        inherit: list[int],
+        orders: Mapping[str, list[Message]] | None = None,
+    ) -> None:
+        """Reserve the rings and start every child; call from the main thread only (children die with it).
+
+        Args:
+            inherit: Further descriptors that children keep open: the run folder's lock.
+            orders: Commands, by role, that children obey before anything else, however late they are looked after.
+        """
+        self.number = number
+        self.parts = SharedParts.create(
+            n_documents=rings.n_documents,
+            document_bytes=rings.document_bytes,
+            n_vectors=rings.n_vectors,
+            layout=rings.layout,
+        )
+        self.children: dict[str, Child] = {}
+        try:
+            for plan in stages:
+                self.children[plan.role] = self._start(plan, epoch, inherit, (orders or {}).get(plan.role, []))
+        except BaseException:
+            self.kill()
+            raise
+
+    def _start(self, plan: StagePlan, epoch: int, inherit: list[int], orders: list[Message]) -> Child:
+        ours, theirs = Channel.pair()
+        root = str(Path(__file__).resolve().parents[2])
+        process = subprocess.Popen(
+            [sys.executable, "-c", _START.format(root=root), plan.role, str(theirs.fd), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fd, *inherit, *self.parts.fds()],
+        )
+        theirs.close()
+        ours.send(describe_job(plan.stage, plan.role, self.number, epoch, plan.settings, self.parts, orders))
+        return Child(role=plan.role, process=process, channel=ours)
+
+    def role(self, role: str) -> Child:
+        """A child by its role."""
+        return self.children[role]
+
+    def clients(self) -> list[Child]:
+        """The GPU clients."""
+        return [child for role, child in self.children.items() if role.startswith("client")]
+
+    def command(self, role: str, **command: object) -> None:
+        """Send a command; a child that has ended is noticed elsewhere."""
+        self.children[role].channel.try_send(dict(command))
+
+    def command_clients(self, **command: object) -> None:
+        """Send a command to every client."""
+        for child in self.clients():
+            child.channel.try_send(dict(command))
+
+    def kill(self) -> None:
+        """End every child now, wait for each, and give the rings back. Nothing durable is lost by it."""
+        for child in self.children.values():
+            if child.ended is None:
+                # not Popen.kill: it polls first, and would reap a child that has just ended before we see its CPU time
+                os.kill(child.process.pid, signal.SIGKILL)
+        for child in self.children.values():
+            child.reap(block=True)
+            child.channel.close()
+        self.parts.close()
+
+    def finish(self, timeout_s: float) -> None:
+        """Ask every child to leave, then end those that do not."""
+        for child in self.children.values():
+            child.channel.try_send({"do": "exit"})
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if sum(child.reap(block=False) for child in self.children.values()) == len(self.children):
+                break
+            time.sleep(0.005)
+        self.kill()
+
+    def cpu_s(self, group: str) -> float:
+        """CPU seconds of the ended children whose role starts with `group`."""
+        return sum(child.cpu_s for role, child in self.children.items() if role.startswith(group))

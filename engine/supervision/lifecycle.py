@@ -1,0 +1,158 @@
+"""The course of a generation: which phase it is in, and which moves its children's facts allow.
+
+    RUNNING -> DELIVERING -> SEALING -> SETTLING -> RUNNING (another pass) | FINISHED
+    RUNNING, DELIVERING -> STOPPING -> SEALING           a limit, a signal or an outage says stop
+
+It only looks at what the children told, and commands them. Why a run stops, and what becomes of a generation that
+dies, is decided elsewhere (`engine.supervision.supervisor`); the whole protocol is in docs/protocols/shutdown.md.
+"""
+
+from __future__ import annotations
+
+from engine.errors import Exit
+from engine.memory.channels import Message
+from engine.supervision.generation import Generation
+from engine.supervision.phases import Phase, Stop, check_move
+
+MAX_PASSES = 3
+"""Passes over the work queue in one run. The first reads the queue, the second proves it empty; a third picks up
+what moved in between. A collection that grows all the time would never end otherwise."""
+
+
+class Course:
+    """Moves a generation from phase to phase.
+
+    Attributes:
+        phase: Where it stands.
+        pass_number: Which pass over the work queue it makes, from 1.
+        work_left: Whether its reader came to a limit, or was stopped, before the end of the queue.
+    """
+
+    def __init__(self, *, is_marking: bool) -> None:
+        """
+        Args:
+            is_marking: Whether documents are marked; else another pass would read them all again.
+        """
+        self._is_marking = is_marking
+        self.begin(limit=None)
+
+    def begin(self, *, limit: int | None) -> None:
+        """Begin a generation: its reader makes a first pass without being told.
+
+        Args:
+            limit: Documents that it reads at most.
+        """
+        self._limit = limit
+        self.phase = Phase.RUNNING
+        self.pass_number = 1
+        self.work_left = False
+        self._is_expected_told = False
+
+    @property
+    def has_rows_to_come(self) -> bool:
+        """Whether documents are still read or awaited from the clients, and nobody has said stop."""
+        return self.phase in (Phase.RUNNING, Phase.DELIVERING)
+
+    @property
+    def is_all_awaited(self) -> bool:
+        """Whether all that was read is awaited now, as rows or in a shard."""
+        return self.phase in (Phase.DELIVERING, Phase.SEALING)
+
+    @property
+    def what_is_left(self) -> str:
+        """What a run leaves undone that stops now, for the person who started it."""
+        if self.pass_number == 1:
+            return "work is left"
+        return "the queue was read to its end, but no second look has found it empty: new documents may have come"
+
+    def stop(self, generation: Generation) -> None:
+        """Have reading end and what is in flight finished; beyond that there is nothing to stop."""
+        if self.has_rows_to_come:
+            generation.command("reader", do="stop")
+            generation.command_clients(do="stop")
+            self._move(Phase.STOPPING)
+
+    def advance(self, generation: Generation, stop: Stop | None, *, marks_are_over: bool) -> None:
+        """Make whatever moves the facts allow now.
+
+        Args:
+            stop: Why the run is being stopped, if it is.
+            marks_are_over: Whether every committed shard is marked, or never will be by this run.
+        """
+        if self.phase is Phase.RUNNING:
+            self._advance_running(generation)
+        if self.phase is Phase.DELIVERING and _is_delivered(generation):
+            self._seal(generation)
+        if self.phase is Phase.STOPPING and _has_stopped(generation):
+            self._seal(generation)
+        if self.phase is Phase.SEALING and "drained" in generation.role("writer").facts:
+            del generation.role("writer").facts["drained"]
+            self._move(Phase.SETTLING)
+        if self.phase is Phase.SETTLING:
+            is_without_mongodb = stop is not None and stop.code is Exit.MONGODB  # marks would wait for it once more
+            if marks_are_over or is_without_mongodb:
+                self._after_pass(generation, stop)
+
+    def _move(self, phase: Phase) -> None:
+        check_move(self.phase, phase)
+        self.phase = phase
+
+    def _advance_running(self, generation: Generation) -> None:
+        reader = generation.role("reader").facts
+        self._announce_expected(generation, reader.get("reader", {}))
+        if "pass_done" in reader or "stopped" in reader:
+            self.work_left = bool(reader.get("stopped", {}).get("work_left", False))
+            generation.command_clients(do="tail")
+            self._move(Phase.DELIVERING)
+
+    def _announce_expected(self, generation: Generation, reader: Message) -> None:
+        """Tell the writer once how many rows are to come, so that the last shards get smaller (docs/adr/0007)."""
+        estimate = reader.get("estimate")
+        if estimate is None or self._is_expected_told or not self._is_marking:
+            return
+        rows = estimate if self._limit is None else min(estimate, self._limit)
+        generation.command("writer", do="expect", rows=rows)
+        self._is_expected_told = True
+
+    def _seal(self, generation: Generation) -> None:
+        generation.command("writer", do="drain", rows=_sum_of_clients(generation, "rows"))
+        self._move(Phase.SEALING)
+
+    def _after_pass(self, generation: Generation, stop: Stop | None) -> None:
+        """The queue has been read once and all of it is marked: look again, or finish."""
+        reader = generation.role("reader").facts
+        done = reader.get("pass_done")
+        look_again = (
+            stop is None
+            and self._is_marking
+            and done is not None
+            and done["found"] > 0
+            and self.pass_number < MAX_PASSES
+        )
+        if not look_again:
+            self._move(Phase.FINISHED)
+            return
+        self.pass_number += 1
+        del reader["pass_done"]
+        generation.command("reader", do="rescan")
+        self._move(Phase.RUNNING)
+
+
+def _sum_of_clients(generation: Generation, name: str) -> int:
+    return sum(client.facts.get("client", {}).get(name, 0) for client in generation.clients())
+
+
+def _is_delivered(generation: Generation) -> bool:
+    """Whether every published document has reached the vector ring or the quarantine."""
+    reader = generation.role("reader").facts
+    published = (reader.get("pass_done") or reader["stopped"])["documents"]
+    settled = _sum_of_clients(generation, "rows") + _sum_of_clients(generation, "quarantined")
+    return bool(settled == published)
+
+
+def _has_stopped(generation: Generation) -> bool:
+    """Whether nobody reads, or begins a request, any more."""
+    reader = generation.role("reader")
+    return (reader.ended is not None or "stopped" in reader.facts) and all(
+        "stopped" in client.facts for client in generation.clients()
+    )

@@ -1,0 +1,99 @@
+"""No shard is named before its vectors are proved, and what a drifted server gave is refused (docs/adr/0011).
+
+The writer asks for a proof, the supervisor asks every client, and passes on when all have answered. A client that
+finds wrong vectors tells of a drift instead: whatever is not committed then is refused, by ending the generation. In
+the next one the server is under suspicion: it works only after a right canary, and no more at all when it has drifted
+too often. A client that dies, or hangs, ends the generation anyway, so nothing here needs a clock of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+
+from engine.ledger import durable
+from engine.memory.channels import Message
+from engine.supervision.generation import Child, Generation
+
+_log = logging.getLogger("engine.supervisor")
+
+AN_HOUR_S = 3600.0
+MAX_DRIFTS = 3
+"""Drifts of one server within an hour after which it is used no more in this run; else it could refuse for ever."""
+
+
+class Refused(Exception):
+    """A server has drifted: what is not committed must not be."""
+
+
+class WithinAnHour:
+    """Counts events of the last hour."""
+
+    def __init__(self) -> None:
+        self._times_s: deque[float] = deque()
+
+    def add(self) -> int:
+        """Count one more; how many there were within the last hour, this one included."""
+        now_s = time.monotonic()
+        self._times_s.append(now_s)
+        while now_s - self._times_s[0] > AN_HOUR_S:
+            self._times_s.popleft()
+        return len(self._times_s)
+
+
+class Proofs:
+    """Asks for proofs, and remembers which servers have drifted in this run."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._awaited: set[str] = set()
+        self._drifts: dict[str, WithinAnHour] = {}
+        self._barred: set[str] = set()
+
+    def begin(self) -> dict[str, list[Message]]:
+        """Begin a generation: no proof is awaited; the orders that the clients of suspects are started with.
+
+        An order that comes later would come too late for a client that is quicker: its server lies at once, the
+        generation is refused, and the next one goes the same way.
+        """
+        self._awaited.clear()
+        return {role: [{"do": "suspect", "for_good": role in self._barred}] for role in self._drifts}
+
+    def ask(self, generation: Generation) -> None:
+        """The writer wants a proof: ask every client for it."""
+        self._number += 1
+        self._awaited = {client.role for client in generation.clients()}
+        durable.point("proof.before_asked")
+        generation.command_clients(do="prove", number=self._number)
+        durable.point("proof.after_asked")
+
+    def take(self, generation: Generation, client: Child, answer: Message) -> None:
+        """A client vouches for all that it had handed over when it was asked."""
+        if answer["number"] != self._number or client.role not in self._awaited:
+            return
+        self._awaited.discard(client.role)
+        if not self._awaited:
+            durable.point("proof.before_told")
+            generation.command("writer", do="proved")
+            durable.point("proof.after_told")
+
+    def drifted(self, client: Child, drift: Message) -> None:
+        """A client has found a server's vectors wrong, and rows of it are not committed yet.
+
+        Raises:
+            Refused: always.
+        """
+        role = f"client-{drift['server']}"
+        if self._drifts.setdefault(role, WithinAnHour()).add() >= MAX_DRIFTS:
+            self._barred.add(role)
+        rows = drift["rows"]
+        _log.warning(
+            "rows_refused server=%s rows=%d told_by=%s barred=%s: nothing of them is committed, their documents are "
+            "read again",
+            drift["url"],
+            rows,
+            client.role,
+            role in self._barred,
+        )
+        raise Refused(f"{drift['url']} gives wrong vectors; {rows} rows of it were not committed yet and are refused")

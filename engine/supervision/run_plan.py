@@ -1,0 +1,36 @@
+"""What a run is to do, as its composer says it to the supervisor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.ports import StagePlan
+from engine.supervision.generation import RingPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What a run is to do.
+
+    Attributes:
+        name: `<database>.<collection>.<done-field>`.
+        collection: `<database>.<collection>`.
+        prefix: Start of the name of every shard of this ledger.
+        rings: Sizes of the rings.
+        stages: The stage plans for an epoch and the number of documents that may still be read (None: all).
+        limit: Documents to read at most.
+        max_time_s: Seconds after which the run stops cleanly.
+        max_outage_s: Seconds without any healthy server before a clean stop.
+        max_restarts: Generations that may die within an hour.
+    """
+
+    name: str
+    collection: str
+    prefix: str
+    rings: RingPlan
+    stages: Callable[[int, int | None], list[StagePlan]]
+    limit: int | None
+    max_time_s: float | None
+    max_outage_s: float
+    max_restarts: int = 5

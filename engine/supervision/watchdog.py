@@ -1,0 +1,83 @@
+"""Notices what does not announce itself: a child that hangs, a fleet of which no server is healthy."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from engine.supervision.generation import Generation
+
+_log = logging.getLogger("engine.watchdog")
+
+SILENCE_WARN_S = 30.0
+SILENCE_KILL_S = 180.0
+STANDSTILL_S = 300.0
+"""Far beyond any pause between two tries: so long nothing is in flight, nothing waits, and still rows are missing."""
+_WITHOUT_SERVER = ("out", "probing")
+
+
+class Watchdog:
+    """Looks at the children of a generation, a few times a second."""
+
+    def __init__(self) -> None:
+        self._outage_since_s: float | None = None
+        self._still_since_s = 0.0
+        self._last_counts: tuple[int, ...] = ()
+
+    def standstill(self, generation: Generation, *, is_awaited: bool) -> str | None:
+        """Why the generation has to end: nothing moves, nothing is left to move, and still rows are missing.
+
+        Only a bug can lose a batch between two processes. The rings are disposable, so recovery is the remedy.
+
+        Args:
+            is_awaited: Whether all that was read is awaited now; at other times there is nothing to judge.
+        """
+        if not is_awaited:
+            self._last_counts = ()
+            return None
+        clients = [child.facts.get("client", {}) for child in generation.clients()]
+        writer = generation.role("writer").facts.get("writer", {})
+        parts = generation.parts
+        counts = (
+            *(client.get("rows", 0) + client.get("quarantined", 0) for client in clients),
+            writer.get("rows", 0),
+            writer.get("committed_rows", 0),
+        )
+        is_busy = (
+            parts.documents_ready.waiting()
+            or parts.vectors_ready.waiting()
+            or any(client.get("in_flight", 0) for client in clients)
+            or writer.get("state") == "sealing"
+            or self._outage_since_s is not None
+        )
+        now = time.monotonic()
+        if is_busy or counts != self._last_counts:
+            self._last_counts, self._still_since_s = counts, now
+        if now - self._still_since_s <= STANDSTILL_S:
+            return None
+        return f"nothing has moved for {STANDSTILL_S:.0f} s although rows are missing: a batch was lost"
+
+    def outage_s(self, generation: Generation) -> float:
+        """For how long no server has been healthy, 0.0 while one is or may be."""
+        states = [child.facts["client"]["state"] for child in generation.clients() if "client" in child.facts]
+        if not states or any(state not in _WITHOUT_SERVER for state in states):
+            self._outage_since_s = None
+            return 0.0
+        now = time.monotonic()
+        self._outage_since_s = self._outage_since_s or now
+        return now - self._outage_since_s
+
+    def hung_child(self, generation: Generation) -> str | None:
+        """Why the generation has to end: a child has said nothing for too long. Warns long before."""
+        now = time.monotonic()
+        for child in generation.children.values():
+            silence_s = now - child.heard_s
+            if child.ended is not None or silence_s <= SILENCE_WARN_S:
+                child.is_silent = False
+                continue
+            if silence_s > SILENCE_KILL_S:
+                return f"{child.role} (process {child.process.pid}) said nothing for {silence_s:.0f} s"
+            if not child.is_silent:
+                child.is_silent = True
+                _log.warning("child_silent role=%s pid=%d seconds=%.0f", child.role, child.process.pid, silence_s)
+        return None

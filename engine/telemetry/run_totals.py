@@ -1,0 +1,143 @@
+"""The account of a run: what it has come to, told every second, in the ledger when it ends, and in its summary."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from engine.errors import EngineError, Exit, ProtocolError
+from engine.ledger.log import Ledger, RunState
+from engine.ledger.quarantine import Quarantine
+from engine.ledger.runfolder import RunFolders
+from engine.supervision.generation import Generation
+from engine.supervision.lifecycle import Course
+from engine.supervision.run_plan import RunPlan
+from engine.telemetry.reporting import Observer, Reporter
+from engine.telemetry.summary import ROLE_GROUPS, Tally, summary
+
+_log = logging.getLogger("engine.supervisor")
+
+
+class Account:
+    """What a run has come to, over all its generations.
+
+    Attributes:
+        tally: The counts; whoever commits, marks or recovers adds to them.
+        last_error: What went wrong last, None while nothing has.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        folders: RunFolders,
+        ledger: Ledger[RunState],
+        quarantine: Quarantine,
+        observers: list[Observer],
+    ) -> None:
+        self._plan = plan
+        self._reserve = folders.reserve
+        self._ledger = ledger
+        self._quarantine = quarantine
+        self._reporter = Reporter(folders.status, observers)
+        self._bottleneck = "nothing to judge by: no generation ran"
+        self.tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
+        self.last_error: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began."""
+        return self._reporter.clock.seconds
+
+    def take_generation(self, generation: Generation, *, committed_rows: int, crashed: bool, stopped: bool) -> None:
+        """Add what a generation has told, now that it is over; its children still live.
+
+        Args:
+            committed_rows, crashed, stopped: See `Tally.take_generation`.
+        """
+        self.tally.take_generation(
+            generation.role("reader").facts.get("reader", {}),
+            [client.facts.get("client", {}) for client in generation.clients()],
+            committed_rows=committed_rows,
+            crashed=crashed,
+            stopped=stopped,
+        )
+        self._bottleneck = self._reporter.verdict(generation)
+
+    def take_cpu(self, generation: Generation) -> None:
+        """Add the processor time of a generation whose children have ended."""
+        for group in ROLE_GROUPS:
+            self.tally.cpu_s[group] += generation.cpu_s(group)
+
+    def publish_when_due(self, generation: Generation, course: Course, *, committed_rows: int) -> None:
+        """Tell the figures of this moment, about once a second.
+
+        Args:
+            committed_rows: Rows that this generation has committed.
+        """
+        if self._reporter.due():
+            self._publish(generation, course, committed_before=self.tally.committed_rows - committed_rows)
+
+    def close(self, code: Exit, course: Course) -> None:
+        """Note the end in the ledger, and tell it; no generation lives any more."""
+        self._record_stop(code)
+        self._publish(None, course, committed_before=self.tally.committed_rows, code=code)
+
+    def _record_stop(self, code: Exit) -> None:
+        """Append the STOP record; on a full device the reserve makes room for it."""
+        record = {"type": "STOP", "exit": int(code), "at": time.time(), "rows": self._ledger.state.rows}
+        try:
+            self._quarantine.sync()
+            self._ledger.append(record)
+        except (EngineError, OSError):
+            self._reserve.unlink(missing_ok=True)
+            try:
+                self._ledger.append(record)
+            except EngineError as error:
+                _log.error("stop_not_recorded error=%s", error)
+
+    def _publish(
+        self, generation: Generation | None, course: Course, *, committed_before: int, code: Exit | None = None
+    ) -> None:
+        state = self._ledger.state
+        facts = {
+            "run": self._plan.name,
+            "collection": self._plan.collection,
+            "phase": course.phase.value,
+            "pass": course.pass_number,
+            "epoch": state.epoch,
+            "generation": self.tally.generations,
+            "resumed": self.tally.resumed,
+            "committed": state.rows,
+            "marked_shards": len(state.marked),
+            "shards": len(state.commits),
+            "quarantined": self._quarantine.count,
+            "restarts": self.tally.restarts,
+            "refusals": self.tally.refusals,
+            "last_error": self.last_error,
+            "exit": None if code is None else int(code),
+        }
+        self._reporter.publish(generation, facts, committed_before=committed_before)
+
+    def check_sum(self) -> None:
+        """Refuse an end at which a document is unaccounted for (G7).
+
+        Raises:
+            ProtocolError: read is not embedded + quarantined + gone.
+        """
+        if not self.tally.sum_agrees():
+            raise ProtocolError(
+                f"the sum does not agree: read {self.tally.read}, embedded {self.tally.embedded}, quarantined "
+                f"{self.tally.quarantined}, gone {self.tally.gone}; run `engine verify --level 4`"
+            )
+
+    def summary(self, code: Exit) -> dict[str, Any]:
+        """The summary, as `engine run --json` prints it; at any moment what was committed by then counts."""
+        return summary(
+            self.tally,
+            self._reporter.clock,
+            run=self._plan.name,
+            collection=self._plan.collection,
+            bottleneck=self._bottleneck,
+            exit_code=code,
+        )

@@ -1,0 +1,99 @@
+"""What a client counts, and how it tells the supervisor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.telemetry.metrics import LatencyHistogram
+from gpu_clients.errors import Failure
+from gpu_clients.servers.requester import Completion, ServerTimes
+
+
+@dataclass(slots=True)
+class Figures:
+    """Counters of one client process, all cumulative.
+
+    Attributes:
+        taken_rows: Document rows taken from the ring and not handed back.
+        quarantined: Documents put into quarantine.
+        requests: Embedding requests sent for documents.
+        retries: Of these, requests that repeated an earlier one after a failure.
+        rejected_429: Answers that said "overloaded".
+        errors: Failed requests by class.
+        tokens: Tokens the server counted; an estimate where it did not say.
+        tokens_exact: Whether no estimate is among them.
+        truncated: Documents whose text the server cut.
+        saved_by_dedup: Rows that shared another row's text.
+        doubtful_rows: Rows that were committed although their server could be asked for no canary after them.
+        ring_wait_s: Time with room but without documents.
+        vector_wait_s: Time with answers but without an empty vector slot.
+    """
+
+    taken_rows: int = 0
+    quarantined: int = 0
+    requests: int = 0
+    retries: int = 0
+    rejected_429: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    bytes_in: int = 0
+    bytes_out: int = 0
+    tokens: int = 0
+    tokens_exact: bool = True
+    truncated: int = 0
+    saved_by_dedup: int = 0
+    doubtful_rows: int = 0
+    ring_wait_s: float = 0.0
+    vector_wait_s: float = 0.0
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    queue_s: float = 0.0
+    inference_s: float = 0.0
+    tokenization_s: float = 0.0
+    last_error: str | None = None
+
+    def add_answer(self, completion: Completion, times: ServerTimes, tokens: int | None, estimated_tokens: int) -> None:
+        """Count a request that was answered with vectors."""
+        self.queue_s += times.queue_s
+        self.inference_s += times.inference_s
+        self.tokenization_s += times.tokenization_s
+        self.bytes_in += completion.bytes_in
+        self.bytes_out += completion.bytes_out
+        self.latency.record(completion.latency_s)
+        if tokens is None:
+            self.tokens += estimated_tokens
+            self.tokens_exact = False
+        else:
+            self.tokens += tokens
+
+    def add_failure(self, url: str, failure: Failure) -> None:
+        """Count what went wrong at a server."""
+        self.errors[failure.kind.value] += 1
+        self.last_error = f"{url}: {failure.kind.value}: {failure.detail}"
+
+    def as_facts(self) -> dict[str, Any]:
+        """The counters as they stand in the `client` event."""
+        return {
+            "taken_rows": self.taken_rows,
+            "quarantined": self.quarantined,
+            "requests": self.requests,
+            "retries": self.retries,
+            "rejected_429": self.rejected_429,
+            "errors": dict(self.errors),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "tokens": self.tokens,
+            "tokens_exact": self.tokens_exact,
+            "truncated": self.truncated,
+            "saved_by_dedup": self.saved_by_dedup,
+            "doubtful_rows": self.doubtful_rows,
+            "ring_wait_s": self.ring_wait_s,
+            "vector_wait_s": self.vector_wait_s,
+            "latency": self.latency.sparse(),
+            "server_times": {
+                "queue_s": self.queue_s,
+                "inference_s": self.inference_s,
+                "tokenization_s": self.tokenization_s,
+            },
+            "last_error": self.last_error,
+        }

@@ -1,0 +1,77 @@
+"""The batches in a client's hands that no conversation has: in flight, or waiting to be sent again."""
+
+from __future__ import annotations
+
+import heapq
+import time
+
+from engine.supervision.worker import StageContext
+from gpu_clients.batches.batch import Batch, CaseFile, Suspicion
+from gpu_clients.batches.counters import Figures
+
+
+class Hands:
+    """Where the batches are that have been taken from the ring and are in no conversation.
+
+    Attributes:
+        in_flight: Sent, and neither answered nor given back.
+    """
+
+    def __init__(self, context: StageContext, figures: Figures) -> None:
+        self.in_flight: set[Batch] = set()
+        self._context = context
+        self._figures = figures
+        self._retries: list[tuple[float, int, Batch]] = []  # a heap by due time
+
+    def take(self) -> Batch | None:
+        """Take the next batch from the ring; None when it is empty."""
+        context = self._context
+        number = context.documents_ready.take()
+        if number is None:
+            return None
+        batch = Batch(number, context.documents.slot(number), context.generation)
+        self._figures.taken_rows += batch.n_rows
+        return batch
+
+    def give_back(self, batch: Batch) -> None:
+        """Put a batch into the ring for another client."""
+        self._figures.taken_rows -= batch.n_rows
+        self._context.documents_ready.put(batch.number)
+
+    def retry_after(self, pause_s: float, batch: Batch) -> None:
+        """Keep a batch to be sent again after a while."""
+        heapq.heappush(self._retries, (time.monotonic() + pause_s, batch.number, batch))
+
+    def due_retry(self, now_s: float) -> Batch | None:
+        """The batch whose time to be sent again has come first; it stays until `pop_retry`."""
+        return self._retries[0][2] if self._retries and self._retries[0][0] <= now_s else None
+
+    def pop_retry(self) -> None:
+        """Forget the batch that `due_retry` gave; it is sent again now."""
+        heapq.heappop(self._retries)
+
+    def give_back_all(self, *, died: bool) -> None:
+        """Give back everything: the server is out.
+
+        Args:
+            died: Whether it has ended, so that what it had, or had when a connection was lost, may be the reason.
+        """
+        if died:
+            for batch in (*self.in_flight, *(batch for _, _, batch in self._retries if batch.lost)):
+                _suspect(batch)
+        for batch in self.in_flight:
+            self.give_back(batch)
+        self.in_flight.clear()
+        self.give_back_retries()
+
+    def give_back_retries(self) -> None:
+        """Give back what waits to be sent again."""
+        for _, _, batch in self._retries:
+            self.give_back(batch)
+        self._retries.clear()
+
+
+def _suspect(batch: Batch) -> None:
+    """Note that a server died while the batch was with it."""
+    if batch.case.suspicion is Suspicion.NONE:
+        batch.case = CaseFile(Suspicion.NEARBY)

@@ -1,0 +1,83 @@
+"""Counting tokens with a server's own tokenizer (`/tokenize` takes no permit, so it cannot cause a 429)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import cast
+
+import orjson
+
+from gpu_clients.errors import Failure, FailureKind, classify
+from gpu_clients.http.client import HttpClient
+from gpu_clients.http.connection import Exchange
+from gpu_clients.servers.side_requests import Count, Dialogues, Reply, Talk, Wish
+from gpu_clients.vectors.truncation import Suspects, TruncationJudge
+
+TIMEOUT_S = 60.0
+_BYTES_PER_TOKEN = 200
+"""A generous size of one token in the answer: `{"id":..,"text":..,"special":..,"start":..,"stop":..}`."""
+
+
+class TokenCounter:
+    """Counts for conversations, over a connection of its own."""
+
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
+
+    def count(self, talk: Talk, wish: Count) -> None:
+        """Send the request."""
+        self._http.start(
+            "POST",
+            "/tokenize",
+            [b'{"inputs":', wish.body, b"}"],
+            deadline_s=time.monotonic() + TIMEOUT_S,
+            max_body_bytes=10_000 + wish.n_bytes * _BYTES_PER_TOKEN,
+            tag=(talk, wish.n_texts),
+        )
+
+    def take(self, dialogues: Dialogues) -> None:
+        """Pass the answers on."""
+        finished = self._http.finished
+        while finished:
+            exchange = finished.popleft()
+            talk, n_texts = cast("tuple[Talk, int]", exchange.tag)
+            reply = _read(exchange, n_texts)
+            exchange.release()
+            dialogues.reply(talk, reply, time.monotonic())
+
+    def check_deadlines(self) -> None:
+        """Fail what is overdue."""
+        self._http.check_deadlines()
+
+
+def find_truncated(texts: list[str], suspects: Suspects, judge: TruncationJudge) -> Generator[Wish, Reply, list[int]]:
+    """The texts that were cut: those that surely were, and of the unsure ones what the tokenizer says."""
+    cut = list(suspects.cut)
+    limit = judge.limit_tokens
+    asked = [texts[number] for number in suspects.unsure]
+    if asked and limit is not None:
+        sizes = [len(text.encode()) for text in asked]
+        reply = yield Count(orjson.dumps(asked), len(asked), sum(sizes))
+        if reply.failure is not None:
+            cut += [number for number in suspects.unsure if judge.estimate(texts[number])]
+        else:
+            for number, n_bytes, n_tokens in zip(suspects.unsure, sizes, reply.counts, strict=True):
+                judge.learn(n_bytes, n_tokens)
+                if n_tokens > limit:
+                    cut.append(number)
+    return cut
+
+
+def _read(exchange: Exchange, n_texts: int) -> Reply:
+    if exchange.failure is not None:
+        return Reply(failure=exchange.failure)
+    if exchange.status != 200:
+        return Reply(failure=classify(exchange.status, exchange.body))
+    try:
+        parsed = orjson.loads(exchange.body)
+    except orjson.JSONDecodeError:
+        parsed = None
+    if not isinstance(parsed, list) or len(parsed) != n_texts or not all(isinstance(item, list) for item in parsed):
+        return Reply(failure=Failure(kind=FailureKind.MALFORMED, detail="/tokenize answers something else", status=200))
+    return Reply(counts=[len(item) for item in parsed])

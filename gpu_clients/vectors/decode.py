@@ -1,0 +1,280 @@
+"""From an answer's body to a float32 matrix, strictly, and the cheapest way there is.
+
+Base64 answers of one server look alike: the same bytes around strings of the same length. The first answer is read
+with a JSON parser and checked in full; the bytes around its strings are kept as a *layout*. A later answer whose bytes
+around the strings are equal to the layout's has the same structure, index for index, so only its strings and its tail
+(`"model"`, `"usage"`) remain to be looked at. That costs 12 us for 32 x 768 where a JSON parser takes 65, and is not
+less strict: any byte that differs sends the answer to the parser.
+
+`pybase64` with `validate=True` refuses every byte outside the alphabet, and is faster so. When a row's bytes are a
+multiple of three (768 and 384 dimensions are), rows have no padding and are decoded joined, in one call.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pybase64
+
+from gpu_clients.errors import FailureKind
+from gpu_clients.http.answers import BadAnswer
+
+Matrix = npt.NDArray[np.float32]
+
+
+class AnswerForm(enum.Enum):
+    """How vectors stand in an answer."""
+
+    BASE64 = "base64"
+    OPENAI_FLOATS = "openai floats"
+    NATIVE_FLOATS = "native floats"
+
+
+def malformed(detail: str) -> BadAnswer:
+    """An answer that is not what was asked for."""
+    return BadAnswer(FailureKind.MALFORMED, detail)
+
+
+def float_answer_cap_bytes(n_texts: int, dim: int) -> int:
+    """A generous cap on the body of any form of answer."""
+    return 64_000 + n_texts * (dim * 26 + 400)
+
+
+@dataclass(slots=True)
+class _Layout:
+    """The bytes around the strings of an answer whose rows stand in the order of their index.
+
+    Attributes:
+        starts: Where each string starts.
+        gaps: What stands before string 0, between string 0 and 1, and so on.
+        closers: What stands between string i and the end of its object.
+    """
+
+    starts: list[int]
+    gaps: list[bytes]
+    closers: list[bytes]
+
+
+class VectorDecoder:
+    """Decodes the answers of one server on one route.
+
+    Args:
+        form: How vectors stand in the answers.
+        dim: Numbers expected in a vector; None takes what the first answer has (a probe).
+    """
+
+    def __init__(self, form: AnswerForm, dim: int | None) -> None:
+        self._form = form
+        self._dim = dim
+        self._layout: _Layout | None = None
+        self.n_by_layout = 0
+
+    def decode_into(self, body: memoryview, out: Matrix) -> int | None:
+        """Decode the body into `out`, float32 (n, dim); return the tokens that the server counted, if it says.
+
+        Raises:
+            BadAnswer: not JSON, another number of vectors, another dimension, a wrong or repeated index. `out` may
+                have been written to.
+        """
+        if self._form is AnswerForm.BASE64:
+            if self._layout is not None and len(out) <= len(self._layout.gaps):
+                done, n_tokens = self._decode_by_layout(self._layout, body, out)
+                if done:
+                    self.n_by_layout += 1
+                    return n_tokens
+            return self._decode_base64(body, out)
+        if self._form is AnswerForm.OPENAI_FLOATS:
+            return self._decode_openai_floats(body, out)
+        self._decode_native(body, out)
+        return None
+
+    def decode(self, body: memoryview, n_texts: int) -> Matrix:
+        """Decode a small answer into a new matrix, learning the dimension from it when none was given.
+
+        Raises:
+            BadAnswer: as `decode_into`.
+        """
+        if self._dim is None:
+            self._dim = self._measure(body)
+        out = np.empty((n_texts, self._dim), dtype=np.float32)
+        self.decode_into(body, out)
+        return out
+
+    # -- base64 ----------------------------------------------------------------------------------------
+
+    def _decode_by_layout(self, layout: _Layout, body: memoryview, out: Matrix) -> tuple[bool, int | None]:
+        """Decode when every byte around the strings is as in the layout; otherwise nothing is said."""
+        n, dim = out.shape
+        row_chars = _row_chars(dim)
+        rows = []
+        end = 0
+        for gap, start in zip(layout.gaps[:n], layout.starts, strict=False):
+            if bytes(body[end:start]) != gap:
+                return False, None
+            end = start + row_chars
+            rows.append(body[start:end])
+        tail = bytes(body[end:])
+        closer = layout.closers[n - 1]
+        if not tail.startswith(closer):
+            return False, None
+        try:
+            rest = orjson.loads(_REOPENED + tail[len(closer) :])
+        except orjson.JSONDecodeError:
+            return False, None
+        if rest["data"] != []:
+            return False, None
+        self._place(rows, out)
+        return True, _usage_tokens(rest)
+
+    def _decode_base64(self, body: memoryview, out: Matrix) -> int | None:
+        parsed, rows, in_order = _openai_rows(body, len(out))
+        row_chars = _row_chars(out.shape[1])
+        for row in rows:
+            if type(row) is not str or len(row) != row_chars:
+                raise malformed(_wrong_row(row, out.shape[1]))
+        self._place([row.encode("utf-8") for row in rows], out)
+        if in_order and (self._layout is None or len(self._layout.gaps) < len(rows)):
+            self._layout = _learn_layout(bytes(body), rows)
+        return _usage_tokens(parsed)
+
+    def _place(self, rows: Sequence[bytes | memoryview], out: Matrix) -> None:
+        """Decode base64 rows, each of the right length, into the matrix."""
+        n, dim = out.shape
+        target = out.data.cast("B")
+        try:
+            if dim * 4 % 3 == 0:
+                raw = pybase64.b64decode(b"".join(rows), validate=True)
+            else:
+                raw = b"".join([pybase64.b64decode(row, validate=True) for row in rows])
+        except ValueError as error:
+            raise malformed(f"a vector is not base64 ({error})") from error
+        if len(raw) != n * dim * 4:
+            raise malformed(f"{n} vectors of {dim} numbers have {n * dim * 4} bytes, got {len(raw)}")
+        target[:] = raw
+
+    # -- JSON numbers ----------------------------------------------------------------------------------
+
+    def _decode_openai_floats(self, body: memoryview, out: Matrix) -> int | None:
+        parsed, rows, _ = _openai_rows(body, len(out))
+        _place_numbers(rows, out)
+        return _usage_tokens(parsed)
+
+    def _decode_native(self, body: memoryview, out: Matrix) -> None:
+        rows = _load(body)
+        if not isinstance(rows, list) or len(rows) != len(out):
+            found = f"{len(rows)} vectors" if isinstance(rows, list) else "no array"
+            raise malformed(f"{len(out)} vectors expected, got {found}")
+        _place_numbers(rows, out)
+
+    def _measure(self, body: memoryview) -> int:
+        """The dimension of a probe's answer."""
+        parsed = _load(body)
+        if self._form is AnswerForm.NATIVE_FLOATS:
+            rows = parsed
+        else:
+            data = parsed.get("data") if isinstance(parsed, dict) else None
+            rows = [item.get("embedding") for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+        first = rows[0] if isinstance(rows, list) and rows else None
+        dim = 0
+        if isinstance(first, str) and self._form is AnswerForm.BASE64:
+            try:
+                dim = len(pybase64.b64decode(first, validate=True)) // 4
+            except ValueError as error:
+                raise malformed(f"a vector is not base64 ({error})") from error
+        elif isinstance(first, list) and self._form is not AnswerForm.BASE64:
+            dim = len(first)
+        if dim:
+            return dim
+        raise malformed(f"no vector in the form {self._form.value!r} in the answer")
+
+
+_REOPENED = b'{"data":['
+"""Puts the rest of an answer, from the end of its last row on, behind an empty list, so that a parser can read it."""
+
+
+def _row_chars(dim: int) -> int:
+    return -(-dim * 4 // 3) * 4
+
+
+def _load(body: memoryview) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise malformed(f"the answer is not JSON ({error})") from error
+
+
+def _openai_rows(body: memoryview, n_rows: int) -> tuple[dict[str, Any], list[Any], bool]:
+    """The parsed answer, its embeddings by index, and whether they stood in that order."""
+    parsed = _load(body)
+    data = parsed.get("data") if isinstance(parsed, dict) else None
+    if not isinstance(data, list) or len(data) != n_rows:
+        found = f"{len(data)} vectors" if isinstance(data, list) else "no data"
+        raise malformed(f"{n_rows} vectors expected, got {found}")
+    rows: list[Any] = [None] * n_rows
+    seen = 0
+    in_order = True
+    for position, item in enumerate(data):
+        index = item.get("index") if isinstance(item, dict) else None
+        if type(index) is not int or not 0 <= index < n_rows or "embedding" not in item:
+            raise malformed(f"index {index!r} among {n_rows} vectors")
+        in_order = in_order and index == position
+        if rows[index] is None:
+            seen += 1
+        rows[index] = item["embedding"]
+    if seen != n_rows:
+        raise malformed("an index is missing or stands twice, or a vector is null")
+    return parsed, rows, in_order
+
+
+def _place_numbers(rows: list[Any], out: Matrix) -> None:
+    """Rows of JSON numbers into the matrix; null becomes NaN, which the soundness check finds."""
+    dim = out.shape[1]
+    for number, row in enumerate(rows):
+        if type(row) is not list or len(row) != dim:
+            raise malformed(_wrong_row(row, dim))
+        kinds = set(map(type, row))
+        if not kinds <= {float, int, type(None)}:
+            raise malformed("a vector holds something that is neither a number nor null")
+        numbers = [np.nan if value is None else value for value in row] if type(None) in kinds else row
+        with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which the soundness check finds
+            out[number] = numbers
+
+
+def _wrong_row(row: object, dim: int) -> str:
+    if isinstance(row, list):
+        return f"a vector has {len(row)} numbers, expected {dim}"
+    if isinstance(row, str):
+        return f"a vector has {len(row)} base64 characters, expected {_row_chars(dim)} for {dim} numbers"
+    return f"a vector is a {type(row).__name__}"
+
+
+def _usage_tokens(parsed: dict[str, Any]) -> int | None:
+    usage = parsed.get("usage")
+    count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return count if type(count) is int and count >= 0 else None
+
+
+def _learn_layout(body: bytes, rows: list[str]) -> _Layout | None:
+    """The layout of an answer that was read in full and had its rows in order; None when it has no simple one."""
+    starts: list[int] = []
+    ends: list[int] = [0]
+    for row in rows:
+        start = body.find(row.encode(), ends[-1])
+        if start < 0:
+            return None
+        starts.append(start)
+        ends.append(start + len(row))
+    gaps = [body[end:start] for end, start in zip(ends, starts, strict=False)]
+    closers = []
+    for end in ends[1:]:
+        closed = body.find(b"}", end)
+        if closed < 0:
+            return None
+        closers.append(body[end : closed + 1])
+    return _Layout(starts, gaps, closers)

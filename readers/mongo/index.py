@@ -1,0 +1,363 @@
+"""The two indexes of the work queue: created, checked, and watched while they build.
+
+`embedding_work_queue`   {lang: 1, classified: 1, _id: 1}, partial on {retweeted: null, <done-field>: null}
+`processed_monitor_idx`  {<done-field>: 1}, sparse
+
+A second done field on the same collection gets indexes of its own, under the same names with the field's name
+behind. Indexes are recognised by what they are, not by how they are called.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pymongo.errors import OperationFailure, PyMongoError
+
+from engine.errors import ConfigError
+from readers.mongo.connection import Client, Document, Documents
+from readers.mongo.errors import attempt, describe, is_missing_collection, is_refusal, translate
+from readers.mongo.work_queue import CLASSIFIED, ID_INDEX, LANG, RETWEETED, WorkQuery, WorkQueue
+
+QUEUE_NAME = "embedding_work_queue"
+MONITOR_NAME = "processed_monitor_idx"
+
+_INDEX_EXISTS_CODES = frozenset((85, 86))  # IndexOptionsConflict, IndexKeySpecsConflict
+_PROGRESS_PERIOD_S = 0.5
+
+
+class IndexState(str, Enum):
+    """What was found, or done, about one index."""
+
+    PRESENT = "present"
+    CREATED = "created"
+    MISSING = "missing"
+    HIDDEN = "hidden"
+    DIFFERS = "differs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexReport:
+    """One index of one collection.
+
+    Attributes:
+        collection: Full name of the collection.
+        name: Name of the index (the one it has, or the one it would get).
+        state: What was found or done.
+        detail: A sentence when something has to be done, else empty.
+    """
+
+    collection: str
+    name: str
+    state: IndexState
+    detail: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the engine can work with it."""
+        return self.state in (IndexState.PRESENT, IndexState.CREATED)
+
+    def as_dict(self) -> dict[str, str]:
+        """For a JSON report."""
+        return {"collection": self.collection, "name": self.name, "state": self.state.value, "detail": self.detail}
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An index as it has to be."""
+
+    name: str
+    keys: tuple[tuple[str, int], ...]
+    options: Document
+
+    def create_on(self, collection: Documents, name: str) -> None:
+        collection.create_index(list(self.keys), name=name, **self.options)
+
+    def is_met_by(self, found: Document) -> bool:
+        """Whether an existing index does the same, whatever its name; hidden ones included."""
+        return self.has_keys_of(found) and (
+            _conditions(found.get("partialFilterExpression"))
+            == _conditions(self.options.get("partialFilterExpression"))
+            and bool(found.get("sparse")) == bool(self.options.get("sparse"))
+            and not found.get("collation")
+        )
+
+    def has_keys_of(self, found: Document) -> bool:
+        """Whether an existing index has the same keys in the same order (shells write 1 as a double)."""
+        return tuple(found["key"].items()) == self.keys
+
+
+def _wanted(done_field: str) -> tuple[_Wanted, _Wanted]:
+    queue = _Wanted(
+        QUEUE_NAME,
+        ((LANG, 1), (CLASSIFIED, 1), ("_id", 1)),
+        {"partialFilterExpression": {RETWEETED: None, done_field: None}},
+    )
+    return queue, _Wanted(MONITOR_NAME, ((done_field, 1),), {"sparse": True})
+
+
+def _conditions(expression: Document | None) -> Document | None:
+    """A partial filter with `{$eq: x}` written as `x`."""
+    if expression is None:
+        return None
+    return {
+        name: value["$eq"] if isinstance(value, dict) and list(value) == ["$eq"] else value
+        for name, value in expression.items()
+    }
+
+
+def check_indexes(collection: Documents, done_field: str) -> list[IndexReport]:
+    """What there is of the two indexes; changes nothing.
+
+    Raises:
+        ConfigError, SourceError: MongoDB refuses or does not answer.
+    """
+    existing = _existing(collection)
+    return [_judge(collection, wanted, done_field, existing) for wanted in _wanted(done_field)]
+
+
+def create_indexes(
+    collection: Documents, done_field: str, *, on_progress: Callable[[str, float], None] | None = None
+) -> list[IndexReport]:
+    """Create what is missing of the two indexes; does nothing when both are there.
+
+    Args:
+        on_progress: Gets the index's name and how much of it is built, 0 to 1, about twice a second.
+
+    Raises:
+        ConfigError: there is no such collection, an index of that name is there and different, or the rights do
+            not suffice.
+        SourceError: MongoDB refuses or does not answer.
+    """
+    require_collection(collection)
+    reports = []
+    for wanted in _wanted(done_field):
+        report = _judge(collection, wanted, done_field, _existing(collection))
+        if report.state is IndexState.MISSING:
+            with _Progress(collection, report.name, on_progress):
+                _create(collection, wanted, report.name)
+            report = IndexReport(collection=report.collection, name=report.name, state=IndexState.CREATED)
+        elif not report.usable:
+            raise ConfigError(report.detail)
+        reports.append(report)
+    return reports
+
+
+def require_collection(collection: Documents) -> None:
+    """Refuse a name that no collection has: a typing mistake must not look like an empty collection.
+
+    Raises:
+        ConfigError: there is none; names those that there are.
+        SourceError: MongoDB does not answer.
+    """
+    database = collection.database
+    names = attempt(
+        lambda: database.list_collection_names(authorizedCollections=True),
+        f"listing the collections of {database.name}",
+    )
+    if collection.name not in names:
+        there = ", ".join(sorted(names)[:10]) or "none"
+        raise ConfigError(
+            f"the database {database.name} has no collection {collection.name} (it has: {there}): "
+            "check --database and --collection"
+        )
+
+
+def require_queue_index(collection: Documents, query: WorkQuery, fields: tuple[str, ...]) -> WorkQueue:
+    """The work queue on a usable index, after the server has proved that it follows that index.
+
+    Args:
+        fields: Paths of the fields to fetch besides `_id`.
+
+    Raises:
+        ConfigError: there is no usable index; names the command that creates it.
+        SourceError: MongoDB refuses or does not answer.
+    """
+    return attempt(lambda: open_queue(collection, query, fields), f"checking the index of {collection.full_name}")
+
+
+def open_queue(collection: Documents, query: WorkQuery, fields: tuple[str, ...]) -> WorkQueue:
+    """`require_queue_index` for a caller that retries by itself.
+
+    Raises:
+        ConfigError: there is no usable index.
+        pymongo.errors.PyMongoError: MongoDB refuses or does not answer.
+    """
+    name = ID_INDEX
+    if query.scan != "id":
+        report = _judge(collection, _wanted(query.done_field)[0], query.done_field, _listed(collection))
+        if not report.usable:
+            raise ConfigError(report.detail)
+        name = report.name
+    queue = WorkQueue(collection, query, name, fields, merges=collection.database.client.is_mongos)
+    try:
+        plan = queue.explain()
+    except OperationFailure as error:
+        if is_refusal(error):
+            raise ConfigError(
+                f"MongoDB does not take the work query on {collection.full_name} ({describe(error)}): check --filter "
+                "and --text-field"
+            ) from error
+        raise
+    _require_plan(plan, name, collection)
+    return queue
+
+
+def _require_plan(plan: Document, name: str, collection: Documents) -> None:
+    stages = list(_stages(plan))
+    kinds = [stage["stage"] for stage in stages]
+    scans = [stage for stage in stages if stage["stage"] in ("IXSCAN", "COLLSCAN")]
+    follows = bool(scans) and all(scan.get("indexName") == name for scan in scans)
+    if not follows or "SORT" in kinds or (name != ID_INDEX and not all(scan.get("isPartial") for scan in scans)):
+        raise ConfigError(
+            f"MongoDB does not follow the index {name} of {collection.full_name} (its plan: {' <- '.join(kinds)}): "
+            "run `engine index --check` and create the index anew"
+        )
+
+
+def _stages(plan: Any) -> Any:
+    """Every stage of a plan, whatever nests it (shards, slot-based engine)."""
+    if isinstance(plan, dict):
+        if "stage" in plan:
+            yield plan
+        for value in plan.values():
+            yield from _stages(value)
+    elif isinstance(plan, list):
+        for value in plan:
+            yield from _stages(value)
+
+
+def _existing(collection: Documents) -> list[Document]:
+    return attempt(lambda: _listed(collection), f"listing the indexes of {collection.full_name}")
+
+
+def _listed(collection: Documents) -> list[Document]:
+    try:
+        return [dict(found) for found in collection.list_indexes()]
+    except OperationFailure as error:
+        if is_missing_collection(error):
+            return []
+        raise
+
+
+def _judge(collection: Documents, wanted: _Wanted, done_field: str, existing: list[Document]) -> IndexReport:
+    def report(name: str, state: IndexState, detail: str = "") -> IndexReport:
+        return IndexReport(collection=collection.full_name, name=name, state=state, detail=detail)
+
+    same = [found for found in existing if wanted.is_met_by(found)]
+    for found in same:
+        if not found.get("hidden"):
+            return report(found["name"], IndexState.PRESENT)
+    command = _command(collection, done_field)
+    if same:
+        name = same[0]["name"]
+        detail = f"the index {name} of {collection.full_name} is hidden, so no query may use it: unhide it (collMod)"
+        return report(name, IndexState.HIDDEN, detail)
+    by_name = {found["name"]: found for found in existing}
+    own_name = f"{wanted.name}_{done_field}"
+    for name in (wanted.name, own_name):
+        if name not in by_name:
+            missing = f"{collection.full_name} has no index {name} for {done_field}: run `{command}`"
+            return report(name, IndexState.MISSING, missing)
+        if _belongs_to(by_name[name], wanted, done_field):
+            break  # not another done field's index but a spoilt one of ours
+    else:
+        name = own_name
+    detail = (
+        f"the index {name} of {collection.full_name} is not what the engine needs (expected keys "
+        f"{dict(wanted.keys)} with {wanted.options}): drop it and run `{command}`"
+    )
+    return report(name, IndexState.DIFFERS, detail)
+
+
+def _belongs_to(found: Document, wanted: _Wanted, done_field: str) -> bool:
+    """Whether an index of one of our names is not simply the same index of another done field."""
+    if wanted.name == MONITOR_NAME:
+        return list(found["key"]) == [done_field] or len(found["key"]) != 1 or not found.get("sparse")
+    expression = _conditions(found.get("partialFilterExpression")) or {}
+    others = [name for name in expression if name != RETWEETED]
+    is_plain = len(others) == 1 and expression == {RETWEETED: None, others[0]: None}
+    return not (wanted.has_keys_of(found) and is_plain and others[0] != done_field)
+
+
+def _command(collection: Documents, done_field: str) -> str:
+    return (
+        f"engine index --database {collection.database.name} --collection {collection.name} --done-field {done_field}"
+    )
+
+
+def _create(collection: Documents, wanted: _Wanted, name: str) -> None:
+    try:
+        wanted.create_on(collection, name)
+    except OperationFailure as error:
+        if error.code in _INDEX_EXISTS_CODES:
+            raise ConfigError(
+                f"the index {name} of {collection.full_name} cannot be created beside one that is there "
+                f"({describe(error)}): drop that one or rename it"
+            ) from error
+        raise translate(error, f"creating the index {name} of {collection.full_name}") from error
+    except PyMongoError as error:
+        raise translate(error, f"creating the index {name} of {collection.full_name}") from error
+
+
+class _Progress:
+    """Watches an index build from a second connection while the block runs."""
+
+    def __init__(self, collection: Documents, name: str, tell: Callable[[str, float], None] | None) -> None:
+        self._client: Client = collection.database.client
+        self._namespace = collection.full_name
+        self._name = name
+        self._tell = tell
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="index-progress", daemon=True)
+
+    def __enter__(self) -> _Progress:
+        if self._tell is not None:
+            self._tell(self._name, 0.0)
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        if self._tell is not None:
+            self._over.set()
+            self._thread.join()
+            if kind is None:
+                self._tell(self._name, 1.0)
+
+    def _watch(self) -> None:
+        while not self._over.wait(_PROGRESS_PERIOD_S):
+            try:
+                share = build_progress(self._client, self._namespace, self._name)
+            except PyMongoError:
+                return  # no right to look, or no connection: the build itself reports what matters
+            if share is not None and self._tell is not None:
+                self._tell(self._name, share)
+
+
+def build_progress(client: Client, namespace: str, name: str) -> float | None:
+    """How much of an index that is being built is done, 0 to 1; None when no such build is under way.
+
+    Raises:
+        pymongo.errors.PyMongoError: the server refuses or does not answer.
+    """
+    operations = client.admin.aggregate(
+        [
+            {"$currentOp": {"allUsers": True, "idleConnections": False}},
+            {"$match": {"ns": namespace, "progress.total": {"$gt": 0}}},
+        ]
+    )
+    shares = [
+        operation["progress"]["done"] / operation["progress"]["total"]
+        for operation in operations
+        if any(index.get("name") == name for index in _indexes_of(operation))
+        or "Index Build" in operation.get("msg", "")
+    ]
+    return min(1.0, max(shares)) if shares else None
+
+
+def _indexes_of(operation: Document) -> list[Document]:
+    command = operation.get("command")
+    return list(command.get("indexes", ())) if isinstance(command, dict) else []

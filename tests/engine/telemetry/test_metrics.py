@@ -1,0 +1,54 @@
+"""How far a quantile of a histogram may be from the one of the latencies themselves."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.telemetry.metrics import LatencyHistogram
+
+LATENCIES = st.lists(st.floats(min_value=1.01e-4, max_value=500.0), min_size=1, max_size=200)
+STEP = 1.05
+
+
+def histogram_of(latencies: list[float]) -> LatencyHistogram:
+    """All of them counted."""
+    histogram = LatencyHistogram()
+    for latency_s in latencies:
+        histogram.record(latency_s)
+    return histogram
+
+
+@given(LATENCIES, st.floats(min_value=0.0, max_value=1.0))
+def test_a_quantile_is_within_a_bucket_of_the_exact_one(latencies: list[float], share: float) -> None:
+    """Less than 5% too high or too low, whatever the latencies are."""
+    exact = sorted(latencies)[max(1, math.ceil(share * len(latencies))) - 1]
+
+    found = histogram_of(latencies).quantile(share)
+
+    assert found is not None
+    assert exact / STEP < found * (1 + 1e-9)
+    assert found < exact * STEP * (1 + 1e-9)
+
+
+@given(LATENCIES)
+def test_quantiles_rise_with_their_share(latencies: list[float]) -> None:
+    """p50 is never above p95."""
+    histogram = histogram_of(latencies)
+
+    found = [histogram.quantile(share / 20) for share in range(21)]
+
+    assert found == sorted(found, key=lambda value: value or 0.0)
+
+
+def test_a_quantile_is_not_biased_to_an_edge_of_its_bucket() -> None:
+    """Of latencies that are spread evenly by ratio every percentile is met to a fifth of a per cent."""
+    latencies = [10 ** (-3 + 4 * number / 20_000) for number in range(20_000)]
+    histogram = histogram_of(latencies)
+
+    for percent in range(5, 100, 5):
+        exact = latencies[math.ceil(percent / 100 * len(latencies)) - 1]
+        assert histogram.quantile(percent / 100) == pytest.approx(exact, rel=0.002)

@@ -1,0 +1,183 @@
+"""Marking: exact counts, repeats without harm, foreign marks, faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from bson.int64 import Int64
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from bench.parts.local_mongod import LocalMongod
+from engine.errors import ConfigError, SourceError
+from engine.memory.ids import IdType
+from readers.mongo import marker as marker_module
+from readers.mongo.ids import from_bson_ids, to_bson_ids
+from readers.mongo.marker import Marker, MarkResult, probe_write_right
+from tests.readers.harness import DONE, canonical_ids
+from tests.readers.mongo.test_work_queue import EVERY_ID
+
+Documents = Collection[dict[str, Any]]
+
+
+@pytest.fixture
+def documents(mongo_db: Database[dict[str, Any]]) -> Documents:
+    return mongo_db["tweets"]
+
+
+@pytest.fixture
+def marker(mongod: LocalMongod, documents: Documents) -> Iterator[Marker]:
+    found = Marker(mongod.uri, documents.database.name, documents.name, DONE, max_outage_s=100.0)
+    yield found
+    found.close()
+
+
+def fill(documents: Documents, n_rows: int) -> list[int]:
+    documents.insert_many([{"_id": number, "text": "x"} for number in range(n_rows)])
+    return list(range(n_rows))
+
+
+def n_marked(documents: Documents) -> int:
+    return documents.count_documents({DONE: True})
+
+
+def test_documents_are_marked_in_chunks_and_counted(
+    documents: Documents, marker: Marker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marker_module, "CHUNK_ROWS", 7)
+    ids = fill(documents, 100)
+    assert marker.mark(ids[:60], ours_before=False) == MarkResult(matched=60)
+    assert n_marked(documents) == 60
+    assert marker.mark([], ours_before=False) == MarkResult()
+
+
+def test_marking_again_after_a_crash_finds_our_own_marks(documents: Documents, marker: Marker) -> None:
+    ids = fill(documents, 10)
+    marker.mark(ids[:4], ours_before=False)
+    assert marker.mark(ids, ours_before=True) == MarkResult(matched=6, already=4)
+
+
+def test_marks_that_nobody_of_us_set_are_foreign(documents: Documents, marker: Marker) -> None:
+    ids = fill(documents, 10)
+    documents.update_many({"_id": {"$lt": 3}}, {"$set": {DONE: True}})
+    assert marker.mark(ids, ours_before=False) == MarkResult(matched=7, already=3, foreign=3)
+
+
+def test_deleted_documents_are_gone(documents: Documents, marker: Marker) -> None:
+    ids = fill(documents, 10)
+    documents.delete_many({"_id": {"$gte": 8}})
+    documents.update_one({"_id": 0}, {"$set": {DONE: True}})
+    assert marker.mark(ids, ours_before=True) == MarkResult(matched=7, already=1, gone=2)
+
+
+def test_a_field_that_is_null_or_set_to_something_else_counts_as_it_should(
+    documents: Documents, marker: Marker
+) -> None:
+    documents.insert_many([{"_id": 1, DONE: None}, {"_id": 2, DONE: "yes"}, {"_id": 3}])
+    assert marker.mark([1, 2, 3], ours_before=True) == MarkResult(matched=2, already=1)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"failCommands": ["update"], "closeConnection": True},
+        {"failCommands": ["update"], "errorCode": 11602},
+        {"failCommands": ["update"], "writeConcernError": {"code": 64, "errmsg": "waiting timed out"}},
+        {"failCommands": ["find"], "closeConnection": True},
+    ],
+)
+def test_faults_while_marking_lose_nothing_and_are_not_taken_for_foreign_marks(
+    documents: Documents, marker: Marker, fault: dict[str, Any]
+) -> None:
+    ids = fill(documents, 50)
+    documents.delete_one({"_id": 49})  # so that the marker has to look, too
+    admin = documents.database.client.admin
+    fault = {**fault, "appName": "engine-marker"}
+    admin.command("configureFailPoint", "failCommand", mode={"times": 3}, data=fault)
+    try:
+        result = marker.mark(ids, ours_before=False)
+    finally:
+        admin.command("configureFailPoint", "failCommand", mode="off")
+    assert result.matched + result.already == 49
+    assert (result.gone, result.foreign) == (1, 0)
+    assert n_marked(documents) == 49
+
+
+def test_a_database_that_stays_away_ends_the_marking(mongod: LocalMongod, documents: Documents) -> None:
+    fill(documents, 3)
+    short = Marker(mongod.uri, documents.database.name, documents.name, DONE, max_outage_s=0.5)
+    admin = documents.database.client.admin
+    fault = {"failCommands": ["update"], "errorCode": 189, "appName": "engine-marker"}
+    admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=fault)
+    try:
+        with pytest.raises(SourceError, match="--max-outage"):
+            short.mark([0, 1, 2], ours_before=False)
+    finally:
+        admin.command("configureFailPoint", "failCommand", mode="off")
+        short.close()
+
+
+def test_a_validator_that_refuses_the_mark_is_named(documents: Documents, marker: Marker) -> None:
+    fill(documents, 3)
+    documents.database.command("collMod", documents.name, validator={DONE: {"$exists": False}})
+    with pytest.raises(ConfigError, match="validator"):
+        marker.mark([0, 1, 2], ours_before=False)
+
+
+@pytest.mark.parametrize("id_type", list(IdType))
+def test_ids_go_into_the_column_and_back(documents: Documents, marker: Marker, id_type: IdType) -> None:
+    examples: dict[IdType, list[Any]] = {
+        IdType.INT64: [1, Int64(2**40), -3],
+        IdType.STRING: ["", "a", "ü\0"],
+        IdType.OBJECTID: [ObjectId(), ObjectId()],
+        IdType.EXTJSON: EVERY_ID,
+    }
+    ids = examples[id_type]
+    documents.insert_many([{"_id": value} for value in ids])
+    stored = from_bson_ids(id_type, ids)
+    assert (
+        canonical_ids(to_bson_ids(id_type, stored))
+        == canonical_ids([int(value) if id_type is IdType.INT64 else value for value in ids])
+        or id_type is IdType.INT64
+    )
+    assert marker.mark(to_bson_ids(id_type, stored), ours_before=False) == MarkResult(matched=len(ids))
+    assert n_marked(documents) == len(ids)
+
+
+def test_large_ids_are_split_by_their_bytes(documents: Documents, marker: Marker) -> None:
+    ids = [{"n": number, "pad": "x" * (1 << 20)} for number in range(20)]
+    for value in ids:
+        documents.insert_one({"_id": value})
+    assert marker.mark(ids, ours_before=False) == MarkResult(matched=20)
+
+
+def test_the_state_of_marks_can_be_asked_for(
+    documents: Documents, marker: Marker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marker_module, "CHUNK_ROWS", 3)
+    ids = fill(documents, 20)
+    marker.mark(ids[:11], ours_before=False)
+    assert marker.are_marked([0, 10, 11, 99]) == [True, True, False, None]
+    assert [value for portion in marker.marked_ids() for value in portion] == ids[:11]
+
+
+def test_every_type_of_marked_id_is_listed(
+    documents: Documents, marker: Marker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marker_module, "CHUNK_ROWS", 2)
+    values = [value for value in EVERY_ID if canonical_ids([value]) != canonical_ids([EVERY_ID[-1]])]
+    documents.insert_many([{"_id": value, DONE: True} for value in values])
+    listed = [value for portion in marker.marked_ids() for value in portion]
+    assert canonical_ids(listed) == canonical_ids([row["_id"] for row in documents.find({}, {"_id": 1})])
+
+
+def test_the_right_to_mark_can_be_probed_without_changing_anything(
+    mongod: LocalMongod, documents: Documents, marker: Marker
+) -> None:
+    fill(documents, 3)
+    marker.ping()
+    probe_write_right(mongod.uri, documents.database.name, documents.name, DONE)
+    assert n_marked(documents) == 0

@@ -1,0 +1,187 @@
+"""One output of a merge: from its inputs to a complete, checked, fsynced file that has no final name yet.
+
+    open NAME.inprogress -> rows of every input, hashed as they are decoded; each input's SHA-256 against the ledger
+    -> close, re-open, compare, fsync (writers/merge/output.py)
+
+Naming it and recording it is the coordinator's business (writers/merge/merge.py); a worker can be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from engine.errors import DamageError, EngineError
+from engine.memory.channels import Message
+from writers.merge.drops import dropped_rows
+from writers.merge.ledger import PlannedInput, read_group
+from writers.merge.output import Output, Sums
+from writers.parquet.foreign import Matcher, MergeSchema
+from writers.parquet.inputs import Block, Input, Kept, check_committed
+from writers.parquet.pages import EncodedPage
+from writers.proof.digests import MASK
+from writers.shards import schema as sc
+from writers.workers.pool import Report
+
+_REPORT_ROWS = 8192
+
+
+def merge_group(job: Message, report: Report) -> Message:
+    """Task: write one output from the inputs of one group, in their order."""
+    schema = MergeSchema.from_dict(job["schema"])
+    inputs = read_group(Path(job["plan"]), *job["place"])
+    output = Output(
+        Path(job["output"]),
+        schema,
+        row_group_bytes=int(job["row_group_bytes"]),
+        sorted_by_id=False,
+        expected_rows=sum(item.rows for item in inputs),
+    )
+    try:
+        reader = GroupReader(job, inputs, schema)
+        told = 0
+        for block in reader.blocks(copying=True):
+            output.append(block)
+            if output.sums.rows - told >= _REPORT_ROWS:
+                report({"rows": output.sums.rows - told})
+                told = output.sums.rows
+        facts = output.seal(merge_footer(job["footer"], schema, lineage(reader.sha256s, inputs)), reader.row_digest)
+        reader.check_sums(output.sums)
+        report({"rows": output.sums.rows - told})
+        return facts
+    except BaseException:
+        output.abort()
+        raise
+
+
+class GroupReader:
+    """The rows of a group's inputs, without those that are left out, and the proof that the inputs are the right ones.
+
+    Attributes:
+        sha256s: SHA-256 of each input that has been read whole.
+        row_digest: Sum of the digests in the inputs' footers; empty unless all have one and no row was left out.
+    """
+
+    def __init__(self, job: Message, inputs: list[PlannedInput], schema: MergeSchema) -> None:
+        self._folder = str(job["source"])
+        self._inputs = inputs
+        self._first = int(job["first"])
+        self._drops = None if job["drops"] is None else Path(job["drops"])
+        self._matcher = Matcher(schema)
+        self._kept = Kept(schema)
+        self._dropped = 0
+        self._digests: list[str] = []
+        self._id_digests: list[str] = []
+        self.sha256s: list[str] = []
+
+    @property
+    def row_digest(self) -> str:
+        """See above."""
+        if self._dropped or not all(self._digests):
+            return ""
+        return f"{sum(int(digest, 16) for digest in self._digests) & MASK:016x}"
+
+    def blocks(self, *, copying: bool = False) -> Iterator[Block]:
+        """All rows that stay, input after input.
+
+        Args:
+            copying: Whether pages may come as they are.
+
+        Raises:
+            DamageError: an input is missing, damaged, or not what the ledger says.
+            ConfigError: an input that does not fit.
+        """
+        for number, item in enumerate(self._inputs, self._first):
+            try:
+                yield from self._of_input(number, item, copying)
+            except EngineError as error:
+                check_committed(Path(self._folder, item.name), item.name, item.sha256, error)
+
+    def _of_input(self, number: int, item: PlannedInput, copying: bool) -> Iterator[Block]:
+        drops = None if self._drops is None else dropped_rows(self._drops, number)
+        with Input(os.path.join(self._folder, item.name), item.name, self._matcher, self._kept) as opened:
+            if (opened.rows, opened.size_bytes) != (item.rows, item.bytes):
+                raise DamageError(
+                    f"{item.name} has {opened.rows} rows in {opened.size_bytes} bytes, but had {item.rows} in "
+                    f"{item.bytes} when the merge was planned: restore it"
+                )
+            if item.mtime_ns not in (0, opened.mtime_ns):
+                raise DamageError(
+                    f"{item.name} was written again after the merge was planned: give new content a new name, "
+                    "restore this file with its time of modification, or merge into an empty --target"
+                )
+            if drops is None or not len(drops):
+                yield from opened.blocks(copying=copying)
+            else:
+                self._dropped += len(drops)
+                yield from _without(opened.blocks(), drops)
+            sha256 = opened.sha256()
+            self._digests.append(opened.row_digest)
+            self._id_digests.append(item.id_digest or opened.id_digest)
+        if item.sha256 and sha256 != item.sha256:
+            raise DamageError(
+                f"{item.name} is not what was committed (another SHA-256): restore it from a copy; nothing was removed"
+            )
+        self.sha256s.append(sha256)
+
+    def check_sums(self, sums: Sums) -> None:
+        """Compare the output with what ledger or footers say of its sources, from the moment they were written.
+
+        Raises:
+            DamageError: rows or ids differ.
+        """
+        rows = sum(item.rows for item in self._inputs) - self._dropped
+        if sums.rows != rows:
+            raise DamageError(f"an output has {sums.rows} rows, its inputs have {rows}: report this")
+        digests = self._id_digests
+        if all(digests) and not self._dropped and sc.combine_digests(digests) != sums.id_digest:
+            raise DamageError(
+                f"the files from {self._inputs[0].name} to {self._inputs[-1].name} hold other ids than the ledger or "
+                "their footers say: find the damaged one with `engine verify --level 3`; nothing was removed"
+            )
+
+
+def _without(blocks: Iterator[Block], drops: Any) -> Iterator[Block]:
+    """Leave out rows by their number in the file; the blocks hold matrices."""
+    first_row = 0
+    for block in blocks:
+        assert not isinstance(block.vectors, EncodedPage)  # not asked for
+        n_rows = len(block.vectors)
+        low, high = np.searchsorted(drops, [first_row, first_row + n_rows])
+        if low == high:
+            yield block
+        else:
+            keep = np.ones(n_rows, dtype=bool)
+            keep[drops[low:high] - first_row] = False
+            if keep.any():
+                yield Block(block.others.filter(pa.array(keep)), block.vectors[keep])
+        first_row += n_rows
+
+
+def lineage(sha256s: list[str], inputs: list[PlannedInput]) -> dict[str, Any]:
+    """Which files an output was made of, for its footer."""
+    return {
+        "inputs": len(inputs),
+        "files": [[item.name, sha256] for item, sha256 in zip(inputs, sha256s, strict=True)],
+    }
+
+
+def merge_footer(said: dict[str, Any], schema: MergeSchema, lines: dict[str, Any]) -> dict[bytes, bytes]:
+    """The footer of an output, without what depends on its rows."""
+    footer = {
+        sc.KEY_VERSION: str(said["version"]).encode(),
+        sc.KEY_EPOCH: str(said["epoch"]).encode(),
+        sc.KEY_SHARD: str(said["name"]).encode(),
+        sc.KEY_ID_TYPE: schema.id_type.value.encode(),
+        sc.KEY_MERGE: orjson.dumps({name: said[name] for name in ("merge", "plan", "output", "sort")}),
+        sc.KEY_LINEAGE: orjson.dumps(lines),
+    }
+    if schema.fingerprint is not None:
+        footer[sc.KEY_FINGERPRINT] = orjson.dumps(schema.fingerprint)
+    return footer

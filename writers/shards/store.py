@@ -1,0 +1,152 @@
+"""Shards that are there already: their ids for marking, and the judgement on one that no ledger knows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.errors import DamageError, SinkError
+from engine.memory.ids import IdType
+from engine.records import Fingerprint, ShardFacts
+from writers.shards import schema as sc
+
+_READ_BYTES = 1 << 20
+
+_UNREADABLE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)
+"""What pyarrow raises on a damaged file: besides its own errors also UnicodeDecodeError for a bit in a column's name,
+or a wish for absurd amounts of memory."""
+
+
+class ParquetShards:
+    """The shards folder of a data set, as the engine's recovery sees it."""
+
+    def __init__(self, folder: Path, schema: sc.ShardSchema, fingerprint: Fingerprint, ledger: str) -> None:
+        self._folder = folder
+        self._schema = schema
+        self._fingerprint = fingerprint
+        self._ledger = ledger
+
+    def ids(self, file: str) -> Iterator[list[int] | list[str] | list[bytes]]:
+        """The ids of a shard, a row group at a time: int, str or bytes by the data set's id type.
+
+        Raises:
+            DamageError: the file is missing or cannot be read.
+            SinkError: its whole folder is gone.
+        """
+        path = self._folder / file
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+                for group in range(parquet.num_row_groups):
+                    yield parquet.read_row_group(group, columns=[sc.ID]).column(0).to_pylist()
+        except _UNREADABLE as error:
+            self._require_folder()
+            raise DamageError(
+                f"the committed shard {path} cannot be read ({error}): restore it from a copy; "
+                "its documents are not marked from it"
+            ) from error
+
+    def check_committed(self, file: str, size_bytes: int, sha256: str) -> None:
+        """Compare a committed shard with its COMMIT record, whole.
+
+        Raises:
+            DamageError: it is missing or differs.
+            SinkError: its whole folder is gone.
+        """
+        path = self._folder / file
+        try:
+            size, digest = _sha256(path)
+        except OSError as error:
+            self._require_folder()
+            raise DamageError(f"the committed shard {path} cannot be read ({error.strerror})") from error
+        if (size, digest) != (size_bytes, sha256):
+            raise DamageError(
+                f"the committed shard {path} is not what was written (size {size}, expected {size_bytes}; "
+                "or another SHA-256): restore it from a copy; its documents are not marked from it"
+            )
+
+    def _require_folder(self) -> None:
+        """Tell a shard that is missing from a disk that is.
+
+        Raises:
+            SinkError: the whole folder is gone.
+        """
+        if not self._folder.is_dir():
+            raise SinkError(
+                f"the folder {self._folder} is gone: mount its device again, then run the same command again"
+            )
+
+    def inspect_orphan(self, file: str) -> ShardFacts | str:
+        """Judge a final-named shard that the ledger does not know: facts to adopt it by, or why it cannot be.
+
+        Everything is read: every page with its checksum, row count and id digest against the footer, every vector
+        finite. A shard that passes was complete and fsynced when its writer died before the COMMIT.
+        """
+        path = self._folder / file
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+                return self._judge(path, parquet)
+        except _UNREADABLE as error:
+            return f"cannot be read whole: {error}"
+
+    def _judge(self, path: Path, parquet: pq.ParquetFile) -> ShardFacts | str:
+        footer: dict[bytes, bytes] = parquet.schema_arrow.metadata or {}
+        footer = {**footer, **(parquet.metadata.metadata or {})}
+        if footer.get(sc.KEY_LEDGER) != self._ledger.encode():
+            return "belongs to another ledger"
+        theirs = Fingerprint.from_dict(orjson.loads(footer[sc.KEY_FINGERPRINT]))
+        if differences := self._fingerprint.differences(theirs):
+            return f"has another fingerprint: {', '.join(differences)}"
+        if not parquet.schema_arrow.equals(self._schema.arrow(), check_metadata=False):
+            return "has another schema"
+        digests, first, last, truncated = [], "", "", 0
+        for group in range(parquet.num_row_groups):
+            table = parquet.read_row_group(group)
+            vectors = table.column(sc.EMBEDDING).combine_chunks()
+            if vectors.null_count or not np.isfinite(vectors.flatten().to_numpy(zero_copy_only=False)).all():
+                return f"row group {group} holds vectors that are not finite"
+            ids = table.column(sc.ID)
+            digests.append(sc.id_digest(ids))
+            first = first or sc.id_text(ids[0])
+            last = sc.id_text(ids[-1])
+            if self._schema.truncated:
+                truncated += int(np.count_nonzero(table.column(sc.TRUNCATED_COLUMN).to_numpy()))
+        digest = sc.combine_digests(digests)
+        rows = parquet.metadata.num_rows
+        if not rows or footer.get(sc.KEY_ROWS) != str(rows).encode() or footer.get(sc.KEY_ID_DIGEST) != digest.encode():
+            return "holds other rows than its footer says"
+        size, sha256 = _sha256(path)
+        return ShardFacts(
+            shard=path.name.removesuffix(".parquet"),
+            file=path.name,
+            bytes=size,
+            sha256=sha256,
+            rows=rows,
+            id_digest=digest,
+            first_id=first,
+            last_id=last,
+            truncated=truncated,
+            sequences=(0, 0),
+            epoch=int(footer[sc.KEY_EPOCH]),
+        )
+
+    @property
+    def id_type(self) -> IdType:
+        """What `ids` yields."""
+        return self._schema.id_type
+
+
+def _sha256(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
