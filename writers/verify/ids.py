@@ -39,7 +39,8 @@ def compare_partition(job: Message, _report: Report) -> Message:
         return {"duplicates": 0, "pairs": [], "unmarked": 0, "places": [], "marked_only": 0, "keys": []}
     sources = (partition.places >> _SOURCE_BITS).astype(np.int64)
     is_mark = sources == MARKED
-    kind = np.where(is_mark, -1, kinds[np.where(is_mark, 0, sources)] if len(kinds) else 0)
+    kind = np.full(len(sources), -1, dtype=np.int64)  # signed, whatever type `kinds` has: -1 is no kind of file
+    kind[~is_mark] = kinds[sources[~is_mark]]
     new = np.concatenate(([True], (partition.keys[1:] != partition.keys[:-1]).any(axis=1)))
     starts = np.flatnonzero(new)
     among_shards = _counts((kind == MERGED_SHARD) | (kind == LIVE_SHARD), starts)
