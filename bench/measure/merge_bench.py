@@ -288,7 +288,7 @@ def sort(work: Path, n_rows: int, jobs: int, say: Callable[[str], None]) -> None
     say(f"{measured.files:<22}{measured.program:<36}{rate:>10,.0f}{size:>11,.0f}{peak:>10,.0f}")
 
 
-def parts(say: Callable[[str], None]) -> None:
+def _parts_gone(say: Callable[[str], None]) -> None:
     """What one row costs in the vector pages of this engine and in pyarrow's general reader and writer."""
     from writers.parquet.pages import PageEncoder, VectorReader, page_rows  # noqa: PLC0415
     from writers.proof.digests import RowHasher  # noqa: PLC0415 - the other modes do not need these

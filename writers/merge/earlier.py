@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from engine.errors import ConfigError, DamageError
 from writers.merge.inputs import Listing, Names
 from writers.merge.ledger import MergeState, PlanFile, PlanState, sources_list
-from writers.parquet.inputs import UNREADABLE, HashedFile, unreadable
+from writers.parquet.opening import UNREADABLE, sha256_of, unreadable
 from writers.shards import schema as sc
 
 Numbers = npt.NDArray[np.int64]
@@ -101,13 +101,9 @@ def _changed(name: str) -> ConfigError:
 
 def _sha256(path: Path, name: str) -> str:
     try:
-        file = HashedFile(path)
+        return sha256_of(path)
     except OSError as error:
         raise unreadable(name, error) from error
-    try:
-        return file.hexdigest()
-    finally:
-        file.close()
 
 
 class _Recorded:

@@ -23,8 +23,8 @@ from writers.merge.drops import dropped_rows
 from writers.merge.ledger import PlannedInput, read_group
 from writers.merge.output import Output, Sums
 from writers.parquet.foreign import Matcher, MergeSchema
-from writers.parquet.inputs import Block, Input, Kept, check_committed
-from writers.parquet.pages import EncodedPage
+from writers.parquet.inputs import WHOLE_BYTES, Block, Input
+from writers.parquet.opening import check_committed
 from writers.proof.digests import MASK
 from writers.shards import schema as sc
 from writers.workers.pool import Report
@@ -41,12 +41,11 @@ def merge_group(job: Message, report: Report) -> Message:
         schema,
         row_group_bytes=int(job["row_group_bytes"]),
         sorted_by_id=False,
-        expected_rows=sum(item.rows for item in inputs),
     )
     try:
         reader = GroupReader(job, inputs, schema)
         told = 0
-        for block in reader.blocks(copying=True):
+        for block in reader.blocks():
             output.append(block)
             if output.sums.rows - told >= _REPORT_ROWS:
                 report({"rows": output.sums.rows - told})
@@ -74,7 +73,7 @@ class GroupReader:
         self._first = int(job["first"])
         self._drops = None if job["drops"] is None else Path(job["drops"])
         self._matcher = Matcher(schema)
-        self._kept = Kept(schema)
+        self._small = memoryview(bytearray(WHOLE_BYTES))  # for one file after the other
         self._dropped = 0
         self._digests: list[str] = []
         self._id_digests: list[str] = []
@@ -87,11 +86,8 @@ class GroupReader:
             return ""
         return f"{sum(int(digest, 16) for digest in self._digests) & MASK:016x}"
 
-    def blocks(self, *, copying: bool = False) -> Iterator[Block]:
+    def blocks(self) -> Iterator[Block]:
         """All rows that stay, input after input.
-
-        Args:
-            copying: Whether pages may come as they are.
 
         Raises:
             DamageError: an input is missing, damaged, or not what the ledger says.
@@ -99,13 +95,13 @@ class GroupReader:
         """
         for number, item in enumerate(self._inputs, self._first):
             try:
-                yield from self._of_input(number, item, copying)
+                yield from self._of_input(number, item)
             except EngineError as error:
                 check_committed(Path(self._folder, item.name), item.name, item.sha256, error)
 
-    def _of_input(self, number: int, item: PlannedInput, copying: bool) -> Iterator[Block]:
+    def _of_input(self, number: int, item: PlannedInput) -> Iterator[Block]:
         drops = None if self._drops is None else dropped_rows(self._drops, number)
-        with Input(os.path.join(self._folder, item.name), item.name, self._matcher, self._kept) as opened:
+        with Input(os.path.join(self._folder, item.name), item.name, self._matcher, self._small) as opened:
             if (opened.rows, opened.size_bytes) != (item.rows, item.bytes):
                 raise DamageError(
                     f"{item.name} has {opened.rows} rows in {opened.size_bytes} bytes, but had {item.rows} in "
@@ -117,7 +113,7 @@ class GroupReader:
                     "restore this file with its time of modification, or merge into an empty --target"
                 )
             if drops is None or not len(drops):
-                yield from opened.blocks(copying=copying)
+                yield from opened.blocks()
             else:
                 self._dropped += len(drops)
                 yield from _without(opened.blocks(), drops)
@@ -148,10 +144,9 @@ class GroupReader:
 
 
 def _without(blocks: Iterator[Block], drops: Any) -> Iterator[Block]:
-    """Leave out rows by their number in the file; the blocks hold matrices."""
+    """Leave out rows by their number in the file."""
     first_row = 0
     for block in blocks:
-        assert not isinstance(block.vectors, EncodedPage)  # not asked for
         n_rows = len(block.vectors)
         low, high = np.searchsorted(drops, [first_row, first_row + n_rows])
         if low == high:

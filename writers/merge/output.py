@@ -1,12 +1,10 @@
 """An output of a merge while it is written, and the proof that it holds what was put in.
 
 Rows are counted in before they are encoded: their number, their ids' digest, and the sum of their hashes (ids, carried
-values and vectors together). Vector pages that an input holds in the very form of an output are copied; for them the
-page's CRC-32, compared when the input was read, stands in for the vectors, and the input's SHA-256 for the page.
+values and vectors together). pyarrow writes them, a row group at a time.
 
-`seal` closes the file, opens it anew, and decodes it from its own footer: pages in their order with the checksums they
-were made or copied with, rows that were encoded here against their hashes taken before, in their order. pyarrow, the
-general reader, decodes a sample besides. Only then is the file made durable.
+`seal` closes the file, opens it anew and decodes it from its own footer (writers/merge/check.py): every row against its
+hash taken before, in their order, every page against its checksum. Only then is the file made durable.
 """
 
 from __future__ import annotations
@@ -19,17 +17,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from engine.errors import DamageError, SinkError
 from engine.ledger import durable
-from writers.merge.check import PageFacts, PageSums, Rereader
-from writers.merge.file import MergeFile
+from writers.merge.check import GroupSum, read_again
 from writers.parquet.foreign import MergeSchema
-from writers.parquet.inputs import UNREADABLE, Block, unreadable
-from writers.parquet.pages import EncodedPage, Matrix
-from writers.parquet.vector_file import VectorFileWriter
-from writers.proof.digests import MASK, RowHasher, Words, ordered, total
-from writers.shards import schema as sc
+from writers.parquet.inputs import BLOCK_BYTES, Block
+from writers.parquet.opening import UNREADABLE, unreadable
+from writers.proof.digests import MASK, OrderedSum, RowHasher, Words, total
+from writers.shards.new_file import NewFile
+from writers.shards.schema import (
+    EMBEDDING,
+    KEY_ID_DIGEST,
+    KEY_ROW_DIGEST,
+    KEY_ROWS,
+    combine_digests,
+    id_digest,
+    id_text,
+    writer_options,
+)
 
 
 @dataclass(slots=True)
@@ -38,7 +45,7 @@ class Sums:
 
     Attributes:
         rows: How many.
-        digest: Sum of the rows' hashes (`writers.proof.digests`), without the vectors of copied pages.
+        digest: Sum of the rows' hashes (`writers.proof.digests`).
         id_digests: `writers.shards.schema.id_digest` of each part.
     """
 
@@ -46,22 +53,23 @@ class Sums:
     digest: int = 0
     id_digests: list[str] = field(default_factory=list)
 
-    def add(self, hasher: RowHasher, others: pa.Table, matrix: Matrix | None) -> None:
-        """Count rows in."""
-        self.add_hashed(others, hasher.row_hashes(others, matrix))
+    def add(self, others: pa.Table, hashes: Words) -> None:
+        """Count rows in.
 
-    def add_hashed(self, others: pa.Table, hashes: Words) -> None:
-        """Count rows in whose hashes are known."""
+        Args:
+            others: All columns but the vectors, the ids first.
+            hashes: Of these rows.
+        """
         self.rows += others.num_rows
         self.digest = (self.digest + total(hashes)) & MASK
-        self.id_digests.append(sc.id_digest(others.column(0)))
+        self.id_digests.append(id_digest(others.column(0)))
         if len(self.id_digests) > 256:
-            self.id_digests = [sc.combine_digests(self.id_digests)]
+            self.id_digests = [self.id_digest]
 
     @property
     def id_digest(self) -> str:
         """The digest of all ids."""
-        return sc.combine_digests(self.id_digests)
+        return combine_digests(self.id_digests)
 
     @property
     def digest_text(self) -> str:
@@ -74,13 +82,17 @@ class Output:
 
     Attributes:
         path: The file, which has no final name.
-        sums: Of the rows appended so far.
+        sums: Of the rows counted in so far.
     """
 
-    def __init__(
-        self, path: Path, schema: MergeSchema, *, row_group_bytes: int, sorted_by_id: bool, expected_rows: int
-    ) -> None:
+    def __init__(self, path: Path, schema: MergeSchema, *, row_group_bytes: int, sorted_by_id: bool) -> None:
         """Create the file.
+
+        Args:
+            path: The file.
+            schema: Of its columns.
+            row_group_bytes: Bytes of a row group before compression, vectors and everything else together.
+            sorted_by_id: Whether the rows come sorted, which the footer says then.
 
         Raises:
             SinkError: the device refused.
@@ -90,58 +102,44 @@ class Output:
         self._schema = schema
         self._sorted = sorted_by_id
         self._hasher = RowHasher(schema.dim, schema.dtype.itemsize)
-        self._page_sums: list[PageSums] = []
+        self._vector_type = schema.arrow.field(EMBEDDING).type
+        self._row_bytes = schema.dim * schema.dtype.itemsize
+        self._piece_rows = max(1, min(BLOCK_BYTES, row_group_bytes // 8) // self._row_bytes)
+        self._pending: list[Block] = []
         self._n_pending = 0
-        self._others: list[pa.Table] = []
+        self._group: list[pa.Table] = []  # pieces of the row group that is not written yet
+        self._group_bytes = 0
+        self._most_group_bytes = row_group_bytes
+        self._group_sum = OrderedSum()
+        self._groups: list[GroupSum] = []
         self._ends: tuple[str, str] = ("", "")
+        options = writer_options(schema.arrow)
+        options["data_page_size"] = min(int(options["data_page_size"]), max(1, row_group_bytes // 8))
+        order = [pq.SortingColumn(0)] if sorted_by_id else None
         try:
-            self._file = MergeFile(path)
-        except OSError as error:
-            raise self.refused(error) from error
-        try:
-            self._writer = VectorFileWriter(
-                self._file,
-                schema.arrow,
-                row_group_bytes=row_group_bytes,
-                sorted_by_id=sorted_by_id,
-                expected_rows=expected_rows,
+            self._file = NewFile(path)
+            self._writer = pq.ParquetWriter(
+                self._file, schema.arrow, write_page_index=True, sorting_columns=order, **options
             )
         except OSError as error:
             raise self.refused(error) from error
-        self._rows = self._writer.page_rows
-        self._pending: Matrix = np.empty((self._rows, schema.dim), dtype=schema.dtype)
 
     def append(self, block: Block) -> None:
-        """Append rows.
+        """Append rows; the block's memory is kept until its row group is written.
 
         Raises:
             SinkError: the device refused.
         """
-        try:
-            if isinstance(block.vectors, EncodedPage):
-                self._flush()
-                self._count(block.others, None)
-                self._writer.append_page(block.others, block.vectors)
-            else:
-                self._append_rows(block.others, block.vectors)
-        except OSError as error:
-            raise self.refused(error) from error
-
-    def _append_rows(self, others: pa.Table, matrix: Matrix) -> None:
+        others, vectors = block
         start = 0
-        while start < len(matrix):
-            count = min(len(matrix) - start, self._rows - self._n_pending)
-            if count == self._rows:  # a whole page needs no copy
-                piece = others.slice(start, count)
-                self._count(piece, matrix[start : start + count])
-                self._writer.append(piece, matrix[start : start + count])
-            else:
-                self._pending[self._n_pending : self._n_pending + count] = matrix[start : start + count]
-                self._others.append(others.slice(start, count) if count < len(matrix) else others)
-                self._n_pending += count
-                if self._n_pending == self._rows:
-                    self._flush()
+        while start < len(vectors):
+            count = min(len(vectors) - start, self._piece_rows - self._n_pending)
+            whole = count == len(vectors)
+            self._pending.append(block if whole else Block(others.slice(start, count), vectors[start : start + count]))
+            self._n_pending += count
             start += count
+            if self._n_pending == self._piece_rows:
+                self._take_piece()
 
     def seal(self, footer: dict[bytes, bytes], row_digest: str = "") -> dict[str, Any]:
         """Close, re-open and compare, fsync; returns the facts for the MERGED record.
@@ -155,16 +153,21 @@ class Output:
             DamageError: the file does not hold what was appended, or not what the inputs' footers say.
         """
         try:
-            self._flush()
-            if not any(page.copied for page in self._page_sums):
-                if row_digest and row_digest != self.sums.digest_text:
-                    raise DamageError(
-                        f"the rows read for {self.path} have digest {self.sums.digest_text}, the footers of its "
-                        f"sources say {row_digest}: one of them was damaged when it was written; verify them"
-                    )
-                row_digest = self.sums.digest_text
+            self._take_piece()
+            self._write_group()
+            if row_digest and row_digest != self.sums.digest_text:
+                raise DamageError(
+                    f"the rows read for {self.path} have digest {self.sums.digest_text}, the footers of its "
+                    f"sources say {row_digest}: one of them was damaged when it was written; verify them"
+                )
             durable.point("merge.before_close")
-            self._writer.close({**footer, **self._own_footer(row_digest)})
+            own = {
+                KEY_ROWS: str(self.sums.rows).encode(),
+                KEY_ID_DIGEST: self.sums.id_digest.encode(),
+                KEY_ROW_DIGEST: self.sums.digest_text.encode(),
+            }
+            self._writer.add_key_value_metadata({**footer, **own})
+            self._writer.close()
             durable.point("merge.after_close")
         except OSError as error:
             raise self.refused(error) from error
@@ -181,15 +184,14 @@ class Output:
             "sha256": sha256,
             "rows": self.sums.rows,
             "id_digest": self.sums.id_digest,
-            "row_digest": row_digest,
+            "row_digest": self.sums.digest_text,
             "first_id": self._ends[0],
             "last_id": self._ends[1],
         }
 
     def abort(self) -> None:
         """Throw the file away."""
-        with contextlib.suppress(OSError, AttributeError):  # an error of close changes nothing for a file that goes
-            os.close(self._file.fd)
+        self._file.discard()
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
 
@@ -206,50 +208,53 @@ class Output:
             "the same command again; finished files and all sources are untouched"
         )
 
-    def _flush(self) -> None:
+    def _take_piece(self) -> None:
+        """Count the pending rows in; they go into the row group, and that into the file when it is full."""
         if not self._n_pending:
             return
-        others = pa.concat_tables(self._others).combine_chunks()
-        matrix = self._pending[: self._n_pending]
-        self._count(others, matrix)
-        self._writer.append(others, matrix)
-        self._others = []
-        self._n_pending = 0
-
-    def _count(self, others: pa.Table, matrix: Matrix | None) -> None:
+        others = pa.concat_tables([block.others for block in self._pending]).combine_chunks()
+        parts = [block.vectors for block in self._pending]
+        matrix = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._pending, self._n_pending = [], 0
         ids = others.column(0)
-        if not self.sums.rows:
-            self._ends = (sc.id_text(ids[0]), "")
-        self._ends = (self._ends[0], sc.id_text(ids[-1]))
+        self._ends = (self._ends[0] if self.sums.rows else id_text(ids[0]), id_text(ids[-1]))
+        size = others.nbytes + matrix.nbytes
+        if self._group_bytes + size > self._most_group_bytes:
+            self._write_group()
         hashes = self._hasher.row_hashes(others, matrix)
-        self.sums.add_hashed(others, hashes)
-        # What is counted in one call makes one page: the writer gets full pages, or the rest before a copied one.
-        self._page_sums.append(PageSums(ordered(hashes), copied=matrix is None))
+        self.sums.add(others, hashes)
+        self._group_sum.add(hashes)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=self._vector_type)
+        self._group.append(others.append_column(self._schema.arrow.field(EMBEDDING), vectors))
+        self._group_bytes += size
 
-    def _own_footer(self, row_digest: str) -> dict[bytes, bytes]:
-        footer = {sc.KEY_ROWS: str(self.sums.rows).encode(), sc.KEY_ID_DIGEST: self.sums.id_digest.encode()}
-        return {**footer, sc.KEY_ROW_DIGEST: row_digest.encode()} if row_digest else footer
+    def _write_group(self) -> None:
+        if not self._group:
+            return
+        table = pa.concat_tables(self._group)
+        self._group, self._group_bytes = [], 0
+        self._groups.append(GroupSum(self._group_sum.rows, self._group_sum.digest))
+        self._group_sum = OrderedSum()
+        try:
+            self._writer.write_table(table, row_group_size=table.num_rows)
+        except OSError as error:
+            raise self.refused(error) from error
 
     def _check(self) -> str:
-        """Decode the file from its own footer and compare; returns the SHA-256 of the bytes that were read.
+        """Compare the closed file with what was put in; returns the SHA-256 of the bytes that were read.
 
         Raises:
             DamageError: it holds something else.
         """
-        log = [
-            PageFacts(n_rows, crc, sums)
-            for (n_rows, crc, _), sums in zip(self._writer.page_log, self._page_sums, strict=True)
-        ]
-        reader = Rereader(self.path, self._schema, self._hasher, log)
         try:
-            rows, id_digest = reader.read(in_order=self._sorted)
+            found = read_again(self.path, self._schema, self._hasher, self._groups, in_order=self._sorted)
         except UNREADABLE as error:
             raise unreadable(str(self.path), error) from error
         mine = (self.sums.rows, self.sums.id_digest, self._file.size_bytes)
-        theirs = (rows, id_digest, os.fstat(self._file.fd).st_size)
+        theirs = (found.rows, found.id_digest, os.fstat(self._file.fd).st_size)
         if mine != theirs:
             raise DamageError(
                 f"{self.path} does not hold what was written (rows, id digest, bytes {theirs}, expected {mine}): "
                 "the memory or the device is failing; all sources are untouched"
             )
-        return reader.sha256
+        return found.sha256

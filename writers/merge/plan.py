@@ -32,7 +32,7 @@ from writers.merge.ledger import MergeState, PlannedInput, read_group, write_dur
 from writers.parquet.foreign import Matcher, MergeSchema, schema_of_run
 from writers.parquet.foreign_folder import schema_of_folder
 from writers.parquet.input_scan import InputScan
-from writers.parquet.inputs import WHOLE_BYTES, check_committed
+from writers.parquet.opening import check_committed
 from writers.proof.digests import id_keys
 from writers.proof.id_spill import IdSpill, Places, partitions_for, places, remove_spill
 from writers.workers.pool import Pool, Report
@@ -281,14 +281,13 @@ def scan_inputs(job: Message, report: Report) -> Message:
     matcher = Matcher(schema)
     inputs = read_group(Path(job["list"]), *job["place"])
     folder = str(job["folder"])
-    image = memoryview(bytearray(WHOLE_BYTES))  # for one file after the other
     ids = _PendingIds(IdSpill(Path(job["spill"]), int(job["partitions"])))
     rows: list[int] = []
     other_bytes: list[int] = []
     told, last = 0, int(job["first"]) + len(inputs) - 1
     for number, item in enumerate(inputs, int(job["first"])):
         try:
-            found = _scan_input(os.path.join(folder, item.name), item, number, matcher, image, ids)
+            found = _scan_input(os.path.join(folder, item.name), item, number, matcher, ids)
         except EngineError as error:
             check_committed(Path(folder, item.name), item.name, item.sha256, error)
         rows.append(found[0])
@@ -328,11 +327,9 @@ class _PendingIds:
         self._ids, self._places, self._rows = [], [], 0
 
 
-def _scan_input(
-    path: str, item: PlannedInput, number: int, matcher: Matcher, image: memoryview, pending: _PendingIds
-) -> tuple[int, int]:
+def _scan_input(path: str, item: PlannedInput, number: int, matcher: Matcher, pending: _PendingIds) -> tuple[int, int]:
     """Read footer and ids of one input; returns its rows and the bytes of all but its vectors."""
-    with InputScan(path, item.name, matcher, image) as opened:
+    with InputScan(path, item.name, matcher) as opened:
         if item.rows not in (-1, opened.rows):
             raise DamageError(
                 f"{item.name} has {opened.rows} rows, its ledger says {item.rows}: restore it from a copy"

@@ -169,7 +169,6 @@ class Merge:
                 job["ranges"] = str(self._config.target / plan.ranges["file"])
                 job["place"] = plan.ranges["places"][number]
                 job["lineage"] = plan.ranges["lineage"]
-                job["expected_rows"] = -(-int(plan.record["rows"]) // plan.n_outputs)
             else:
                 job["task"] = "writers.merge.group:merge_group"
                 job["place"] = plan_file.place(number)

@@ -35,9 +35,8 @@ from writers.merge.group import merge_footer
 from writers.merge.output import Output
 from writers.merge.runs import BATCH_ROWS, HASH, Rows, RunPaths, read_firsts, sort_order
 from writers.parquet.foreign import MergeSchema
-from writers.parquet.inputs import Block
-from writers.parquet.pages import Matrix, page_rows
-from writers.proof.digests import MASK, Words, total
+from writers.parquet.inputs import BLOCK_BYTES, Block
+from writers.proof.digests import MASK, Matrix, Words, total
 from writers.workers.pool import Report
 
 _GATHER_BYTES = 48 << 20
@@ -100,7 +99,6 @@ def gather_output(job: Message, report: Report) -> Message:
         schema,
         row_group_bytes=int(job["row_group_bytes"]),
         sorted_by_id=True,
-        expected_rows=int(job["expected_rows"]),
     )
     try:
         gatherer = _Gatherer(Path(job["runs"]), int(job["number"]), groups, schema)
@@ -150,7 +148,7 @@ class _Gatherer:
         self._groups = groups
         self._schema = schema
         self._row_bytes = schema.dim * schema.dtype.itemsize
-        self._page_rows = page_rows(schema.dim, schema.dtype.itemsize)
+        self._block_rows = max(1, BLOCK_BYTES // self._row_bytes)
         self._fds: dict[int, int] = {}
         self._staging: Matrix = np.empty((max(1, _GATHER_BYTES // self._row_bytes), schema.dim), dtype=schema.dtype)
 
@@ -161,7 +159,7 @@ class _Gatherer:
         self._fds = {}
 
     def blocks(self, low: int | str | None, high: int | str | None) -> Iterator[Block]:
-        """The rows from `low` to below `high`, sorted, about a page at a time."""
+        """The rows from `low` to below `high`, sorted, about a block at a time."""
         kind = self._schema.others.field(0).type
         stretches, tables = self._select(
             None if low is None else bound_scalar(low, kind), None if high is None else bound_scalar(high, kind)
@@ -181,8 +179,8 @@ class _Gatherer:
         for start in range(0, len(order), len(self._staging)):
             rows = order[start : start + len(self._staging)]
             at = self._stage(stretches, stretch_of[rows], row_of[rows])
-            for first in range(0, len(rows), self._page_rows):
-                piece = slice(first, first + self._page_rows)
+            for first in range(0, len(rows), self._block_rows):
+                piece = slice(first, first + self._block_rows)
                 yield Block(others.take(pa.array(rows[piece])), self._staging[at[piece]])
 
     def _select(self, low: pa.Scalar | None, high: pa.Scalar | None) -> tuple[list[_Stretch], list[pa.Table]]:

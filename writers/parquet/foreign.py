@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orjson
@@ -21,6 +21,7 @@ from engine.errors import ConfigError, DamageError, FingerprintMismatch
 from engine.memory.ids import IdType
 from engine.records import Fingerprint
 from writers.parquet.foreign_types import element_of, is_vector, n_leaves, without_views
+from writers.parquet.opening import footer_of
 from writers.shards import schema as sc
 
 
@@ -170,12 +171,6 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
     )
 
 
-def footer_of(parquet: pq.ParquetFile) -> dict[bytes, bytes]:
-    """The key-value metadata of a file."""
-    pairs: dict[bytes, bytes] = dict(parquet.metadata.metadata or {})
-    return pairs
-
-
 def _fingerprint(name: str, pairs: dict[bytes, bytes]) -> dict[str, Any] | None:
     if sc.KEY_FINGERPRINT not in pairs:
         return None
@@ -248,19 +243,6 @@ def _dim_of(name: str, parquet: pq.ParquetFile, column: str) -> int:
     raise ConfigError(f"no file has a row to tell the dimension from; {name} is the first: add files with rows")
 
 
-class Matched(NamedTuple):
-    """What a file's columns turned out to be.
-
-    Attributes:
-        ids, vectors: Numbers of these leaves in the footer; of ids all that pyarrow may read for them.
-        same: Whether all columns are those of the outputs, type by type.
-    """
-
-    ids: list[int]
-    vectors: int
-    same: bool
-
-
 _REMEMBERED = 8
 """Ways to write the same columns, and to say the same of them, that are known at once."""
 
@@ -273,26 +255,24 @@ class Matcher:
 
     def __init__(self, schema: MergeSchema) -> None:
         self.schema = schema
-        self._passed: list[tuple[pa.Schema, Matched]] = []
+        self._passed: list[tuple[pa.Schema, int]] = []
         self._passed_pairs: set[tuple[bytes | None, bytes | None]] = set()
 
-    def check(self, name: str, parquet: pq.ParquetFile) -> Matched:
-        """Check one file (see `check_columns` for what it raises)."""
-        matched = self._columns(name, parquet)
-        _check_numbers(name, parquet, matched.vectors, self.schema)
+    def check(self, name: str, parquet: pq.ParquetFile) -> int:
+        """Check one file (`check_columns` says what raises); returns the number of its vectors' leaf in the footer."""
+        leaf = self._vector_leaf(name, parquet)
+        _check_numbers(name, parquet, leaf, self.schema)
         self._check_pairs(name, footer_of(parquet))
-        return matched
+        return leaf
 
-    def _columns(self, name: str, parquet: pq.ParquetFile) -> Matched:
+    def _vector_leaf(self, name: str, parquet: pq.ParquetFile) -> int:
         theirs: pa.Schema = parquet.schema_arrow
-        for passed, matched in self._passed:
+        for passed, leaf in self._passed:
             if passed.equals(theirs):
-                return matched
-        vectors = check_columns(name, parquet, self.schema)
-        same = theirs.equals(self.schema.arrow, check_metadata=False)
-        matched = Matched(_leaves_named(parquet, self.schema.id_source), vectors, same)
-        self._passed = [*self._passed[1 - _REMEMBERED :], (theirs, matched)]
-        return matched
+                return leaf
+        leaf = check_columns(name, parquet, self.schema)
+        self._passed = [*self._passed[1 - _REMEMBERED :], (theirs, leaf)]
+        return leaf
 
     def _check_pairs(self, name: str, pairs: dict[bytes, bytes]) -> None:
         said = (pairs.get(sc.KEY_ID_TYPE), pairs.get(sc.KEY_FINGERPRINT))
@@ -388,9 +368,3 @@ def leaf_number(parquet: pq.ParquetFile, column: str) -> int:
     if path != column and not path.startswith(f"{column}."):
         raise DamageError(f"the footer has no leaf for the column {column!r}: the file is damaged")
     return before
-
-
-def _leaves_named(parquet: pq.ParquetFile, column: str) -> list[int]:
-    """All leaves that pyarrow may take for a column of that name, one with a longer name and a dot included."""
-    paths = [parquet.schema.column(number).path for number in range(len(parquet.schema.names))]
-    return [number for number, path in enumerate(paths) if path == column or path.startswith(f"{column}.")]

@@ -1,27 +1,15 @@
-"""Footer and ids of one input, without its vectors: what is looked at before a merge begins.
-
-A merge of a million small files opens each of them twice, so every step counts here. The bytes that are needed, and
-only these, are read to where they would stand if the whole file were in memory; Arrow decodes them there. Files beyond
-the size of that memory are left to Arrow altogether.
-"""
+"""Footer and ids of one input, without its vectors: what is looked at before a merge begins."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from writers.parquet.foreign import Matcher
-from writers.parquet.inputs import UNREADABLE, first_page, open_parquet, read_into, unreadable
-from writers.shards import schema as sc
+from writers.parquet.opening import UNREADABLE, open_parquet, unreadable
+from writers.shards import schema
 from writers.workers.current_file import working_on
-
-_TAIL_BYTES = 8 << 10
-_END_BYTES = 8  # the footer's length and the magic
-_SLACK_BYTES = 128
-"""Arrow reads a little beyond a column chunk of writers that are known to have counted too few bytes."""
 
 
 class InputScan:
@@ -32,14 +20,13 @@ class InputScan:
         other_bytes: Bytes of all columns but the vectors, encoded but not compressed, by the footer.
     """
 
-    def __init__(self, path: str, name: str, matcher: Matcher, image: memoryview) -> None:
+    def __init__(self, path: str, name: str, matcher: Matcher) -> None:
         """Open a file and compare its footer with the schema.
 
         Args:
             path: The file.
             name: As it is called in messages.
             matcher: Compares it with the schema.
-            image: Memory for a file that fits; used again for the next, so that at most one may be open.
 
         Raises:
             DamageError: it is missing, cannot be read, or has no sound footer.
@@ -48,27 +35,18 @@ class InputScan:
         """
         self._name = name
         self._schema = matcher.schema
-        self._fd = -1
+        self._source: pa.NativeFile | None = None
         working_on(name)
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            size_bytes = os.fstat(self._fd).st_size
-            if size_bytes <= len(image):
-                self._image: memoryview | None = image[:size_bytes]
-                self._load_footer(self._image)
-                source: pa.NativeFile = pa.BufferReader(pa.py_buffer(self._image))
-            else:
-                self._image = None
-                source = pa.OSFile(path)
-            self._parquet = open_parquet(name, source)
+            self._source = pa.OSFile(path)
+            self._parquet = open_parquet(name, self._source)
             metadata = self._parquet.metadata
             self.rows = int(metadata.num_rows)
-            matched = matcher.check(name, self._parquet)
-            self._ids = matched.ids
-            self._groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            vectors = matcher.check(name, self._parquet)
             self.other_bytes = 0
-            for group in self._groups:
-                self.other_bytes += group.total_byte_size - group.column(matched.vectors).total_uncompressed_size
+            for number in range(metadata.num_row_groups):
+                group = metadata.row_group(number)
+                self.other_bytes += group.total_byte_size - group.column(vectors).total_uncompressed_size
         except BaseException as error:
             self.close()
             if isinstance(error, UNREADABLE):
@@ -82,12 +60,9 @@ class InputScan:
             DamageError: they cannot be read.
         """
         columns = [self._schema.id_source]
-        kind = self._schema.arrow.field(sc.ID).type
+        kind = self._schema.arrow.field(schema.ID).type
         try:
-            for number, group in enumerate(self._groups):
-                if self._image is not None:
-                    for leaf in self._ids:
-                        self._load_chunk(self._image, group.column(leaf))
+            for number in range(self._parquet.num_row_groups):
                 column = self._parquet.read_row_group(number, columns=columns, use_threads=False).column(columns[0])
                 yield from (column if column.type == kind else column.cast(kind)).chunks
         except UNREADABLE as error:
@@ -96,30 +71,11 @@ class InputScan:
     def close(self) -> None:
         """Close the file."""
         working_on("")
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._source is not None:
+            self._source.close()
 
     def __enter__(self) -> InputScan:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _load_footer(self, image: memoryview) -> None:
-        loaded = max(0, len(image) - _TAIL_BYTES)
-        self._load(image, loaded, len(image))
-        if len(image) >= _END_BYTES:
-            begin = len(image) - _END_BYTES - int.from_bytes(image[-_END_BYTES : -_END_BYTES // 2], "little")
-            if 0 <= begin < loaded:
-                self._load(image, begin, loaded)
-
-    def _load_chunk(self, image: memoryview, chunk: pq.ColumnChunkMetaData) -> None:
-        begin = first_page(chunk)
-        end = begin + chunk.total_compressed_size + _SLACK_BYTES
-        if 0 <= begin < end:  # what cannot be is for Arrow to refuse
-            self._load(image, begin, min(end, len(image)))
-
-    def _load(self, image: memoryview, begin: int, end: int) -> None:
-        if begin + read_into(self._fd, image[begin:end], begin) < end:
-            raise OSError("it has become shorter")

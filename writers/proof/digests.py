@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import zlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from isal import isal_zlib
 
-from writers.parquet.pages import Matrix
+Matrix = npt.NDArray[Any]
+"""Vectors, (n_rows, dim), float32 or float16, contiguous."""
 
 Words = npt.NDArray[np.uint64]
 MASK = (1 << 64) - 1
@@ -75,9 +76,23 @@ def _column_terms(others: pa.Table | pa.RecordBatch) -> list[Words]:
     ]
 
 
-def ordered(hashes: Words) -> int:
-    """One number for the hashes of consecutive rows; unlike `total` it depends on their order."""
-    return int((hashes * np.arange(1, 2 * len(hashes), 2, dtype=np.uint64)).sum(dtype=np.uint64))
+class OrderedSum:
+    """One number for the hashes of consecutive rows, part after part; unlike `total` it depends on their order.
+
+    Attributes:
+        rows: Rows so far.
+        digest: Sum modulo 2^64 of hash x (2 x number of the row + 1).
+    """
+
+    def __init__(self) -> None:
+        self.rows = self.digest = 0
+
+    def add(self, hashes: Words) -> None:
+        """Take in the rows that follow."""
+        first = 2 * self.rows + 1
+        weights = np.arange(first, first + 2 * len(hashes), 2, dtype=np.uint64)
+        self.digest = (self.digest + int((hashes * weights).sum(dtype=np.uint64))) & MASK
+        self.rows += len(hashes)
 
 
 def total(hashes: Words) -> int:
@@ -160,7 +175,7 @@ def _in_microseconds(kind: pa.DataType) -> pa.DataType:
 def _text_hashes(column: pa.Array) -> Words:
     """Values of any length: CRC-32 and length; a call a value is faster here than anything vectorised per byte."""
     values = _raw_values(column.fill_null(b"" if pa.types.is_binary(column.type) else ""))
-    checks = np.fromiter(map(isal_zlib.crc32, values), dtype=np.uint64, count=len(values))
+    checks = np.fromiter(map(zlib.crc32, values), dtype=np.uint64, count=len(values))
     lengths = np.fromiter(map(len, values), dtype=np.uint64, count=len(values))
     return mix(checks | lengths << np.uint64(32))
 

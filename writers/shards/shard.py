@@ -8,8 +8,6 @@ manager after an error writes a valid footer over a part of the rows (both seen 
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,52 +22,7 @@ from engine.ledger import durable
 from engine.ledger.runfolder import IN_PROGRESS
 from engine.records import ShardFacts
 from writers.shards import schema as sc
-
-
-class HashingFile:
-    """A new file that hashes what is written to it; the sink of pyarrow's writer.
-
-    Attributes:
-        sha256: The running digest of all bytes so far.
-        size_bytes: How many they are.
-        fd: The open descriptor; the caller fsyncs and closes it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.fd = durable.create_exclusive(path)
-        self.sha256 = hashlib.sha256()
-        self.size_bytes = 0
-        self.closed = False
-
-    def write(self, data: Any) -> int:
-        """Write all of a buffer; a short write is continued, never ignored (pyarrow would take it for success)."""
-        view = memoryview(data).cast("B")
-        durable.write_all(self.fd, view)
-        self.sha256.update(view)
-        self.size_bytes += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        """The position, which is the size."""
-        return self.size_bytes
-
-    def flush(self) -> None:
-        """Nothing is buffered here."""
-
-    def close(self) -> None:
-        """pyarrow calls this; the descriptor stays open for fsync."""
-
-    def readable(self) -> bool:
-        """Not readable."""
-        return False
-
-    def writable(self) -> bool:
-        """Writable."""
-        return True
-
-    def seekable(self) -> bool:
-        """Not seekable."""
-        return False
+from writers.shards.new_file import HashedNewFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +64,7 @@ class OpenShard:
         self._is_sealed = False
         arrow = schema.arrow()
         try:
-            self._file = HashingFile(self._temporary)
+            self._file = HashedNewFile(self._temporary)
         except OSError as error:
             raise _device_error(folder, error) from error
         try:
@@ -217,8 +170,7 @@ class OpenShard:
     def abort(self) -> None:
         """Throw the file away; a different verb from seal, and never implied by an exception."""
         self._poisoned = True
-        with contextlib.suppress(OSError):  # an error of close changes nothing for a file that goes
-            os.close(self._file.fd)
+        self._file.discard()
         self._temporary.unlink(missing_ok=True)
 
     def _digest(self) -> str:

@@ -15,7 +15,7 @@ from writers.merge.ledger import MergeState, PlanFile, read_merge_state
 from writers.merge.start import read_run_state
 from writers.parquet.foreign import MergeSchema, schema_of_run
 from writers.parquet.foreign_folder import schema_of_folder
-from writers.parquet.inputs import UNREADABLE
+from writers.parquet.opening import UNREADABLE
 from writers.shards import schema as sc
 from writers.verify.config import Findings, VerifyConfig
 from writers.verify.file import Expected

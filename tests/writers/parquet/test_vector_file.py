@@ -14,10 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from engine.memory.ids import IdType
-from tests.writers.dataset import vectors_of
-from writers.parquet import thrift
 from writers.parquet.pages import (
     BYTE_STREAM_SPLIT,
     EncodedPage,
@@ -29,6 +25,10 @@ from writers.parquet.pages import (
     read_pages,
 )
 from writers.parquet.vector_file import FooterDamage, VectorFileWriter, read_footer
+
+from engine.memory.ids import IdType
+from tests.writers.dataset import vectors_of
+from writers.parquet import thrift
 from writers.proof.digests import RowHasher, id_keys, total
 from writers.shards.schema import ShardSchema, writer_options
 
