@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,25 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import DamageError
+from writers.merge.row_group import GroupSum, RowGroup
 from writers.parquet.foreign import MergeSchema
 from writers.parquet.foreign_rows import to_matrix
 from writers.parquet.hashed_file import HashedFile
 from writers.parquet.inputs import BLOCK_BYTES
 from writers.parquet.opening import open_parquet
-from writers.proof.digests import OrderedSum, RowHasher
+from writers.proof.digests import RowHasher
 from writers.shards.schema import EMBEDDING, combine_digests, id_digest
-
-
-class GroupSum(NamedTuple):
-    """What a row group holds.
-
-    Attributes:
-        rows: Its rows.
-        digest: Of their hashes, in their order (`writers.proof.digests.OrderedSum`).
-    """
-
-    rows: int
-    digest: int
 
 
 class Reread(NamedTuple):
@@ -54,7 +44,7 @@ def read_again(path: Path, schema: MergeSchema, hasher: RowHasher, groups: list[
         DamageError: it holds something else.
         UNREADABLE: it cannot be read; checksums of pages are compared.
     """
-    rows, id_digests, order = 0, [combine_digests([])], _Order()
+    rows, digest, order = 0, combine_digests([]), _Order()
     with contextlib.closing(HashedFile(path)) as file:
         parquet = open_parquet(path.name, pa.PythonFile(file, mode="r"))
         if not parquet.schema_arrow.equals(schema.arrow, check_metadata=False):
@@ -65,26 +55,29 @@ def read_again(path: Path, schema: MergeSchema, hasher: RowHasher, groups: list[
             )
         file.hashing = True
         for number, group in enumerate(groups):
-            found = OrderedSum()
+            found = RowGroup(schema, hasher)
             for batch in _batches(parquet, number, schema):
-                others = batch.select(schema.others.names)
-                if in_order and not order.goes_on(others.column(0)):
-                    raise DamageError(f"{path} is not sorted by id: report this; all sources are untouched")
                 matrix = to_matrix(path.name, batch.column(EMBEDDING), schema, rows + found.rows)
-                found.add(hasher.row_hashes(others, matrix))
-                id_digests = [combine_digests([*id_digests, id_digest(others.column(0))])]
-            if (found.rows, found.digest) != group:
+                found.add(batch.select(schema.others.names), matrix)
+            others, _, holds = found.finish()
+            if holds != group:
                 raise DamageError(
                     f"{path} holds other rows in row group {number} than were written: the memory or the device is "
                     "failing; all sources are untouched"
                 )
+            if in_order and not order.goes_on(others.column(0)):
+                raise DamageError(f"{path} is not sorted by id: report this; all sources are untouched")
             rows += found.rows
-        return Reread(rows, id_digests[0], file.hexdigest())
+            digest = combine_digests([digest, id_digest(others.column(0))])
+        return Reread(rows, digest, file.hexdigest())
 
 
-def _batches(parquet: pq.ParquetFile, group: int, schema: MergeSchema) -> Any:
+def _batches(parquet: pq.ParquetFile, group: int, schema: MergeSchema) -> Iterator[pa.RecordBatch]:
     row_bytes = schema.dim * schema.dtype.itemsize
-    return parquet.iter_batches(max(1, BLOCK_BYTES // row_bytes), row_groups=[group], use_threads=False)
+    batches: Iterator[pa.RecordBatch] = parquet.iter_batches(
+        max(1, BLOCK_BYTES // row_bytes), row_groups=[group], use_threads=False
+    )
+    return batches
 
 
 class _Order:
@@ -93,7 +86,7 @@ class _Order:
     def __init__(self) -> None:
         self._last: Any = None
 
-    def goes_on(self, ids: pa.Array) -> bool:
+    def goes_on(self, ids: pa.ChunkedArray) -> bool:
         """Whether these ids ascend and none is below those before."""
         if pa.types.is_integer(ids.type):
             values = ids.to_numpy()

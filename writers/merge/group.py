@@ -47,12 +47,12 @@ def merge_group(job: Message, report: Report) -> Message:
         told = 0
         for block in reader.blocks():
             output.append(block)
-            if output.sums.rows - told >= _REPORT_ROWS:
-                report({"rows": output.sums.rows - told})
-                told = output.sums.rows
+            if output.rows - told >= _REPORT_ROWS:
+                report({"rows": output.rows - told})
+                told = output.rows
         facts = output.seal(merge_footer(job["footer"], schema, lineage(reader.sha256s, inputs)), reader.row_digest)
         reader.check_sums(output.sums)
-        report({"rows": output.sums.rows - told})
+        report({"rows": output.rows - told})
         return facts
     except BaseException:
         output.abort()

@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 
 from engine.errors import DamageError, SinkError
 from engine.ledger import durable
-from writers.merge.check import GroupSum, read_again
+from writers.merge.check import read_again
+from writers.merge.row_group import GroupSum, RowGroup
 from writers.parquet.foreign import MergeSchema
 from writers.parquet.inputs import BLOCK_BYTES, Block
 from writers.parquet.opening import UNREADABLE, unreadable
-from writers.proof.digests import MASK, OrderedSum, RowHasher, Words, total
+from writers.proof.digests import MASK, Matrix, RowHasher, Words, total
 from writers.shards.new_file import NewFile
 from writers.shards.schema import (
     EMBEDDING,
@@ -37,6 +38,10 @@ from writers.shards.schema import (
     id_text,
     writer_options,
 )
+
+_USUAL_BYTES, _HELD_BYTES = 64 << 20, 32 << 20
+"""pyarrow takes a row group at once, so it is held until it is full: half of the usual size keeps memory within its
+bound (docs/protocols/merge.md); who asks for more than the usual size gets it, and needs that memory."""
 
 
 @dataclass(slots=True)
@@ -60,11 +65,9 @@ class Sums:
             others: All columns but the vectors, the ids first.
             hashes: Of these rows.
         """
-        self.rows += others.num_rows
+        self.rows += len(hashes)
         self.digest = (self.digest + total(hashes)) & MASK
-        self.id_digests.append(id_digest(others.column(0)))
-        if len(self.id_digests) > 256:
-            self.id_digests = [self.id_digest]
+        self.id_digests = [combine_digests([*self.id_digests, id_digest(others.column(0))])]
 
     @property
     def id_digest(self) -> str:
@@ -82,7 +85,8 @@ class Output:
 
     Attributes:
         path: The file, which has no final name.
-        sums: Of the rows counted in so far.
+        rows: Rows appended so far.
+        sums: Of the row groups written so far.
     """
 
     def __init__(self, path: Path, schema: MergeSchema, *, row_group_bytes: int, sorted_by_id: bool) -> None:
@@ -91,26 +95,28 @@ class Output:
         Args:
             path: The file.
             schema: Of its columns.
-            row_group_bytes: Bytes of a row group before compression, vectors and everything else together.
+            row_group_bytes: Most bytes of a row group before compression, vectors and everything else together; what
+                is not more than the usual 64 MiB becomes 32 MiB at most.
             sorted_by_id: Whether the rows come sorted, which the footer says then.
 
         Raises:
             SinkError: the device refused.
         """
         self.path = path
+        self.rows = 0
         self.sums = Sums()
         self._schema = schema
         self._sorted = sorted_by_id
         self._hasher = RowHasher(schema.dim, schema.dtype.itemsize)
         self._vector_type = schema.arrow.field(EMBEDDING).type
-        self._row_bytes = schema.dim * schema.dtype.itemsize
-        self._piece_rows = max(1, min(BLOCK_BYTES, row_group_bytes // 8) // self._row_bytes)
-        self._pending: list[Block] = []
-        self._n_pending = 0
-        self._group: list[pa.Table] = []  # pieces of the row group that is not written yet
+        self._piece_rows = max(1, min(BLOCK_BYTES, row_group_bytes // 8) // (schema.dim * schema.dtype.itemsize))
+        self._most_group_bytes = (
+            row_group_bytes if row_group_bytes > _USUAL_BYTES else min(row_group_bytes, _HELD_BYTES)
+        )
+        self._group = RowGroup(schema, self._hasher)  # the row group that is not written yet
+        rows = max(self._piece_rows, self._most_group_bytes // (schema.dim * schema.dtype.itemsize))
+        self._vectors: Matrix = np.empty((rows, schema.dim), dtype=schema.dtype)  # of that row group; used again
         self._group_bytes = 0
-        self._most_group_bytes = row_group_bytes
-        self._group_sum = OrderedSum()
         self._groups: list[GroupSum] = []
         self._ends: tuple[str, str] = ("", "")
         options = writer_options(schema.arrow)
@@ -125,21 +131,18 @@ class Output:
             raise self.refused(error) from error
 
     def append(self, block: Block) -> None:
-        """Append rows; the block's memory is kept until its row group is written.
+        """Append rows.
 
         Raises:
             SinkError: the device refused.
         """
         others, vectors = block
-        start = 0
-        while start < len(vectors):
-            count = min(len(vectors) - start, self._piece_rows - self._n_pending)
-            whole = count == len(vectors)
-            self._pending.append(block if whole else Block(others.slice(start, count), vectors[start : start + count]))
-            self._n_pending += count
-            start += count
-            if self._n_pending == self._piece_rows:
-                self._take_piece()
+        for start in range(0, len(vectors), self._piece_rows):  # pieces that stay in the core's cache are quicker
+            if len(vectors) <= self._piece_rows:
+                self._take(others, vectors)
+            else:
+                piece = slice(start, start + self._piece_rows)
+                self._take(others.slice(start, self._piece_rows), vectors[piece])
 
     def seal(self, footer: dict[bytes, bytes], row_digest: str = "") -> dict[str, Any]:
         """Close, re-open and compare, fsync; returns the facts for the MERGED record.
@@ -153,7 +156,6 @@ class Output:
             DamageError: the file does not hold what was appended, or not what the inputs' footers say.
         """
         try:
-            self._take_piece()
             self._write_group()
             if row_digest and row_digest != self.sums.digest_text:
                 raise DamageError(
@@ -208,33 +210,30 @@ class Output:
             "the same command again; finished files and all sources are untouched"
         )
 
-    def _take_piece(self) -> None:
-        """Count the pending rows in; they go into the row group, and that into the file when it is full."""
-        if not self._n_pending:
-            return
-        others = pa.concat_tables([block.others for block in self._pending]).combine_chunks()
-        parts = [block.vectors for block in self._pending]
-        matrix = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        self._pending, self._n_pending = [], 0
-        ids = others.column(0)
-        self._ends = (self._ends[0] if self.sums.rows else id_text(ids[0]), id_text(ids[-1]))
+    def _take(self, others: pa.Table, matrix: Matrix) -> None:
         size = others.nbytes + matrix.nbytes
         if self._group_bytes + size > self._most_group_bytes:
             self._write_group()
-        hashes = self._hasher.row_hashes(others, matrix)
-        self.sums.add(others, hashes)
-        self._group_sum.add(hashes)
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=self._vector_type)
-        self._group.append(others.append_column(self._schema.arrow.field(EMBEDDING), vectors))
+        self._vectors[self._group.rows : self._group.rows + len(matrix)] = matrix
+        self._group.add(others, matrix)
+        self.rows += len(matrix)
         self._group_bytes += size
 
     def _write_group(self) -> None:
-        if not self._group:
+        """Count the rows of the row group in, and write it, unless it is empty."""
+        if not self._group.rows:
             return
-        table = pa.concat_tables(self._group)
-        self._group, self._group_bytes = [], 0
-        self._groups.append(GroupSum(self._group_sum.rows, self._group_sum.digest))
-        self._group_sum = OrderedSum()
+        others, hashes, group_sum = self._group.finish()
+        flat = pa.array(self._vectors[: len(others)].reshape(-1))
+        whole = pa.FixedSizeListArray.from_arrays(flat, type=self._vector_type)
+        starts = range(0, len(others), self._piece_rows)
+        vectors = pa.chunked_array([whole.slice(start, self._piece_rows) for start in starts])
+        self._group, self._group_bytes = RowGroup(self._schema, self._hasher), 0
+        ids = others.column(0)
+        self._ends = (self._ends[0] if self.sums.rows else id_text(ids[0]), id_text(ids[-1]))
+        self.sums.add(others, hashes)
+        self._groups.append(group_sum)
+        table = others.append_column(self._schema.arrow.field(EMBEDDING), vectors)
         try:
             self._writer.write_table(table, row_group_size=table.num_rows)
         except OSError as error:

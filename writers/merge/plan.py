@@ -31,7 +31,7 @@ from writers.merge.inputs import CHUNK_INPUTS, Listing, folder_keys, list_commit
 from writers.merge.ledger import MergeState, PlannedInput, read_group, write_durable_lines
 from writers.parquet.foreign import Matcher, MergeSchema, schema_of_run
 from writers.parquet.foreign_folder import schema_of_folder
-from writers.parquet.input_scan import InputScan
+from writers.parquet.inputs import Input
 from writers.parquet.opening import check_committed
 from writers.proof.digests import id_keys
 from writers.proof.id_spill import IdSpill, Places, partitions_for, places, remove_spill
@@ -50,6 +50,7 @@ _MAX_GROUP_INPUTS = 20_000
 """Bounds the lineage in one footer (about 2 MB)."""
 
 _REPORT_FILES = 50
+_SMALL_BYTES = 256 << 10  # reading so small a file whole is quicker than reading its footer and its ids
 _PENDING_ROWS = 8192
 
 
@@ -279,6 +280,7 @@ def scan_inputs(job: Message, report: Report) -> Message:
     if job.get("old"):
         schema = schema.of_outputs()
     matcher = Matcher(schema)
+    small = memoryview(bytearray(_SMALL_BYTES))  # for one file after the other
     inputs = read_group(Path(job["list"]), *job["place"])
     folder = str(job["folder"])
     ids = _PendingIds(IdSpill(Path(job["spill"]), int(job["partitions"])))
@@ -287,7 +289,7 @@ def scan_inputs(job: Message, report: Report) -> Message:
     told, last = 0, int(job["first"]) + len(inputs) - 1
     for number, item in enumerate(inputs, int(job["first"])):
         try:
-            found = _scan_input(os.path.join(folder, item.name), item, number, matcher, ids)
+            found = _scan_input(os.path.join(folder, item.name), item, number, matcher, small, ids)
         except EngineError as error:
             check_committed(Path(folder, item.name), item.name, item.sha256, error)
         rows.append(found[0])
@@ -327,9 +329,11 @@ class _PendingIds:
         self._ids, self._places, self._rows = [], [], 0
 
 
-def _scan_input(path: str, item: PlannedInput, number: int, matcher: Matcher, pending: _PendingIds) -> tuple[int, int]:
+def _scan_input(
+    path: str, item: PlannedInput, number: int, matcher: Matcher, small: memoryview, pending: _PendingIds
+) -> tuple[int, int]:
     """Read footer and ids of one input; returns its rows and the bytes of all but its vectors."""
-    with InputScan(path, item.name, matcher) as opened:
+    with Input(path, item.name, matcher, small) as opened:
         if item.rows not in (-1, opened.rows):
             raise DamageError(
                 f"{item.name} has {opened.rows} rows, its ledger says {item.rows}: restore it from a copy"

@@ -107,13 +107,13 @@ def gather_output(job: Message, report: Report) -> Message:
             for low, high in itertools.pairwise(bounds):
                 for block in gatherer.blocks(low, high):
                     output.append(block)
-                    if output.sums.rows - told >= _REPORT_ROWS:
-                        report({"rows": output.sums.rows - told})
-                        told = output.sums.rows
+                    if output.rows - told >= _REPORT_ROWS:
+                        report({"rows": output.rows - told})
+                        told = output.rows
         facts = output.seal(merge_footer(job["footer"], schema, job["lineage"]))
         if (output.sums.rows, output.sums.digest) != (gatherer.rows, gatherer.row_digest):
             raise DamageError(f"{output.path} does not hold what was read from the sources: run the same command again")
-        report({"rows": output.sums.rows - told})
+        report({"rows": output.rows - told})
         return facts
     except (OSError, pa.ArrowException) as error:
         output.abort()

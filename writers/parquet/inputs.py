@@ -1,4 +1,4 @@
-"""One input file of a merge: its rows in blocks, and the SHA-256 of exactly the bytes they came from.
+"""One input file of a merge: its ids, its rows in blocks, and the SHA-256 of exactly the bytes they came from.
 
 A small file is read whole, once; of a large one every byte passes through the hash on its way to pyarrow. At most one
 input of a worker is open at a time.
@@ -22,7 +22,7 @@ from writers.proof.digests import Matrix
 from writers.shards import schema
 from writers.workers.current_file import working_on
 
-WHOLE_BYTES = 8 << 20
+WHOLE_BYTES = 4 << 20
 """Files up to that size are read into memory in one go."""
 
 BLOCK_BYTES = 1 << 20
@@ -34,7 +34,7 @@ class Block(NamedTuple):
 
     Attributes:
         others: All columns but the vectors.
-        vectors: Their vectors, (n_rows, dim), contiguous; memory of their own.
+        vectors: Their vectors, (n_rows, dim), contiguous.
     """
 
     others: pa.Table
@@ -49,6 +49,7 @@ class Input:
         size_bytes: Size of the file.
         mtime_ns: When it was last written.
         rows: Rows by its footer.
+        other_bytes: Bytes of all columns but the vectors, encoded but not compressed, by its footer.
     """
 
     def __init__(self, path: str | Path, name: str, matcher: Matcher, small: memoryview) -> None:
@@ -58,7 +59,7 @@ class Input:
             path: The file.
             name: As it is called in messages and lineage.
             matcher: Compares it with the schema.
-            small: `WHOLE_BYTES` of memory for a file that fits: fresh memory costs more than reading such a file.
+            small: Memory for a file that fits: fresh memory costs more than reading such a file.
 
         Raises:
             DamageError: it is missing, cannot be read, or has no sound footer.
@@ -76,12 +77,16 @@ class Input:
             self.size_bytes, self.mtime_ns = self._file.size_bytes, self._file.mtime_ns
             if self.size_bytes <= len(small):
                 self._whole = self._file.read_whole(small)
-                source: pa.NativeFile = pa.BufferReader(pa.py_buffer(self._whole))
+                self._parquet = open_parquet(name, pa.BufferReader(pa.py_buffer(self._whole)), in_memory=True)
             else:
-                source = pa.PythonFile(self._file, mode="r")
-            self._parquet = open_parquet(name, source)
-            self.rows = int(self._parquet.metadata.num_rows)
-            matcher.check(name, self._parquet)
+                self._parquet = open_parquet(name, pa.PythonFile(self._file, mode="r"))
+            metadata = self._parquet.metadata
+            self.rows = int(metadata.num_rows)
+            vectors = matcher.check(name, self._parquet)
+            self.other_bytes = 0
+            for number in range(metadata.num_row_groups):
+                group = metadata.row_group(number)
+                self.other_bytes += group.total_byte_size - group.column(vectors).total_uncompressed_size
         except BaseException as error:
             self.close()
             if isinstance(error, UNREADABLE):
@@ -112,6 +117,21 @@ class Input:
         except OSError as error:
             raise unreadable(self.name, error) from error
 
+    def ids(self) -> Iterator[pa.Array]:
+        """The ids in file order; of a file that is not in memory nothing else is read.
+
+        Raises:
+            DamageError: they cannot be read.
+        """
+        columns = [self._schema.id_source]
+        kind = self._schema.arrow.field(schema.ID).type
+        try:
+            for number in range(self._parquet.num_row_groups):
+                column = self._parquet.read_row_group(number, columns=columns, use_threads=False).column(columns[0])
+                yield from (column if column.type == kind else column.cast(kind)).chunks
+        except UNREADABLE as error:
+            raise unreadable(self.name, error) from error
+
     def blocks(self) -> Iterator[Block]:
         """All rows in file order.
 
@@ -136,7 +156,7 @@ class Input:
 
     def _batches(self) -> Iterator[pa.RecordBatch | pa.Table]:
         """All rows in portions of about a block, at once when they are few."""
-        if self._whole is not None and self.rows * self._row_bytes <= WHOLE_BYTES:
+        if self._whole is not None and self.rows * self._row_bytes <= BLOCK_BYTES:
             yield self._parquet.read(use_threads=False)
             return
         assert self._file is not None  # it is open

@@ -23,8 +23,13 @@ _SIGNATURE_BYTES = 28
 """Behind a readable footer of a file with encrypted columns. Source: Apache Parquet, "Parquet Modular Encryption"."""
 
 
-def open_parquet(name: str, source: pa.NativeFile) -> pq.ParquetFile:
+def open_parquet(name: str, source: pa.NativeFile, *, in_memory: bool = False) -> pq.ParquetFile:
     """Open a file; checksums of pages are compared where it has them.
+
+    Args:
+        name: As it is called in messages.
+        source: The file.
+        in_memory: Whether its bytes need no buffer, because they are in memory.
 
     Columns that are encrypted behind a readable footer are looked for, because pyarrow ends the whole process when the
     metadata of one is asked for.
@@ -36,7 +41,8 @@ def open_parquet(name: str, source: pa.NativeFile) -> pq.ParquetFile:
     end: bytes = source.read_at(_END_BYTES, max(0, source.size() - _END_BYTES))
     if end[4:] == _MAGIC_OF_ENCRYPTED:
         raise _encrypted(name)
-    parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+    buffer = 0 if in_memory else _BUFFER_BYTES
+    parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=buffer, page_checksum_verification=True)
     if int.from_bytes(end[:4], "little") == parquet.metadata.serialized_size + _SIGNATURE_BYTES:
         raise _encrypted(name)
     return parquet

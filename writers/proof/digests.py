@@ -61,38 +61,21 @@ class RowHasher:
             words = words.astype(np.uint64)
         return np.asarray(np.einsum("ij,j->i", words, self._weights), dtype=np.uint64)
 
-    def row_hashes(self, others: pa.Table | pa.RecordBatch, matrix: Matrix | None) -> Words:
-        """One word for each row: of all other columns (the id first), and of the vector unless it is left out."""
-        state = np.zeros(others.num_rows, dtype=np.uint64) if matrix is None else self.vector_hashes(matrix)
-        for term in _column_terms(others):
-            state = mix(state + term)
+    def row_hashes(self, others: pa.Table | pa.RecordBatch, matrix: Matrix) -> Words:
+        """One word for each row: of its vector and of all other columns (the id first)."""
+        return self.with_columns(self.vector_hashes(matrix), others)
+
+    def with_columns(self, vector_hashes: Words, others: pa.Table | pa.RecordBatch) -> Words:
+        """The hashes of rows whose vectors are hashed already."""
+        state = vector_hashes
+        for number, column in enumerate(others.columns):
+            state = mix(state + mix(column_hashes(column) ^ np.uint64(_COLUMN_SEED * (2 * number + 1))))
         return state
 
 
-def _column_terms(others: pa.Table | pa.RecordBatch) -> list[Words]:
-    return [
-        mix(column_hashes(column) ^ np.uint64(_COLUMN_SEED * (2 * number + 1)))
-        for number, column in enumerate(others.columns)
-    ]
-
-
-class OrderedSum:
-    """One number for the hashes of consecutive rows, part after part; unlike `total` it depends on their order.
-
-    Attributes:
-        rows: Rows so far.
-        digest: Sum modulo 2^64 of hash x (2 x number of the row + 1).
-    """
-
-    def __init__(self) -> None:
-        self.rows = self.digest = 0
-
-    def add(self, hashes: Words) -> None:
-        """Take in the rows that follow."""
-        first = 2 * self.rows + 1
-        weights = np.arange(first, first + 2 * len(hashes), 2, dtype=np.uint64)
-        self.digest = (self.digest + int((hashes * weights).sum(dtype=np.uint64))) & MASK
-        self.rows += len(hashes)
+def ordered(hashes: Words) -> int:
+    """One number for the hashes of consecutive rows; unlike `total` it depends on their order."""
+    return int((hashes * np.arange(1, 2 * len(hashes), 2, dtype=np.uint64)).sum(dtype=np.uint64))
 
 
 def total(hashes: Words) -> int:
