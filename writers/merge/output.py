@@ -39,8 +39,8 @@ from writers.shards.schema import (
     writer_options,
 )
 
-_USUAL_BYTES, _HELD_BYTES = 64 << 20, 32 << 20
-"""pyarrow takes a row group at once, so it is held until it is full: half of the usual size keeps memory within its
+_USUAL_BYTES, _HELD_BYTES = 64 << 20, 24 << 20
+"""pyarrow takes a row group at once, so it is held until it is full: less than the usual size keeps memory within its
 bound (docs/protocols/merge.md); who asks for more than the usual size gets it, and needs that memory."""
 
 
@@ -96,7 +96,7 @@ class Output:
             path: The file.
             schema: Of its columns.
             row_group_bytes: Most bytes of a row group before compression, vectors and everything else together; what
-                is not more than the usual 64 MiB becomes 32 MiB at most.
+                is not more than the usual 64 MiB becomes 24 MiB at most.
             sorted_by_id: Whether the rows come sorted, which the footer says then.
 
         Raises:
@@ -110,9 +110,8 @@ class Output:
         self._hasher = RowHasher(schema.dim, schema.dtype.itemsize)
         self._vector_type = schema.arrow.field(EMBEDDING).type
         self._piece_rows = max(1, min(BLOCK_BYTES, row_group_bytes // 8) // (schema.dim * schema.dtype.itemsize))
-        self._most_group_bytes = (
-            row_group_bytes if row_group_bytes > _USUAL_BYTES else min(row_group_bytes, _HELD_BYTES)
-        )
+        large = row_group_bytes > _USUAL_BYTES
+        self._most_group_bytes = row_group_bytes if large else min(row_group_bytes, _HELD_BYTES)
         self._group = RowGroup(schema, self._hasher)  # the row group that is not written yet
         rows = max(self._piece_rows, self._most_group_bytes // (schema.dim * schema.dtype.itemsize))
         self._vectors: Matrix = np.empty((rows, schema.dim), dtype=schema.dtype)  # of that row group; used again

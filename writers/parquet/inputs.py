@@ -22,7 +22,7 @@ from writers.proof.digests import Matrix
 from writers.shards import schema
 from writers.workers.current_file import working_on
 
-WHOLE_BYTES = 4 << 20
+WHOLE_BYTES = 2 << 20
 """Files up to that size are read into memory in one go."""
 
 BLOCK_BYTES = 1 << 20
