@@ -22,7 +22,7 @@ from engine.memory.ids import IdType
 from engine.records import Fingerprint
 from writers.parquet.foreign_types import element_of, is_vector, n_leaves, without_views
 from writers.parquet.opening import footer_of
-from writers.shards import schema as sc
+from writers.shards.schema import EMBEDDING, ID, KEY_FINGERPRINT, KEY_ID_TYPE, ShardSchema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +55,10 @@ class MergeSchema:
 
     def __post_init__(self) -> None:
         # Settled once: a million small files ask for these a million times.
-        vectors = self.arrow.field(sc.EMBEDDING).type
+        vectors = self.arrow.field(EMBEDDING).type
         half = vectors.value_type == pa.float16()
-        others = [item for item in self.arrow if item.name != sc.EMBEDDING]
-        named = tuple((self.id_source if item.name == sc.ID else item.name, item.type) for item in others)
+        others = [item for item in self.arrow if item.name != EMBEDDING]
+        named = tuple((self.id_source if item.name == ID else item.name, item.type) for item in others)
         object.__setattr__(self, "dim", int(vectors.list_size))
         object.__setattr__(self, "dtype", np.dtype(np.float16 if half else np.float32))
         object.__setattr__(self, "vector_type", "float16" if half else "float32")
@@ -67,7 +67,7 @@ class MergeSchema:
 
     def of_outputs(self) -> MergeSchema:
         """The same for files that a merge has written."""
-        return replace(self, id_source=sc.ID, vector_source=sc.EMBEDDING)
+        return replace(self, id_source=ID, vector_source=EMBEDDING)
 
     def as_dict(self) -> dict[str, Any]:
         """As it stands in ledgers and job messages."""
@@ -117,7 +117,7 @@ def fingerprint_differences(mine: dict[str, Any] | None, theirs: dict[str, Any] 
 def schema_of_run(run: dict[str, Any], ledger: str) -> MergeSchema:
     """The schema that a run's RUN record names."""
     described = run["schema"]
-    shard = sc.ShardSchema(
+    shard = ShardSchema(
         id_type=IdType(described["id_type"]),
         columns=tuple((str(name), str(kind)) for name, kind in described["columns"]),
         dim=int(described["dim"]),
@@ -127,8 +127,8 @@ def schema_of_run(run: dict[str, Any], ledger: str) -> MergeSchema:
     return MergeSchema(
         arrow=shard.arrow(),
         id_type=shard.id_type,
-        id_source=sc.ID,
-        vector_source=sc.EMBEDDING,
+        id_source=ID,
+        vector_source=EMBEDDING,
         fingerprint=run["fingerprint"],
         described_by=f"the ledger {ledger}",
     )
@@ -143,24 +143,24 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
     theirs: pa.Schema = parquet.schema_arrow
     if twice := _names_twice(theirs):
         raise ConfigError(f"{name} has several columns {twice[0]!r}: rename them")
-    id_source = _choose(name, theirs, "id", id_column, [sc.ID, "id"])
+    id_source = _choose(name, theirs, "id", id_column, [ID, "id"])
     lists = [item.name for item in theirs if is_vector(item.type)]
-    likely = [sc.EMBEDDING] if sc.EMBEDDING in lists else lists
+    likely = [EMBEDDING] if EMBEDDING in lists else lists
     vector_source = _choose(name, theirs, "vector", vector_column, likely if len(likely) == 1 else [])
     pairs = footer_of(parquet)
-    id_type, id_field = _id_field(name, theirs.field(id_source), pairs.get(sc.KEY_ID_TYPE))
+    id_type, id_field = _id_field(name, theirs.field(id_source), pairs.get(KEY_ID_TYPE))
     fields = [id_field]
     for carried in theirs:
         if carried.name in (id_source, vector_source):
             continue
-        if carried.name in (sc.ID, sc.EMBEDDING):
+        if carried.name in (ID, EMBEDDING):
             raise ConfigError(f"{name}: the column {carried.name!r} stands where the engine writes its own; rename it")
         kind = without_views(carried.type)
         fields.append(carried.remove_metadata().with_type(kind).with_nullable(True))  # a later file may hold nulls
     half = element_of(theirs.field(vector_source).type) == pa.float16()
     element = pa.field("element", pa.float16() if half else pa.float32(), nullable=False)
     vectors = pa.list_(element, _dim_of(name, parquet, vector_source))
-    fields.append(pa.field(sc.EMBEDDING, vectors, nullable=False))
+    fields.append(pa.field(EMBEDDING, vectors, nullable=False))
     return MergeSchema(
         arrow=pa.schema(fields),
         id_type=id_type,
@@ -172,10 +172,10 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
 
 
 def _fingerprint(name: str, pairs: dict[bytes, bytes]) -> dict[str, Any] | None:
-    if sc.KEY_FINGERPRINT not in pairs:
+    if KEY_FINGERPRINT not in pairs:
         return None
     try:
-        fingerprint = orjson.loads(pairs[sc.KEY_FINGERPRINT]) or None
+        fingerprint = orjson.loads(pairs[KEY_FINGERPRINT]) or None
     except orjson.JSONDecodeError as error:
         raise DamageError(f"{name}: the fingerprint in the footer is not JSON: the file is damaged") from error
     if not isinstance(fingerprint, dict | None):
@@ -185,7 +185,7 @@ def _fingerprint(name: str, pairs: dict[bytes, bytes]) -> dict[str, Any] | None:
 
 def _id_type_said(pairs: dict[bytes, bytes]) -> IdType | None:
     """What a footer says of the ids; others may use the same key for something else."""
-    said = pairs.get(sc.KEY_ID_TYPE, b"").decode(errors="replace")
+    said = pairs.get(KEY_ID_TYPE, b"").decode(errors="replace")
     return IdType(said) if said in set(IdType) else None
 
 
@@ -221,8 +221,8 @@ def _id_field(name: str, column: pa.Field, said: bytes | None) -> tuple[IdType, 
         raise ConfigError(
             f"{name}: the id column {column.name!r} has type {column.type}; expected integers, strings or 12 bytes"
         )
-    shard = sc.ShardSchema(id_type=id_type, columns=(), dim=1, vector_type="float32")
-    return id_type, shard.arrow().field(sc.ID)
+    shard = ShardSchema(id_type=id_type, columns=(), dim=1, vector_type="float32")
+    return id_type, shard.arrow().field(ID)
 
 
 def _dim_of(name: str, parquet: pq.ParquetFile, column: str) -> int:
@@ -275,7 +275,7 @@ class Matcher:
         return leaf
 
     def _check_pairs(self, name: str, pairs: dict[bytes, bytes]) -> None:
-        said = (pairs.get(sc.KEY_ID_TYPE), pairs.get(sc.KEY_FINGERPRINT))
+        said = (pairs.get(KEY_ID_TYPE), pairs.get(KEY_FINGERPRINT))
         if said not in self._passed_pairs:
             _check_footer(name, pairs, self.schema)
             if len(self._passed_pairs) < _REMEMBERED:
@@ -335,7 +335,7 @@ def _type_differences(name: str, theirs: pa.Schema, schema: MergeSchema) -> list
     elif pa.types.is_fixed_size_list(kind) and kind.list_size != schema.dim:
         found.append(f"dimension {kind.list_size} is not {schema.dim}")
     carried = {item.name: item.type for item in schema.others}
-    del carried[sc.ID]
+    del carried[ID]
     sources = (schema.id_source, schema.vector_source)
     rest = {item.name: without_views(item.type) for item in theirs if item.name not in sources}
     found += [f"no column {missing!r}" for missing in carried if missing not in rest]

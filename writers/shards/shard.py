@@ -21,8 +21,23 @@ from engine.errors import CommitFailed, DamageError, SinkError
 from engine.ledger import durable
 from engine.ledger.runfolder import IN_PROGRESS
 from engine.records import ShardFacts
-from writers.shards import schema as sc
 from writers.shards.new_file import HashedNewFile
+from writers.shards.schema import (
+    ID,
+    KEY_EPOCH,
+    KEY_FINGERPRINT,
+    KEY_ID_DIGEST,
+    KEY_ID_TYPE,
+    KEY_LEDGER,
+    KEY_ROWS,
+    KEY_SHARD,
+    KEY_VERSION,
+    ShardSchema,
+    combine_digests,
+    id_digest,
+    id_text,
+    writer_options,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +59,7 @@ class OpenShard:
         identity: Its name and provenance.
     """
 
-    def __init__(self, folder: Path, identity: ShardIdentity, schema: sc.ShardSchema) -> None:
+    def __init__(self, folder: Path, identity: ShardIdentity, schema: ShardSchema) -> None:
         """Create the file.
 
         Raises:
@@ -68,7 +83,7 @@ class OpenShard:
         except OSError as error:
             raise _device_error(folder, error) from error
         try:
-            self._writer = pq.ParquetWriter(self._file, arrow, **sc.writer_options(arrow))
+            self._writer = pq.ParquetWriter(self._file, arrow, **writer_options(arrow))
         except OSError as error:
             self.abort()
             raise _device_error(folder, error) from error
@@ -89,16 +104,16 @@ class OpenShard:
         Raises:
             SinkError: the device refused; the file is removed.
         """
-        ids = table.column(sc.ID)
+        ids = table.column(ID)
         try:
             self._writer.write_table(table, row_group_size=table.num_rows)
         except OSError as error:
             self.abort()
             raise _device_error(self._folder, error) from error
-        self._digests.append(sc.id_digest(ids))
+        self._digests.append(id_digest(ids))
         if not self.rows:
-            self._first_id = sc.id_text(ids[0])
-        self._last_id = sc.id_text(ids[-1])
+            self._first_id = id_text(ids[0])
+        self._last_id = id_text(ids[-1])
         self.rows += table.num_rows
         self._truncated += truncated
         low, high = self._sequences or sequences
@@ -174,19 +189,19 @@ class OpenShard:
         self._temporary.unlink(missing_ok=True)
 
     def _digest(self) -> str:
-        return sc.combine_digests(self._digests)
+        return combine_digests(self._digests)
 
     def _footer(self) -> dict[bytes, bytes]:
         identity = self.identity
         return {
-            sc.KEY_VERSION: identity.version.encode(),
-            sc.KEY_FINGERPRINT: orjson.dumps(identity.fingerprint),
-            sc.KEY_SHARD: identity.name.encode(),
-            sc.KEY_ROWS: str(self.rows).encode(),
-            sc.KEY_EPOCH: str(identity.epoch).encode(),
-            sc.KEY_ID_TYPE: self._schema.id_type.value.encode(),
-            sc.KEY_LEDGER: identity.ledger.encode(),
-            sc.KEY_ID_DIGEST: self._digest().encode(),
+            KEY_VERSION: identity.version.encode(),
+            KEY_FINGERPRINT: orjson.dumps(identity.fingerprint),
+            KEY_SHARD: identity.name.encode(),
+            KEY_ROWS: str(self.rows).encode(),
+            KEY_EPOCH: str(identity.epoch).encode(),
+            KEY_ID_TYPE: self._schema.id_type.value.encode(),
+            KEY_LEDGER: identity.ledger.encode(),
+            KEY_ID_DIGEST: self._digest().encode(),
         }
 
     def _check(self) -> None:

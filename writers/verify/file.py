@@ -25,7 +25,16 @@ from writers.parquet.inputs import BLOCK_BYTES, WHOLE_BYTES
 from writers.parquet.opening import OUT_OF_RESOURCES, UNREADABLE, footer_of, open_parquet
 from writers.proof.digests import MASK, Matrix, RowHasher, id_keys, total
 from writers.proof.id_spill import IdSpill, places
-from writers.shards import schema as sc
+from writers.shards.schema import (
+    KEY_ID_DIGEST,
+    KEY_LEDGER,
+    KEY_ROW_DIGEST,
+    KEY_ROWS,
+    KEY_SHARD,
+    KEY_VERSION,
+    combine_digests,
+    id_digest,
+)
 from writers.verify.config import Findings
 from writers.workers.current_file import working_on
 from writers.workers.pool import Report
@@ -198,13 +207,13 @@ class _FileChecker:
             self._find("damaged", f"has a damaged footer: {_first_line(error)}")
             return
         footer, rows = footer_of(parquet), parquet.metadata.num_rows
-        self.by_others = sc.KEY_VERSION not in footer
+        self.by_others = KEY_VERSION not in footer
         said = {
-            "rows": (str(rows), str(item.rows) if item.rows >= 0 else _text(footer, sc.KEY_ROWS)),
-            "name": (Path(item.path).stem, _text(footer, sc.KEY_SHARD)),
-            "id digest": (_text(footer, sc.KEY_ID_DIGEST), item.id_digest),
-            "row digest": (_text(footer, sc.KEY_ROW_DIGEST), item.row_digest),
-            "ledger": (_text(footer, sc.KEY_LEDGER), item.ledger),
+            "rows": (str(rows), str(item.rows) if item.rows >= 0 else _text(footer, KEY_ROWS)),
+            "name": (Path(item.path).stem, _text(footer, KEY_SHARD)),
+            "id digest": (_text(footer, KEY_ID_DIGEST), item.id_digest),
+            "row digest": (_text(footer, KEY_ROW_DIGEST), item.row_digest),
+            "ledger": (_text(footer, KEY_LEDGER), item.ledger),
         }
         for what, (found, expected) in said.items():
             if found and expected and found != expected:
@@ -251,8 +260,8 @@ class _FileChecker:
         for what, row in rows.unsound.items():
             self._findings.add("unsound", f"{self._item.path} row {row[0]} {what}", row[1])
         footer = footer_of(parquet)
-        id_digest = self._item.id_digest or _text(footer, sc.KEY_ID_DIGEST)
-        row_digest = self._item.row_digest or _text(footer, sc.KEY_ROW_DIGEST)
+        id_digest = self._item.id_digest or _text(footer, KEY_ID_DIGEST)
+        row_digest = self._item.row_digest or _text(footer, KEY_ROW_DIGEST)
         if id_digest and id_digest != rows.id_digest:
             self._find("damaged", f"holds other ids than were written (digest {rows.id_digest}, not {id_digest})")
         if row_digest and row_digest != rows.row_digest:
@@ -313,7 +322,7 @@ class _RowChecker:
     @property
     def id_digest(self) -> str:
         """`writers.shards.schema.id_digest` of all rows."""
-        return sc.combine_digests(self._id_digests)
+        return combine_digests(self._id_digests)
 
     @property
     def row_digest(self) -> str:
@@ -323,7 +332,7 @@ class _RowChecker:
     def take(self, others: pa.Table, matrix: Matrix) -> None:
         """Check some rows."""
         self._digest = (self._digest + total(self._hasher.row_hashes(others, matrix))) & MASK
-        self._id_digests = [sc.combine_digests([*self._id_digests, sc.id_digest(others.column(0))])]
+        self._id_digests = [combine_digests([*self._id_digests, id_digest(others.column(0))])]
         wide = matrix.astype(np.float32, copy=False)
         squares = np.einsum("ij,ij->i", wide, wide)  # not finite when any number of the row is not
         finite = np.isfinite(squares)

@@ -30,7 +30,7 @@ from writers.merge.ledger import LEDGER, LOCK
 from writers.parquet.foreign import MergeSchema
 from writers.proof.digests import id_keys
 from writers.proof.id_spill import IdSpill, forget, partitions_for, places, row_of, source_of
-from writers.shards import schema as sc
+from writers.shards.schema import ID
 from writers.verify.config import Documents, Embedder, Findings, VerifyConfig, VerifyReport
 from writers.verify.file import Expected
 from writers.verify.ids import MARKED, MERGED_SHARD
@@ -279,7 +279,7 @@ class _Verification:
         self._tracker.begin("marks", None, None)
         number = 0
         for ids in documents.marked_ids():
-            column = pa.array(ids, type=schema.arrow.field(sc.ID).type)
+            column = pa.array(ids, type=schema.arrow.field(ID).type)
             spill.add(id_keys(column), places(MARKED, number & 0x7FFFFFFF, len(column)))
             number += len(column)
             self._tracker.take({"rows": len(column)})
@@ -352,7 +352,7 @@ def _ids_of_keys(keys: list[list[int]], schema: MergeSchema, documents: Document
     wanted = {(one, two) for one, two in keys}
     shown: list[str] = []
     for ids in documents.marked_ids():
-        column = pa.array(ids, type=schema.arrow.field(sc.ID).type)
+        column = pa.array(ids, type=schema.arrow.field(ID).type)
         for value, key in zip(ids, id_keys(column).tolist(), strict=True):
             if tuple(key) in wanted:
                 shown.append(str(value.hex() if isinstance(value, bytes) else value))

@@ -25,9 +25,9 @@ from tests.writers.dataset import DataSet, fingerprint, read_outputs, rows_of
 from writers.merge.config import MergeConfig
 from writers.merge.ledger import LEDGER, LOCK, read_merge_state
 from writers.merge.merge import merge
-from writers.merge.plan import _group_bounds
+from writers.merge.planning.plan import _group_bounds
 from writers.proof.digests import RowHasher, total
-from writers.shards import schema as sc
+from writers.shards import schema
 from writers.workers.tracker import Progress
 
 
@@ -97,11 +97,11 @@ def test_outputs_carry_checksums_page_indexes_bounded_row_groups_fingerprint_and
     table = pq.read_table(path)
     hasher = RowHasher(data.dim, 4)
     vectors = table.column("embedding").combine_chunks().flatten().to_numpy().reshape(-1, data.dim)
-    assert int(footer[sc.KEY_ROW_DIGEST], 16) == total(hasher.row_hashes(table.select(["_id"]), vectors))
-    assert footer[sc.KEY_ROWS] == b"4000" and footer[sc.KEY_ID_TYPE] == b"int64"
-    assert orjson.loads(footer[sc.KEY_FINGERPRINT]) == fingerprint(data.dim).as_dict()
-    assert footer[sc.KEY_ID_DIGEST].decode() == sc.combine_digests(fact.id_digest for fact in facts)
-    lineage = orjson.loads(footer[sc.KEY_LINEAGE])
+    assert int(footer[schema.KEY_ROW_DIGEST], 16) == total(hasher.row_hashes(table.select(["_id"]), vectors))
+    assert footer[schema.KEY_ROWS] == b"4000" and footer[schema.KEY_ID_TYPE] == b"int64"
+    assert orjson.loads(footer[schema.KEY_FINGERPRINT]) == fingerprint(data.dim).as_dict()
+    assert footer[schema.KEY_ID_DIGEST].decode() == schema.combine_digests(fact.id_digest for fact in facts)
+    lineage = orjson.loads(footer[schema.KEY_LINEAGE])
     assert lineage == {"inputs": 2, "files": [[fact.file, fact.sha256] for fact in facts]}
 
 
@@ -230,7 +230,7 @@ def test_a_shard_of_another_model_is_refused_by_name(data: DataSet) -> None:
     folder.mkdir()
     for number, sha in enumerate(["abc", "abc", "abd"]):
         table = data.table(range(number * 10, number * 10 + 10))
-        said = {sc.KEY_FINGERPRINT: orjson.dumps(fingerprint(data.dim, model_sha=sha).as_dict())}
+        said = {schema.KEY_FINGERPRINT: orjson.dumps(fingerprint(data.dim, model_sha=sha).as_dict())}
         pq.write_table(table.replace_schema_metadata(said), folder / f"{number}.parquet")
     with pytest.raises(FingerprintMismatch, match=r"2\.parquet .* model_sha 'abd' is not 'abc'"):
         merge(MergeConfig(source=folder, target=data.root / "out", jobs=1))

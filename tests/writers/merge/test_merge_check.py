@@ -13,9 +13,9 @@ import pytest
 from engine.errors import DamageError
 from engine.memory.ids import IdType
 from tests.writers.dataset import vectors_of
-from writers.merge.check import read_again
-from writers.merge.output import Output
-from writers.merge.row_group import GroupSum
+from writers.merge.outputs.check import read_again
+from writers.merge.outputs.output import Output
+from writers.merge.outputs.row_group import GroupSum
 from writers.parquet.foreign import MergeSchema
 from writers.parquet.inputs import Block
 from writers.parquet.opening import UNREADABLE

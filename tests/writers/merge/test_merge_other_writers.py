@@ -190,6 +190,16 @@ def test_columns_of_one_name_are_refused(folder: Path, file: str, name: str) -> 
         run(folder)
 
 
+def test_lists_of_other_lengths_are_refused_even_when_the_numbers_are_as_many(folder: Path) -> None:
+    vectors = vectors_of(range(4), DIM).tolist()
+    vectors[1], vectors[2] = vectors[1][:-1], [*vectors[2], 0.5]
+    pq.write_table(table_of(range(4, 8)), folder / "a.parquet")
+    table = pa.table({"_id": pa.array(range(4)), "embedding": pa.array(vectors, pa.list_(pa.float32()))})
+    pq.write_table(table, folder / "b.parquet")
+    with pytest.raises(ConfigError, match="vector in row 1 has 11 numbers, expected 12"):
+        run(folder)
+
+
 def test_vectors_without_numbers_are_refused(folder: Path) -> None:
     vectors = pa.array([[]] * 3, pa.list_(pa.float32(), 0))
     pq.write_table(pa.table({"_id": [1, 2, 3], "embedding": vectors}), folder / "a.parquet")

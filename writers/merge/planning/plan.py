@@ -24,11 +24,11 @@ from engine.errors import ConfigError, DamageError, EngineError, FingerprintMism
 from engine.ledger.log import Record, RunState
 from engine.memory.channels import Message
 from writers.merge.config import MergeConfig
-from writers.merge.drops import Drops, write_drops
-from writers.merge.duplicates import settle_duplicates
-from writers.merge.earlier import earlier_inputs, without_earlier
-from writers.merge.inputs import CHUNK_INPUTS, Listing, folder_keys, list_committed, list_folder
 from writers.merge.ledger import MergeState, PlannedInput, read_group, write_durable_lines
+from writers.merge.planning.drops import Drops, write_drops
+from writers.merge.planning.duplicates import settle_duplicates
+from writers.merge.planning.earlier import earlier_inputs, without_earlier
+from writers.merge.planning.listing import CHUNK_INPUTS, Listing, folder_keys, list_committed, list_folder
 from writers.parquet.foreign import Matcher, MergeSchema, schema_of_run
 from writers.parquet.foreign_folder import schema_of_folder
 from writers.parquet.inputs import Input
@@ -237,7 +237,7 @@ def _scan(
     row_bytes = schema.dim * schema.dtype.itemsize
     n_partitions = partitions_for(int(listing.sizes.sum() / row_bytes) + sum(item.rows for item in old))
     common = {
-        "task": "writers.merge.plan:scan_inputs",
+        "task": "writers.merge.planning.plan:scan_inputs",
         "schema": schema.as_dict(),
         "spill": str(folder),
         "partitions": n_partitions,

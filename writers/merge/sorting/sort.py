@@ -1,9 +1,9 @@
 """Sorting by id with bounded memory: outputs gathered from ranges of ids out of sorted runs on disk.
 
-Pass 1 (writers/merge/runs.py) makes sorted runs of whole rows. Quantiles of the first ids of their batches cut the ids
-into ranges of about equal size, one range an output. Pass 2, a task an output: the ids of its range are read out of
-every run and sorted, then the vectors are gathered; since runs are sorted, every stretch of sorted rows is one
-contiguous read per run, however many rows there are in all.
+Pass 1 (writers/merge/sorting/runs.py) makes sorted runs of whole rows. Quantiles of the first ids of their batches
+cut the ids into ranges of about equal size, one range an output. Pass 2, a task an output: the ids of its range are
+read out of every run and sorted, then the vectors are gathered; since runs are sorted, every stretch of sorted rows
+is one contiguous read per run, however many rows there are in all.
 
 So every row is written and read once more than without sorting, and memory is bounded by `sort_bytes` in pass 1, by a
 row group's vectors and the ids of one range (in portions, when rows carry much else) in pass 2. Sorting an index and
@@ -31,9 +31,9 @@ import pyarrow.compute as pc
 from engine.errors import DamageError, SinkError
 from engine.ledger.log import Record
 from engine.memory.channels import Message
-from writers.merge.group import merge_footer
-from writers.merge.output import Output
-from writers.merge.runs import BATCH_ROWS, HASH, Rows, RunPaths, read_firsts, sort_order
+from writers.merge.outputs.group import merge_footer
+from writers.merge.outputs.output import Output
+from writers.merge.sorting.runs import BATCH_ROWS, HASH, Rows, RunPaths, read_firsts, sort_order
 from writers.parquet.foreign import MergeSchema
 from writers.parquet.inputs import BLOCK_BYTES, Block
 from writers.proof.digests import MASK, Matrix, Words, total

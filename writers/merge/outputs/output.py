@@ -3,8 +3,8 @@
 Rows are counted in before they are encoded: their number, their ids' digest, and the sum of their hashes (ids, carried
 values and vectors together). pyarrow writes them, a row group at a time.
 
-`seal` closes the file, opens it anew and decodes it from its own footer (writers/merge/check.py): every row against its
-hash taken before, in their order, every page against its checksum. Only then is the file made durable.
+`seal` closes the file, opens it anew and decodes it from its own footer (writers/merge/outputs/check.py): every row
+against its hash taken before, in their order, every page against its checksum. Only then is the file made durable.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from engine.errors import DamageError, SinkError
 from engine.ledger import durable
-from writers.merge.check import read_again
-from writers.merge.row_group import GroupSum, RowGroup
+from writers.merge.outputs.check import read_again
+from writers.merge.outputs.row_group import GroupSum, RowGroup
 from writers.parquet.foreign import MergeSchema
 from writers.parquet.inputs import BLOCK_BYTES, Block
 from writers.parquet.opening import UNREADABLE, unreadable

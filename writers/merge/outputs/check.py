@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import DamageError
-from writers.merge.row_group import GroupSum, RowGroup
+from writers.merge.outputs.row_group import GroupSum, RowGroup
 from writers.parquet.foreign import MergeSchema
 from writers.parquet.foreign_rows import to_matrix
 from writers.parquet.hashed_file import HashedFile

@@ -1,7 +1,7 @@
 """One output of a merge: from its inputs to a complete, checked, fsynced file that has no final name yet.
 
     open NAME.inprogress -> rows of every input, hashed as they are decoded; each input's SHA-256 against the ledger
-    -> close, re-open, compare, fsync (writers/merge/output.py)
+    -> close, re-open, compare, fsync (writers/merge/outputs/output.py)
 
 Naming it and recording it is the coordinator's business (writers/merge/merge.py); a worker can be killed at any moment.
 """
@@ -19,14 +19,23 @@ import pyarrow as pa
 
 from engine.errors import DamageError, EngineError
 from engine.memory.channels import Message
-from writers.merge.drops import dropped_rows
 from writers.merge.ledger import PlannedInput, read_group
-from writers.merge.output import Output, Sums
+from writers.merge.outputs.output import Output, Sums
+from writers.merge.planning.drops import dropped_rows
 from writers.parquet.foreign import Matcher, MergeSchema
 from writers.parquet.inputs import WHOLE_BYTES, Block, Input
 from writers.parquet.opening import check_committed
 from writers.proof.digests import MASK
-from writers.shards import schema as sc
+from writers.shards.schema import (
+    KEY_EPOCH,
+    KEY_FINGERPRINT,
+    KEY_ID_TYPE,
+    KEY_LINEAGE,
+    KEY_MERGE,
+    KEY_SHARD,
+    KEY_VERSION,
+    combine_digests,
+)
 from writers.workers.pool import Report
 
 _REPORT_ROWS = 8192
@@ -136,7 +145,7 @@ class GroupReader:
         if sums.rows != rows:
             raise DamageError(f"an output has {sums.rows} rows, its inputs have {rows}: report this")
         digests = self._id_digests
-        if all(digests) and not self._dropped and sc.combine_digests(digests) != sums.id_digest:
+        if all(digests) and not self._dropped and combine_digests(digests) != sums.id_digest:
             raise DamageError(
                 f"the files from {self._inputs[0].name} to {self._inputs[-1].name} hold other ids than the ledger or "
                 "their footers say: find the damaged one with `engine verify --level 3`; nothing was removed"
@@ -170,13 +179,13 @@ def lineage(sha256s: list[str], inputs: list[PlannedInput]) -> dict[str, Any]:
 def merge_footer(said: dict[str, Any], schema: MergeSchema, lines: dict[str, Any]) -> dict[bytes, bytes]:
     """The footer of an output, without what depends on its rows."""
     footer = {
-        sc.KEY_VERSION: str(said["version"]).encode(),
-        sc.KEY_EPOCH: str(said["epoch"]).encode(),
-        sc.KEY_SHARD: str(said["name"]).encode(),
-        sc.KEY_ID_TYPE: schema.id_type.value.encode(),
-        sc.KEY_MERGE: orjson.dumps({name: said[name] for name in ("merge", "plan", "output", "sort")}),
-        sc.KEY_LINEAGE: orjson.dumps(lines),
+        KEY_VERSION: str(said["version"]).encode(),
+        KEY_EPOCH: str(said["epoch"]).encode(),
+        KEY_SHARD: str(said["name"]).encode(),
+        KEY_ID_TYPE: schema.id_type.value.encode(),
+        KEY_MERGE: orjson.dumps({name: said[name] for name in ("merge", "plan", "output", "sort")}),
+        KEY_LINEAGE: orjson.dumps(lines),
     }
     if schema.fingerprint is not None:
-        footer[sc.KEY_FINGERPRINT] = orjson.dumps(schema.fingerprint)
+        footer[KEY_FINGERPRINT] = orjson.dumps(schema.fingerprint)
     return footer

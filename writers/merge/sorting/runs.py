@@ -1,4 +1,4 @@
-"""Sorted runs: pass 1 of sorting by id (writers/merge/sort.py says what for).
+"""Sorted runs: pass 1 of sorting by id (writers/merge/sorting/sort.py says what for).
 
 A task a group of inputs: rows are collected up to `sort_bytes` of vectors, sorted by id, and written as one run after
 the other. Vectors lie raw, back to back, in `GROUP.vectors`; ids, carried columns and each row's hash in `GROUP.rows`,
@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 
 from engine.errors import SinkError
 from engine.memory.channels import Message
-from writers.merge.group import GroupReader
 from writers.merge.ledger import read_group
-from writers.merge.output import Sums
+from writers.merge.outputs.group import GroupReader
+from writers.merge.outputs.output import Sums
 from writers.parquet.foreign import MergeSchema
 from writers.parquet.inputs import Block
 from writers.proof.digests import Matrix, RowHasher
