@@ -23,7 +23,7 @@ from engine.ledger.commits import MAX_UNMARKED_ROWS
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RESERVE_BYTES, RunFolders, RunLock
-from engine.supervision.generation import RingPlan
+from engine.memory.shared_rings import RingSizes
 from engine.supervision.open_files import files_of_run, require_open_files
 from engine.supervision.run_plan import RunPlan
 from engine.supervision.signals import SignalInbox
@@ -31,7 +31,8 @@ from engine.supervision.supervisor import Supervisor
 from engine.telemetry.logs import redact
 from engine.telemetry.progress import LineProgress, duration
 from engine.telemetry.reporting import Observer
-from engine.telemetry.summary import RunClock, Tally, summary
+from engine.telemetry.summary import RunClock, summary
+from engine.telemetry.tally import Tally
 from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
 from readers.mongo.marker import Marker
@@ -266,7 +267,7 @@ def _open_files(config: RunConfig) -> int:
     return files_of_run(n_servers=len(servers.urls), in_flight=servers.concurrency or servers.max_concurrency)
 
 
-def _limits(config: RunConfig, fleet: Fleet, rings: RingPlan) -> str:
+def _limits(config: RunConfig, fleet: Fleet, rings: RingSizes) -> str:
     """The fixed limits of this run (G5): memory, work in flight, files that are not committed yet."""
     shard_mib = config.sink.shard_bytes >> 20
     return (

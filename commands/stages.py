@@ -8,9 +8,9 @@ from engine.config import RunConfig
 from engine.errors import SinkError
 from engine.ledger.log import Ledger, RunState
 from engine.memory.ring import MAX_SLOTS
+from engine.memory.shared_rings import RingSizes
 from engine.memory.slots import HEADER_BYTES, VectorLayout
-from engine.ports import StagePlan
-from engine.supervision.generation import RingPlan
+from engine.supervision.run_plan import StagePlan
 from gpu_clients.servers.doctor import Fleet
 from gpu_clients.settings import ClientSettings
 from readers.settings import ReaderSettings
@@ -35,7 +35,7 @@ makes of ordinary text, so that only absurd texts are cut before the server woul
 WINDOW_ROWS = 8192
 
 
-def plan_rings(config: RunConfig, fleet: Fleet, data_set: DataSet) -> RingPlan:
+def plan_rings(config: RunConfig, fleet: Fleet, data_set: DataSet) -> RingSizes:
     """Sizes of both rings from the batch size, the model and what the servers admit."""
     batch = fleet.batch_size
     meta = (META_WITH_COLUMNS_BYTES if config.source.columns else META_BYTES) + batch * META_PER_ROW_BYTES
@@ -46,7 +46,7 @@ def plan_rings(config: RunConfig, fleet: Fleet, data_set: DataSet) -> RingPlan:
     window = config.servers.concurrency or min(fleet.max_concurrency, config.servers.max_concurrency)
     in_flight = len(config.servers.urls) * window
     n_documents = min(in_flight + _SPARE_DOCUMENT_SLOTS, _MAX_DOCUMENT_RING_BYTES // document_bytes)
-    return RingPlan(
+    return RingSizes(
         n_documents=max(8, n_documents),
         document_bytes=document_bytes,
         n_vectors=min(MAX_SLOTS, max(_MIN_VECTOR_SLOTS, config.limits.ring_bytes // layout.slot_bytes)),
@@ -80,7 +80,7 @@ class StageComposer:
         clients: ClientSettings,
         fleet: Fleet,
         data_set: DataSet,
-        rings: RingPlan,
+        rings: RingSizes,
         ledger: Ledger[RunState],
     ) -> None:
         self._config = config

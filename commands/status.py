@@ -10,8 +10,9 @@ from engine.config import check_range
 from engine.errors import Exit
 from engine.ledger.log import RunState
 from engine.ledger.quarantine import read_quarantine
-from engine.ledger.runfolder import RunFolders, lock_owner, read_status
+from engine.ledger.runfolder import RunFolders, lock_owner
 from engine.telemetry.progress import duration
+from engine.telemetry.status import read_status
 
 
 def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | None) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from engine.records import ShardFacts
 
@@ -25,7 +24,7 @@ class Shards(Protocol):
         """The facts of a complete shard of this ledger, or why it is not one."""
 
 
-class Marking(Protocol):
+class MarkCounts(Protocol):
     """What became of a shard's marks."""
 
     @property
@@ -48,7 +47,7 @@ class Marking(Protocol):
 class DocumentMarker(Protocol):
     """Sets the done field of documents, guarded by "still unset", durably."""
 
-    def mark(self, ids: IdList, *, ours_before: bool) -> Marking:
+    def mark(self, ids: IdList, *, ours_before: bool) -> MarkCounts:
         """Mark documents.
 
         Args:
@@ -58,12 +57,3 @@ class DocumentMarker(Protocol):
         Raises:
             SourceError: MongoDB is unavailable beyond the limit.
         """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StagePlan:
-    """One child process: which stage, under which role, with which settings."""
-
-    role: str
-    stage: str
-    settings: dict[str, Any]

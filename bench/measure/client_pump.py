@@ -18,9 +18,10 @@ import psutil
 
 from engine.memory.channels import Message
 from engine.memory.ids import pack_int64
+from engine.memory.shared_rings import RingSizes
 from engine.memory.slots import HEADER_BYTES, Header, VectorLayout
-from engine.ports import StagePlan
-from engine.supervision.generation import Generation, RingPlan
+from engine.supervision.generation import Generation
+from engine.supervision.run_plan import StagePlan
 from gpu_clients.servers.doctor import examine
 from gpu_clients.settings import ClientSettings
 
@@ -82,7 +83,7 @@ class ClientPump:
         meta_bytes = rows * 9
         slot_bytes = -(-(HEADER_BYTES + meta_bytes + max(map(len, self._bodies))) // 64) * 64
         layout = VectorLayout(dim=fleet.dim, max_rows=rows, meta_capacity_bytes=meta_bytes)
-        rings = RingPlan(n_documents=self.n_slots, document_bytes=slot_bytes, n_vectors=self.n_vectors, layout=layout)
+        rings = RingSizes(n_documents=self.n_slots, document_bytes=slot_bytes, n_vectors=self.n_vectors, layout=layout)
         plans = [
             StagePlan(
                 role=f"client-{index}",
@@ -105,16 +106,16 @@ class ClientPump:
     def run(self, *, seconds: float, rows: int | None = None) -> Lap:
         """Pump for so long, or until so many rows have come out."""
         assert self._generation is not None
-        parts = self._generation.parts
+        rings = self._generation.rings
         n_rows = 0
         began_s, cpu_began_s = time.monotonic(), self.cpu_s()
         heard_s = began_s
         while (now_s := time.monotonic()) - began_s < seconds and (rows is None or n_rows < rows):
-            select.select([parts.vectors_ready.read_fd, parts.documents_free.read_fd], [], [], 0.1)
-            full = parts.vectors_ready.take_many(64)
+            select.select([rings.vectors_ready.read_fd, rings.documents_free.read_fd], [], [], 0.1)
+            full = rings.vectors_ready.take_many(64)
             for number in full:
-                n_rows += Header.unpack_from(parts.vectors.slot(number), _NUMBER).n_rows
-            parts.vectors_free.put_many(full)
+                n_rows += Header.unpack_from(rings.vectors.slot(number), _NUMBER).n_rows
+            rings.vectors_free.put_many(full)
             self._fill_free_slots()
             if now_s - heard_s > 0.2:
                 heard_s = now_s
@@ -128,13 +129,13 @@ class ClientPump:
 
     def _fill_free_slots(self) -> None:
         assert self._generation is not None
-        parts = self._generation.parts
+        rings = self._generation.rings
         left = len(self.batches) - self._sequence if self.once else 64
-        for slot in parts.documents_free.take_many(min(64, max(0, left))):
+        for slot in rings.documents_free.take_many(min(64, max(0, left))):
             number = self._sequence % len(self.batches)
-            _fill(parts.documents.slot(slot), self._sequence, len(self.batches[number]), self._bodies[number])
+            _fill(rings.documents.slot(slot), self._sequence, len(self.batches[number]), self._bodies[number])
             self._sequence += 1
-            parts.documents_ready.put(slot)
+            rings.documents_ready.put(slot)
 
     def _listen(self) -> None:
         assert self._generation is not None

@@ -151,7 +151,7 @@ class Recovery:
         if self._marker is None:
             return 0
         unmarked = self._ledger.state.unmarked()
-        refused = Refused()
+        refused = RefusedMarks()
         for commit in unmarked:
             self._shards.check_committed(commit["file"], commit["bytes"], commit["sha256"])
             with refused.gathered():
@@ -161,8 +161,8 @@ class Recovery:
         return len(unmarked)
 
 
-class Refused:
-    """Gathers refused marks, so that what one document is refused keeps no other from its mark."""
+class RefusedMarks:
+    """Marks that the collection refused, gathered so that one refusal keeps no other document from its mark."""
 
     def __init__(self) -> None:
         self._why = ""
@@ -195,7 +195,7 @@ def mark_shard(shards: Shards, marker: DocumentMarker, commit: Record, *, ours_b
         ProtocolError: the sum is off.
     """
     matched = already = gone = foreign = 0
-    refused = Refused()
+    refused = RefusedMarks()
     durable.point("mark.before")
     for ids in shards.ids(commit["file"]):
         with refused.gathered():

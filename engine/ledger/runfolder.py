@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from engine.errors import ConfigError, LockHeld, SinkError
 from engine.ledger import durable
@@ -172,22 +170,6 @@ def lock_owner(path: Path) -> int | None:
     finally:
         os.close(fd)
     return None
-
-
-def write_status(path: Path, figures: dict[str, Any]) -> None:
-    """Replace the live figures; not durable on purpose: after a crash the ledger is what counts."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(figures), encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_status(path: Path) -> dict[str, Any] | None:
-    """The last live figures, or None when there are none."""
-    try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return figures if isinstance(figures, dict) else None
 
 
 def check_folder_name(label: str, value: str) -> None:

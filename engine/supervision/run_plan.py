@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from engine.ports import StagePlan
-from engine.supervision.generation import RingPlan
+from engine.memory.shared_rings import RingSizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """One child process: which stage, under which role, with which settings."""
+
+    role: str
+    stage: str
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +37,7 @@ class RunPlan:
     name: str
     collection: str
     prefix: str
-    rings: RingPlan
+    rings: RingSizes
     stages: Callable[[int, int | None], list[StagePlan]]
     limit: int | None
     max_time_s: float | None

@@ -12,7 +12,8 @@ import pytest
 from commands.status import as_text, collect
 from engine.errors import ConfigError, Exit
 from engine.ledger.log import Ledger, RunState
-from engine.ledger.runfolder import RunFolders, RunLock, write_status
+from engine.ledger.runfolder import RunFolders, RunLock
+from engine.telemetry.status import write_status
 
 
 def commit(number: int, rows: int) -> dict[str, Any]:

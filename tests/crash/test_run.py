@@ -21,7 +21,7 @@ from pymongo.database import Database
 
 from bench.parts.local_mongod import LocalMongod
 from bench.standin import StandinFleet
-from engine.ledger.runfolder import read_status
+from engine.telemetry.status import read_status
 from tests.conftest import outlives_tests
 from tests.crash.conftest import SERVERS
 from tests.crash.job import (

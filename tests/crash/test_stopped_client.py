@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.ports import StagePlan
+from engine.supervision.run_plan import StagePlan
 from tests.crash.job import Job, finish, roles, tweets, wait_for_phase, wait_until
 from tests.engine.supervision.test_supervisor import N, World
 

@@ -18,8 +18,9 @@ from pymongo.collection import Collection
 
 from engine.memory.channels import Channel, Message
 from engine.memory.ids import IdType, unpack
+from engine.memory.shared_rings import RingSizes, SharedRings
 from engine.memory.slots import Header, VectorLayout, body_of, fanout_of, meta_of
-from engine.supervision.worker import SharedParts, StageContext
+from engine.supervision.worker import StageContext
 from readers import stage
 from readers.mongo.ids import to_bson_ids
 from readers.mongo.index import create_indexes
@@ -82,8 +83,8 @@ class ReaderHarness:
     ) -> None:
         self.settings = settings
         self._layout = VectorLayout(dim=4, max_rows=max_rows or settings.batch_size, meta_capacity_bytes=meta_bytes)
-        self.parts = SharedParts.create(
-            n_documents=n_slots, document_bytes=slot_bytes, n_vectors=2, layout=self._layout
+        self.parts = SharedRings.create(
+            RingSizes(n_documents=n_slots, document_bytes=slot_bytes, n_vectors=2, layout=self._layout)
         )
         self._channel, self._theirs = Channel.pair()
         self.events = Events()

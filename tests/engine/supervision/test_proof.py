@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from engine.supervision.generation import Child, Generation
-from engine.supervision.proof import MAX_DRIFTS, Proofs, Refused
+from engine.supervision.proof import MAX_DRIFTS, Proofs, RowsRefused
 from tests.engine.supervision.test_supervisor import N, World
 
 
@@ -70,6 +70,6 @@ def test_a_server_that_drifts_again_and_again_is_used_no_more() -> None:
     """Else it would refuse for ever; the others are not told anything."""
     proofs = Proofs()
     for number in range(1, MAX_DRIFTS + 1):
-        with pytest.raises(Refused, match="http://liar gives wrong vectors; 5 rows"):
+        with pytest.raises(RowsRefused, match="http://liar gives wrong vectors; 5 rows"):
             proofs.drifted(child("client-0"), {"server": 1, "url": "http://liar", "rows": 5})
         assert proofs.begin() == {"client-1": [{"do": "suspect", "for_good": number == MAX_DRIFTS}]}

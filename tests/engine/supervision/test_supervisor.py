@@ -17,16 +17,16 @@ import pytest
 
 from engine.errors import EngineError, Exit, LockHeld, SinkError, SourceError, WorkerDied
 from engine.ledger import durable
-from engine.ledger.commits import Settling
+from engine.ledger.commits import Commits
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import IN_PROGRESS, RunFolders, RunLock
 from engine.memory.ids import IdType
+from engine.memory.shared_rings import RingSizes
 from engine.memory.slots import VectorLayout
-from engine.ports import IdList, StagePlan
+from engine.ports import IdList
 from engine.records import Fingerprint
-from engine.supervision.generation import RingPlan
-from engine.supervision.run_plan import RunPlan
+from engine.supervision.run_plan import RunPlan, StagePlan
 from engine.supervision.signals import SignalInbox, Terminated
 from engine.supervision.supervisor import Supervisor
 from engine.telemetry.summary import RunClock
@@ -141,7 +141,7 @@ class World:
                     name="db.c.done",
                     collection="db.c",
                     prefix=f"done-{LEDGER[:6]}-",
-                    rings=RingPlan(
+                    rings=RingSizes(
                         n_documents=8,
                         document_bytes=1024,
                         n_vectors=32,
@@ -524,7 +524,7 @@ def test_g5_the_reader_is_held_while_marking_is_far_behind(world: World, monkeyp
     monkeypatch.setattr("engine.ledger.commits.MAX_UNMARKED_ROWS", 150)
     marks = world.marker.mark
     held = []
-    monkeypatch.setattr("engine.ledger.commits.Settling._pause", _recording(held))
+    monkeypatch.setattr("engine.ledger.commits.Commits._pause", _recording(held))
 
     def slow_mark(ids: IdList, *, ours_before: bool) -> Outcome:
         deadline = time.monotonic() + 100.0
@@ -543,9 +543,9 @@ def test_g5_the_reader_is_held_while_marking_is_far_behind(world: World, monkeyp
 
 
 def _recording(held: list[bool]) -> Any:
-    real = Settling._pause
+    real = Commits._pause
 
-    def pause(settling: Settling, paused: bool) -> None:
+    def pause(settling: Commits, paused: bool) -> None:
         held.append(paused)
         real(settling, paused)
 

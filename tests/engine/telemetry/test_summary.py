@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from engine.telemetry.bottleneck import MachineCpu, Occupancy
 from engine.telemetry.metrics import LatencyHistogram, WindowedRate
-from engine.telemetry.summary import MachineCpu, Occupancy, RunClock, Tally, summary
+from engine.telemetry.summary import RunClock, summary
+from engine.telemetry.tally import Tally
 
 
 class Machine:
@@ -37,7 +39,7 @@ def test_the_bottleneck_is_named_from_cores_rings_and_waits(
     for _ in range(3):
         occupancy.sample(documents_ready, 0.1, vectors_busy)
 
-    assert occupancy.verdict(dict(reader), [{}]).startswith(words)
+    assert occupancy.bottleneck(dict(reader), [{}]).startswith(words)
 
 
 def test_the_servers_own_split_is_part_of_the_verdict() -> None:
@@ -46,7 +48,7 @@ def test_the_servers_own_split_is_part_of_the_verdict() -> None:
     occupancy.sample(0.9, 0.0, 0.1)
     times = {"server_times": {"queue_s": 6.0, "inference_s": 3.0, "tokenization_s": 1.0}}
 
-    assert "60% is queue, 30% inference, 10% tokenising" in occupancy.verdict({}, [times])
+    assert "60% is queue, 30% inference, 10% tokenising" in occupancy.bottleneck({}, [times])
 
 
 def test_the_machines_cpu_counters_move() -> None:
@@ -87,9 +89,9 @@ def test_every_server_is_in_the_summary_with_what_it_did_over_all_generations() 
     """The state is the last one, the counts are sums."""
     tally = Tally()
     facts = {"url": "http://a", "breaker": "ok", "window": 4, "rows": 10, "requests": 3, "outs": 0}
-    tally.take_client({**facts, "errors": {"lost": 1}})
-    tally.take_client({**facts, "breaker": "out", "outs": 1, "errors": {"lost": 2, "timeout": 1}})
-    tally.take_client({**facts, "url": "http://b"})
+    tally.add_client({**facts, "errors": {"lost": 1}})
+    tally.add_client({**facts, "breaker": "out", "outs": 1, "errors": {"lost": 2, "timeout": 1}})
+    tally.add_client({**facts, "url": "http://b"})
 
     servers = summary(tally, RunClock(), run="r", collection="c", bottleneck="b", exit_code=0)["servers"]
 

@@ -1,4 +1,4 @@
-"""The account of a run: what it comes to is told, and noted, however it ends."""
+"""The totals of a run are told, and its end is noted in the ledger, however it ends."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import pytest
 from engine.errors import CommitFailed, Exit, ProtocolError
 from engine.ledger.log import Ledger, Record, RunState
 from engine.ledger.quarantine import Quarantine
-from engine.ledger.runfolder import RunFolders, read_status
+from engine.ledger.runfolder import RunFolders
+from engine.memory.shared_rings import RingSizes
 from engine.memory.slots import VectorLayout
-from engine.supervision.generation import RingPlan
-from engine.supervision.lifecycle import Course
+from engine.supervision.lifecycle import Lifecycle
 from engine.supervision.run_plan import RunPlan
-from engine.telemetry.run_totals import Account
+from engine.supervision.run_totals import RunTotals
+from engine.telemetry.status import read_status
 
 PLAN = RunPlan(
     name="db.c.done",
     collection="db.c",
     prefix="done-",
-    rings=RingPlan(
+    rings=RingSizes(
         n_documents=4,
         document_bytes=1024,
         n_vectors=4,
@@ -86,12 +87,12 @@ def test_the_end_is_noted_in_the_ledger_and_told_also_on_a_full_device(
 ) -> None:
     """The reserve makes room for the last record."""
     watcher = Watcher()
-    account = Account(PLAN, folders, ledger, quarantine, [watcher])
-    account.last_error = "why"
+    totals = RunTotals(PLAN, folders, ledger, quarantine, [watcher])
+    totals.last_error = "why"
     if is_full:
         folders.reserve.write_bytes(bytes(4096))
 
-    account.close(Exit.OUTPUT_DEVICE, Course(is_marking=True))
+    totals.close(Exit.OUTPUT_DEVICE, Lifecycle(is_marking=True))
 
     stop = RunState.of(folders.ledger).stop
     assert stop is not None
@@ -107,11 +108,11 @@ def test_a_sum_that_does_not_agree_is_refused(
     folders: RunFolders, ledger: Ledger[RunState], quarantine: Quarantine
 ) -> None:
     """G7, and the sentence has all four figures."""
-    account = Account(PLAN, folders, ledger, quarantine, [])
-    account.tally.read, account.tally.committed_rows, account.tally.quarantined = 10, 9, 1
-    account.check_sum()
+    totals = RunTotals(PLAN, folders, ledger, quarantine, [])
+    totals.tally.read, totals.tally.committed_rows, totals.tally.quarantined = 10, 9, 1
+    totals.check_sum()
 
-    account.tally.read, account.tally.gone = 11, 2
+    totals.tally.read, totals.tally.gone = 11, 2
 
     with pytest.raises(ProtocolError, match="read 11, embedded 7, quarantined 1, gone 2"):
-        account.check_sum()
+        totals.check_sum()

@@ -1,4 +1,4 @@
-"""The account of a run: what it has come to, told every second, in the ledger when it ends, and in its summary."""
+"""The totals of a run over all its generations: published while it goes on, in the ledger and a summary at its end."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RunFolders
 from engine.supervision.generation import Generation
-from engine.supervision.lifecycle import Course
+from engine.supervision.lifecycle import Lifecycle
 from engine.supervision.run_plan import RunPlan
-from engine.telemetry.reporting import Observer, Reporter
-from engine.telemetry.summary import ROLE_GROUPS, Tally, summary
+from engine.telemetry.reporting import Observer, Reporter, StageFigures
+from engine.telemetry.summary import summary
+from engine.telemetry.tally import ROLE_GROUPS, Tally
 
 _log = logging.getLogger("engine.supervisor")
 
 
-class Account:
-    """What a run has come to, over all its generations.
+class RunTotals:
+    """The totals of a run over all its generations, and where they are told.
 
     Attributes:
         tally: The counts; whoever commits, marks or recovers adds to them.
@@ -49,39 +50,40 @@ class Account:
         """Seconds since the run began."""
         return self._reporter.clock.seconds
 
-    def take_generation(self, generation: Generation, *, committed_rows: int, crashed: bool, stopped: bool) -> None:
+    def add_generation(self, generation: Generation, *, committed_rows: int, crashed: bool, stopped: bool) -> None:
         """Add what a generation has told, now that it is over; its children still live.
 
         Args:
-            committed_rows, crashed, stopped: See `Tally.take_generation`.
+            committed_rows, crashed, stopped: See `Tally.add_generation`.
         """
-        self.tally.take_generation(
-            generation.role("reader").facts.get("reader", {}),
-            [client.facts.get("client", {}) for client in generation.clients()],
+        figures = generation.figures()
+        self.tally.add_generation(
+            figures.reader,
+            list(figures.clients.values()),
             committed_rows=committed_rows,
             crashed=crashed,
             stopped=stopped,
         )
-        self._bottleneck = self._reporter.verdict(generation)
+        self._bottleneck = self._reporter.bottleneck(figures)
 
-    def take_cpu(self, generation: Generation) -> None:
+    def add_cpu(self, generation: Generation) -> None:
         """Add the processor time of a generation whose children have ended."""
         for group in ROLE_GROUPS:
             self.tally.cpu_s[group] += generation.cpu_s(group)
 
-    def publish_when_due(self, generation: Generation, course: Course, *, committed_rows: int) -> None:
-        """Tell the figures of this moment, about once a second.
+    def publish_when_due(self, generation: Generation, lifecycle: Lifecycle, *, committed_rows: int) -> None:
+        """Publish the figures of this moment, about once a second.
 
         Args:
             committed_rows: Rows that this generation has committed.
         """
         if self._reporter.due():
-            self._publish(generation, course, committed_before=self.tally.committed_rows - committed_rows)
+            self._publish(generation, lifecycle, committed_before=self.tally.committed_rows - committed_rows)
 
-    def close(self, code: Exit, course: Course) -> None:
-        """Note the end in the ledger, and tell it; no generation lives any more."""
+    def close(self, code: Exit, lifecycle: Lifecycle) -> None:
+        """Record the end in the ledger and publish it; no generation lives any more."""
         self._record_stop(code)
-        self._publish(None, course, committed_before=self.tally.committed_rows, code=code)
+        self._publish(None, lifecycle, committed_before=self.tally.committed_rows, code=code)
 
     def _record_stop(self, code: Exit) -> None:
         """Append the STOP record; on a full device the reserve makes room for it."""
@@ -97,14 +99,14 @@ class Account:
                 _log.error("stop_not_recorded error=%s", error)
 
     def _publish(
-        self, generation: Generation | None, course: Course, *, committed_before: int, code: Exit | None = None
+        self, generation: Generation | None, lifecycle: Lifecycle, *, committed_before: int, code: Exit | None = None
     ) -> None:
         state = self._ledger.state
         facts = {
             "run": self._plan.name,
             "collection": self._plan.collection,
-            "phase": course.phase.value,
-            "pass": course.pass_number,
+            "phase": lifecycle.phase.value,
+            "pass": lifecycle.pass_number,
             "epoch": state.epoch,
             "generation": self.tally.generations,
             "resumed": self.tally.resumed,
@@ -117,7 +119,8 @@ class Account:
             "last_error": self.last_error,
             "exit": None if code is None else int(code),
         }
-        self._reporter.publish(generation, facts, committed_before=committed_before)
+        stages = StageFigures() if generation is None else generation.figures()
+        self._reporter.publish(stages, facts, committed_before=committed_before)
 
     def check_sum(self) -> None:
         """Refuse an end at which a document is unaccounted for (G7).

@@ -7,4 +7,4 @@ from engine.supervision.worker import StageContext
 
 def run(context: StageContext) -> None:
     """Tell the commands that are there already."""
-    context.tell("found", orders=context.poll_commands())
+    context.tell("found", commands=context.poll_commands())
