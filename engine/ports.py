@@ -1,4 +1,4 @@
-"""What the engine needs from the layers above it, as small protocols (it knows no MongoDB and no Parquet)."""
+"""Protocols that the layers above fulfil, because the engine knows no MongoDB and no Parquet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IdList = list[int] | list[str] | list[bytes]
 
 
 class Shards(Protocol):
-    """The shards of a data set."""
+    """The shards folder of a data set, as recovery and marking see it."""
 
     def ids(self, file: str) -> Iterator[IdList]:
         """The ids of a shard in portions; DamageError when it cannot be read."""
@@ -25,7 +25,7 @@ class Shards(Protocol):
 
 
 class MarkCounts(Protocol):
-    """What became of a shard's marks."""
+    """The counts of one marking: what became of the documents that were to be marked."""
 
     @property
     def matched(self) -> int:
@@ -45,7 +45,7 @@ class MarkCounts(Protocol):
 
 
 class DocumentMarker(Protocol):
-    """Sets the done field of documents, guarded by "still unset", durably."""
+    """The one who marks: sets the done field of documents, guarded by "still unset", durably."""
 
     def mark(self, ids: IdList, *, ours_before: bool) -> MarkCounts:
         """Mark documents.

@@ -14,7 +14,13 @@ from engine.ports import DocumentMarker, Shards
 
 @dataclass(frozen=True, slots=True)
 class MarkResult:
-    """A shard whose documents are marked, or the error that kept them from it."""
+    """The result of marking the documents of one shard.
+
+    Attributes:
+        commit: The shard's COMMIT record.
+        marked: Its MARKED record, not yet in the ledger; None when an error kept its documents from being marked.
+        error: That error.
+    """
 
     commit: Record
     marked: Record | None
@@ -22,11 +28,11 @@ class MarkResult:
 
 
 class MarkingThread:
-    """Marks committed shards in commit order; the supervisor's loop picks the results up.
+    """Marks committed shards in commit order; the supervisor's loop collects the results.
 
     Attributes:
         wake_fd: Readable when results wait.
-        has_failed: Whether an error was picked up; none of the shards behind it will be marked.
+        has_failed: Whether an error was collected; none of the shards behind it will be marked.
     """
 
     def __init__(self, shards: Shards, marker: DocumentMarker) -> None:
@@ -43,7 +49,7 @@ class MarkingThread:
 
     @property
     def pending(self) -> int:
-        """Shards that were handed in and not picked up yet."""
+        """Shards that were submitted and not collected yet."""
         return self._pending
 
     def submit(self, commit: Record) -> None:

@@ -26,8 +26,8 @@ SET_ASIDE = ".set-aside"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recovered:
-    """What a recovery found.
+class RecoveryResult:
+    """The result of a recovery: what it found and did.
 
     Attributes:
         epoch: The new epoch.
@@ -68,7 +68,7 @@ class Recovery:
         self._marker = marker
         self._prefix = prefix
 
-    def run(self) -> Recovered:
+    def run(self) -> RecoveryResult:
         """Recover; see the module's first lines.
 
         Raises:
@@ -84,14 +84,14 @@ class Recovery:
                 "then run the same command again"
             ) from error
 
-    def _run(self) -> Recovered:
+    def _run(self) -> RecoveryResult:
         epoch = self._ledger.state.epoch + 1
         self._ledger.append({"type": "EPOCH", "epoch": epoch, "at": time.time()})
         durable.point("recovery.after_epoch")
         deleted = self._delete_unfinished()
         adopted, rows, set_aside = self._adopt_orphans()
         remarked = self._mark_unmarked()
-        found = Recovered(
+        found = RecoveryResult(
             epoch=epoch, deleted=deleted, adopted=adopted, adopted_rows=rows, set_aside=set_aside, remarked=remarked
         )
         if deleted or adopted or set_aside or remarked:

@@ -1,4 +1,4 @@
-"""The folders of a run: who owns them, what lies where, what `engine status` may read at any time."""
+"""The folders of a run: what lies where, and the lock that says whose they are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IN_PROGRESS = ".inprogress"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFolders:
-    """Where a run keeps its things.
+    """The paths of everything that a run keeps.
 
     Attributes:
         hot: `HOT/<database>.<collection>.<done-field>/`: lock, ledger, config, quarantine, status.

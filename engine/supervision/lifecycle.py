@@ -24,7 +24,7 @@ what moved in between. A collection that grows all the time would never end othe
 
 
 class Phase(enum.Enum):
-    """Where a generation stands."""
+    """A phase of a generation's lifecycle."""
 
     RUNNING = "running"
     DELIVERING = "delivering"

@@ -68,7 +68,7 @@ class Proofs:
         generation.command_clients(do="prove", number=self._number)
         durable.point("proof.after_asked")
 
-    def take(self, generation: Generation, client: Child, answer: Message) -> None:
+    def receive(self, generation: Generation, client: Child, answer: Message) -> None:
         """Take a client's answer: all that it had handed over when it was asked is proved."""
         if answer["number"] != self._number or client.role not in self._awaited:
             return
@@ -78,8 +78,8 @@ class Proofs:
             generation.command("writer", do="proved")
             durable.point("proof.after_told")
 
-    def drifted(self, client: Child, drift: Message) -> None:
-        """A client has found a server's vectors wrong, and rows of it are not committed yet.
+    def refuse(self, client: Child, drift: Message) -> None:
+        """Refuse the rows of a server whose vectors a client has found wrong, as far as they are not committed.
 
         Raises:
             RowsRefused: always.

@@ -1,4 +1,4 @@
-"""What a run is to do, as its composer says it to the supervisor."""
+"""The plan of a run: what its composer tells the supervisor to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from engine.memory.shared_rings import RingSizes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """One child process: which stage, under which role, with which settings."""
+    """The plan of one child process.
+
+    Attributes:
+        role: `reader`, `client-0` ..., or `writer`.
+        stage: Full name of the module that it runs (`engine.supervision.worker.Stage`).
+        settings: The stage's own settings, as JSON takes them; may hold secrets.
+    """
 
     role: str
     stage: str
@@ -20,7 +26,7 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """What a run is to do.
+    """The plan of a run.
 
     Attributes:
         name: `<database>.<collection>.<done-field>`.

@@ -57,7 +57,7 @@ class _GivenUp(Exception):
 
 
 class Supervisor:
-    """One run, from recovery to the summary."""
+    """The supervisor of one run, from recovery to the summary."""
 
     def __init__(
         self,
@@ -259,9 +259,9 @@ class Supervisor:
         if event == "prove":
             self._proofs.ask(self._generation)
         elif event == "proof":
-            self._proofs.take(self._generation, child, message)
+            self._proofs.receive(self._generation, child, message)
         else:
-            self._proofs.drifted(child, message)
+            self._proofs.refuse(child, message)
 
     def _child_ended(self, child: Child) -> None:
         """A child has gone before its time: decide between a clean stop, the run's end, and recovery."""

@@ -1,4 +1,4 @@
-"""Notices what does not announce itself: a child that hangs, a fleet of which no server is healthy."""
+"""The watchdog: notices a child that hangs, a generation that stands still, a fleet without a healthy server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WITHOUT_SERVER = ("out", "probing")
 
 
 class Watchdog:
-    """Looks at the children of a generation, a few times a second."""
+    """Looks at a generation, a few times a second, for troubles that do not announce themselves."""
 
     def __init__(self) -> None:
         self._outage_since_s: float | None = None

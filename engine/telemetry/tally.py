@@ -1,4 +1,4 @@
-"""The tally of a run: what was read, embedded, committed and asked of servers, added up over all its generations."""
+"""The tally of a run: counts of documents, shards and requests, added up over all its generations."""
 
 from __future__ import annotations
 
