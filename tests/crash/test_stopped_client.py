@@ -13,7 +13,7 @@ import pytest
 
 from engine.supervision.run_plan import StagePlan
 from tests.crash.job import Job, finish, roles, tweets, wait_for_phase, wait_until
-from tests.engine.supervision.test_supervisor import N, World
+from tests.engine.supervision.world import N, World
 
 pytestmark = pytest.mark.crash
 

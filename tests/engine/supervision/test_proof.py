@@ -9,7 +9,7 @@ import pytest
 
 from engine.supervision.generation import Child, Generation
 from engine.supervision.proof import MAX_DRIFTS, Proofs, RowsRefused
-from tests.engine.supervision.test_supervisor import N, World
+from tests.engine.supervision.world import N, World
 
 
 @pytest.mark.crash
