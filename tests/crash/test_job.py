@@ -13,6 +13,7 @@ def test_the_wait_helper_fails_when_nothing_happens() -> None:
         wait_until(lambda: False, 0.05)
 
 
+@pytest.mark.crash
 def test_the_oracle_notices_a_doubled_and_a_lost_document(job: Job) -> None:
     """A crash test that cannot fail is worth nothing: break the guarantee on purpose and see it go red."""
     job.insert(tweets(50))

@@ -19,10 +19,7 @@ from tests.crash.job import SLOW, Job, finish, full_speed, roles, slow_down, twe
 
 pytestmark = pytest.mark.crash
 
-
 N = 900
-
-
 STEPS = {
     "reader": ["reader.page", "reader.slot_filled#20", "reader.slot_ready#20"],
     "client": ["client.sent#5", "client.answered#5", "client.before_proof"],

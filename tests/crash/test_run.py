@@ -1,4 +1,4 @@
-"""`engine run` from end to end on real parts: the quiet path, odd documents, ids of any type, what is read and marked."""
+"""`engine run` from end to end on real parts: the quiet path, odd documents, ids of any type, what is read."""
 
 from __future__ import annotations
 

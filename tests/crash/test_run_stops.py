@@ -1,4 +1,4 @@
-"""`engine run` stopped by a limit, signals, another run, a full or closed folder; and what `engine status` says then."""
+"""`engine run` stopped by a limit, signals, another run, a full or closed folder; what `engine status` says then."""
 
 from __future__ import annotations
 

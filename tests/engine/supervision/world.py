@@ -27,14 +27,8 @@ from writers.shards.schema import ShardSchema
 from writers.shards.store import ParquetShards
 
 DIM, BATCH, N = 8, 10, 1000
-
-
 LEDGER = "0123456789ab"
-
-
 SCHEMA = ShardSchema(id_type=IdType.INT64, columns=(), dim=DIM, vector_type="float32")
-
-
 FINGERPRINT = Fingerprint(
     model_id="m", model_sha=None, dtype=None, pooling=None, prompt=None, dim=DIM, normalize=True, server_version=None
 )
