@@ -23,19 +23,22 @@ from engine.memory.slots import HEADER_BYTES
 from engine.supervision.worker import HEARTBEAT_S, Heartbeat, StageContext
 from readers.batching.columns import ColumnReader
 from readers.batching.encode import BatchEncoder, Encoded
-from readers.batching.screening import Screening
+from readers.batching.ports import Document
+from readers.batching.screening import Screening, TextPolicy
 from readers.batching.skip import QuarantineLog, SkipSet
 from readers.batching.window import BatchLimits, Window
-from readers.mongo.connection import Client, Document, Documents, open_client, open_collection, selection_ms
+from readers.mongo.columns import BSON_TYPES
+from readers.mongo.connection import Client, Documents, open_client, open_collection, selection_ms
 from readers.mongo.errors import Outage
 from readers.mongo.estimate import EstimateInBackground
 from readers.mongo.fetch import PageFetcher, PageSize
+from readers.mongo.ids import MongoIds
 from readers.mongo.index import open_queue
 from readers.mongo.work_queue import WorkQuery, WorkQueue
 from readers.settings import ReaderSettings
 
 if TYPE_CHECKING:
-    from readers.mongo.done_ids import DoneIds
+    from readers.batching.done_ids import DoneIds
 
 _IDLE_WAIT_S = 0.1
 _STARVING_AFTER_S = 0.02
@@ -77,10 +80,20 @@ class Reader:
         self._collection: Documents = open_collection(client, settings.database, settings.collection)
         self._query = WorkQuery.of(settings.done_field, settings.langs, settings.filter, settings.scan)
         id_type = IdType(settings.id_type)
-        self._skip = SkipSet(QuarantineLog(settings.quarantine_file), _done_ids(settings, id_type), id_type)
-        self._columns = ColumnReader(settings.columns, self._log_misfit) if settings.columns else None
-        max_text_bytes = _room_for_a_text(context, settings)
-        self._screening = Screening(settings, self._skip, self._columns, max_text_bytes)
+        ids = MongoIds(id_type)
+        self._skip = SkipSet(
+            QuarantineLog(settings.quarantine_file, ids.key_of_text), _done_ids(settings, id_type), ids
+        )
+        self._columns = ColumnReader(settings.columns, BSON_TYPES, self._log_misfit) if settings.columns else None
+        policy = TextPolicy(
+            text_field=settings.text_field,
+            prompt=settings.prompt or "",
+            max_text_bytes=_room_for_a_text(context, settings),
+            max_characters=settings.max_characters,
+            truncate=settings.truncate,
+            keep_text=settings.keep_text,
+        )
+        self._screening = Screening(policy, ids, self._skip, self._columns)
         self._window = Window(
             BatchLimits(
                 max_texts=settings.batch_size,
@@ -88,12 +101,13 @@ class Reader:
                 max_characters=min(settings.max_request_bytes, context.documents.slot_bytes),
                 max_tokens=settings.max_request_tokens,
             ),
+            ids.keys,
             max_rows=settings.window_rows,
             bucketing=settings.bucketing,
             dedup=settings.dedup,
         )
         self._encoder = BatchEncoder(
-            id_type,
+            ids,
             context.layout,
             context.documents.slot_bytes,
             settings.max_request_bytes,
@@ -315,7 +329,7 @@ class Reader:
 def _done_ids(settings: ReaderSettings, id_type: IdType) -> DoneIds | None:
     if settings.mark:
         return None
-    from readers.mongo.done_ids import DoneIds  # noqa: PLC0415 - only this mode pays for importing numpy
+    from readers.batching.done_ids import DoneIds  # noqa: PLC0415 - only this mode pays for importing numpy
 
     return DoneIds(None if settings.done_ids_file is None else Path(settings.done_ids_file), id_type)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from pymongo.errors import PyMongoError
 
-from readers.mongo.connection import Document, Documents
+from readers.batching.ports import Document
+from readers.mongo.connection import Documents
 from readers.mongo.work_queue import ID_INDEX, WorkQuery
 
 EXACT_UP_TO_ROWS = 50_000

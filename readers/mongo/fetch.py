@@ -17,7 +17,7 @@ from typing import TypeVar
 from pymongo.errors import OperationFailure, PyMongoError
 
 from engine.ledger import durable
-from readers.mongo.connection import Document
+from readers.batching.ports import Document
 from readers.mongo.errors import Outage
 from readers.mongo.work_queue import Page, Position, WorkQueue
 

@@ -23,7 +23,8 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError, WriteError
 
 from engine.errors import MarksRefused, SourceError
-from readers.mongo.connection import Document, open_client, open_collection, ping, selection_ms
+from readers.batching.ports import Document
+from readers.mongo.connection import open_client, open_collection, ping, selection_ms
 from readers.mongo.errors import Outage, attempt, describe, is_away
 from readers.mongo.ids import canonical, key_of
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,28 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.database import Database
 
-from bench.parts.local_mongod import LocalMongod
 from engine.memory.ids import IdType, unpack
-from readers.mongo.connection import Client, open_client, open_collection
+from readers.batching.ports import IdTypeMismatch
+from readers.mongo.connection import Client, open_collection
 from readers.mongo.ids import (
-    IdTypeMismatch,
+    MongoIds,
     canonical,
-    check_id,
     decide_id_type,
     from_bson_ids,
     from_canonical,
-    ids_fit,
     key_of,
-    pack_ids,
     to_bson_ids,
 )
 from tests.readers.mongo.test_work_queue import EVERY_ID
-
-
-@pytest.fixture
-def client(mongod: LocalMongod) -> Iterator[Client]:
-    with open_client(mongod.uri) as found:
-        yield found
 
 
 @pytest.mark.parametrize(
@@ -61,19 +51,19 @@ def test_the_type_of_the_id_column_follows_from_the_ends_of_the_index(
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50))
 def test_integers_survive_the_column(values: list[int]) -> None:
-    blob = pack_ids(IdType.INT64, values)
+    blob = MongoIds(IdType.INT64).pack(values)
     assert to_bson_ids(IdType.INT64, unpack(IdType.INT64, blob, len(values))) == values
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=50))
 def test_strings_survive_the_column(values: list[str]) -> None:
-    blob = pack_ids(IdType.STRING, values)
+    blob = MongoIds(IdType.STRING).pack(values)
     assert to_bson_ids(IdType.STRING, unpack(IdType.STRING, blob, len(values))) == values
 
 
 def test_every_type_survives_extended_json() -> None:
     for value in EVERY_ID:
-        blob = pack_ids(IdType.EXTJSON, [value])
+        blob = MongoIds(IdType.EXTJSON).pack([value])
         (back,) = to_bson_ids(IdType.EXTJSON, unpack(IdType.EXTJSON, blob, 1))
         assert key_of(back) == key_of(from_canonical(canonical(value)))
         assert canonical(back) == canonical(value)
@@ -81,7 +71,7 @@ def test_every_type_survives_extended_json() -> None:
 
 def test_object_ids_survive_the_column() -> None:
     values = [ObjectId(), ObjectId()]
-    assert to_bson_ids(IdType.OBJECTID, unpack(IdType.OBJECTID, pack_ids(IdType.OBJECTID, values), 2)) == values
+    assert to_bson_ids(IdType.OBJECTID, unpack(IdType.OBJECTID, MongoIds(IdType.OBJECTID).pack(values), 2)) == values
     assert from_bson_ids(IdType.OBJECTID, values) == [value.binary for value in values]
 
 
@@ -106,11 +96,11 @@ def test_keys_tell_apart_what_mongodb_tells_apart() -> None:
     ],
 )
 def test_an_id_that_does_not_fit_is_named(id_type: IdType, value: Any, words: str) -> None:
-    assert words in str(check_id(id_type, value))
-    assert not ids_fit(id_type, [value])
+    assert words in str(MongoIds(id_type).misfit(value))
+    assert not MongoIds(id_type).fit([value])
     if id_type is not IdType.EXTJSON:
         with pytest.raises(IdTypeMismatch):
-            pack_ids(id_type, [value])
+            MongoIds(id_type).pack([value])
 
 
 @pytest.mark.parametrize("id_type", list(IdType))
@@ -121,4 +111,4 @@ def test_ids_that_fit_are_not_refused(id_type: IdType) -> None:
         IdType.OBJECTID: [ObjectId()],
         IdType.EXTJSON: EVERY_ID,
     }
-    assert [check_id(id_type, value) for value in examples[id_type]] == [None] * len(examples[id_type])
+    assert [MongoIds(id_type).misfit(value) for value in examples[id_type]] == [None] * len(examples[id_type])

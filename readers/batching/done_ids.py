@@ -1,4 +1,4 @@
-"""The ids of committed documents, for runs that mark nothing (`--no-mark`): built from the shards, looked up by page.
+"""Done ids: those of committed documents, for runs that mark nothing (`--no-mark`); from the shards, asked by page.
 
 One sorted array of fixed-width keys: 8 bytes an id for int64 (exact), 16 bytes for any other type (BLAKE2b-128 of
 the id as the id column holds it; two of a billion ids collide with a chance of 1 in 10^21). Memory and disk are
