@@ -189,7 +189,7 @@ class StandinFleet:
             raise FleetError(f"The server on port {port} still runs after {timeout_s} s.") from error
 
     def control(self, port: int, **orders: Any) -> dict[str, Any]:
-        """Give `orders` to the server on `port` (`bench.standin.api.control.obey`) and return its report after them.
+        """Give `orders` to the server on `port` (`bench.standin.server.control.obey`) and return its report after them.
 
         Without orders it only reports. It works while the port refuses or hangs.
 

@@ -491,7 +491,7 @@ def test_period_and_for_s_limit_a_fault_in_time() -> None:
     faults.add(parse_fault("status:period_s=2,duty=0.5,for_s=10"), 100.0)
 
     def hit(at_s: float) -> bool:
-        return bool(faults.strike("/embed", embedding=True, texts=[], now_s=at_s))
+        return bool(faults.due_for_request("/embed", embedding=True, texts=[], now_s=at_s))
 
     assert [hit(100.0 + after_s) for after_s in (0.0, 0.9, 1.1, 1.9, 2.1, 10.5)] == [
         True,

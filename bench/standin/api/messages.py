@@ -1,4 +1,4 @@
-"""The server's vocabulary: what a request may say, and how each refusal is worded.
+"""Requests and refusals of text-embeddings-inference: what a request may say, and how each error is worded.
 
 Pure functions from bytes to values; nothing here knows sockets, permits or backends.
 """
@@ -10,13 +10,24 @@ from typing import Any, Final
 
 import orjson
 
-from bench.standin.backends.base import ApiError, Input
 from bench.standin.config import Dialect
 from bench.standin.http.connection import Request, Response
 
 JSON: Final = b"application/json"
 PLAIN: Final = b"text/plain; charset=utf-8"
 _ID_LIMIT: Final = 1 << 32
+
+Input = str | list[int]
+"""What is embedded: a text, or the ids of its tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiError:
+    """An error in the server's own vocabulary; `kind` is the capitalised error_type."""
+
+    status: int
+    kind: str
+    message: str
 
 
 class Refused(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.standin.api.encoding import answer_body, encoded_rows
-from bench.standin.api.tei import EmbedRequest
+from bench.standin.api.messages import EmbedRequest
 from bench.standin.backends.base import Backend, Job
 from bench.standin.http.connection import Block, Response
 

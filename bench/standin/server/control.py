@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.standin.faults.script import parse_fault
+from bench.standin.server.server import Counters, Server
 from engine.errors import ConfigError
-
-if TYPE_CHECKING:
-    from bench.standin.server import Server
 
 ORDERS = frozenset(
     {
@@ -28,20 +24,6 @@ ORDERS = frozenset(
 
 
 _NUMBERS = ("max_concurrent_requests", "max_client_batch_size", "slow_factor")
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the control route reports."""
-
-    connections_opened: int = 0
-    requests: int = 0
-    embed_requests: int = 0
-    inputs: int = 0
-    statuses: Counter[int] = field(default_factory=Counter)
-    answered_429: int = 0
-    batch_size_max: int = 0
-    texts: Counter[int] = field(default_factory=Counter)
 
 
 def report(server: Server) -> dict[str, Any]:
@@ -93,7 +75,7 @@ def obey(server: Server, orders: dict[str, Any]) -> None:
     if "max_client_batch_size" in numbers:
         server.max_client_batch_size = int(numbers["max_client_batch_size"])
     if "slow_factor" in numbers:
-        server.backend.set_slow_factor(numbers["slow_factor"])
+        server.set_slow_factor(numbers["slow_factor"])
     if "model_id" in orders:
         server.switch_model(str(orders["model_id"]))
     for fault in faults:

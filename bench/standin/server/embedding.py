@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from bench.standin.api import tei as tei_api
-from bench.standin.api.answers import Answer
-from bench.standin.backends.base import ApiError, Job
+from bench.standin.api import messages
+from bench.standin.api.messages import ApiError
+from bench.standin.backends.base import Job
 from bench.standin.config import Dialect
 from bench.standin.faults import damage, misbehaviour
 from bench.standin.faults.script import Fault
 from bench.standin.http.connection import Connection, Request
-
-if TYPE_CHECKING:
-    from bench.standin.server import Server
+from bench.standin.server.answers import Answer
+from bench.standin.server.server import Server
 
 
 class Exchange:
@@ -39,7 +36,7 @@ class Exchange:
         server = self._server
         counters = server.counters
         counters.embed_requests += 1
-        wanted = tei_api.embed_request(tei_api.json_object(self._request), openai=self._openai)
+        wanted = messages.embed_request(messages.json_object(self._request), openai=self._openai)
         self._wanted = wanted
         inputs = wanted.inputs
         n_inputs = len(inputs)
@@ -49,10 +46,10 @@ class Exchange:
             counters.texts.update(hash(one) for one in inputs if type(one) is str)
         server.metrics.count('te_request_count{method="%s"}' % ("single" if wanted.single else "batch"))
         if not n_inputs:
-            self._refuse(tei_api.EMPTY_BATCH, "validation")
+            self._refuse(messages.EMPTY_BATCH, "validation")
             return
         if n_inputs > server.max_client_batch_size:
-            too_big = tei_api.batch_too_big(n_inputs, server.max_client_batch_size, server.config.dialect)
+            too_big = messages.batch_too_big(n_inputs, server.max_client_batch_size, server.config.dialect)
             self._refuse(too_big, "batch_size")
             return
         if server.permits.take(n_inputs):
@@ -64,7 +61,7 @@ class Exchange:
             server.permits.wait(n_inputs, self._granted)
         else:
             counters.answered_429 += 1
-            self._refuse(tei_api.OVERLOADED, "overloaded")
+            self._refuse(messages.OVERLOADED, "overloaded")
 
     # -- permits ---------------------------------------------------------------------------------------
 
@@ -88,9 +85,11 @@ class Exchange:
         self._connection.on_gone = self._gone
         if server.faults:
             path = self._request.path.partition("?")[0]
-            self.fired = server.faults.strike(path, embedding=True, texts=self._wanted.inputs, now_s=server.loop.now())
+            self.fired = server.faults.due_for_request(
+                path, embedding=True, texts=self._wanted.inputs, now_s=server.loop.now()
+            )
         if self.fired:
-            misbehaviour.before(
+            misbehaviour.act(
                 server,
                 self._connection,
                 self.fired,
@@ -125,7 +124,7 @@ class Exchange:
             dimensions=wanted.dimensions,
             normalize=wanted.normalize,
             arrived_s=server.loop.now(),
-            too_long_status=tei_api.validation_status(dialect),
+            too_long_status=messages.validation_status(dialect),
             on_done=self._computed,
             poison=self._poison() if self.fired else frozenset(),
         )
@@ -136,9 +135,9 @@ class Exchange:
     def _problem(self) -> ApiError | None:
         server, wanted = self._server, self._wanted
         if wanted.dimensions is not None and not 1 <= wanted.dimensions <= server.backend.dim:
-            return tei_api.bad_dimensions(wanted.dimensions, server.config.dialect)
+            return messages.bad_dimensions(wanted.dimensions, server.config.dialect)
         if wanted.prompt_name is not None and wanted.prompt_name not in server.prompts:
-            return tei_api.unknown_prompt(wanted.prompt_name, sorted(server.prompts), server.config.dialect)
+            return messages.unknown_prompt(wanted.prompt_name, sorted(server.prompts), server.config.dialect)
         return None
 
     def _poison(self) -> frozenset[int]:
@@ -157,7 +156,7 @@ class Exchange:
         server = self._server
         if job.backend_failed:
             server.healthy = False
-            self._refuse(tei_api.BACKEND_FAILED, "inference")
+            self._refuse(messages.BACKEND_FAILED, "inference")
             return
         server.healthy = True
         if job.error is not None:
@@ -178,11 +177,11 @@ class Exchange:
             server.answer(self._connection, answer.response(server.backend))
             return
         assert job.rows is not None
-        harm = [fault for fault in self.fired if fault.kind in damage.KINDS]
-        if harm:
+        damaging = [fault for fault in self.fired if fault.kind in damage.KINDS]
+        if damaging:
             wire = damage.damaged_rows(
                 job.rows,
-                harm,
+                damaging,
                 server.previous_rows,
                 base64=self._wanted.base64,
                 openai=self._openai,
@@ -191,7 +190,7 @@ class Exchange:
         else:
             response = answer.response(server.backend)
         server.previous_rows = job.rows
-        server.send_damaged(self._connection, response, self.fired)
+        server.answer(self._connection, response, self.fired)
 
     def _gone(self) -> None:
         """The client went away: its permits are free at once, and what no batch has taken is skipped."""
