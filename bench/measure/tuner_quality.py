@@ -36,7 +36,7 @@ from bench.parts.engine_command import EngineCommand
 from bench.parts.local_mongod import LocalMongod
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from bench.tuner.measure.limits import Limits, grid
-from bench.tuner.measure.measure import Point
+from bench.tuner.measure.visit import Point
 from bench.tuner.search import search as tuner
 from bench.tuner.search.survey import ROUNDS, TuneConfig
 from bench.tuner.texts.corpus import Corpus, Order

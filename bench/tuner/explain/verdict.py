@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.tuner.explain.advice import Advice, advise
 from bench.tuner.explain.bottleneck import BUSY_QUEUE, Limit, MeasuredServers, limit_of, outside_s
-from bench.tuner.measure.measure import Point
+from bench.tuner.measure.visit import Point
 from bench.tuner.search.findings import INDIFFERENCE, Findings
 from bench.tuner.search.record import Record
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.tuner.measure.measure import Outcome as VisitOutcome
-from bench.tuner.measure.measure import Point
+from bench.tuner.measure.visit import Point, StopReason
 from bench.tuner.report.curve import draw
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.record import Record
@@ -15,11 +14,11 @@ from bench.tuner.tuning import Outcome, finite
 COLUMNS = ("Batch Size", "Concurrency", "Docs/s", "Tok/s", "p50 (s)", "p95 (s)", "Errors", "Total Time (s)")
 
 _REMARKS = {
-    VisitOutcome.GROWS: "left early: more in flight brings more",
-    VisitOutcome.SLOWER: "left early: slower than the best",
-    VisitOutcome.OVER_TARGET: "left early: over the target",
-    VisitOutcome.REFUSED: "left early: the server answered 429",
-    VisitOutcome.FAILING: "left early: requests fail",
+    StopReason.GROWS: "left early: more in flight brings more",
+    StopReason.SLOWER: "left early: slower than the best",
+    StopReason.OVER_TARGET: "left early: over the target",
+    StopReason.REFUSED: "left early: the server answered 429",
+    StopReason.FAILING: "left early: requests fail",
 }
 
 
@@ -65,7 +64,7 @@ def _remark(record: Record, outcome: Outcome) -> str:
     if record is outcome.findings.chosen:
         return "<- chosen"
     target_s = outcome.plan.tune.target_p95_s
-    early = _REMARKS.get(record.counted[-1].outcome)
+    early = _REMARKS.get(record.counted[-1].stop_reason)
     if early is None and record.works and not record.holds(target_s):
         early = "over the target"
     if outcome.findings.ended and outcome.findings.chosen is None and record is outcome.findings.nearest():
@@ -164,5 +163,5 @@ def _point(record: Record, outcome: Outcome) -> dict[str, Any]:
         "client_cpu": round(record.client_cpu, 4),
         "visits": len(record.visits),
         "repeats": len(record.repeats),
-        "ended": record.counted[-1].outcome.value,
+        "ended": record.counted[-1].stop_reason.value,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.tuner.measure.measure import Point
+from bench.tuner.measure.visit import Point
 from bench.tuner.search.findings import Findings, is_full
 from bench.tuner.search.record import Record
 from bench.tuner.search.survey import Survey

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.tuner.measure.measure import Point
+from bench.tuner.measure.visit import Point
 from bench.tuner.search.record import Record
 
 INDIFFERENCE = 0.01

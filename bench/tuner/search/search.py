@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.tuner.measure.limits import Limits
 from bench.tuner.measure.load import Load
-from bench.tuner.measure.measure import Point, Visit
+from bench.tuner.measure.visit import Point, Visit
 from bench.tuner.search.climb import Climb
 from bench.tuner.search.final import Final
 from bench.tuner.search.findings import Findings

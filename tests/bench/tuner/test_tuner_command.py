@@ -16,7 +16,8 @@ import pytest
 from bench.parts import tweets
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from bench.tuner.measure.load import FleetLoad
-from bench.tuner.measure.measure import Outcome, Rules, Visit, measure
+from bench.tuner.measure.measure import measure
+from bench.tuner.measure.visit import Rules, StopReason, Visit
 from bench.tuner.report.tuned import fleet_changes, read_tuned
 from bench.tuner.search.survey import TuneConfig
 from bench.tuner.texts.corpus import Corpus, Order
@@ -224,5 +225,5 @@ def test_bad_vectors_and_errors_are_counted_by_class_and_fail_the_point(fleet: S
     finally:
         fleet.control(fleet.ports[0], clear_faults=True)
 
-    assert visit.outcome is Outcome.FAILING
+    assert visit.stop_reason is StopReason.FAILING
     assert set(visit.errors) == {"unsound"}

@@ -9,7 +9,7 @@ import pytest
 
 from bench.tuner.explain.verdict import judge
 from bench.tuner.measure.limits import admitted
-from bench.tuner.measure.measure import Point
+from bench.tuner.measure.visit import Point
 from bench.tuner.report.curve import draw
 from bench.tuner.report.plot import write_png
 from bench.tuner.report.report import COLUMNS, as_dict, as_text, table

@@ -15,7 +15,7 @@ from bench.measure.modelled_load import ModelledLoad, truth
 from bench.standin import GpuConfig, StandinConfig
 from bench.tuner.measure.limits import Limits, grid
 from bench.tuner.measure.load import Answer
-from bench.tuner.measure.measure import Outcome, Point, Visit
+from bench.tuner.measure.visit import Point, StopReason, Visit
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.search import Search
 from bench.tuner.search.survey import ROUNDS, TuneConfig
@@ -248,7 +248,7 @@ def test_a_point_past_the_target_is_left_early() -> None:
     """Long before its visit would have been over."""
     found = searched("one", 0.15, 1)
 
-    late = [visit for _, visit in found.visits if visit.outcome is Outcome.OVER_TARGET]
+    late = [visit for _, visit in found.visits if visit.stop_reason is StopReason.OVER_TARGET]
 
     assert late
     assert all(visit.total_s < SECONDS / 4 for visit in late)
@@ -314,7 +314,7 @@ def test_a_point_that_is_answered_429_ends_the_climb_below_it() -> None:
     config = FLEETS["one"]
     found = search(config, load=_Overloaded(config, seed=1))
 
-    refused = [visit for _, visit in found.visits if visit.outcome is Outcome.REFUSED]
+    refused = [visit for _, visit in found.visits if visit.stop_reason is StopReason.REFUSED]
 
     assert refused
     assert all(visit.errors["overloaded"] >= 2 for visit in refused)

@@ -13,8 +13,8 @@ from bench.standin import GpuConfig, StandinConfig
 from bench.tuner.explain.bottleneck import Limit, MeasuredServers, limit_of
 from bench.tuner.explain.verdict import Verdict, judge
 from bench.tuner.measure.limits import Limits
-from bench.tuner.measure.measure import Outcome, Point, ServerSplit, Visit
 from bench.tuner.measure.statistics import Rate
+from bench.tuner.measure.visit import Point, ServerSplit, StopReason, Visit
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.record import Record
 from bench.tuner.texts.corpus import Order
@@ -148,7 +148,7 @@ def record(point: Point, per_s: float, split: ServerSplit, *, cpu: float = 0.1, 
     """A record of one made-up visit."""
     visit = Visit(
         point=point,
-        outcome=Outcome.SETTLED,
+        stop_reason=StopReason.SETTLED,
         rate=Rate(per_s=per_s, half_width=per_s / 100),
         coverage=1.0,
         latencies_s=np.full(50, latency_s),
