@@ -10,9 +10,7 @@ from pymongo.collection import Collection
 
 from engine.errors import ConfigError
 from readers.settings import ReaderSettings
-from tests.readers.harness import (
-    settings_for,
-)
+from tests.readers.harness import settings_for
 
 Documents = Collection[dict[str, Any]]
 

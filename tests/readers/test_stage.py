@@ -10,15 +10,7 @@ from pymongo.collection import Collection
 
 from bench.parts.local_mongod import LocalMongod
 from engine.errors import ConfigError
-from tests.readers.harness import (
-    DONE,
-    ReaderHarness,
-    canonical_ids,
-    make_queue,
-    numbered,
-    read_all,
-    settings_for,
-)
+from tests.readers.harness import DONE, ReaderHarness, canonical_ids, make_queue, numbered, read_all, settings_for
 from tests.readers.mongo.test_work_queue import EVERY_ID
 
 Documents = Collection[dict[str, Any]]

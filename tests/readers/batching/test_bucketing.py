@@ -11,12 +11,7 @@ from pymongo.collection import Collection
 
 from bench.parts.local_mongod import LocalMongod
 from readers import stage
-from tests.readers.harness import (
-    make_queue,
-    numbered,
-    read_all,
-    settings_for,
-)
+from tests.readers.harness import make_queue, numbered, read_all, settings_for
 
 Documents = Collection[dict[str, Any]]
 

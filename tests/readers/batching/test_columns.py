@@ -11,11 +11,7 @@ from pymongo.collection import Collection
 from bench.parts.local_mongod import LocalMongod
 from readers.batching.columns import ColumnReader
 from readers.mongo.columns import BSON_TYPES
-from tests.readers.harness import (
-    make_queue,
-    read_all,
-    settings_for,
-)
+from tests.readers.harness import make_queue, read_all, settings_for
 
 Documents = Collection[dict[str, Any]]
 

@@ -15,12 +15,7 @@ from bench.parts.local_mongod import LocalMongod
 from engine.errors import ConfigError
 from engine.memory.ids import IdType
 from readers.batching.done_ids import DoneIds, build
-from tests.readers.harness import (
-    ReaderHarness,
-    make_queue,
-    numbered,
-    settings_for,
-)
+from tests.readers.harness import ReaderHarness, make_queue, numbered, settings_for
 
 Documents = Collection[dict[str, Any]]
 

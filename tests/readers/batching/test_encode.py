@@ -8,11 +8,7 @@ from typing import Any
 from pymongo.collection import Collection
 
 from bench.parts.local_mongod import LocalMongod
-from tests.readers.harness import (
-    make_queue,
-    read_all,
-    settings_for,
-)
+from tests.readers.harness import make_queue, read_all, settings_for
 
 Documents = Collection[dict[str, Any]]
 

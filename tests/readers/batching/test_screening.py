@@ -11,13 +11,7 @@ from pymongo.collection import Collection
 from bench.parts.local_mongod import LocalMongod
 from engine.memory.slots import TRUNCATED
 from readers.mongo.ids import canonical
-from tests.readers.harness import (
-    entries_of,
-    insert_raw,
-    make_queue,
-    read_all,
-    settings_for,
-)
+from tests.readers.harness import entries_of, insert_raw, make_queue, read_all, settings_for
 
 Documents = Collection[dict[str, Any]]
 

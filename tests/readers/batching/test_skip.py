@@ -9,13 +9,7 @@ from typing import Any
 from pymongo.collection import Collection
 
 from bench.parts.local_mongod import LocalMongod
-from tests.readers.harness import (
-    DONE,
-    ReaderHarness,
-    make_queue,
-    numbered,
-    settings_for,
-)
+from tests.readers.harness import DONE, ReaderHarness, make_queue, numbered, settings_for
 
 Documents = Collection[dict[str, Any]]
 

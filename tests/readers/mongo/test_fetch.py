@@ -9,12 +9,7 @@ from pymongo.collection import Collection
 
 from bench.parts.local_mongod import LocalMongod
 from engine.errors import ConfigError, SourceError
-from tests.readers.harness import (
-    ReaderHarness,
-    make_queue,
-    numbered,
-    settings_for,
-)
+from tests.readers.harness import ReaderHarness, make_queue, numbered, settings_for
 
 Documents = Collection[dict[str, Any]]
 

@@ -14,15 +14,7 @@ from pymongo.database import Database
 from engine.memory.ids import IdType, unpack
 from readers.batching.ports import IdTypeMismatch
 from readers.mongo.connection import Client, open_collection
-from readers.mongo.ids import (
-    MongoIds,
-    canonical,
-    decide_id_type,
-    from_bson_ids,
-    from_canonical,
-    key_of,
-    to_bson_ids,
-)
+from readers.mongo.ids import MongoIds, canonical, decide_id_type, from_bson_ids, from_canonical, key_of, to_bson_ids
 from tests.readers.mongo.test_work_queue import EVERY_ID
 
 

@@ -10,33 +10,19 @@ import pytest
 
 from bench.measure.modelled_load import truth
 from bench.standin import GpuConfig, StandinConfig
-from bench.tuner.explain.bottleneck import Limit, MeasuredServers, limit_of
+from bench.tuner.explain.bottleneck import Limit, limit_of
 from bench.tuner.explain.verdict import Verdict, judge
-from bench.tuner.measure.limits import Limits
 from bench.tuner.measure.statistics import Rate
 from bench.tuner.measure.visit import Point, ServerSplit, StopReason, Visit
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.record import Record
 from bench.tuner.texts.corpus import Order
-from gpu_clients.servers.routes import ServerFacts
-from tests.bench.tuner.test_tuner_search import FLEETS, corpus, limits_of, search, searched
-
-
-def servers_of(config: StandinConfig, limits: Limits | None = None) -> MeasuredServers:
-    """What `/info` would say of modelled servers."""
-    facts = ServerFacts(
-        kind="tei",
-        model_id="model",
-        max_concurrent_requests=config.max_concurrent_requests,
-        max_batch_tokens=config.max_batch_tokens,
-        tokenization_workers=config.tokenization_workers,
-    )
-    return MeasuredServers(facts=(facts,) * len(config.ports), limits=limits or limits_of(config))
+from tests.bench.tuner.modelled import FLEETS, corpus, limits_of, measured_servers, search, searched
 
 
 def verdict_on(name: str, target_p95_s: float | None = None) -> Verdict:
     """The verdict of a search on a modelled fleet."""
-    return judge(searched(name, target_p95_s, 1).findings, servers_of(FLEETS[name]), target_p95_s)
+    return judge(searched(name, target_p95_s, 1).findings, measured_servers(FLEETS[name]), target_p95_s)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +59,7 @@ def test_what_is_promised_of_more_batch_tokens_comes_true() -> None:
     assert found.findings.chosen is not None
     point = found.findings.chosen.point
 
-    verdict = judge(found.findings, servers_of(config), None)
+    verdict = judge(found.findings, measured_servers(config), None)
 
     (advice,) = [advice for advice in verdict.advice if advice.flag == "--max-batch-tokens"]
     assert advice.value == 4096
@@ -131,8 +117,8 @@ def test_an_impossible_target_is_answered_with_the_change_that_is_needed() -> No
     config = FLEETS["one"]
     only_large = limits_of(config, (32, 64))
     found = search(config, 0.025, limits=only_large)
-    smaller = judge(found.findings, servers_of(config, only_large), 0.025)
-    nothing = judge(search(config, 0.002).findings, servers_of(config), 0.002)
+    smaller = judge(found.findings, measured_servers(config, only_large), 0.025)
+    nothing = judge(search(config, 0.002).findings, measured_servers(config), 0.002)
 
     assert found.findings.chosen is None
     assert "No operating point holds p95 <= 0.025 s." in smaller.sentences
@@ -183,8 +169,8 @@ def test_client_network_and_silence_are_told_apart(split: ServerSplit, cpu: floa
     subject = record(Point(32, 4), 1000.0, split, cpu=cpu)
     findings = Findings(records={subject.point: subject}, chosen=subject, characters_per_text=100.0, ended=True)
 
-    assert limit_of(subject, findings, servers_of(config), None) is limit
-    assert judge(findings, servers_of(config), None).limit is limit
+    assert limit_of(subject, findings, measured_servers(config), None) is limit
+    assert judge(findings, measured_servers(config), None).limit is limit
 
 
 def test_before_the_end_nothing_is_called_chosen_or_impossible() -> None:
@@ -192,7 +178,7 @@ def test_before_the_end_nothing_is_called_chosen_or_impossible() -> None:
     subject = record(Point(8, 1), 100.0, ServerSplit(tokenization_s=0.0, queue_s=0.1, inference_s=0.5))
     findings = Findings(records={subject.point: subject}, characters_per_text=100.0)
 
-    verdict = judge(findings, servers_of(FLEETS["one"]), 0.5)
+    verdict = judge(findings, measured_servers(FLEETS["one"]), 0.5)
 
     assert verdict.sentences[0].startswith("Stopped before the end, nothing is chosen; the best so far is batch size 8")
-    assert judge(Findings(), servers_of(FLEETS["one"]), None).sentences == ("nothing was measured",)
+    assert judge(Findings(), measured_servers(FLEETS["one"]), None).sentences == ("nothing was measured",)

@@ -16,7 +16,7 @@ from bench.standin.backends.capacity import capacity
 from bench.standin.backends.gpu_model import GpuModel, Ticket
 from bench.standin.backends.vectors import numbered_rows, of_another_model, shaped, text_rows
 from engine.errors import ConfigError
-from tests.bench.standin_client import base64_rows, embed64
+from tests.bench.standin.client import base64_rows, embed64
 
 
 def model(*, padded: bool, limit: int = 100, **more: float | int | None) -> GpuModel:

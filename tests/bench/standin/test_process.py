@@ -16,7 +16,7 @@ import requests
 from bench.standin import Dialect, FleetError, GpuConfig, StandinConfig, StandinFleet
 from bench.standin.arguments import parse_arguments, parse_ports, parse_speeds, to_arguments
 from engine.errors import ConfigError
-from tests.bench.standin_client import embed, get, request_bytes
+from tests.bench.standin.client import embed, get, request_bytes
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:

