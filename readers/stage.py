@@ -1,4 +1,4 @@
-"""The reader's process: turns the work queue into batches in the document ring.
+"""The reader stage: a process that turns the work queue into batches in the document ring.
 
     fetching thread     pages ahead of the reader, retries while MongoDB is away
     this thread         screening -> window -> encoder -> slot; commands and heartbeats in between
@@ -44,7 +44,7 @@ _IDLE_WAIT_S = 0.1
 _STARVING_AFTER_S = 0.02
 """Rows are not held back for a better order while the next page takes longer than that."""
 
-_ATTEND_EVERY_BATCHES = 8
+_POLL_EVERY_BATCHES = 8
 _SMALLEST_ROOM_BYTES = 256
 _QUARANTINE_MESSAGE_BYTES = 96 << 10
 _QUARANTINE_MESSAGE_ENTRIES = 50
@@ -138,7 +138,7 @@ class Reader:
             self._make_pass()
             while not self._exit:
                 self._context.wait(_IDLE_WAIT_S)
-                self._attend()
+                self._poll_commands()
                 if self._stop and not self._has_told_stopped:
                     self._tell_stopped(work_left=False)
                 elif self._rescan and not self._stop:
@@ -186,7 +186,7 @@ class Reader:
     def _read_pages(self, fetcher: PageFetcher) -> bool:
         """Publish page after page until the end, a stop or the limit; whether nothing is left that could be read."""
         starving_since: float | None = None
-        while not self._attend():
+        while not self._poll_commands():
             fetcher.clear_wake()
             documents = fetcher.poll()
             if documents is None:
@@ -230,7 +230,7 @@ class Reader:
 
     def _publish(self, encoded: Encoded) -> bool:
         """Put a batch into the next free slot; False when told to stop first."""
-        if self._batches % _ATTEND_EVERY_BATCHES == 0 and self._attend():
+        if self._batches % _POLL_EVERY_BATCHES == 0 and self._poll_commands():
             return False
         number = None if self._paused else self._context.documents_free.take()
         if number is None:
@@ -251,7 +251,7 @@ class Reader:
         began = time.monotonic()
         self._state = "waiting_ring"
         number = None
-        while number is None and not self._attend():
+        while number is None and not self._poll_commands():
             if self._paused:
                 self._context.wait(_IDLE_WAIT_S)
                 continue
@@ -272,7 +272,7 @@ class Reader:
         self._context.wait(_STARVING_AFTER_S if len(self._window) else _IDLE_WAIT_S, fetcher.wake_fd)
         self._source_wait_s += time.monotonic() - began
 
-    def _attend(self) -> bool:
+    def _poll_commands(self) -> bool:
         """Obey commands and report when it is time; True when no more may be published."""
         for command in self._context.poll_commands():
             kind = command.get("do")

@@ -112,7 +112,9 @@ class StandinFleet:
         config = config or StandinConfig()
         if not 1 <= processes <= len(config.ports):
             raise FleetError(f"processes is {processes}, expected 1 to {len(config.ports)} (one per port at most).")
-        self._configs = [_lifelined(config, range(part, len(config.ports), processes)) for part in range(processes)]
+        self._configs = [
+            _tied_to_parent(config, range(part, len(config.ports), processes)) for part in range(processes)
+        ]
         self._order = [port for part in range(processes) for port in range(part, len(config.ports), processes)]
         self._host = config.host
         self._children: list[_Child] = []
@@ -189,7 +191,7 @@ class StandinFleet:
             raise FleetError(f"The server on port {port} still runs after {timeout_s} s.") from error
 
     def control(self, port: int, **orders: Any) -> dict[str, Any]:
-        """Give `orders` to the server on `port` (`bench.standin.server.control.obey`) and return its report after them.
+        """Give `orders` to the server on `port` (`bench.standin.server.control.apply_orders`) and return its report after them.
 
         Without orders it only reports. It works while the port refuses or hangs.
 
@@ -223,7 +225,7 @@ class StandinFleet:
         raise FleetError(f"No server of this fleet has port {port}, expected one of {self.ports}.")
 
 
-def _lifelined(config: StandinConfig, positions: range) -> StandinConfig:
+def _tied_to_parent(config: StandinConfig, positions: range) -> StandinConfig:
     part = config.on_ports(tuple(config.ports[at] for at in positions), tuple(config.speed_of(at) for at in positions))
     faults = [for_positions(spec, positions) for spec in config.faults]
     return dataclasses.replace(part, lifeline=True, faults=tuple(spec for spec in faults if spec is not None))

@@ -70,10 +70,12 @@ class _Process:
     def __init__(self, loop: Loop, config: StandinConfig) -> None:
         self._loop = loop
         self._config = config
-        self._shared = _Shared(loop, config)
+        self._factory = _ServerFactory(loop, config)
         self._control_connections: set[Connection] = set()
         self._control = Listener(loop, config.host, self._accept_control)
-        self.servers = [self._shared.server(position, exit_process=self._exit) for position in range(len(config.ports))]
+        self.servers = [
+            self._factory.server(position, exit_process=self._exit) for position in range(len(config.ports))
+        ]
 
     def open(self) -> Ready:
         """Listen everywhere."""
@@ -94,7 +96,7 @@ class _Process:
         for connection in list(self._control_connections):
             connection.close()
         self._control.close()
-        self._shared.close()
+        self._factory.close()
 
     def _exit(self, code: int, server: Server, down_s: float) -> None:
         if len(self.servers) == 1:
@@ -115,7 +117,7 @@ class _Process:
             if not chosen:
                 raise ConfigError(f"port {port} is not served here.")
             for server in chosen:
-                control.obey(server, orders)
+                control.apply_orders(server, orders)
         except messages.Refused as refused:
             connection.answer(refused.response)
         except (ConfigError, TypeError, ValueError) as error:
@@ -126,8 +128,8 @@ class _Process:
             )
 
 
-class _Shared:
-    """What the servers of a process have in common: how they are built."""
+class _ServerFactory:
+    """Builds the servers of a process, and holds what they share."""
 
     def __init__(self, loop: Loop, config: StandinConfig) -> None:
         self._loop = loop

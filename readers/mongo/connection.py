@@ -1,4 +1,4 @@
-"""Connections to MongoDB: how they are opened, and what is said when they cannot be."""
+"""Connections to MongoDB: how they are opened, and what a user is told when they cannot be."""
 
 from __future__ import annotations
 

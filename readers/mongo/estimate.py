@@ -1,4 +1,4 @@
-"""How many documents the work queue holds: a figure for progress, never for a decision.
+"""The size of the work queue, counted or estimated: a figure for progress, never for a decision.
 
 The exact count would have to fetch every document (the index does not cover the conditions), so it is taken only as
 far as it is cheap; a longer queue is estimated from a random sample of the collection.

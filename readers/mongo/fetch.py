@@ -1,4 +1,4 @@
-"""Fetches pages ahead of the reader: a thread that waits for MongoDB so that the reader never does.
+"""The page fetcher: a thread that fetches pages ahead, and waits for MongoDB so that the reader never does.
 
 At most three pages exist at a time: one that is being put into batches, one that waits, one that is being fetched.
 Each is bounded by the rows asked for, which shrink as documents grow, and by the server's 16 MiB per answer.

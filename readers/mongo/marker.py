@@ -1,4 +1,4 @@
-"""Marks documents as done: the only place where the engine writes to the user's collection.
+"""The marker sets the done field of documents: the only place where the engine writes to the user's collection.
 
 A mark is `update_many({_id: {$in: ids}, <done-field>: null}, {$set: {<done-field>: true}})` with write concern
 majority. The condition makes it a compare-and-set, so it may be repeated at will: after any error the same chunk is

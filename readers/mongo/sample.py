@@ -1,4 +1,4 @@
-"""A look at the work queue before anything is spent: some of its texts, how long they are, how many there are."""
+"""A sample of the work queue before anything is spent: some of its texts, how long they are, how many there are."""
 
 from __future__ import annotations
 

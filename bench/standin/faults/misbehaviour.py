@@ -1,4 +1,4 @@
-"""Faults that take the place of an answer, or spoil how it is sent."""
+"""Faults that act before an answer or instead of it, and those that spoil how it is sent."""
 
 from __future__ import annotations
 

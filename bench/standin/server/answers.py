@@ -1,4 +1,4 @@
-"""The sound answer of an embedding request: headers and body."""
+"""The answer to an embedding request that succeeded: headers and body."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def report(server: Server) -> dict[str, Any]:
     }
 
 
-def obey(server: Server, orders: dict[str, Any]) -> None:
+def apply_orders(server: Server, orders: dict[str, Any]) -> None:
     """Carry out `orders`; nothing is changed when one of them cannot be used.
 
     `faults` replaces all faults, `add_faults` adds some (each written as text or as an object), `clear_faults`

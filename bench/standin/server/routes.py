@@ -218,7 +218,7 @@ class Routes:
 
     def _post_control(self, connection: Connection, request: Request) -> None:
         try:
-            control.obey(self._server, messages.json_object(request))
+            control.apply_orders(self._server, messages.json_object(request))
         except (ConfigError, TypeError, ValueError) as error:
             connection.answer(Response(status=400, blocks=[orjson.dumps({"error": str(error)})]))
         else:

@@ -1,4 +1,4 @@
-"""A closed loop of requests on a whole fleet: a fixed number in flight at each server, as in `engine run`.
+"""The load: a closed loop of requests on a whole fleet, a fixed number in flight at each server, as in `engine run`.
 
 All servers pull from one cycle of requests, so a fast one takes more of them. One thread and one poller drive them all:
 decoding included that costs some 6 us a document, so 100,000 documents/s. Vectors as JSON numbers cost 100 us; a run

@@ -1,4 +1,4 @@
-"""The climb: one batch size, from few requests in flight to as many as pay."""
+"""The climb: with one batch size, from few requests in flight upward for as long as throughput grows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KNEE_STEPS = 2
 
 
 class Climb:
-    """Climbs with one batch size after the other on the same ground."""
+    """Climbs with one batch size after the other."""
 
     def __init__(self, survey: Survey) -> None:
         self._survey = survey

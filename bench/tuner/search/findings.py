@@ -1,4 +1,4 @@
-"""What a search has found so far, and what follows from it."""
+"""Findings: what a search knows of all points so far, and what follows from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of an operating point after one or several visits."""
+"""A record: what is known of one operating point after one or several visits."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _require(option: str, value: float, low: float, high: float) -> None:
 
 
 class Survey:
-    """The ground of a search: load, texts, limits, time, and what was found.
+    """What every part of a search shares: load, texts, limits, the time left, and what was found.
 
     Attributes:
         findings: What is known so far.

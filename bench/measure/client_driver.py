@@ -1,4 +1,4 @@
-"""Client processes between two pumps: batches go round in one order, vectors are counted and dropped.
+"""Drives client processes without reader and writer: batches go round in one order, vectors are counted and dropped.
 
 What a client costs and how well it uses its servers shows best without a reader and a writer; rings, channels and
 processes are the real ones.
@@ -28,7 +28,7 @@ _NUMBER = 1  # of the generation
 
 
 @dataclass(slots=True)
-class Lap:
+class Interval:
     """What happened in a stretch of time.
 
     Attributes:
@@ -53,7 +53,7 @@ class Lap:
 
 
 @dataclass(slots=True)
-class ClientPump:
+class ClientDriver:
     """Runs one client process for each server; a context manager.
 
     Attributes:
@@ -61,7 +61,7 @@ class ClientPump:
         batches: Texts of each batch; after the last one the first comes again.
         n_slots: Document slots.
         once: Whether to stop after the last batch instead.
-        figures: The last `client` event of every client.
+        reports: The last `client` event of every client.
     """
 
     settings: ClientSettings
@@ -69,13 +69,13 @@ class ClientPump:
     n_slots: int = 32
     n_vectors: int = 32
     once: bool = False
-    figures: dict[str, Message] = field(default_factory=dict)
+    reports: dict[str, Message] = field(default_factory=dict)
     _bodies: list[bytes] = field(default_factory=list)
     _sequence: int = 0
     _generation: Generation | None = None
     _processes: list[psutil.Process] = field(default_factory=list)
 
-    def __enter__(self) -> ClientPump:
+    def __enter__(self) -> ClientDriver:
         fleet = examine(self.settings)
         rows = max(map(len, self.batches))
         self._bodies = [orjson.dumps(list(batch)) for batch in self.batches]
@@ -102,8 +102,8 @@ class ClientPump:
         assert self._generation is not None
         self._generation.finish(2.0)
 
-    def run(self, *, seconds: float, rows: int | None = None) -> Lap:
-        """Pump for so long, or until so many rows have come out."""
+    def run(self, *, seconds: float, rows: int | None = None) -> Interval:
+        """Feed the clients for so long, or until so many rows have come out."""
         assert self._generation is not None
         parts = self._generation.parts
         n_rows = 0
@@ -120,7 +120,7 @@ class ClientPump:
                 heard_s = now_s
                 self._listen()
         self._listen()
-        return Lap(n_rows, time.monotonic() - began_s, self.cpu_s() - cpu_began_s)
+        return Interval(n_rows, time.monotonic() - began_s, self.cpu_s() - cpu_began_s)
 
     def cpu_s(self) -> float:
         """CPU seconds of all clients so far."""
@@ -142,7 +142,7 @@ class ClientPump:
             messages, ended = child.channel.poll()
             for message in messages:
                 if message["event"] == "client":
-                    self.figures[role] = message
+                    self.reports[role] = message
                 elif message["event"] == "error":
                     raise RuntimeError(f"{role}: {message['message']}")
             if ended:
