@@ -192,7 +192,8 @@ class StandinFleet:
     def control(self, port: int, **orders: Any) -> dict[str, Any]:
         """Give `orders` to the server on `port` and return its report after them.
 
-        The orders are those of `bench.standin.server.control.apply_orders`; without any it only reports. It works while the port refuses or hangs.
+        The orders are those of `bench.standin.server.control.apply_orders`; without any it only reports. It works
+        while the port refuses or hangs.
 
         Raises:
             FleetError: the process is gone, or an order cannot be used.
