@@ -16,7 +16,8 @@ from bench.standin.api.metrics import Metrics
 from bench.standin.backends.base import Backend
 from bench.standin.config import StandinConfig
 from bench.standin.faults import misbehaviour
-from bench.standin.faults.script import Fault, FaultSet, parse_fault
+from bench.standin.faults.script import Fault, parse_fault
+from bench.standin.faults.selection import FaultSet
 from bench.standin.http.connection import Connection, Request, Response
 from bench.standin.http.listener import Listener
 from bench.standin.http.loop import Loop

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from bench.standin import StandinConfig, StandinFleet
-from bench.standin.faults.script import KINDS, FaultSet, parse_fault
+from bench.standin.faults.script import KINDS, parse_fault
+from bench.standin.faults.selection import FaultSet
 from engine.errors import ConfigError
 from tests.bench.standin.client import embed, get
 from tests.bench.standin.target import Target
