@@ -29,7 +29,7 @@ _NUMBER = 1  # of the generation
 
 @dataclass(slots=True)
 class Interval:
-    """What happened in a stretch of time.
+    """What the clients did in a stretch of time.
 
     Attributes:
         rows: Rows that came out.
@@ -54,7 +54,7 @@ class Interval:
 
 @dataclass(slots=True)
 class ClientDriver:
-    """Runs one client process for each server; a context manager.
+    """Runs one client process for each server, and feeds them batches; a context manager.
 
     Attributes:
         settings: The clients' settings; the doctor fills in the rest.

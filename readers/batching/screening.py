@@ -76,7 +76,7 @@ class Rows:
 
 
 class Screening:
-    """Applies the text policy to pages.
+    """Tells the documents of a page that can be embedded from the others, by the text policy.
 
     Attributes:
         quarantined: Documents that were refused and not yet told to the supervisor; the caller empties it.

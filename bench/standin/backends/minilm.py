@@ -170,7 +170,7 @@ def _fail(error: Exception) -> None:
 
 
 class MiniLmBackend(Backend):
-    """One port's face of the shared engine."""
+    """The backend of one port; computes with the engine that all ports share."""
 
     def __init__(
         self, loop: Loop, engine: MiniLmEngine, metrics: Metrics, *, model_id: str, max_input_length: int

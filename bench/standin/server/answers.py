@@ -20,7 +20,7 @@ _HEADERS = (
 
 
 class Answer:
-    """What a finished job says to its client."""
+    """The answer to a finished job: headers and body."""
 
     __slots__ = ("job", "model_json", "n_tokens", "total_s", "wanted")
 

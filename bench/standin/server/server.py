@@ -26,7 +26,7 @@ from bench.standin.server.permits import Permits
 
 @dataclass(slots=True)
 class Counters:
-    """What the control route reports."""
+    """What one server has counted, for the control route."""
 
     connections_opened: int = 0
     requests: int = 0
@@ -39,7 +39,7 @@ class Counters:
 
 
 class Server:
-    """Everything behind one port but the routes; fulfils `bench.standin.faults.misbehaviour.FaultyServer`.
+    """One port with its connections, permits, counters and faults, but without routes; fulfils `bench.standin.faults.misbehaviour.FaultyServer`.
 
     Attributes:
         permits: What is admitted at a time.

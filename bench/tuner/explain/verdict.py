@@ -22,7 +22,7 @@ _ROUGH = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the measurements mean.
+    """What limits the chosen point, where the knee is, which server flags would help; all of it also in words.
 
     Attributes:
         limit: What limits the chosen (or nearest) point.

@@ -92,7 +92,7 @@ class Load(Protocol):
 
 @dataclass(slots=True)
 class _Lane:
-    """One server."""
+    """One server under load: its requester, and what is in flight for the current point."""
 
     url: str
     requester: Requester
@@ -104,7 +104,7 @@ class _Lane:
 
 @dataclass(slots=True)
 class _Sending:
-    """The current operating point."""
+    """The operating point that requests are sent for now."""
 
     cycle: Cycle
     concurrency: int

@@ -87,7 +87,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What the answers so far mean.
+    """Rate and coverage by the answers so far.
 
     Attributes:
         rate: Documents a second.
@@ -101,7 +101,7 @@ class Reading:
 
 
 class Meter:
-    """Takes answers in and says what they mean so far.
+    """Takes the answers of a visit in; ends the warm-up, and works out rate, latencies and CPU.
 
     Attributes:
         steady_since_s: When the warm-up ended, None before.

@@ -20,7 +20,7 @@ DEFAULT_CHARACTERS_PER_TOKEN = 4.0
 
 @dataclass(slots=True)
 class Findings:
-    """What is known so far; complete once the search has ended.
+    """Every point that a search has visited, and what it chose; complete once the search has ended.
 
     Attributes:
         records: Every point that was visited.

@@ -35,7 +35,7 @@ _TEXTS_THAT_SHOW_PADDING = 16
 
 
 class Search:
-    """One search.
+    """One search for the operating point of a fleet.
 
     Attributes:
         findings: What is known so far; may be read at any time, also after an interruption.
