@@ -39,7 +39,9 @@ class Counters:
 
 
 class Server:
-    """One port with its connections, permits, counters and faults, but without routes; fulfils `bench.standin.faults.misbehaviour.FaultyServer`.
+    """One port with its connections, permits, counters and faults, but without routes.
+
+    Fulfils `bench.standin.faults.misbehaviour.FaultyServer`.
 
     Attributes:
         permits: What is admitted at a time.
