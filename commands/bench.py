@@ -13,8 +13,8 @@ import engine
 from bench.measure.pipeline import PipelineConfig
 from bench.measure.pipeline import as_text as pipeline_as_text
 from bench.measure.pipeline import measure as measure_pipeline
-from bench.tuner.measure.measure import Visit
 from bench.tuner.measure.probe import probe
+from bench.tuner.measure.visit import Visit
 from bench.tuner.report import report
 from bench.tuner.report.plot import require_plotting, write_png
 from bench.tuner.report.tuned import Tuned, servers_of, write_tuned
@@ -148,7 +148,7 @@ def _tell(part: str, visit: Visit) -> None:
         visit.point.concurrency,
         visit.rate.per_s,
         visit.p_s(0.95),
-        visit.outcome.value,
+        visit.stop_reason.value,
         visit.total_s,
     )
 

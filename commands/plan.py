@@ -27,7 +27,7 @@ from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
 from readers.batching.skip import QuarantineLog
 from readers.mongo.connection import open_client, open_collection, ping
-from readers.mongo.ids import decide_id_type
+from readers.mongo.ids import decide_id_type, key_of_text
 from readers.mongo.sample import QueueSample, sample_queue
 from readers.mongo.work_queue import WorkQuery
 from writers.shards.schema import ShardSchema
@@ -114,7 +114,7 @@ def _sample(config: RunConfig, uri: str) -> tuple[QueueSample, IdType]:
         ping(client, uri)
         collection = open_collection(client, source.database, source.collection)
         query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan)
-        quarantined = QuarantineLog(str(config.folders.quarantine)).new_keys()
+        quarantined = QuarantineLog(str(config.folders.quarantine), key_of_text).new_keys()
         sample = sample_queue(collection, query, source.text_field, WINDOW_TEXTS, quarantined=quarantined)
         return sample, decide_id_type(collection)
 

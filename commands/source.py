@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from engine.config import SourceConfig
 from engine.errors import EngineError, SourceError
 from engine.memory.ids import IdType
-from readers.batching.columns import infer_columns
+from readers.mongo.columns import sample_columns
 from readers.mongo.connection import Client, open_client, open_collection, ping, selection_ms
 from readers.mongo.errors import attempt
 from readers.mongo.ids import decide_id_type
@@ -58,7 +58,7 @@ def inspect_source(config: SourceConfig, uri: str, *, wait_s: float) -> Source:
         query = WorkQuery.of(config.done_field, config.langs, config.filter, config.scan)
         require_queue_index(collection, query, (config.text_field,))
         require_text_field(collection, query, config.text_field)
-        inferred = infer_columns(collection, config.columns)
+        inferred = sample_columns(collection, config.columns)
         for name in inferred.absent:
             _log.warning("column_absent name=%s: no document of a sample has it; it is written as strings", name)
         return Source(empty=False, id_type=decide_id_type(collection), columns=inferred.columns)

@@ -152,7 +152,7 @@ class StageComposer:
         """
         if self._config.source.mark:
             return None
-        from readers.mongo.done_ids import build  # noqa: PLC0415 - imports numpy, which only this mode needs here
+        from readers.batching.done_ids import build  # noqa: PLC0415 - imports numpy, which only this mode needs here
 
         folders = self._config.folders
         path = folders.hot / "done-ids"

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+import bson
 import pymongo
 from bson import json_util
+from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 
 from engine.memory.channels import Channel, Message
@@ -282,3 +284,19 @@ def canonical_ids(values: list[Any]) -> Counter[str]:
 def client_of(uri: str) -> pymongo.MongoClient[dict[str, Any]]:
     """A plain client of its own."""
     return pymongo.MongoClient(uri)
+
+
+def numbered(n_rows: int) -> list[dict[str, Any]]:
+    """So many plain documents."""
+    return [{"_id": number, "text": f"text number {number}", "lang": "en"} for number in range(n_rows)]
+
+
+def insert_raw(documents: Documents, document: dict[str, Any], marker: bytes, bad: bytes) -> None:
+    """Insert a document in which `marker` is replaced by bytes that are not valid UTF-8."""
+    assert len(marker) == len(bad)
+    documents.insert_one(RawBSONDocument(bson.encode(document).replace(marker, bad)))
+
+
+def entries_of(reader: ReaderHarness) -> list[dict[str, Any]]:
+    """All quarantine entries that the reader told."""
+    return [entry for message in reader.events.all("quarantine") for entry in message["entries"]]
