@@ -8,12 +8,16 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from engine.config import RunConfig
 from engine.errors import ConfigError, DamageError, FingerprintMismatch
 from engine.ledger.log import FORMAT, Ledger, Record, RunState
 from engine.ledger.runfolder import IN_PROGRESS, RunFolders
 from engine.memory.ids import IdType
 from engine.records import Fingerprint
+from gpu_clients.servers.canary import Canary
+from gpu_clients.vectors.soundness import MIN_COSINE
 from writers.shards.schema import ShardSchema
 from writers.shards.store import ParquetShards
 
@@ -89,10 +93,12 @@ def settle(
 
     Args:
         id_type, columns: What the collection suggests; a data set that is there decides for itself.
-        canary: The servers' answer to the canary texts, kept to recognise another model under the same name.
+        canary: The servers' vectors of the canary texts (`Canary.encode`): recorded at the first start, compared at
+            every other, because a model that says the same of itself may give other vectors (another default prompt,
+            other weights under one path).
 
     Raises:
-        FingerprintMismatch: the vectors would not be comparable; names the fields.
+        FingerprintMismatch: the vectors would not be comparable; names the fields, or the cosine of the canary.
         ConfigError: another column set or vector type, or shards of a ledger that is not this one.
     """
     known = recorded(ledger.state)
@@ -122,9 +128,44 @@ def settle(
             f"this run would not continue the data set of {config.folders.hot}: {'; '.join(differences)}. "
             "Start the servers as before, or begin another data set with another --done-field"
         )
+    _compare_canary(ledger.state, canary, config)
     _compare_columns(known, config)
     _warn_of_missing_shards(ledger.state, config)
     return known
+
+
+def _compare_canary(state: RunState, canary: str, config: RunConfig) -> None:
+    """Refuse servers that embed the canary texts otherwise than those that the data set was begun with.
+
+    A ledger without a canary, or with one that cannot be read, has nothing to compare with: it is continued.
+
+    Raises:
+        FingerprintMismatch: a text's cosine is below `MIN_COSINE`.
+    """
+    recorded_text = state.run.get("canary") if state.run is not None else None
+    there = _readable(recorded_text)
+    asked = _readable(canary)
+    if there is None or asked is None or there.mixed.shape != asked.mixed.shape:
+        if recorded_text is not None:
+            _log.warning("canary_not_compared ledger=%s: what it has recorded cannot be read", config.folders.ledger)
+        return
+    cosine = there.agrees_with(asked)
+    if not cosine >= MIN_COSINE:
+        raise FingerprintMismatch(
+            f"this run would not continue the data set of {config.folders.hot}: the servers give other vectors of the "
+            f"canary texts than those it was begun with (cosine {cosine:.4f}, expected at least {MIN_COSINE}): start "
+            "the servers with the weights, default prompt and options of before, or begin another data set with "
+            "another --done-field"
+        )
+
+
+def _readable(text: Any) -> Canary | None:
+    """The canary of a text, None when it is not what `Canary.encode` writes."""
+    try:
+        canary = Canary.decode(text)
+    except (TypeError, ValueError):  # of the base64, or of the number of rows
+        return None
+    return canary if np.isfinite(canary.mixed).all() and np.isfinite(canary.equal).all() else None
 
 
 def _warn_of_missing_shards(state: RunState, config: RunConfig) -> None:
