@@ -1,4 +1,4 @@
-"""A run from its start to its summary: preflight, recovery's parts, the stages, the supervisor."""
+"""A run from its start to its summary: preflight, data set, stages, supervisor."""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ from commands.composition.servers import client_settings, examine_patiently
 from commands.composition.source import inspect_source
 from commands.composition.stages import StageComposer, plan_rings
 from commands.options.secrets import RunSecrets
+from commands.run.limits import limits, open_files
+from commands.run.observers import observers
 from engine.config import RunConfig, to_toml
 from engine.errors import EngineError, Exit, SinkError
 from engine.ledger import durable
-from engine.ledger.commits import MAX_UNMARKED_ROWS
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RESERVE_BYTES, RunFolders, RunLock
-from engine.supervision.generation import RingPlan
-from engine.supervision.open_files import files_of_run, require_open_files
+from engine.supervision.open_files import require_open_files
 from engine.supervision.run_plan import RunPlan
 from engine.supervision.signals import SignalInbox
 from engine.supervision.supervisor import Supervisor
 from engine.telemetry.logs import redact
-from engine.telemetry.progress import LineProgress
-from engine.telemetry.reporting import Observer
 from engine.telemetry.summary import RunClock, Tally, summary
 from gpu_clients.servers.doctor import Fleet
 from readers.mongo.marker import Marker
@@ -105,7 +103,7 @@ def _prepare(
     if source.empty:
         return None
     clients = client_settings(config, secrets)
-    require_open_files(_open_files(config))
+    require_open_files(open_files(config))
     fleet = examine_patiently(clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto")
     if tuned is not None:
         _warn_of_another_fleet(tuned, fleet)
@@ -145,7 +143,9 @@ def _prepare(
         shards=data_set.shards(folders),
         marker=_marker(config, secrets, data_set, stack),
         quarantine=quarantine,
-        observers=_observers(show_progress, metrics_port, config, _limits(config, fleet, rings), stack),
+        observers=observers(
+            config, limits(config, fleet, rings), stack, show_progress=show_progress, metrics_port=metrics_port
+        ),
         signals=SignalInbox(),
     )
 
@@ -200,47 +200,3 @@ def _empty_summary(config: RunConfig, code: Exit) -> dict[str, Any]:
     return summary(
         Tally(), RunClock(), run=config.name, collection=config.namespace, bottleneck="nothing ran", exit_code=code
     )
-
-
-def _open_files(config: RunConfig) -> int:
-    """Descriptors that one process of this run may need."""
-    servers = config.servers
-    return files_of_run(n_servers=len(servers.urls), in_flight=servers.concurrency or servers.max_concurrency)
-
-
-def _limits(config: RunConfig, fleet: Fleet, rings: RingPlan) -> str:
-    """The fixed limits of this run (G5): memory, work in flight, files that are not committed yet."""
-    shard_mib = config.sink.shard_bytes >> 20
-    return (
-        f"limits shared_memory={rings.size_bytes >> 20} MiB "
-        f"(documents {rings.n_documents} x {rings.document_bytes >> 10} KiB, "
-        f"vectors {rings.n_vectors} x {rings.layout.slot_bytes >> 10} KiB) "
-        f"servers={len(config.servers.urls)} batch_size={fleet.batch_size} "
-        f"in_flight_per_server<={config.servers.concurrency or config.servers.max_concurrency} "
-        f"open_shard<={shard_mib} MiB or {config.sink.shard_seconds:g} s temporaries<={2 * shard_mib} MiB "
-        f"unmarked_rows<={MAX_UNMARKED_ROWS} open_files<={_open_files(config)} each process"
-    )
-
-
-def _observers(
-    show_progress: bool, metrics_port: int | None, config: RunConfig, limits: str, stack: ExitStack
-) -> list[Observer]:
-    observers: list[Observer] = []
-    if show_progress:
-        from rich.console import Console  # noqa: PLC0415 - only a terminal pays for rich
-
-        from engine.telemetry.panel import TerminalProgress  # noqa: PLC0415
-
-        panel = TerminalProgress(Console(stderr=True), limits)
-        stack.callback(panel.close)
-        observers.append(panel)
-    else:
-        _log.info("%s", limits)
-        observers.append(LineProgress())
-    if metrics_port is not None:
-        from engine.telemetry.exporter import MetricsExporter  # noqa: PLC0415 - only who asks for metrics pays for it
-
-        exporter = MetricsExporter(metrics_port, config.name)
-        stack.callback(exporter.close)
-        observers.append(exporter)
-    return observers
