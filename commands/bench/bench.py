@@ -89,7 +89,7 @@ def find_operating_point(config: BenchConfig, secrets: RunSecrets) -> BenchResul
     if config.texts is not None:
         texts = read_texts(config.texts, config.plan.tune.seed)
     else:
-        texts = list(sample(config.run, secrets.mongo_uri, MAX_TEXTS).texts)
+        texts = list(_sample(config.run, secrets.mongo_uri, MAX_TEXTS).texts)
     allow_open_files(SPARE + len(settings.urls) * (config.plan.concurrency_max or _MOST_IN_FLIGHT))
     fleet = examine(settings)
     for warning in fleet.warnings:
@@ -151,7 +151,7 @@ def _tell(part: str, visit: Visit) -> None:
     )
 
 
-def sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
+def _sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
     """Texts of the work queue at random, and how many documents it holds.
 
     Raises:
