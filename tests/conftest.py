@@ -30,6 +30,10 @@ hypothesis.settings.register_profile("explore", _NO_CLOCK)
 hypothesis.settings.register_profile("same", _NO_CLOCK, derandomize=True)
 hypothesis.settings.load_profile("same")
 
+QUICK_JOURNAL = ("--journalCommitInterval", "5")
+"""For a mongod of tests: a collection that is dropped and an index that is made wait for the next flush of the journal,
+which comes every 100 ms otherwise. What waits for the journal by its write concern is told as before."""
+
 _names = itertools.count(1)
 _session_servers: list[LocalMongod] = []  # they outlive a test, and a test may restart them
 _session_pids: set[int] = set()
@@ -45,8 +49,8 @@ def outlives_tests(*pids: int) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def mongod() -> Iterator[LocalMongod]:
-    """One real mongod for the whole session; a missing one fails the test, it never skips it."""
-    with LocalMongod() as server:
+    """One real mongod for the whole session (of each worker); a missing one fails the test, it never skips it."""
+    with LocalMongod(arguments=QUICK_JOURNAL) as server:
         _session_servers.append(server)
         yield server
         _session_servers.remove(server)
