@@ -23,11 +23,12 @@ setup: $(READY) ## make the virtual environment with everything in it
 $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed; $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[serve,plot,reading,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[serve,plot,reading,dev]'
 	@for part in $(PARTS); do \
-		$(BIN)/python -m pip install --quiet --no-deps $$part || echo "note: no $$part for this platform"; \
+		$(BIN)/python -m pip install --quiet --no-compile --no-deps $$part || echo "note: no $$part for this platform"; \
 	done
-	@$(BIN)/python -m compileall -q cli.py engine readers gpu_clients writers bench commands
+	@# on all cores, which pip does not do; what cannot be compiled is nobody's business until it is imported
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib cli.py engine readers gpu_clients writers bench commands || :
 	@touch $(READY)
 
 demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, merge, verify, search

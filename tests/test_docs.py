@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import subprocess
 import sys
@@ -69,9 +70,12 @@ def test_every_guarantee_names_tests_that_are_there() -> None:
 
 def test_every_dependency_earns_a_line() -> None:
     """setup.cfg and docs/dependencies.md name the same packages."""
-    options = read("setup.cfg").partition("install_requires =")[2].partition("[options.package_data]")[0]
-    names = {re.split(r"[<>=;\s]", line.strip())[0] for line in options.splitlines() if re.match(r"    [a-z]", line)}
-    tools = {"hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "types-psutil", "types-requests"}
+    options = configparser.ConfigParser()
+    options.read_string(read("setup.cfg"))
+    needed = [options["options"]["install_requires"], *options["options.extras_require"].values()]
+    names = {re.split(r"[<>=;\s]", line)[0] for lines in needed for line in lines.strip().splitlines()}
+    tools = {"hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "types-psutil", "types-requests"}
+    assert tools < names
     for name in names - tools:
         assert f"| {name}" in read("docs/dependencies.md"), name
 
