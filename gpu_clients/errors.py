@@ -6,8 +6,10 @@
     BACK_OFF    it has too much to do: fewer at a time               OVERLOADED
     DIVIDE      one document of the batch, or its size: smaller      EMPTY, TOO_LONG, REJECTED, TOKENIZER,
                 batches, until a document fails alone                PAYLOAD, BACKEND, UNSOUND
-    EXCLUDE     it cannot be used as configured: out, until a probe  UNAUTHORIZED, WRONG_SERVICE, DRIFTED, OUT
-                says otherwise
+    EXCLUDE     it cannot be used as configured, as it seems. The    UNAUTHORIZED, WRONG_SERVICE, DRIFTED, OUT
+                canary tells: when that fails as well the server is
+                out until a probe says otherwise, and when it is
+                right the batch is divided
 
 The decision is taken by status, content type and the error's declared type, never by the words of a message; those
 only refine the reason that is written beside a document in quarantine.
@@ -81,6 +83,8 @@ QUARANTINE_REASONS: dict[FailureKind, str] = {
     FailureKind.TOKENIZER: "tokenizer",
     FailureKind.PAYLOAD: "too_large",
     FailureKind.UNSOUND: "unsound_vector",
+    FailureKind.UNAUTHORIZED: "rejected",
+    FailureKind.WRONG_SERVICE: "rejected",
 }
 """Reason written beside a document that failed alone; every other kind is `backend`."""
 

@@ -164,6 +164,7 @@ class ClientStage:
         self._counter.check_deadlines()
         self._dialogues.wake(now_s)
         if self._rejoin.advance(now_s):
+            self._starving = False  # whether it is has yet to be seen
             self._report()
             self._reports.server_back()
         self._reports.say_why_out()
@@ -345,8 +346,8 @@ class ClientStage:
     # -- out of service --------------------------------------------------------------------------------
 
     def _fell_sick(self, failure: Failure) -> None:
-        """A conversation has shown that our server is at fault."""
-        if self._lane.breaker.is_ok:
+        """A conversation has shown that our server is at fault; overload is waited out, within bounds of its own."""
+        if self._lane.breaker.is_ok and failure.remedy is not Remedy.BACK_OFF:
             self._figures.add_failure(self._lane.address.url, failure)
             self._trip(failure)
 
@@ -394,4 +395,5 @@ class ClientStage:
             self._context.tell("stopped", rows=self._handover.rows, taken_rows=self._figures.taken_rows)
 
     def _report(self) -> None:
-        self._reports.tell(starving=self._starving, stopped=self._stopped)
+        starving = self._starving and self._dialogues.n_open <= self._n_looking
+        self._reports.tell(starving=starving, stopped=self._stopped)

@@ -6,6 +6,7 @@ An answer is decoded straight into the memory of an empty vector slot. When ther
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -97,7 +98,7 @@ class Handover:
         """
         if not finding.complete or doubts != self._lane.doubts:
             if finding.case is not None:
-                batch.case = finding.case
+                batch.case = dataclasses.replace(finding.case, returns=batch.case.returns)
             self._give_back(batch)
             return
         if not finding.judged and not self._lane.truncation.clears(batch.header.body_bytes, None):

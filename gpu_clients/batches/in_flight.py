@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import time
 
 from engine.supervision.worker import StageContext
-from gpu_clients.batches.batch import Batch, CaseFile, Suspicion
+from gpu_clients.batches.batch import Batch, Suspicion
 from gpu_clients.batches.counters import Figures
 
 
@@ -60,6 +61,7 @@ class Hands:
             for batch in (*self.in_flight, *(batch for _, _, batch in self._retries if batch.lost)):
                 _suspect(batch)
         for batch in self.in_flight:
+            batch.note_return()
             self.give_back(batch)
         self.in_flight.clear()
         self.give_back_retries()
@@ -67,11 +69,13 @@ class Hands:
     def give_back_retries(self) -> None:
         """Give back what waits to be sent again."""
         for _, _, batch in self._retries:
+            batch.note_return()
             self.give_back(batch)
         self._retries.clear()
 
 
 def _suspect(batch: Batch) -> None:
     """Note that a server died while the batch was with it."""
-    if batch.case.suspicion is Suspicion.NONE:
-        batch.case = CaseFile(Suspicion.NEARBY)
+    case = batch.case
+    if case.suspicion is Suspicion.NONE:
+        batch.case = dataclasses.replace(case, suspicion=Suspicion.NEARBY)

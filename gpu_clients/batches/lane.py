@@ -125,6 +125,12 @@ class Lane:
         since = time.monotonic() - UNSTEADY_WITHIN_S
         return sum(second >= since for second in self._troubled_seconds) >= UNSTEADY_SECONDS
 
+    def passed(self) -> None:
+        """Take note of a good answer to something else than a batch: it is not swamped."""
+        self.last_answer_s = time.monotonic()
+        self.overloaded_since_s = None
+        self.admission.passed()
+
     def answered(self, completion: Completion, times: ServerTimes) -> None:
         """Take note of a good answer."""
         self._n_answers += 1

@@ -22,6 +22,7 @@ deaths), and the text found is put before a second server. What is known travels
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -37,9 +38,16 @@ from gpu_clients.servers.side_requests import Ask, Pause, Reply, Wish
 from gpu_clients.vectors.decode import Matrix
 
 _MAX_PAUSES = 20
+_TIMES_BESIDE_CANARY = 5
+_TIMES_BESIDE_CANARY_TOGETHER = 2
+"""So often in a row a text, or several, are refused as too much for now and the canary is taken at once: then it is no
+overload."""
 _TRIES = 2
 """Requests for one piece that may fail for the server's reasons before that counts as the piece's failure."""
 _GONE = (FailureKind.REFUSED, FailureKind.LOST)
+_NOT_SERVED = (FailureKind.UNAUTHORIZED, FailureKind.WRONG_SERVICE)
+_MAY_BE_THE_SUM = (FailureKind.PAYLOAD, *_NOT_SERVED)
+"""Failures that the size of a request may be the reason of, so that both halves may be good."""
 
 
 class ServerSick(Exception):
@@ -84,6 +92,7 @@ class Finding:
         case: What is to be noted in the batch's case file, or None.
         truncated: Texts that the server has cut.
         judged: Whether it has been looked into which these are.
+        too_large: Whether the texts were refused together because of their size, and divided.
     """
 
     matrix: Matrix
@@ -94,6 +103,7 @@ class Finding:
     case: CaseFile | None = None
     truncated: list[int] = field(default_factory=list)
     judged: bool = False
+    too_large: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,18 +137,19 @@ _Act = Generator[Wish, Reply, None]
 def isolate(texts: list[str], failure: Failure, laboratory: Laboratory) -> Search:
     """Take a failed batch apart; ends with what is known of every text."""
     quiet = failure.kind is FailureKind.BACKEND or failure.remedy is Remedy.RETRY
+    overloaded = failure.remedy is Remedy.BACK_OFF
     search = _Search(texts, laboratory, quiet=quiet)
     rows = list(range(len(texts)))
     failed_s = time.monotonic()
 
     def act() -> _Act:
-        if quiet and laboratory.last_answer_s() < failed_s:
-            # a dead GPU fails every batch: ask for the canary before blaming anybody
-            yield from search.check_own_server()
-        if quiet or len(rows) == 1:
+        if failure.remedy is not Remedy.DIVIDE or (quiet and laboratory.last_answer_s() < failed_s):
+            # a dead GPU, a wrong key, a redirect fail every batch: ask for the canary before blaming anybody
+            yield from search.check_own_server(quiet=failure.kind is FailureKind.BACKEND, at_once=True)
+        if quiet or overloaded or len(rows) == 1:
             yield from search.try_together(rows)
         else:
-            yield from search.divide(rows, by_size=failure.kind is FailureKind.PAYLOAD)
+            yield from search.divide(rows, by_size=failure.kind in _MAY_BE_THE_SUM)
 
     return search.run(act())
 
@@ -179,11 +190,17 @@ def interrogate(texts: list[str], case: CaseFile, laboratory: Laboratory) -> Sea
 
 
 def check_canary(
-    server: int, arrangement: Arrangement, laboratory: Laboratory, *, quiet: bool = False
+    server: int, arrangement: Arrangement, laboratory: Laboratory, *, quiet: bool = False, at_once: bool = False
 ) -> Generator[Wish, Reply, Failure | None]:
-    """Ask a server for the canary; None when its vectors are the right ones."""
+    """Ask a server for the canary; None when its vectors are the right ones.
+
+    Args:
+        quiet: Whether it is asked while nothing else is in flight at our own server.
+        at_once: Whether overload is a failure too, instead of being waited out.
+    """
     body, n_texts = canary_body(arrangement, laboratory.max_input_length)
-    reply = yield from _ask(Ask(server, body, n_texts, quiet))
+    ask = Ask(server, body, n_texts, quiet)
+    reply = (yield ask) if at_once else (yield from _ask(ask))
     if reply.failure is not None:
         return reply.failure
     if reply.unsound:
@@ -200,8 +217,12 @@ def _ask(ask: Ask) -> Generator[Wish, Reply, Reply]:
         reply = yield ask
         if reply.failure is None or reply.failure.remedy is not Remedy.BACK_OFF:
             break
-        yield Pause(min(1.0, 0.02 * 2.0**attempt))
+        yield Pause(_pause_s(attempt))
     return reply
+
+
+def _pause_s(attempt: int) -> float:
+    return min(1.0, 0.02 * 2.0**attempt)
 
 
 class _Search:
@@ -223,13 +244,13 @@ class _Search:
             self.finding.case = error.case
         return self.finding
 
-    def check_own_server(self) -> _Act:
+    def check_own_server(self, *, quiet: bool | None = None, at_once: bool = False) -> _Act:
         """Go on only with a server that gives the right canary.
 
         Raises:
             ServerSick: it does not.
         """
-        failure = yield from self._look_at(self._laboratory.own)
+        failure = yield from self._look_at(self._laboratory.own, quiet=quiet, at_once=at_once)
         if failure is not None:
             raise ServerSick(failure)
 
@@ -248,7 +269,9 @@ class _Search:
         if len(rows) == 1:
             yield from self._judge(rows[0], reply.failure)
         else:
-            yield from self.divide(rows, by_size=reply.failure.kind is FailureKind.PAYLOAD)
+            if len(rows) == len(self._texts) and reply.failure.kind is FailureKind.PAYLOAD:
+                self.finding.too_large = True
+            yield from self.divide(rows, by_size=reply.failure.kind in _MAY_BE_THE_SUM)
         return True
 
     def divide(self, rows: list[int], *, by_size: bool) -> _Act:
@@ -262,14 +285,17 @@ class _Search:
             yield from self.divide(right, by_size=False)
 
     def _ask_own(self, rows: list[int]) -> Generator[Wish, Reply, Reply]:
-        """Ask our server; its own failures are taken for the texts' only when they repeat beside a good canary."""
-        ask = self._ask_for(self._laboratory.own, rows)
+        """Ask our server; its own failures are taken for the texts' only when they repeat beside a good canary.
+
+        That a request is not allowed, or not known, is not repeated: a text that fails so alone is judged beside the
+        canary all the same.
+        """
         for _ in range(_TRIES):
-            reply = yield from _ask(ask)
+            reply = yield from self._ask_for(self._laboratory.own, rows)
             failure = reply.failure
-            if failure is None or failure.remedy is Remedy.DIVIDE:
+            if failure is None or failure.remedy is Remedy.DIVIDE or failure.kind in _NOT_SERVED:
                 break
-            if failure.remedy is Remedy.EXCLUDE:
+            if failure.remedy in (Remedy.EXCLUDE, Remedy.BACK_OFF):
                 raise ServerSick(failure)
             sick = yield from self._look_at(self._laboratory.own)
             if sick is not None:
@@ -288,7 +314,7 @@ class _Search:
         """A text failed alone on our server: is it the text?"""
         yield from self.check_own_server()
         for _ in range(self._laboratory.rounds - 1):
-            reply = yield from _ask(self._ask_for(self._laboratory.own, [row]))
+            reply = yield from self._ask_for(self._laboratory.own, [row])
             if reply.sound:
                 self.finding.matrix[row] = reply.matrix[0]
                 return
@@ -319,16 +345,16 @@ class _Search:
     ) -> Generator[Wish, Reply, tuple[bool, Failure | None]]:
         """One server's opinion of a text: whether that settles it, and what became of the server."""
         for left in reversed(range(self._laboratory.rounds)):
-            reply = yield from _ask(self._ask_for(server, [row]))
+            reply = yield from self._ask_for(server, [row])
             if reply.sound:
                 self.finding.matrix[row] = reply.matrix[0]
                 self.finding.servers.add(server)
                 return True, None
             second = reply.failure or _UNSOUND
             sick: Failure | None = None
-            if second.remedy in (Remedy.BACK_OFF, Remedy.EXCLUDE):
-                return False, second if second.remedy is Remedy.EXCLUDE else None
-            if second.remedy is Remedy.RETRY or left:
+            if second.remedy is Remedy.BACK_OFF or second.kind is FailureKind.OUT:
+                return False, second if second.kind is FailureKind.OUT else None
+            if second.remedy is not Remedy.DIVIDE or left:
                 sick = yield from self._look_at(server)
                 if sick is not None and (second.kind, first.kind) != (FailureKind.LOST, FailureKind.LOST):
                     return False, sick  # the server fell ill of something else
@@ -338,13 +364,32 @@ class _Search:
         self.finding.rejected[row] = Rejection(first, 2 * self._laboratory.rounds, f"{first.detail}{where}")
         return True, sick
 
-    def _look_at(self, server: int) -> Generator[Wish, Reply, Failure | None]:
-        quiet = self._quiet and server == self._laboratory.own
-        return (yield from check_canary(server, Arrangement.MIXED, self._laboratory, quiet=quiet))
+    def _look_at(
+        self, server: int, *, quiet: bool | None = None, at_once: bool = False
+    ) -> Generator[Wish, Reply, Failure | None]:
+        quiet = (self._quiet if quiet is None else quiet) and server == self._laboratory.own
+        return (yield from check_canary(server, Arrangement.MIXED, self._laboratory, quiet=quiet, at_once=at_once))
 
-    def _ask_for(self, server: int, rows: list[int]) -> Ask:
+    def _ask_for(self, server: int, rows: list[int]) -> Generator[Wish, Reply, Reply]:
+        """Ask a server for some texts.
+
+        Overload is waited out. When it lasts while the canary is taken at once, time and again, the texts are too much
+        for a request: the failure is one of their size then.
+        """
         body = orjson.dumps([self._texts[row] for row in rows])
-        return Ask(server, body, len(rows), self._quiet and server == self._laboratory.own)
+        ask = Ask(server, body, len(rows), self._quiet and server == self._laboratory.own)
+        enough = _TIMES_BESIDE_CANARY if len(rows) == 1 else _TIMES_BESIDE_CANARY_TOGETHER
+        in_a_row = 0
+        for attempt in range(_MAX_PAUSES):
+            reply = yield ask
+            failure = reply.failure
+            if failure is None or failure.remedy is not Remedy.BACK_OFF:
+                break
+            yield Pause(_pause_s(attempt))
+            in_a_row = in_a_row + 1 if (yield from self._look_at(server, at_once=True)) is None else 0
+            if in_a_row == enough:
+                return dataclasses.replace(reply, failure=dataclasses.replace(failure, kind=FailureKind.PAYLOAD))
+        return reply
 
 
 _UNSOUND = Failure(kind=FailureKind.UNSOUND, detail="the vector is not finite, zero, constant or of a wrong norm")

@@ -20,6 +20,8 @@ from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.decode import Matrix
 
 ROUNDS_WHEN_UNSTEADY = 4
+SUSPICIOUS_RETURNS = 2
+"""A batch that was given back so often after it had failed is not sent again as it is."""
 
 
 def laboratory_of(lane: Lane, settings: ClientSettings, others: Sequence[int], canary: Canary | None) -> Laboratory:
@@ -67,6 +69,10 @@ class Searches:
         if case.suspicion is not Suspicion.NONE:
             self._begin(batch, interrogate(batch.texts(), case, self._laboratory()))
             return True
+        if case.returns >= SUSPICIOUS_RETURNS:
+            detail = f"it was given back {case.returns} times after it had failed"
+            self.isolate(batch, Failure(kind=FailureKind.UNAVAILABLE, detail=detail))
+            return True
         refused = self._refused_bytes
         if refused is not None and batch.header.body_bytes >= refused and batch.n_texts > 1:
             self.isolate(batch, Failure(kind=FailureKind.PAYLOAD, detail="larger than the server's payload limit"))
@@ -76,8 +82,7 @@ class Searches:
     def isolate(self, batch: Batch, failure: Failure) -> None:
         """A batch failed: find the texts that are to blame."""
         if failure.kind is FailureKind.PAYLOAD:
-            n_bytes = batch.header.body_bytes
-            self._refused_bytes = min(n_bytes, self._refused_bytes or n_bytes)
+            self._note_refused_size(batch)
         self._begin(batch, isolate(batch.texts(), failure, self._laboratory()))
 
     def isolate_rows(self, batch: Batch, matrix: Matrix, rows: list[int]) -> None:
@@ -90,4 +95,13 @@ class Searches:
         self._begin(batch, isolate_rows(batch.texts(), matrix.copy(), rows, self._laboratory()))
 
     def _begin(self, batch: Batch, search: Search) -> None:
-        self._dialogues.start(search, partial(self._found, batch, self._lane.doubts), time.monotonic())
+        self._dialogues.start(search, partial(self._ended, batch, self._lane.doubts), time.monotonic())
+
+    def _ended(self, batch: Batch, doubts: int, finding: Finding) -> None:
+        if finding.too_large and finding.complete and not finding.rejected:
+            self._note_refused_size(batch)
+        self._found(batch, doubts, finding)
+
+    def _note_refused_size(self, batch: Batch) -> None:
+        n_bytes = batch.header.body_bytes
+        self._refused_bytes = min(n_bytes, self._refused_bytes or n_bytes)

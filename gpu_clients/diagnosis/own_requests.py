@@ -65,10 +65,9 @@ class OwnTalks:
         if completion.failure is not None and completion.failure.remedy is Remedy.BACK_OFF:
             self._overloaded(completion.failure)
         reply = reply_of(completion, self._dim)
-        now_s = time.monotonic()
         if reply.sound:
-            self._lane.last_answer_s = now_s
-        self._dialogues.reply(talk, reply, now_s)
+            self._lane.passed()
+        self._dialogues.reply(talk, reply, time.monotonic())
 
     def refuse(self) -> None:
         """Our server is out: tell everybody who waits for it."""
