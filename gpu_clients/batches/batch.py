@@ -1,4 +1,4 @@
-"""A batch in a client's hands, its case file, and how its documents' ids are written where people read them."""
+"""A batch that a client has taken, what is known of its troubles, and its documents' ids as people read them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from engine.memory.ids import IdType
 from engine.memory.slots import HEADER_BYTES, Header, RowMeta, body_of, fanout_of, meta_of
 from gpu_clients.http.connection import Exchange
 
-_CASE = struct.Struct("<IBBH")  # low half of the sequence, returns and suspicion (4 bits each), server, text
-_CASE_OFFSET = HEADER_BYTES - _CASE.size
+_HISTORY = struct.Struct("<IBBH")  # low half of the sequence, returns and suspicion (4 bits each), server, text
+_HISTORY_OFFSET = HEADER_BYTES - _HISTORY.size
 _MOST_RETURNS = 15
 
 
@@ -33,12 +33,12 @@ class Suspicion(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class CaseFile:
+class BatchHistory:
     """What the clients have found out about a batch that may hold a text which kills servers.
 
     It travels in the last eight bytes of the document slot's header, which the reader leaves alone: a client whose
     server died gives the batch back, and the next one has to know. The batch's sequence number stands in it, so that
-    a file left in a slot that was filled anew means nothing.
+    a history left in a slot that was filled anew means nothing.
 
     Attributes:
         suspicion: How bad it is.
@@ -91,24 +91,24 @@ class Batch:
         return self.header.n_rows
 
     @property
-    def case(self) -> CaseFile:
+    def history(self) -> BatchHistory:
         """What is suspected of it."""
-        sequence, marks, server, text = _CASE.unpack_from(self.view, _CASE_OFFSET)
+        sequence, marks, server, text = _HISTORY.unpack_from(self.view, _HISTORY_OFFSET)
         if not marks or sequence != self.header.sequence & 0xFFFFFFFF:
-            return CaseFile()
-        return CaseFile(Suspicion(marks & 0xF), server, text, marks >> 4)
+            return BatchHistory()
+        return BatchHistory(Suspicion(marks & 0xF), server, text, marks >> 4)
 
-    @case.setter
-    def case(self, case: CaseFile) -> None:
+    @history.setter
+    def history(self, history: BatchHistory) -> None:
         sequence = self.header.sequence & 0xFFFFFFFF
-        marks = min(case.returns, _MOST_RETURNS) << 4 | case.suspicion
-        _CASE.pack_into(self.view, _CASE_OFFSET, sequence, marks, case.server & 0xFF, case.text)
+        marks = min(history.returns, _MOST_RETURNS) << 4 | history.suspicion
+        _HISTORY.pack_into(self.view, _HISTORY_OFFSET, sequence, marks, history.server & 0xFF, history.text)
 
     def note_return(self) -> None:
         """Count that it is given back; only when it has failed, which need not be the server's fault."""
         if self.attempts or self.n_overloaded:
-            case = self.case
-            self.case = dataclasses.replace(case, returns=case.returns + 1)
+            history = self.history
+            self.history = dataclasses.replace(history, returns=history.returns + 1)
 
     def body(self) -> memoryview:
         """The JSON array of its texts, as a view into the slot."""

@@ -17,7 +17,7 @@ from bench.tuner.search.survey import TuneConfig
 from bench.tuner.texts.files import MAX_TEXTS, read_texts
 from bench.tuner.tuning import Outcome, TuningPlan
 from engine.errors import ConfigError
-from gpu_clients.servers.routes import ServerFacts
+from gpu_clients.server_facts import ServerFacts
 from tests.bench.tuner.test_tuner_search import FLEETS, SECONDS, corpus, limits_of, searched
 from tests.bench.tuner.test_tuner_tuned import fleet
 from tests.bench.tuner.test_tuner_verdict import servers_of

@@ -18,7 +18,7 @@ from bench.tuner.measure.statistics import Rate
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.record import Record
 from bench.tuner.texts.corpus import Order
-from gpu_clients.servers.routes import ServerFacts
+from gpu_clients.server_facts import ServerFacts
 from tests.bench.tuner.test_tuner_search import FLEETS, corpus, limits_of, search, searched
 
 

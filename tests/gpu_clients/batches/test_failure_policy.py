@@ -9,8 +9,8 @@ import pytest
 
 from engine.memory.slots import HEADER_BYTES, Header
 from gpu_clients.batches.batch import Batch
-from gpu_clients.batches.counters import Figures
-from gpu_clients.batches.failure_policy import OVERLOADED_ANSWERS, SUSPICIOUS_ATTEMPTS, Remedies
+from gpu_clients.batches.counters import Counters
+from gpu_clients.batches.failure_policy import OVERLOADED_ANSWERS, SUSPICIOUS_ATTEMPTS, FailurePolicy
 from gpu_clients.batches.lane import Lane
 from gpu_clients.errors import Failure, FailureKind, classify
 from gpu_clients.http.polling import Poller
@@ -23,7 +23,7 @@ class Recorder:
     """Takes the place of the batches in flight and of the bisections, and notes what it is told."""
 
     def __init__(self) -> None:
-        self.in_flight: set[Batch] = set()
+        self.sent: set[Batch] = set()
         self.waiting: list[Batch] = []
         self.returned: list[Batch] = []
         self.divided: list[Batch] = []
@@ -37,7 +37,7 @@ class Recorder:
         """As `InFlight`."""
         self.returned.append(batch)
 
-    def isolate(self, batch: Batch, _failure: Failure) -> None:
+    def bisect(self, batch: Batch, _failure: Failure) -> None:
         """As `Bisections`."""
         self.divided.append(batch)
 
@@ -53,9 +53,8 @@ def poller() -> Iterator[Poller]:
 def batch() -> Batch:
     """A batch of one row."""
     view = memoryview(bytearray(HEADER_BYTES + 64))
-    Header(generation=1, n_rows=1, sequence=3, ids_bytes=8, flags_bytes=1, columns_bytes=0, body_bytes=4).pack_into(
-        view
-    )
+    header = Header(generation=1, n_rows=1, sequence=3, ids_bytes=8, flags_bytes=1, columns_bytes=0, body_bytes=4)
+    header.pack_into(view)
     return Batch(0, view, 1)
 
 
@@ -69,12 +68,13 @@ def test_after_a_few_failures_of_any_kind_a_batch_is_divided_or_its_server_out(
     for failure in [*(classify(status, b"") for status in range(300, 600)), *none]:
         recorder = Recorder()
         lane = Lane(ClientSettings(urls=("http://127.0.0.1:1",), dim=4), 0, poller, random.Random(1))
-        policy = Remedies(
+        policy = FailurePolicy(
             lane,
             recorder,  # type: ignore[arg-type]
-            recorder,  # type: ignore[arg-type]
-            Figures(),
+            Counters(),
             random.Random(1),
+            bisect=recorder.bisect,
+            recheck_rows=lambda *_: None,
             take_out=recorder.taken_out.append,
         )
         bad = batch()
@@ -94,12 +94,12 @@ def test_returns_are_counted_only_for_a_batch_that_failed_and_stay_with_its_slot
     for one in (innocent, bad):
         one.note_return()
 
-    assert innocent.case.returns == 0
-    assert bad.case.returns == 1
+    assert innocent.history.returns == 0
+    assert bad.history.returns == 1
     again = Batch(0, bad.view, 1)
     again.n_overloaded = 1
     again.note_return()
-    assert again.case.returns == 2
+    assert again.history.returns == 2
     for _ in range(100):
         again.note_return()
-    assert again.case.returns == 15
+    assert again.history.returns == 15

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import orjson
 
-from gpu_clients.diagnosis.bisection import Finding, Laboratory, Search
+from gpu_clients.diagnosis.bisection import Bisection
+from gpu_clients.diagnosis.canary_check import BisectionContext
+from gpu_clients.diagnosis.finding import Finding
 from gpu_clients.errors import Failure, FailureKind
 from gpu_clients.servers.canary import canary_texts
 from gpu_clients.servers.side_requests import Ask, Pause, Reply
@@ -19,9 +21,9 @@ Server = Callable[[list[str]], Verdict]
 CANARIES = set(canary_texts(None))
 
 
-def laboratory(*others: int, rounds: int = 1) -> Laboratory:
+def context(*others: int, rounds: int = 1) -> BisectionContext:
     """Our server is number 0."""
-    return Laboratory(own=0, others=others, canary=None, max_input_length=None, dim=DIM, rounds=rounds)
+    return BisectionContext(own=0, others=others, canary=None, max_input_length=None, dim=DIM, rounds=rounds)
 
 
 @dataclass
@@ -38,18 +40,18 @@ class Fleet:
     asked: list[tuple[int, list[str]]] = field(default_factory=list)
     paused_s: float = 0.0
 
-    def run(self, search: Search) -> Finding:
-        """Drive a search to its end."""
+    def run(self, bisection: Bisection) -> Finding:
+        """Drive a bisection to its end."""
         reply: Reply | None = None
         while True:
             try:
-                wish = next(search) if reply is None else search.send(reply)
+                step = next(bisection) if reply is None else bisection.send(reply)
             except StopIteration as end:
                 found: Finding = end.value
                 return found
-            reply = self._answer(wish) if isinstance(wish, Ask) else None
-            assert isinstance(wish, Ask | Pause)
-            self.paused_s += wish.seconds if isinstance(wish, Pause) else 0.0
+            reply = self._answer(step) if isinstance(step, Ask) else None
+            assert isinstance(step, Ask | Pause)
+            self.paused_s += step.seconds if isinstance(step, Pause) else 0.0
 
     def _answer(self, ask: Ask) -> Reply:
         texts = orjson.loads(ask.body)

@@ -1,4 +1,4 @@
-"""The search for a bad document, against servers that are functions: how many questions, and who is blamed."""
+"""The bisection for a bad document, against servers that are functions: how many questions, and who is blamed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from gpu_clients.batches.batch import CaseFile, Suspicion
-from gpu_clients.diagnosis.bisection import interrogate, isolate, isolate_rows
+from gpu_clients.batches.batch import BatchHistory, Suspicion
+from gpu_clients.diagnosis.bisection import bisect, embed_suspect, recheck_rows
 from gpu_clients.errors import FailureKind
 from tests.gpu_clients.diagnosis.fleet import (
     Fleet,
     Verdict,
     batch,
     check,
+    context,
     failure,
-    laboratory,
     refuses,
     sound,
     vector,
@@ -29,7 +29,7 @@ def test_one_bad_text_is_found_with_few_questions(size: int, kind: FailureKind) 
     texts = batch(size)
     for bad in {0, size // 2, size - 1}:
         fleet = Fleet([refuses(texts[bad], kind=kind)] * 2)
-        check(fleet.run(isolate(texts, failure(kind), laboratory(1))), texts, {bad})
+        check(fleet.run(bisect(texts, failure(kind), context(1))), texts, {bad})
         assert fleet.questions(0) <= 2 * size.bit_length() + 1
         assert fleet.questions(1) == 1
 
@@ -38,20 +38,20 @@ def test_one_bad_text_is_found_with_few_questions(size: int, kind: FailureKind) 
 def test_any_number_of_bad_texts_is_found(bad: set[int]) -> None:
     texts = batch(64)
     server = refuses(*(texts[number] for number in bad), kind=FailureKind.BACKEND)
-    check(Fleet([server, server]).run(isolate(texts, failure(FailureKind.BACKEND), laboratory(1))), texts, bad)
+    check(Fleet([server, server]).run(bisect(texts, failure(FailureKind.BACKEND), context(1))), texts, bad)
 
 
 def test_a_batch_that_was_only_near_a_bad_one_costs_one_more_question() -> None:
     texts = batch(32)
     fleet = Fleet([sound, sound])
-    check(fleet.run(isolate(texts, failure(FailureKind.BACKEND), laboratory(1))), texts, set())
+    check(fleet.run(bisect(texts, failure(FailureKind.BACKEND), context(1))), texts, set())
     assert fleet.questions(0) == 1
 
 
 def test_a_text_that_the_second_server_can_embed_keeps_that_vector() -> None:
     texts = batch(32)
     fleet = Fleet([refuses(texts[5]), sound])
-    check(fleet.run(isolate(texts, failure(FailureKind.REJECTED), laboratory(1))), texts, set())
+    check(fleet.run(bisect(texts, failure(FailureKind.REJECTED), context(1))), texts, set())
 
 
 def test_a_server_that_fails_its_canary_blames_nobody() -> None:
@@ -61,7 +61,7 @@ def test_a_server_that_fails_its_canary_blames_nobody() -> None:
         def dead(_: list[str], kind: FailureKind = kind) -> Verdict:
             return kind
 
-        finding = Fleet([dead, sound]).run(isolate(texts, failure(FailureKind.REJECTED), laboratory(1)))
+        finding = Fleet([dead, sound]).run(bisect(texts, failure(FailureKind.REJECTED), context(1)))
         assert not finding.complete
         assert finding.sick is not None
         assert not finding.rejected
@@ -74,12 +74,12 @@ def test_a_second_server_that_fails_its_canary_is_not_heard() -> None:
         return FailureKind.BACKEND
 
     fleet = Fleet([refuses(texts[3]), dead, sound])
-    check(fleet.run(isolate(texts, failure(FailureKind.REJECTED), laboratory(1, 2))), texts, set())
+    check(fleet.run(bisect(texts, failure(FailureKind.REJECTED), context(1, 2))), texts, set())
 
 
 def test_without_another_server_our_own_is_asked_twice() -> None:
     texts = batch(8)
-    finding = Fleet([refuses(texts[3])]).run(isolate(texts, failure(FailureKind.REJECTED), laboratory()))
+    finding = Fleet([refuses(texts[3])]).run(bisect(texts, failure(FailureKind.REJECTED), context()))
     check(finding, texts, {3})
     assert finding.rejected[3].attempts == 2
     assert "no other server" in finding.rejected[3].detail
@@ -96,19 +96,17 @@ def test_on_an_unsteady_server_a_text_has_to_fail_every_time() -> None:
         seen += 1
         return FailureKind.BACKEND if seen % 8 else None
 
-    once = Fleet([moody, moody]).run(isolate(texts, failure(FailureKind.BACKEND), laboratory(1)))
+    once = Fleet([moody, moody]).run(bisect(texts, failure(FailureKind.BACKEND), context(1)))
     assert set(once.rejected) == {3}, "a steady server is believed"
     seen = 0
-    check(
-        Fleet([moody, moody]).run(isolate(texts, failure(FailureKind.BACKEND), laboratory(1, rounds=4))), texts, set()
-    )
+    check(Fleet([moody, moody]).run(bisect(texts, failure(FailureKind.BACKEND), context(1, rounds=4))), texts, set())
 
 
 def test_rows_that_are_no_vectors_are_asked_for_alone_and_the_others_kept() -> None:
     texts = batch(16)
     matrix = np.array([vector(text) for text in texts], dtype=np.float32)
     fleet = Fleet([sound, sound])
-    check(fleet.run(isolate_rows(texts, matrix, [2, 9], laboratory(1))), texts, set())
+    check(fleet.run(recheck_rows(texts, matrix, [2, 9], context(1))), texts, set())
     assert fleet.questions(0) == 2
 
 
@@ -131,17 +129,17 @@ class Mortal:
 def test_a_text_that_kills_is_found_with_three_deaths_after_the_first() -> None:
     texts = batch(32)
     servers = [Mortal(texts[17]) for _ in range(4)]
-    near = CaseFile(Suspicion.NEARBY)
+    near = BatchHistory(Suspicion.NEARBY)
 
-    first = Fleet([servers[0], servers[1]]).run(interrogate(texts, near, laboratory(1)))
-    assert (first.complete, first.case) == (False, CaseFile(Suspicion.ALONE))
+    first = Fleet([servers[0], servers[1]]).run(embed_suspect(texts, near, context(1)))
+    assert (first.complete, first.history) == (False, BatchHistory(Suspicion.ALONE))
 
-    assert first.case is not None
-    second = Fleet([servers[1], servers[2]]).run(interrogate(texts, first.case, laboratory(1)))
-    assert (second.complete, second.case) == (False, CaseFile(Suspicion.TEXT, server=0, text=17))
+    assert first.history is not None
+    second = Fleet([servers[1], servers[2]]).run(embed_suspect(texts, first.history, context(1)))
+    assert (second.complete, second.history) == (False, BatchHistory(Suspicion.TEXT, server=0, text=17))
 
-    assert second.case is not None
-    third = Fleet([servers[2], servers[3]]).run(interrogate(texts, second.case, laboratory(1)))
+    assert second.history is not None
+    third = Fleet([servers[2], servers[3]]).run(embed_suspect(texts, second.history, context(1)))
     check(third, texts, {17})
     assert sum(not server.alive for server in servers) == 3
 
@@ -149,7 +147,7 @@ def test_a_text_that_kills_is_found_with_three_deaths_after_the_first() -> None:
 def test_an_innocent_batch_that_was_nearby_passes_with_one_question() -> None:
     texts = batch(32)
     fleet = Fleet([sound])
-    check(fleet.run(interrogate(texts, CaseFile(Suspicion.NEARBY), laboratory())), texts, set())
+    check(fleet.run(embed_suspect(texts, BatchHistory(Suspicion.NEARBY), context())), texts, set())
     assert len(fleet.asked) == 1
 
 
@@ -160,4 +158,4 @@ def test_a_connection_lost_beside_a_living_server_is_no_death() -> None:
     def hiccup(_: list[str]) -> Verdict:
         return next(lost, None)
 
-    check(Fleet([hiccup]).run(interrogate(texts, CaseFile(Suspicion.NEARBY), laboratory())), texts, set())
+    check(Fleet([hiccup]).run(embed_suspect(texts, BatchHistory(Suspicion.NEARBY), context())), texts, set())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gpu_clients.diagnosis.bisection import isolate
+from gpu_clients.diagnosis.bisection import bisect
 from gpu_clients.errors import Failure, FailureKind, classify
-from tests.gpu_clients.diagnosis.fleet import CANARIES, Fleet, Verdict, batch, check, laboratory, sound
+from tests.gpu_clients.diagnosis.fleet import CANARIES, Fleet, Verdict, batch, check, context, sound
 
 N = 32
 MOST_REQUESTS = 2 * 2 * (2 * N - 1)
@@ -33,7 +33,7 @@ def test_whatever_becomes_of_one_text_always_it_is_found_and_every_other_is_embe
             return answer if texts[17] in asked else None
 
         fleet = Fleet([server] * (1 + len(others)))
-        finding = fleet.run(isolate(texts, answer, laboratory(*others, rounds=4)))
+        finding = fleet.run(bisect(texts, answer, context(*others, rounds=4)))
         check(finding, texts, {17})
         assert finding.sick is None, answer
         assert answer.detail in finding.rejected[17].detail
@@ -45,7 +45,7 @@ def test_whatever_becomes_of_every_request_to_one_server_nothing_is_blamed_and_i
     texts = batch(N)
     for answer in answers():
         fleet = Fleet([lambda _, answer=answer: answer, sound])  # type: ignore[misc]
-        finding = fleet.run(isolate(texts, answer, laboratory(1)))
+        finding = fleet.run(bisect(texts, answer, context(1)))
         assert not finding.complete
         assert not finding.rejected
         assert finding.sick is not None
@@ -60,7 +60,7 @@ def test_whatever_one_server_of_four_answers_to_one_text_another_server_embeds_i
         def server(asked: list[str], answer: Failure = answer) -> Verdict:
             return answer if texts[17] in asked else None
 
-        check(Fleet([server, sound, sound, sound]).run(isolate(texts, answer, laboratory(1, 2, 3))), texts, set())
+        check(Fleet([server, sound, sound, sound]).run(bisect(texts, answer, context(1, 2, 3))), texts, set())
 
 
 @pytest.mark.parametrize("status", [403, 413, 414, 429, 431])
@@ -71,7 +71,7 @@ def test_a_request_that_only_its_size_keeps_from_passing_is_divided_and_nothing_
         return classify(status, b"request too large, must be reduced") if len(asked) > 5 else None
 
     fleet = Fleet([server, server])
-    check(fleet.run(isolate(texts, classify(status, b""), laboratory(1))), texts, set())
+    check(fleet.run(bisect(texts, classify(status, b""), context(1))), texts, set())
     assert fleet.questions(0) <= 2 * N
 
 
@@ -86,7 +86,7 @@ def test_overload_that_the_canary_meets_too_blames_nothing_and_is_given_up_after
         return None if n_asked % 3 == 1 else FailureKind.OVERLOADED
 
     fleet = Fleet([busy])
-    finding = fleet.run(isolate(texts, classify(429, b""), laboratory()))
+    finding = fleet.run(bisect(texts, classify(429, b""), context()))
     assert not finding.rejected
     assert any(set(asked) <= CANARIES for _, asked in fleet.asked)
     assert fleet.paused_s < 60.0
