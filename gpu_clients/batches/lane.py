@@ -69,9 +69,9 @@ class Lane:
         self._n_answers = 0
         facts = settings.facts_of(index)
         if facts is not None:
-            self.meet(facts)
+            self.examined(facts)
 
-    def meet(self, facts: ServerFacts) -> None:
+    def examined(self, facts: ServerFacts) -> None:
         """Take in what an examination found out."""
         settings = self._settings
         self.facts = facts

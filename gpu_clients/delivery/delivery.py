@@ -94,9 +94,10 @@ class Delivery:
         if not finding.complete or drifts != self._lane.drifts:
             if finding.history is not None:
                 batch.history = dataclasses.replace(finding.history, returns=batch.history.returns)
+            batch.note_return()
             self._give_back(batch)
             return
-        if not finding.judged and not self._lane.truncation.clears(batch.header.body_bytes, None):
+        if not finding.truncation_known and not self._lane.truncation.clears(batch.header.body_bytes, None):
             suspects = self._lane.truncation.suspects(batch.texts())
             if suspects.cut or suspects.unsure:
                 self._count(batch, finding, suspects)
@@ -204,11 +205,11 @@ class Delivery:
         drifts = self._lane.drifts
 
         def counted(cut: list[int]) -> None:
-            finding.truncated, finding.judged = cut, True
+            finding.truncated, finding.truncation_known = cut, True
             self.take_finding(batch, finding, drifts)
 
-        search = find_truncated(batch.texts(), suspects, self._lane.truncation)
-        self._side_requests.start(search, counted, time.monotonic())
+        count = find_truncated(batch.texts(), suspects, self._lane.truncation)
+        self._side_requests.start(count, counted, time.monotonic())
 
     def _scratch_matrix(self, n_texts: int) -> Matrix:
         if len(self._scratch) < n_texts:

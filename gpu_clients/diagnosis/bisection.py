@@ -43,7 +43,9 @@ _TIMES_BESIDE_CANARY_TOGETHER = 2
 overload."""
 _TRIES = 2
 """Requests for one piece that may fail for the server's reasons before that counts as the piece's failure."""
-_GONE = (FailureKind.REFUSED, FailureKind.LOST)
+_DEATHS = (FailureKind.LOST, FailureKind.UNAVAILABLE)
+_GONE = (FailureKind.REFUSED, *_DEATHS)
+"""How a server that dies, and one that has died, looks; behind a proxy it answers 502 or 503."""
 _NOT_SERVED = (FailureKind.UNAUTHORIZED, FailureKind.WRONG_SERVICE)
 _MAY_BE_THE_SUM = (FailureKind.PAYLOAD, *_NOT_SERVED)
 """Failures that the size of a request may be the reason of, so that both halves may be good."""
@@ -118,7 +120,7 @@ def embed_suspect(texts: list[str], history: BatchHistory, context: BisectionCon
             if rest:
                 yield from bisection.try_together(rest)
             died = Failure(kind=FailureKind.LOST, detail="the server ended while it worked on this text alone")
-            yield from bisection.second_opinion(history.text, died, history.server)
+            yield from bisection.second_opinion(history.text, died, history.server, died=True)
 
     return bisection.run(act())
 
@@ -202,7 +204,7 @@ class _Bisection:
 
     def _history_of_death(self, rows: list[int], failure: Failure, sick: Failure) -> BatchHistory | None:
         """What is to be noted when our server, quiet but for these texts, has gone."""
-        if not self._quiet or failure.kind is not FailureKind.LOST or sick.kind not in _GONE:
+        if not self._quiet or failure.kind not in _DEATHS or sick.kind not in _GONE:
             return None
         if len(rows) > 1:
             return BatchHistory(Suspicion.ALONE)
@@ -219,8 +221,11 @@ class _Bisection:
             yield from self.check_own_server()
         yield from self.second_opinion(row, failure, self._context.own)
 
-    def second_opinion(self, row: int, first: Failure, first_server: int) -> _Act:
+    def second_opinion(self, row: int, first: Failure, first_server: int, *, died: bool = False) -> _Act:
         """Put a text that failed alone on one server before another one; the first itself comes last.
+
+        Args:
+            died: Whether the first server died of it.
 
         Raises:
             ServerSick: nobody could say anything about it.
@@ -230,7 +235,8 @@ class _Bisection:
         for server in [*(server for server in everyone if server != first_server), first_server]:
             sick = yield from self._check_canary(server)
             if sick is None:
-                settled, sick = yield from self._opinion_of(server, row, first, repeated=server == first_server)
+                repeated = server == first_server
+                settled, sick = yield from self._opinion_of(server, row, first, repeated=repeated, died=died)
                 if settled:
                     self.finding.sick = sick if server == own else None
                     return
@@ -239,7 +245,7 @@ class _Bisection:
         raise ServerSick(first)
 
     def _opinion_of(
-        self, server: int, row: int, first: Failure, *, repeated: bool
+        self, server: int, row: int, first: Failure, *, repeated: bool, died: bool
     ) -> Generator[Step, Reply, tuple[bool, Failure | None]]:
         """One server's opinion of a text: whether that settles it, and what became of the server."""
         for left in reversed(range(self._context.rounds)):
@@ -254,7 +260,8 @@ class _Bisection:
                 return False, second if second.kind is FailureKind.OUT else None
             if second.action is not Action.DIVIDE or left:
                 sick = yield from self._check_canary(server)
-                if sick is not None and (second.kind, first.kind) != (FailureKind.LOST, FailureKind.LOST):
+                killed = first.kind is FailureKind.LOST and second.kind in (_DEATHS if died else _DEATHS[:1])
+                if sick is not None and not killed:
                     return False, sick  # the server fell ill of something else
             if sick is not None:
                 break

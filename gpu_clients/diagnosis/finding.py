@@ -36,7 +36,7 @@ class Finding:
         sick: Why our own server has to be given up, or None.
         history: What is to be noted in the batch's history, or None.
         truncated: Texts that the server has cut.
-        judged: Whether it is known which these are.
+        truncation_known: Whether it is known which these are.
         too_large: Whether the texts were refused together because of their size, and divided.
     """
 
@@ -47,5 +47,5 @@ class Finding:
     sick: Failure | None = None
     history: BatchHistory | None = None
     truncated: list[int] = field(default_factory=list)
-    judged: bool = False
+    truncation_known: bool = False
     too_large: bool = False

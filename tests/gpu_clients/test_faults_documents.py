@@ -103,6 +103,31 @@ def test_servers_that_refuse_the_canary_too_are_out_and_nothing_is_blamed(code: 
     assert not harness.outcome.quarantined
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("reset:at=request", "backend"),
+        ("reset:at=body", "backend"),
+        ("html200:", "backend"),
+        ("truncated_json:share=0.7", "backend"),
+        ("huge_body:bytes=2000000000", "backend"),
+        ("gzip_bomb:bytes=100000000", "backend"),
+        ("redirect:location=/elsewhere", "rejected"),
+    ],
+)
+def test_a_text_whose_answer_is_never_one_is_found_at_the_end_of_a_run_too(fault: str, reason: str) -> None:
+    fault = f"{fault},contains={POISON}".replace(":,", ":")
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        harness = Harness(fleet.urls, texts_with_poison(96, 3, 40, 41, 95))
+        for port in fleet.ports:
+            fleet.control(port, faults=[fault])
+        outcome = harness.run()
+    outcome.check_exact(MODEL)
+    assert {number: entry["reason"] for number, entry in outcome.quarantined.items()} == dict.fromkeys(
+        (3, 40, 41, 95), reason
+    )
+
+
 def test_a_text_that_is_always_too_much_for_now_is_found_while_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpu_clients.batches.failure_policy.OVERLOADED_ALONE_S", 0.0)
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:

@@ -112,23 +112,28 @@ def test_rows_that_are_no_vectors_are_asked_for_alone_and_the_others_kept() -> N
 
 @dataclass
 class Mortal:
-    """A server that dies of a text, and does not answer any more."""
+    """A server that dies of a text; then it does not answer any more, or a proxy answers for it."""
 
     poison: str
+    dying: FailureKind = FailureKind.LOST
+    dead: FailureKind = FailureKind.REFUSED
     alive: bool = True
 
     def __call__(self, texts: list[str]) -> Verdict:
         if not self.alive:
-            return FailureKind.REFUSED
+            return self.dead
         if self.poison in texts:
             self.alive = False
-            return FailureKind.LOST
+            return self.dying
         return None
 
 
-def test_a_text_that_kills_is_found_with_three_deaths_after_the_first() -> None:
+@pytest.mark.parametrize(
+    "looks", [(FailureKind.LOST, FailureKind.REFUSED), (FailureKind.UNAVAILABLE, FailureKind.UNAVAILABLE)]
+)
+def test_a_text_that_kills_is_found_with_three_deaths_after_the_first(looks: tuple[FailureKind, FailureKind]) -> None:
     texts = batch(32)
-    servers = [Mortal(texts[17]) for _ in range(4)]
+    servers = [Mortal(texts[17], *looks) for _ in range(4)]
     near = BatchHistory(Suspicion.NEARBY)
 
     first = Fleet([servers[0], servers[1]]).run(embed_suspect(texts, near, context(1)))
