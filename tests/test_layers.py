@@ -57,6 +57,11 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"merge"},
         {"verify"},
     ],
+    "commands": [
+        {"options", "terminal", "reference"},
+        {"composition"},
+        {"bench", "demo", "doctor", "index", "merge", "plan", "quarantine", "run", "serve", "status", "verify"},
+    ],
     "bench": [
         {"data", "parts"},
         {"standin", "forecast"},

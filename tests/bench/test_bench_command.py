@@ -22,8 +22,8 @@ from bench.tuner.report.tuned import fleet_changes, read_tuned
 from bench.tuner.search.survey import TuneConfig
 from bench.tuner.texts.corpus import Corpus, Order
 from bench.tuner.tuning import TuningPlan
-from commands import bench as command
-from commands.run import RunSecrets
+from commands.bench import bench as command
+from commands.options.secrets import RunSecrets
 from engine.config import RunConfig, ServersConfig, SourceConfig
 from engine.errors import ConfigError, Exit, ServersUnavailable
 from gpu_clients.servers.doctor import examine
@@ -77,7 +77,7 @@ def test_a_point_is_chosen_written_down_and_known_to_be_of_this_fleet(
     """And the picture beside it."""
     settings = dataclasses.replace(config(fleet.urls, texts), plot=tmp_path / "curve.png")
 
-    result = command.bench(settings, SECRETS)
+    result = command.find_operating_point(settings, SECRETS)
 
     assert result.exit_code is Exit.DONE
     assert result.written == (tmp_path / "curve.png", settings.out)
@@ -104,7 +104,7 @@ def test_a_target_that_cannot_be_held_names_the_nearest_point_the_floor_and_what
     """Exit 9, and no file for a run."""
     settings = config(fleet.urls, texts, target_p95_s=0.001)
 
-    result = command.bench(settings, SECRETS)
+    result = command.find_operating_point(settings, SECRETS)
 
     assert result.exit_code is Exit.NO_OPERATING_POINT
     assert result.written == ()
@@ -125,7 +125,7 @@ def test_texts_that_are_none_are_refused(fleet: StandinFleet, tmp_path: Path, co
     path.write_bytes(content.encode("utf-8", "surrogatepass"))
 
     with pytest.raises(ConfigError, match=r"holds no text|can be embedded") as caught:
-        command.bench(config(fleet.urls, path), SECRETS)
+        command.find_operating_point(config(fleet.urls, path), SECRETS)
 
     assert caught.value.exit_code is Exit.USAGE
 
@@ -135,7 +135,7 @@ def test_a_server_of_another_model_is_refused(fleet: StandinFleet, texts: Path) 
     fleet.control(fleet.ports[1], model_id="another/model")
     try:
         with pytest.raises(ConfigError, match="do not serve one vector space") as caught:
-            command.bench(config(fleet.urls, texts), SECRETS)
+            command.find_operating_point(config(fleet.urls, texts), SECRETS)
     finally:
         fleet.control(fleet.ports[1], model_id="google/embeddinggemma-300m")
 
@@ -146,7 +146,7 @@ def test_a_server_that_is_down_from_the_start_is_left_out_and_named(fleet: Stand
     """The others are tuned; the file says on how many."""
     settings = config((fleet.urls[0], "http://127.0.0.1:1"), texts)
 
-    result = command.bench(settings, SECRETS)
+    result = command.find_operating_point(settings, SECRETS)
 
     assert result.exit_code is Exit.DONE
     assert "Note: http://127.0.0.1:1 left out: no answer; 1 of 2 servers were measured." in command.as_text(result)
@@ -156,7 +156,7 @@ def test_a_server_that_is_down_from_the_start_is_left_out_and_named(fleet: Stand
 def test_when_no_server_answers_it_says_so(texts: Path) -> None:
     """Exit 7, before anything is measured."""
     with pytest.raises(ServersUnavailable, match="no embedding server answers") as caught:
-        command.bench(config(("http://127.0.0.1:1",), texts), SECRETS)
+        command.find_operating_point(config(("http://127.0.0.1:1",), texts), SECRETS)
 
     assert caught.value.exit_code is Exit.SERVERS
 
@@ -171,7 +171,7 @@ def test_a_server_that_goes_away_leaves_what_is_known_and_no_file(texts: Path, m
                 fleet.kill(fleet.ports[1])
 
         monkeypatch.setattr(command, "_tell", kill_at_the_floor)
-        result = command.bench(settings, SECRETS)
+        result = command.find_operating_point(settings, SECRETS)
 
     assert result.exit_code is Exit.SERVERS
     assert result.sentence is not None

@@ -15,8 +15,10 @@ from bench.parts import tweets
 from bench.parts.local_mongod import LocalMongod
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from bench.tuner.report.tuned import servers_of, write_tuned
-from commands import plan as command
-from commands.run import RunSecrets
+from commands.options.secrets import RunSecrets
+from commands.plan.config import PlanConfig
+from commands.plan.plan import forecast_run
+from commands.plan.report import as_text
 from engine.config import RunConfig, ServersConfig, SinkConfig, SourceConfig
 from engine.errors import ConfigError, ServersUnavailable
 from gpu_clients.servers.doctor import examine
@@ -63,9 +65,9 @@ def queue(mongo_db: Database[dict[str, Any]], mongod: LocalMongod) -> Database[d
     return mongo_db
 
 
-def config(database: str, urls: tuple[str, ...], folder: Path, collection: str = "tweets") -> command.PlanConfig:
+def config(database: str, urls: tuple[str, ...], folder: Path, collection: str = "tweets") -> PlanConfig:
     """A short plan with prices."""
-    return command.PlanConfig(
+    return PlanConfig(
         run=RunConfig(
             source=SourceConfig(database=database, collection=collection, done_field=DONE),
             servers=ServersConfig(urls=urls, batch_size=16),
@@ -83,7 +85,7 @@ def test_a_plan_counts_samples_measures_and_writes_nothing(
     """Every figure of the contract, from a real queue and real servers."""
     before = queue["tweets"].find_one({"_id": 1})
 
-    figures = command.plan(config(queue.name, fleet.urls, tmp_path), RunSecrets(mongo_uri=mongod.uri))
+    figures = forecast_run(config(queue.name, fleet.urls, tmp_path), RunSecrets(mongo_uri=mongod.uri))
 
     matched = [d for d in tweets.documents(400) if "retweeted" not in d]
     usable = [d for d in matched if d["_id"] % 10 != 1]
@@ -110,7 +112,7 @@ def test_a_plan_counts_samples_measures_and_writes_nothing(
     assert figures["free"]["cold"] > 0
     assert figures["fits"] is True
     json.dumps(figures, allow_nan=False)
-    text = command.as_text(figures)
+    text = as_text(figures)
     for part in ("cut ", "rate ", "cost ", "cold ", "hot ", "files ", "free "):
         assert part in text
     assert list(tmp_path.iterdir()) == []
@@ -132,29 +134,29 @@ def test_a_tuned_file_spares_the_measurement_and_even_the_servers(
     secrets = RunSecrets(mongo_uri=mongod.uri)
     wanted = dataclasses.replace(config(queue.name, fleet.urls, tmp_path), tuned=tuned)
 
-    figures = command.plan(wanted, secrets)
+    figures = forecast_run(wanted, secrets)
 
     assert figures["rate"]["docs_per_second"] == 360.0
     assert figures["hours"] == pytest.approx(figures["documents"] / 360 / 3600)
     assert any("2 servers are not 1" in note for note in figures["notes"])
     away = dataclasses.replace(config(queue.name, ("http://127.0.0.1:1",), tmp_path), tuned=tuned)
-    assert command.plan(away, secrets)["tokens"]["counted"] is False
+    assert forecast_run(away, secrets)["tokens"]["counted"] is False
     with pytest.raises(ServersUnavailable, match="no embedding server answers"):
-        command.plan(dataclasses.replace(away, tuned=None), secrets)
+        forecast_run(dataclasses.replace(away, tuned=None), secrets)
 
 
 def test_nothing_to_embed_is_said_and_why(queue: Database[dict[str, Any]], mongod: LocalMongod, tmp_path: Path) -> None:
     """No server is asked for that."""
     secrets = RunSecrets(mongo_uri=mongod.uri)
     away = ("http://127.0.0.1:1",)
-    missing = command.plan(config(queue.name, away, tmp_path, "misspelt"), secrets)
+    missing = forecast_run(config(queue.name, away, tmp_path, "misspelt"), secrets)
     assert missing["documents"] == 0
-    assert "does not exist; check --database and --collection" in command.as_text(missing)
+    assert "does not exist; check --database and --collection" in as_text(missing)
 
     queue["tweets"].update_many({}, {"$set": {DONE: True}})
-    done = command.plan(config(queue.name, away, tmp_path), secrets)
+    done = forecast_run(config(queue.name, away, tmp_path), secrets)
     assert done["documents"] == 0
-    assert "it is empty" in command.as_text(done)
+    assert "it is empty" in as_text(done)
 
 
 def test_a_look_needs_no_index_but_says_that_a_run_does(
