@@ -149,7 +149,7 @@ def _leads_to_a_file(path: str) -> bool:
 
 def _leads_to_a_module(name: str) -> bool:
     """Whether a module has that name, or has in it what the rest of the name says: `engine.records.Quarantined`."""
-    parts = name.split(".")
+    parts = name.removesuffix(".NAME").split(".")  # a place for any name
     for n in range(len(parts), 0, -1):
         path = "/".join(parts[:n])
         if f"{path}.py" in THERE:
