@@ -238,8 +238,7 @@ def _carried(kind: str, place: int, number: int) -> Any:
 
 
 def _utc(millis: int) -> datetime.datetime:
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-    return epoch + datetime.timedelta(milliseconds=millis)
+    return rows.UTC_EPOCH + datetime.timedelta(milliseconds=millis)
 
 
 def _write_foreign(kind: Kind, folder: Path, numbers: list[int]) -> Written:

@@ -10,6 +10,7 @@ import functools
 import importlib
 import subprocess
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,10 @@ def pyarrow(file: Written) -> Ways:
 @_one_by_one
 def duckdb(file: Written) -> Ways:
     """DuckDB, by SQL."""
-    query, names = "SELECT * FROM read_parquet($path)", {"path": str(file.path)}
+    stamps = [f'epoch_us("{name}") AS "{name}"' for name, kind in file.kinds.items() if kind == "timestamp"]
+    replace = f" REPLACE ({', '.join(stamps)})" if stamps else ""  # DuckDB 1 wants pytz to give them as datetimes
+    query, names = f"SELECT *{replace} FROM read_parquet($path)", {"path": str(file.path)}
     with _library("duckdb").connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
         return {
             "whole": _of_duckdb(file, connection.execute(query, names)),
             "one": _of_duckdb(file, connection.execute(f"{query} WHERE _id = $id", {**names, "id": _middle(file)})),
@@ -122,6 +124,10 @@ def _of_polars(file: Written, frame: Any) -> list[str]:
 def _of_duckdb(file: Written, result: Any) -> list[str]:
     names = [name for name, *_ in result.description]
     columns = dict(zip(names, zip(*result.fetchall(), strict=True), strict=True))
+    for name in (name for name, kind in file.kinds.items() if kind == "timestamp"):
+        columns[name] = [
+            None if micros is None else rows.UTC_EPOCH + timedelta(microseconds=micros) for micros in columns[name]
+        ]
     vectors = np.array(columns.pop(rows.VECTOR), dtype=np.float64)
     exact = vectors.astype(file.vector_type)
     assert (exact.astype(np.float64) == vectors).all(), "numbers that are no float of the file's width"

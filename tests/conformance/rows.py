@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 VECTOR = "embedding"
+UTC_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 _EPOCH = datetime.datetime(1970, 1, 1)
-_UTC_EPOCH = _EPOCH.replace(tzinfo=datetime.timezone.utc)
 
 
 def lines(columns: Mapping[str, tuple[str, Iterable[Any]]], vectors: npt.NDArray[Any]) -> list[str]:
@@ -75,7 +75,7 @@ def _texts(kind: str, value: Any) -> str:
     if kind == "date":
         return f"days:{(value - _EPOCH.date()).days}"
     if kind == "timestamp":
-        return f"millis:{(value - _UTC_EPOCH) // datetime.timedelta(milliseconds=1)}"
+        return f"millis:{(value - UTC_EPOCH) // datetime.timedelta(milliseconds=1)}"
     if kind == "local":
         return f"micros-local:{(value - _EPOCH) // datetime.timedelta(microseconds=1)}"
     return str(value)
