@@ -56,4 +56,4 @@ bench: $(READY) ## the engine's own ceiling on this machine, beside a plain scri
 	$(BIN)/python -m bench.measure.pipeline --compare
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .demo .parts .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

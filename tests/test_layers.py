@@ -43,10 +43,12 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"errors"},
         {"http"},
         {"vectors"},
+        {"server_facts"},
         {"settings"},
         {"servers"},
         {"batches"},
         {"diagnosis"},
+        {"delivery"},
         {"stage"},
     ],
     "writers": [

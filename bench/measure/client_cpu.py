@@ -32,7 +32,9 @@ import pybase64
 from bench.measure.client_driver import ClientDriver, cores
 from bench.parts import tweets
 from bench.standin import StandinConfig, StandinFleet
-from gpu_clients.http.client import Address, HttpClient, Poller
+from gpu_clients.http.address import Address
+from gpu_clients.http.client import HttpClient
+from gpu_clients.http.polling import Poller
 from gpu_clients.servers.doctor import examine
 from gpu_clients.servers.requester import Requester
 from gpu_clients.servers.routes import choose_route

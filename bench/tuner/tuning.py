@@ -15,8 +15,8 @@ from bench.tuner.search.survey import ROUNDS, Listener, TuneConfig
 from bench.tuner.texts.corpus import Corpus
 from engine.config import MAX_BATCH_SIZE
 from engine.errors import ConfigError
+from gpu_clients.server_facts import ServerFacts
 from gpu_clients.servers.doctor import Fleet
-from gpu_clients.servers.routes import ServerFacts
 from gpu_clients.settings import ClientSettings
 
 CHARACTERS_PER_TOKEN = 32

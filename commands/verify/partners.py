@@ -17,7 +17,9 @@ from engine.errors import ConfigError, FingerprintMismatch, ServersUnavailable
 from engine.ledger.log import RunState
 from engine.memory.ids import IdType
 from engine.ports import IdList
-from gpu_clients.http.client import Address, HttpClient, Poller
+from gpu_clients.http.address import Address
+from gpu_clients.http.client import HttpClient
+from gpu_clients.http.polling import Poller
 from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.servers.requester import Completion, Requester
 from gpu_clients.servers.routes import choose_route

@@ -13,7 +13,8 @@ SILENCE_WARN_S = 30.0
 SILENCE_KILL_S = 180.0
 STANDSTILL_S = 300.0
 """Far beyond any pause between two tries: so long nothing is in flight, nothing waits, and still rows are missing."""
-_WITHOUT_SERVER = ("out", "probing")
+_WITHOUT_SERVER = frozenset({"out", "probing"})
+_IDLE = "idle"
 
 
 class Watchdog:
@@ -21,6 +22,8 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._outage_since_s: float | None = None
+        self._settled_at_outage = 0
+        self._is_outage = False
         self._still_since_s = 0.0
         self._last_counts: tuple[int, ...] = ()
 
@@ -48,7 +51,7 @@ class Watchdog:
             or rings.vectors_ready.waiting()
             or any(client.get("in_flight", 0) for client in clients)
             or writer.get("state") == "sealing"
-            or self._outage_since_s is not None
+            or self._is_outage
         )
         now = time.monotonic()
         if is_busy or counts != self._last_counts:
@@ -58,13 +61,22 @@ class Watchdog:
         return f"nothing has moved for {STANDSTILL_S:.0f} s although rows are missing: a batch was lost"
 
     def outage_s(self, generation: Generation) -> float:
-        """For how long no server has been healthy, 0.0 while one is or may be."""
-        states = [child.facts["client"]["state"] for child in generation.clients() if "client" in child.facts]
-        if not states or any(state not in _WITHOUT_SERVER for state in states):
+        """For how long no server has been healthy, 0.0 while one is or may be.
+
+        Servers that come back and go out again before a document was settled, or before there was nothing to do, have
+        not been healthy meanwhile: the outage then has lasted since it began first.
+        """
+        clients = [child.facts["client"] for child in generation.clients() if "client" in child.facts]
+        settled = sum(client.get("rows", 0) + client.get("quarantined", 0) for client in clients)
+        states = {client["state"] for client in clients}
+        if settled != self._settled_at_outage or _IDLE in states:
             self._outage_since_s = None
+        self._is_outage = bool(states) and states <= _WITHOUT_SERVER
+        if not self._is_outage:
             return 0.0
         now = time.monotonic()
-        self._outage_since_s = self._outage_since_s or now
+        if self._outage_since_s is None:
+            self._outage_since_s, self._settled_at_outage = now, settled
         return now - self._outage_since_s
 
     def hung_child(self, generation: Generation) -> str | None:

@@ -1,4 +1,4 @@
-"""The breaker of one server: takes it out when it fails, lets it back in when the canary sings.
+"""The breaker of one server: takes it out of use when it fails, and back when an examination finds it sound.
 
     OK ------ a few failures in a row, a bad share of the last ones, or a verdict ------> OUT
     OUT ----- its pause is over ------> PROBING

@@ -152,12 +152,13 @@ def test_g8_servers_that_misbehave_now_and_then_cost_time_but_no_document(
     job.assert_exact()
 
 
-def test_a_text_that_no_server_takes_is_quarantined_alone(job: Job, fleet: StandinFleet) -> None:
+@pytest.mark.parametrize("code", [424, 403])
+def test_a_text_that_no_server_takes_is_quarantined_alone(job: Job, fleet: StandinFleet, code: int) -> None:
     """Bisected: its neighbours are embedded; exit 3; it can be tried again."""
     job.insert(tweets(300))
     job.database["tweets"].update_one({"_id": 33}, {"$set": {"text": "this one is POISON for all"}})
     for port in fleet.ports:
-        fleet.control(port, faults=["poison:contains=POISON,code=424"])
+        fleet.control(port, faults=[f"poison:contains=POISON,code={code}"])
 
     ended = job.run()
 

@@ -182,7 +182,7 @@ class Harness:
         return True
 
     def work_beside(self, role: str) -> None:
-        """Play reader and writer until everything is out but what one client has in its hands."""
+        """Play reader and writer until everything is out but what one client has taken."""
 
         def left() -> int:
             figures = self.outcome.figures(role)

@@ -19,9 +19,11 @@ import numpy as np
 
 from bench.tuner.texts.corpus import Cycle
 from engine.errors import ConfigError, ServersUnavailable
-from gpu_clients.errors import Failure, FailureKind, Remedy
+from gpu_clients.errors import Action, Failure, FailureKind
+from gpu_clients.http.address import Address
 from gpu_clients.http.answers import BadAnswer
-from gpu_clients.http.client import Address, HttpClient, Poller
+from gpu_clients.http.client import HttpClient
+from gpu_clients.http.polling import Poller
 from gpu_clients.servers.doctor import Fleet
 from gpu_clients.servers.requester import Completion, Requester
 from gpu_clients.servers.routes import choose_route
@@ -261,9 +263,9 @@ class FleetLoad:
             lane.failures_in_a_row = 0
             return
         lane.resume_s = time.monotonic() + _PAUSE_S
-        if failure.remedy is Remedy.EXCLUDE:
+        if failure.action is Action.SUSPECT_SERVER:
             raise ConfigError(f"{lane.url} cannot be used any more: {failure.detail}")
-        if failure.remedy is Remedy.RETRY:
+        if failure.action is Action.RETRY:
             lane.failures_in_a_row += 1
             if lane.failures_in_a_row >= _MAX_FAILURES_IN_A_ROW:
                 raise ServersUnavailable(

@@ -26,7 +26,7 @@ from bench.tuner.search.record import Record
 from bench.tuner.search.survey import Listener, Survey, TuneConfig
 from bench.tuner.texts.corpus import Corpus, Order
 from engine.errors import ConfigError, ServersUnavailable
-from gpu_clients.errors import REMEDIES, FailureKind, Remedy
+from gpu_clients.errors import ACTIONS, Action, FailureKind
 
 PAYING_ORDER = 1.03
 """Gain by sorting below which a run does better without: unsorted, latencies are more even."""
@@ -166,6 +166,6 @@ def _nothing_works(findings: Findings) -> ConfigError | ServersUnavailable:
     failed = [record for record in findings.records.values() if record.errors]
     what = "; ".join(f"batch size {record.point.batch_size}: {_errors_of(record)}" for record in failed)
     kinds = {FailureKind(kind) for record in failed for kind in record.errors}
-    if kinds and all(REMEDIES[kind] is Remedy.DIVIDE and kind is not FailureKind.BACKEND for kind in kinds):
+    if kinds and all(ACTIONS[kind] is Action.DIVIDE and kind is not FailureKind.BACKEND for kind in kinds):
         return ConfigError(f"the servers refuse these texts ({what}): look at --truncate, --prompt and the texts")
     return ServersUnavailable(f"no point can be measured ({what or 'no request was answered in time'})")

@@ -15,7 +15,7 @@ from bench.tuner.search.findings import Findings
 from bench.tuner.search.search import Search
 from bench.tuner.search.survey import TuneConfig
 from bench.tuner.texts.corpus import Corpus
-from gpu_clients.servers.routes import ServerFacts
+from gpu_clients.server_facts import ServerFacts
 
 SECONDS = 10.0
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bench.tuner.report.tuned import Tuned, servers_of
 from engine.records import Fingerprint
+from gpu_clients.server_facts import ServerFacts
 from gpu_clients.servers.canary import Canary
 from gpu_clients.servers.doctor import Fleet, ServerReport
 from gpu_clients.servers.probe import Examination
-from gpu_clients.servers.routes import Route, ServerFacts
+from gpu_clients.servers.routes import Route
 from gpu_clients.vectors.decode import AnswerForm
 
 FINGERPRINT = Fingerprint(

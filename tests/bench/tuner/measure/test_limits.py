@@ -7,7 +7,7 @@ import pytest
 from bench.tuner.measure.limits import admitted
 from bench.tuner.measure.visit import Point
 from engine.errors import ConfigError
-from gpu_clients.servers.routes import ServerFacts
+from gpu_clients.server_facts import ServerFacts
 from tests.bench.tuner.tuned_file import fleet
 
 

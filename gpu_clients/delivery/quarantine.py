@@ -8,7 +8,7 @@ from typing import Any
 from engine.memory.ids import IdType
 from engine.records import Quarantined
 from gpu_clients.batches.batch import Batch, id_texts
-from gpu_clients.diagnosis.bisection import Rejection
+from gpu_clients.diagnosis.finding import Rejection
 
 TEXT_BYTES = 32 << 10
 MESSAGE_BYTES = 96 << 10

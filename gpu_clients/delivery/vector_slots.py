@@ -10,21 +10,18 @@ from engine.memory.ids import IdType
 from engine.memory.slots import HEADER_BYTES, TRUNCATED, Header, RowMeta
 from engine.supervision.worker import StageContext
 from gpu_clients.batches.batch import Batch
+from gpu_clients.batches.counters import Counters
 from gpu_clients.vectors.decode import Matrix
 
 
-class Delivery:
-    """Fills vector slots and hands them to the writer.
+class VectorSlots:
+    """Takes empty vector slots, fills them, and hands them to the writer."""
 
-    Attributes:
-        rows: Rows handed over so far.
-    """
-
-    def __init__(self, context: StageContext, id_type: IdType) -> None:
+    def __init__(self, context: StageContext, id_type: IdType, counters: Counters) -> None:
         self._context = context
         self._id_type = id_type
         self._spare: int | None = None
-        self.rows = 0
+        self._counters = counters
 
     def has_slot(self) -> bool:
         """Whether an empty vector slot is at hand; takes one from the queue when there is one."""
@@ -68,7 +65,7 @@ class Delivery:
         ).pack_into(view)
         self._spare = None
         context.vectors_ready.put(number)
-        self.rows += n_rows
+        self._counters.rows += n_rows
 
     def _edited(self, batch: Batch, meta: RowMeta, keep: list[int] | None, truncated: list[int] | None) -> RowMeta:
         """The meta area without the rows that are left out, and with the flags of those that were cut."""

@@ -6,6 +6,7 @@ An answer is decoded straight into the memory of an empty vector slot. When ther
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -15,16 +16,16 @@ import numpy as np
 from engine.ledger import durable
 from engine.supervision.worker import StageContext
 from gpu_clients.batches.batch import Batch
-from gpu_clients.batches.counters import Figures
-from gpu_clients.batches.delivery import Delivery
+from gpu_clients.batches.counters import Counters
 from gpu_clients.batches.lane import Lane
-from gpu_clients.diagnosis.bisection import Finding
-from gpu_clients.diagnosis.quarantine import quarantine_messages
+from gpu_clients.delivery.quarantine import quarantine_messages
+from gpu_clients.delivery.vector_slots import VectorSlots
+from gpu_clients.diagnosis.finding import Finding
 from gpu_clients.errors import Failure, FailureKind
 from gpu_clients.http.answers import BadAnswer
 from gpu_clients.http.polling import READ, Poller
 from gpu_clients.servers.requester import Completion
-from gpu_clients.servers.side_requests import Dialogues
+from gpu_clients.servers.side_requests import SideRequests
 from gpu_clients.servers.tokenizer import find_truncated
 from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.decode import Matrix
@@ -32,7 +33,7 @@ from gpu_clients.vectors.soundness import repeated_rows, share_one_vector
 from gpu_clients.vectors.truncation import Suspects
 
 
-class Handover:
+class Delivery:
     """Takes answers and findings, and hands rows to the writer and rejected documents to quarantine.
 
     Args:
@@ -52,8 +53,8 @@ class Handover:
         *,
         poller: Poller,
         lane: Lane,
-        dialogues: Dialogues,
-        figures: Figures,
+        side_requests: SideRequests,
+        counters: Counters,
         failed: Callable[[Batch, Failure], None],
         unsound: Callable[[Batch, Matrix, list[int]], None],
         give_back: Callable[[Batch], None],
@@ -62,12 +63,12 @@ class Handover:
         self._settings = settings
         self._poller = poller
         self._lane = lane
-        self._dialogues = dialogues
-        self._figures = figures
+        self._side_requests = side_requests
+        self._counters = counters
         self._failed = failed
         self._unsound = unsound
         self._give_back = give_back
-        self._delivery = Delivery(context, settings.id_type)
+        self._slots = VectorSlots(context, settings.id_type, counters)
         self.rows_of: Counter[int] = Counter()
         self._parked: deque[Completion | tuple[Batch, Finding]] = deque()
         self._scratch: Matrix = np.empty((0, settings.dim), dtype=np.float32)
@@ -77,42 +78,38 @@ class Handover:
         """Whether something waits for an empty vector slot."""
         return bool(self._parked)
 
-    @property
-    def rows(self) -> int:
-        """Rows handed over so far."""
-        return self._delivery.rows
-
     def take(self, completion: Completion, batch: Batch) -> None:
         """Take a batch's answer."""
-        if self._parked or not self._delivery.has_slot():
+        if self._parked or not self._slots.has_slot():
             self._park(completion)
         else:
             self._deliver(completion, batch)
 
-    def take_finding(self, batch: Batch, finding: Finding, doubts: int) -> None:
-        """Take a batch that was looked into; unless every text has a vector or a rejection, it is given back.
+    def take_finding(self, batch: Batch, finding: Finding, drifts: int) -> None:
+        """Take a batch that was bisected; unless every text has a vector or a rejection, it is given back.
 
         Args:
-            doubts: Those of our server (`Lane.doubts`) when that began; its vectors may not be believed any more.
+            drifts: Those of our server (`Lane.drifts`) when that began; its vectors may not be believed any more.
         """
-        if not finding.complete or doubts != self._lane.doubts:
-            if finding.case is not None:
-                batch.case = finding.case
+        if not finding.complete or drifts != self._lane.drifts:
+            if finding.history is not None:
+                batch.history = dataclasses.replace(finding.history, returns=batch.history.returns)
+            batch.note_return()
             self._give_back(batch)
             return
-        if not finding.judged and not self._lane.truncation.clears(batch.header.body_bytes, None):
+        if not finding.truncation_known and not self._lane.truncation.clears(batch.header.body_bytes, None):
             suspects = self._lane.truncation.suspects(batch.texts())
             if suspects.cut or suspects.unsure:
                 self._count(batch, finding, suspects)
                 return
-        if self._parked or not self._delivery.has_slot():
+        if self._parked or not self._slots.has_slot():
             self._park((batch, finding))
         else:
             self._deliver_finding(batch, finding)
 
     def unpark(self) -> None:
         """Deliver what has waited for an empty vector slot, as far as there are some now."""
-        while self._parked and self._delivery.has_slot():
+        while self._parked and self._slots.has_slot():
             item = self._parked.popleft()
             if not self._parked:
                 self._poller.forget(self._context.vectors_free.read_fd)
@@ -142,7 +139,7 @@ class Handover:
 
     def _deliver(self, completion: Completion, batch: Batch) -> None:
         fanout = batch.fanout()
-        matrix = self._delivery.matrix(batch.n_rows) if fanout is None else self._scratch_matrix(batch.n_texts)
+        matrix = self._slots.matrix(batch.n_rows) if fanout is None else self._scratch_matrix(batch.n_texts)
         times = completion.times()
         try:
             unsound = completion.decode_into(matrix)
@@ -159,16 +156,16 @@ class Handover:
             return
         tokens = times.tokens if times.tokens is not None else completion.tokens
         self._lane.answered(completion, times)
-        self._figures.add_answer(completion, times, tokens, batch.header.estimated_tokens)
+        self._counters.add_answer(completion, times, tokens, batch.header.estimated_tokens)
         if not self._lane.truncation.clears(batch.header.body_bytes, tokens) and self._waits_for_count(
             batch, matrix, tokens
         ):
             return
         if fanout is not None:
-            np.take(matrix, fanout, axis=0, out=self._delivery.matrix(batch.n_rows))
-            self._figures.saved_by_dedup += batch.n_rows - batch.n_texts
+            np.take(matrix, fanout, axis=0, out=self._slots.matrix(batch.n_rows))
+            self._counters.saved_by_dedup += batch.n_rows - batch.n_texts
         durable.point("client.answered")
-        self._delivery.publish(batch)
+        self._slots.publish(batch)
         self.rows_of[self._lane.index] += batch.n_rows
         self._context.documents_free.put(batch.number)
 
@@ -182,13 +179,13 @@ class Handover:
             batch, finding.rejected, self._settings.id_type, keep_text=self._settings.keep_text
         ):
             self._context.tell("quarantine", entries=entries)
-            self._figures.quarantined += len(entries)
+            self._counters.quarantined += len(entries)
         if keep:
-            self._delivery.matrix(len(keep))[:] = finding.matrix[[owners[row] for row in keep]]
-            self._delivery.publish(batch, keep=keep if len(keep) < batch.n_rows else None, truncated=truncated)
+            self._slots.matrix(len(keep))[:] = finding.matrix[[owners[row] for row in keep]]
+            self._slots.publish(batch, keep=keep if len(keep) < batch.n_rows else None, truncated=truncated)
             self.rows_of.update(dict.fromkeys(finding.servers, len(keep)))
-            self._figures.truncated += len(truncated)
-            self._figures.saved_by_dedup += len(keep) - len({owners[row] for row in keep})
+            self._counters.truncated += len(truncated)
+            self._counters.saved_by_dedup += len(keep) - len({owners[row] for row in keep})
         else:
             self._context.tell("void", sequence=batch.header.sequence)
         self._context.documents_free.put(batch.number)
@@ -205,14 +202,14 @@ class Handover:
 
     def _count(self, batch: Batch, finding: Finding, suspects: Suspects) -> None:
         """Have the tokens of the suspects counted, then deliver."""
-        doubts = self._lane.doubts
+        drifts = self._lane.drifts
 
         def counted(cut: list[int]) -> None:
-            finding.truncated, finding.judged = cut, True
-            self.take_finding(batch, finding, doubts)
+            finding.truncated, finding.truncation_known = cut, True
+            self.take_finding(batch, finding, drifts)
 
-        search = find_truncated(batch.texts(), suspects, self._lane.truncation)
-        self._dialogues.start(search, counted, time.monotonic())
+        count = find_truncated(batch.texts(), suspects, self._lane.truncation)
+        self._side_requests.start(count, counted, time.monotonic())
 
     def _scratch_matrix(self, n_texts: int) -> Matrix:
         if len(self._scratch) < n_texts:

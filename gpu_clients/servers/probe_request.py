@@ -1,4 +1,4 @@
-"""What a dialogue with a server wants to be sent."""
+"""What an examination of a server wants to be sent."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ INFO_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HttpRequest:
-    """A request that a dialogue wants to be sent.
+class ProbeRequest:
+    """A request that an examination wants to be sent.
 
     Attributes:
         method: `GET` or `POST`.
