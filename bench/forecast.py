@@ -150,7 +150,7 @@ def _sample_ids(id_type: IdType, n_rows: int) -> pa.Array:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What a run would do.
+    """The work of a run that is forecast.
 
     Attributes:
         documents: Documents to embed.
@@ -172,7 +172,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What a run would take.
+    """Hours, cost, bytes and files of a run.
 
     Attributes:
         hours: Time at the measured rate.

@@ -1,4 +1,4 @@
-"""Notices what does not announce itself: a child that hangs, a fleet of which no server is healthy."""
+"""The watchdog: notices a child that hangs, a generation that stands still, a fleet without a healthy server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IDLE = "idle"
 
 
 class Watchdog:
-    """Looks at the children of a generation, a few times a second."""
+    """Looks at a generation, a few times a second, for troubles that do not announce themselves."""
 
     def __init__(self) -> None:
         self._outage_since_s: float | None = None
@@ -40,15 +40,15 @@ class Watchdog:
             return None
         clients = [child.facts.get("client", {}) for child in generation.clients()]
         writer = generation.role("writer").facts.get("writer", {})
-        parts = generation.parts
+        rings = generation.rings
         counts = (
             *(client.get("rows", 0) + client.get("quarantined", 0) for client in clients),
             writer.get("rows", 0),
             writer.get("committed_rows", 0),
         )
         is_busy = (
-            parts.documents_ready.waiting()
-            or parts.vectors_ready.waiting()
+            rings.documents_ready.waiting()
+            or rings.vectors_ready.waiting()
             or any(client.get("in_flight", 0) for client in clients)
             or writer.get("state") == "sealing"
             or self._is_outage
@@ -83,7 +83,7 @@ class Watchdog:
         """Why the generation has to end: a child has said nothing for too long. Warns long before."""
         now = time.monotonic()
         for child in generation.children.values():
-            silence_s = now - child.heard_s
+            silence_s = now - child.heard_at_s
             if child.ended is not None or silence_s <= SILENCE_WARN_S:
                 child.is_silent = False
                 continue

@@ -1,4 +1,4 @@
-"""What keeps throughput at an operating point from being higher."""
+"""The bottleneck: what keeps throughput at an operating point from being higher."""
 
 from __future__ import annotations
 

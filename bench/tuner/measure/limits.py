@@ -1,4 +1,4 @@
-"""What the servers admit: the edge of the space that a tuner may explore."""
+"""Limits: the operating points that the servers admit, so that a tuner may try them."""
 
 from __future__ import annotations
 

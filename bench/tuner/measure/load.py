@@ -1,4 +1,4 @@
-"""A closed loop of requests on a whole fleet: a fixed number in flight at each server, as in `engine run`.
+"""The load: a closed loop of requests on a whole fleet, a fixed number in flight at each server, as in `engine run`.
 
 All servers pull from one cycle of requests, so a fast one takes more of them. One thread and one poller drive them all:
 decoding included that costs some 6 us a document, so 100,000 documents/s. Vectors as JSON numbers cost 100 us; a run
@@ -94,7 +94,7 @@ class Load(Protocol):
 
 @dataclass(slots=True)
 class _Lane:
-    """One server."""
+    """One server under load: its requester, and what is in flight for the current point."""
 
     url: str
     requester: Requester
@@ -106,7 +106,7 @@ class _Lane:
 
 @dataclass(slots=True)
 class _Sending:
-    """The current operating point."""
+    """The operating point that requests are sent for now."""
 
     cycle: Cycle
     concurrency: int

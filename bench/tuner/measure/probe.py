@@ -1,4 +1,4 @@
-"""A few texts through one server: how many tokens they have, and what their vectors look like."""
+"""The probe: a few texts through one server, for how many tokens they have and what their vectors look like."""
 
 from __future__ import annotations
 

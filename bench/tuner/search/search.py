@@ -18,9 +18,9 @@ import numpy as np
 
 from bench.tuner.measure.limits import Limits
 from bench.tuner.measure.load import Load
-from bench.tuner.measure.measure import Point, Visit
+from bench.tuner.measure.visit import Point, Visit
 from bench.tuner.search.climb import Climb
-from bench.tuner.search.final import Final
+from bench.tuner.search.final import FinalRound
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.record import Record
 from bench.tuner.search.survey import Listener, Survey, TuneConfig
@@ -35,7 +35,7 @@ _TEXTS_THAT_SHOW_PADDING = 16
 
 
 class Search:
-    """One search.
+    """One search for the operating point of a fleet.
 
     Attributes:
         findings: What is known so far; may be read at any time, also after an interruption.
@@ -78,8 +78,8 @@ class Search:
             for size in reversed(sizes[:-1]):
                 climb.climb(size, climb.start_of(size))
             survey.stop_exploring()
-            final = Final(survey)
-            final.hold()
+            final = FinalRound(survey)
+            final.run()
             final.choose()
         if not survey.has_time():
             findings.notes.append(f"--max-seconds {self._max_seconds:g} was used up: more time may find a better point")
