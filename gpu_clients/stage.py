@@ -11,8 +11,6 @@ the answer is decoded straight into a vector slot. Whatever is out of the ordina
     the server's vectors are wrong        it is taken out; what it has embedded is embedded anew by others, and what of
                                           it is not committed yet is refused (`proof`)
 
-What a failed batch asks for is decided in `failure_policy`; the stage takes the server out: that concerns all parts.
-
 Guarantee: every batch taken is at any moment in exactly one place: in flight or waiting for a retry (`in_flight`),
 parked (`delivery`), in a side request (`side_requests`), or handed on (vectors to the writer, documents to quarantine)
 or back. So `taken_rows` is always the rows delivered, those in quarantine, and those in these places.
@@ -75,15 +73,31 @@ class ClientStage:
         self._lane = lane = Lane(settings, settings.index, poller, rng)
         self._peers = Peers(settings, poller, rng)
         self._rejoin = Rejoin(settings, lane, canary, drifted=partial(self._refuse_rows_of, settings.index))
-        self._counter = TokenCounter(HttpClient(lane.address, poller, api_key=settings.api_key(settings.index)))
-        self._side_requests = SideRequests(settings.index, self._peers.ask, self._counter.count)
+        self._token_counter = TokenCounter(HttpClient(lane.address, poller, api_key=settings.api_key(settings.index)))
+        self._side_requests = SideRequests(settings.index, self._peers.ask, self._token_counter.count)
         self._counters = Counters()
         self._in_flight = InFlight(context, self._counters)
         self._bisection_context = partial(context_of, lane, settings, self._peers.known, canary)
         self._bisections = Bisections(lane, self._side_requests, self._bisection_context, found=self._found)
-        bisect, recheck_rows = self._bisections.bisect, self._bisections.recheck_rows
+        self._unproven = UnprovenRows()
+        self._canary_schedule = CanarySchedule(
+            self._unproven,
+            self._side_requests,
+            self._bisection_context,
+            every_s=settings.canary_every_s,
+            failed=partial(self._canary_failed, settings.index),
+            cleared=lane.breaker.cleared,
+            sick=self._server_is_sick,
+        )
         self._policy = FailurePolicy(
-            lane, self._in_flight, self._counters, rng, bisect=bisect, recheck_rows=recheck_rows, take_out=self._trip
+            lane,
+            self._in_flight,
+            self._counters,
+            rng,
+            bisect=self._bisections.bisect,
+            recheck_rows=self._bisections.recheck_rows,
+            check_server=self._canary_schedule.ask_soon,
+            take_out=self._trip,
         )
         self._own_requests = OwnServerRequests(self._side_requests, lane, settings.dim, self._policy.overloaded)
         self._delivery = Delivery(
@@ -93,17 +107,9 @@ class ClientStage:
             lane=lane,
             side_requests=self._side_requests,
             counters=self._counters,
-            failed=self._policy.failed,
-            unsound=self._policy.unsound,
-            give_back=self._in_flight.give_back,
-        )
-        self._unproven = UnprovenRows(self._delivery.rows_of)
-        self._canary_schedule = CanarySchedule(
-            self._unproven,
-            self._side_requests,
-            self._bisection_context,
-            every_s=settings.canary_every_s,
-            failed=partial(self._canary_failed, settings.index),
+            policy=self._policy,
+            in_flight=self._in_flight,
+            unproven=self._unproven,
         )
         self._proof = Proof(
             self._unproven,
@@ -114,13 +120,11 @@ class ClientStage:
             failed=self._canary_failed,
         )
         self._reports = Reports(context, settings.urls, lane=lane, counters=self._counters, peers=self._peers)
-        # what the supervisor wants
         self._commands_wait = True
         self._stop_by_s: float | None = None
         self._stopped = False
         self._leaving = False
         self._tail = False
-        # what is due
         self._documents_wait = True
         self._starving = False
         self._tick_s = 0.0
@@ -158,7 +162,7 @@ class ClientStage:
         if self._lane.requester is not None:
             self._lane.requester.http.check_deadlines()
         self._peers.check_deadlines()
-        self._counter.check_deadlines()
+        self._token_counter.check_deadlines()
         self._side_requests.wake(now_s)
         if self._rejoin.advance(now_s):
             self._starving = False  # whether it is has yet to be seen
@@ -290,7 +294,7 @@ class ClientStage:
                     self._own_requests.take(completion, completion.tag)
         for batch, completion, server in self._peers.take(self._side_requests):
             self._take_hedge(completion, batch, server)
-        self._counter.take(self._side_requests)
+        self._token_counter.take(self._side_requests)
 
     def _take_batch(self, completion: Completion, batch: Batch) -> None:
         if batch not in self._in_flight.sent:
@@ -392,5 +396,5 @@ class ClientStage:
             self._context.tell("stopped", rows=self._counters.rows, taken_rows=self._counters.taken_rows)
 
     def _report(self) -> None:
-        starving = self._starving and self._side_requests.n_open <= self._n_checking
-        self._reports.tell(starving=starving, stopped=self._stopped)
+        is_idle = self._starving and self._side_requests.n_open <= self._n_checking
+        self._reports.tell(starving=is_idle, stopped=self._stopped)

@@ -3,7 +3,7 @@
     Action          what becomes of the batch                 of the server
     RETRY           sent again after a pause; when it fails   a few failures in a row without an answer, or silence
                     again and again, it is bisected           for as long as a request may take: out; a few bad
-                                                              answers in a row: the batch is bisected
+                                                              answers in a row: out if the canary fails too
     BACK_OFF        sent again after the cool-down; when      the window shrinks, all of it cools down; nothing but
                     others pass meanwhile, it is bisected     that for long: out
     DIVIDE          bisected                                  -
@@ -31,6 +31,7 @@ from gpu_clients.errors import Action, Failure, FailureKind
 from gpu_clients.vectors.decode import Matrix
 
 _BAD_ANSWERS = (FailureKind.UNAVAILABLE, FailureKind.MALFORMED, FailureKind.OVERSIZED)
+_GATEWAY_TIMEOUT = 504  # the server behind it does not answer, so it would not answer a canary soon either
 SUSPICIOUS_ATTEMPTS = 3
 """Failures of one batch, while the server answers others, after which it is bisected."""
 OVERLOADED_ANSWERS = 6
@@ -46,6 +47,7 @@ class FailurePolicy:
     Args:
         bisect: Called with a batch, and how it failed, to find the texts that are to blame.
         recheck_rows: Called with a batch, its matrix and the rows of it that are no vectors, to ask for those again.
+        check_server: Called when bad answers came in a row, to have the server asked for the canary soon.
         take_out: Called with the failure when the server is to be taken out, and its batches with it.
     """
 
@@ -58,12 +60,14 @@ class FailurePolicy:
         *,
         bisect: Callable[[Batch, Failure], None],
         recheck_rows: Callable[[Batch, Matrix, list[int]], None],
+        check_server: Callable[[], None],
         take_out: Callable[[Failure], None],
     ) -> None:
         self._lane = lane
         self._in_flight = in_flight
         self._bisect = bisect
         self._recheck_rows = recheck_rows
+        self._check_server = check_server
         self._counters = counters
         self._rng = rng
         self._take_out = take_out
@@ -93,13 +97,9 @@ class FailurePolicy:
             in_flight.give_back(batch)
         elif failure.action is Action.SUSPECT_SERVER:
             self._bisect(batch, failure)
-        elif self._is_silent(batch, failure):
-            self._take_out_with(batch, failure)
-        elif lane.breaker.failed():
-            if failure.kind in _BAD_ANSWERS:
-                self._bisect(batch, failure)  # it answers, so the canary tells whose fault that is
-            else:
-                self._take_out_with(batch, failure)
+        elif self._is_silent(batch, failure) or self._is_enough(failure):
+            in_flight.sent.add(batch)  # it goes back with the others
+            self._take_out(failure)
         elif batch.attempts >= SUSPICIOUS_ATTEMPTS:
             self._bisect(batch, failure)
         else:
@@ -129,9 +129,14 @@ class FailurePolicy:
         if self._lane.breaker.is_ok and self._lane.is_overloaded_for(SWAMPED_S):
             self._take_out(Failure(kind=FailureKind.OVERLOADED, detail="it answers nothing but HTTP 429"))
 
-    def _take_out_with(self, batch: Batch, failure: Failure) -> None:
-        self._in_flight.sent.add(batch)  # it goes back with the others
-        self._take_out(failure)
+    def _is_enough(self, failure: Failure) -> bool:
+        """Whether it has failed often enough to be taken out; one that answers is asked for the canary first."""
+        if not self._lane.breaker.failed():
+            return False
+        if failure.kind not in _BAD_ANSWERS or failure.status == _GATEWAY_TIMEOUT:
+            return True
+        self._check_server()
+        return False
 
     def _is_overloaded_alone(self, batch: Batch) -> bool:
         """Note that a batch was answered "overloaded"; tells whether that goes on while other requests pass."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
 
 import numpy as np
 
@@ -17,10 +16,13 @@ from engine.ledger import durable
 from engine.supervision.worker import StageContext
 from gpu_clients.batches.batch import Batch
 from gpu_clients.batches.counters import Counters
+from gpu_clients.batches.failure_policy import FailurePolicy
+from gpu_clients.batches.in_flight import InFlight
 from gpu_clients.batches.lane import Lane
 from gpu_clients.delivery.quarantine import quarantine_messages
 from gpu_clients.delivery.vector_slots import VectorSlots
 from gpu_clients.diagnosis.finding import Finding
+from gpu_clients.diagnosis.proof import UnprovenRows
 from gpu_clients.errors import Failure, FailureKind
 from gpu_clients.http.answers import BadAnswer
 from gpu_clients.http.polling import READ, Poller
@@ -37,13 +39,9 @@ class Delivery:
     """Takes answers and findings, and hands rows to the writer and rejected documents to quarantine.
 
     Args:
-        failed: Called with a batch whose answer cannot be used.
-        unsound: Called with a batch, its matrix and the rows of it that are no vectors.
-        give_back: Called with a batch that has to be embedded anew by another server.
-
-    Attributes:
-        rows_of: Rows handed over so far, by the number of the server whose vectors they hold; rows of a batch whose
-            vectors come from two servers count for both.
+        policy: Gets the batches whose answer cannot be used, and those with rows that are no vectors.
+        in_flight: Gets back the batches that have to be embedded anew by another server.
+        unproven: Where rows handed over are counted.
     """
 
     def __init__(
@@ -55,9 +53,9 @@ class Delivery:
         lane: Lane,
         side_requests: SideRequests,
         counters: Counters,
-        failed: Callable[[Batch, Failure], None],
-        unsound: Callable[[Batch, Matrix, list[int]], None],
-        give_back: Callable[[Batch], None],
+        policy: FailurePolicy,
+        in_flight: InFlight,
+        unproven: UnprovenRows,
     ) -> None:
         self._context = context
         self._settings = settings
@@ -65,11 +63,10 @@ class Delivery:
         self._lane = lane
         self._side_requests = side_requests
         self._counters = counters
-        self._failed = failed
-        self._unsound = unsound
-        self._give_back = give_back
+        self._policy = policy
+        self._in_flight = in_flight
+        self._rows_of = unproven.rows_of
         self._slots = VectorSlots(context, settings.id_type, counters)
-        self.rows_of: Counter[int] = Counter()
         self._parked: deque[Completion | tuple[Batch, Finding]] = deque()
         self._scratch: Matrix = np.empty((0, settings.dim), dtype=np.float32)
 
@@ -95,7 +92,7 @@ class Delivery:
             if finding.history is not None:
                 batch.history = dataclasses.replace(finding.history, returns=batch.history.returns)
             batch.note_return()
-            self._give_back(batch)
+            self._in_flight.give_back(batch)
             return
         if not finding.truncation_known and not self._lane.truncation.clears(batch.header.body_bytes, None):
             suspects = self._lane.truncation.suspects(batch.texts())
@@ -128,9 +125,9 @@ class Delivery:
             if isinstance(item, Completion):
                 item.release()
                 assert isinstance(item.tag, Batch)
-                self._give_back(item.tag)
+                self._in_flight.give_back(item.tag)
             else:
-                self._give_back(item[0])
+                self._in_flight.give_back(item[0])
 
     def _park(self, item: Completion | tuple[Batch, Finding]) -> None:
         if not self._parked:
@@ -144,15 +141,16 @@ class Delivery:
         try:
             unsound = completion.decode_into(matrix)
         except BadAnswer as error:
-            self._failed(batch, Failure(kind=error.kind, detail=str(error), status=200))
+            self._policy.failed(batch, Failure(kind=error.kind, detail=str(error), status=200))
             return
         finally:
             completion.release()
         if unsound:
-            self._unsound(batch, matrix, unsound)
+            self._policy.unsound(batch, matrix, unsound)
             return
         if repeated_rows(matrix) and share_one_vector(matrix, batch.texts()):
-            self._failed(batch, Failure(kind=FailureKind.MALFORMED, detail="one vector for most different texts"))
+            failure = Failure(kind=FailureKind.MALFORMED, detail="one vector for most different texts")
+            self._policy.failed(batch, failure)
             return
         tokens = times.tokens if times.tokens is not None else completion.tokens
         self._lane.answered(completion, times)
@@ -166,7 +164,7 @@ class Delivery:
             self._counters.saved_by_dedup += batch.n_rows - batch.n_texts
         durable.point("client.answered")
         self._slots.publish(batch)
-        self.rows_of[self._lane.index] += batch.n_rows
+        self._rows_of[self._lane.index] += batch.n_rows
         self._context.documents_free.put(batch.number)
 
     def _deliver_finding(self, batch: Batch, finding: Finding) -> None:
@@ -183,7 +181,7 @@ class Delivery:
         if keep:
             self._slots.matrix(len(keep))[:] = finding.matrix[[owners[row] for row in keep]]
             self._slots.publish(batch, keep=keep if len(keep) < batch.n_rows else None, truncated=truncated)
-            self.rows_of.update(dict.fromkeys(finding.servers, len(keep)))
+            self._rows_of.update(dict.fromkeys(finding.servers, len(keep)))
             self._counters.truncated += len(truncated)
             self._counters.saved_by_dedup += len(keep) - len({owners[row] for row in keep})
         else:

@@ -28,6 +28,7 @@ class CanarySchedule:
         context: What a check that begins now has to know.
         every_s: Seconds between two checks.
         failed: Called with the failure when the server did not give the right canary.
+        cleared, sick: Called instead, the latter with the failure, after a check that was asked for by `ask_soon`.
     """
 
     def __init__(
@@ -38,12 +39,17 @@ class CanarySchedule:
         *,
         every_s: float,
         failed: Callable[[Failure], None],
+        cleared: Callable[[], None],
+        sick: Callable[[Failure], None],
     ) -> None:
         self._unproven = unproven
         self._side_requests = side_requests
         self._context = context
         self._every_s = every_s
         self._failed = failed
+        self._cleared = cleared
+        self._sick = sick
+        self._is_urgent = False
         self._n_checks = 0
         self._due_s = time.monotonic() + min(FIRST_S, every_s)
 
@@ -51,6 +57,11 @@ class CanarySchedule:
     def n_out(self) -> int:
         """Checks that are going on: one, or none."""
         return int(self._due_s == math.inf)
+
+    def ask_soon(self) -> None:
+        """Check as soon as can be: batches fail, and the canary tells whose fault that is."""
+        self._is_urgent = True
+        self._due_s = math.inf if self.n_out else 0.0
 
     def advance(self, now_s: float) -> None:
         """Ask when it is time."""
@@ -65,7 +76,10 @@ class CanarySchedule:
 
     def _answered(self, own: int, rows: int, failure: Failure | None) -> None:
         self._due_s = time.monotonic() + (self._every_s if self._n_checks >= len(_TURNS) else 0.0)
-        if failure is None:
-            self._unproven.confirm(own, rows)
-        else:
-            self._failed(failure)
+        is_urgent, self._is_urgent = self._is_urgent, False
+        if failure is not None:
+            (self._sick if is_urgent else self._failed)(failure)
+            return
+        self._unproven.confirm(own, rows)
+        if is_urgent:
+            self._cleared()

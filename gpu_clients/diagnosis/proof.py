@@ -31,21 +31,22 @@ PAUSE_S = 0.25
 class UnprovenRows:
     """How many of the rows handed over no right canary has confirmed yet, by server.
 
-    Args:
-        rows_of: Rows handed over so far, by server; counted by the delivery.
+    Attributes:
+        rows_of: Rows handed over so far, by the number of the server whose vectors they hold, counted by the delivery;
+            rows of a batch whose vectors come from two servers count for both.
     """
 
-    def __init__(self, rows_of: Counter[int]) -> None:
-        self._rows_of = rows_of
+    def __init__(self) -> None:
+        self.rows_of: Counter[int] = Counter()
         self._confirmed: Counter[int] = Counter()
 
     def rows(self, server: int) -> int:
         """Rows handed over so far."""
-        return self._rows_of[server]
+        return self.rows_of[server]
 
     def servers(self) -> list[int]:
         """The servers with open rows."""
-        return [server for server in self._rows_of if self.unproven_rows(server, self.rows(server))]
+        return [server for server in self.rows_of if self.unproven_rows(server, self.rows(server))]
 
     def unproven_rows(self, server: int, rows: int) -> int:
         """How many of a server's first `rows` rows are open."""

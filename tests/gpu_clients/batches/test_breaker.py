@@ -21,6 +21,13 @@ def test_a_few_failures_in_a_row_are_enough_and_a_success_between_them_is_not() 
         breaker.succeeded()
 
 
+def test_after_a_right_canary_failures_are_counted_anew() -> None:
+    breaker = Breaker(random.Random(1))
+    assert [breaker.failed() for _ in range(4)] == [False, False, False, True]
+    breaker.cleared()
+    assert [breaker.failed() for _ in range(4)] == [False, False, False, True]
+
+
 def test_a_bad_share_of_the_last_requests_is_enough() -> None:
     breaker = Breaker(random.Random(1))
     verdicts = []

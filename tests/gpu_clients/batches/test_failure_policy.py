@@ -75,6 +75,7 @@ def test_after_a_few_failures_of_any_kind_a_batch_is_divided_or_its_server_out(
             random.Random(1),
             bisect=recorder.bisect,
             recheck_rows=lambda *_: None,
+            check_server=lambda: None,
             take_out=recorder.taken_out.append,
         )
         bad = batch()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from urllib.parse import quote
 
 import pytest
@@ -126,11 +125,10 @@ def test_a_server_under_suspicion_works_only_after_a_right_canary() -> None:
 
 def test_rows_are_open_until_a_canary_that_was_begun_after_them() -> None:
     """Counted by server, never twice."""
-    rows_of: Counter[int] = Counter()
-    unproven = UnprovenRows(rows_of)
-    rows_of.update({0: 10, 3: 4})
+    unproven = UnprovenRows()
+    unproven.rows_of.update({0: 10, 3: 4})
     begun = unproven.rows(0)
-    rows_of[0] += 5
+    unproven.rows_of[0] += 5
 
     assert unproven.servers() == [0, 3]
     assert unproven.confirm(0, begun) == 10
