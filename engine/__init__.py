@@ -1,4 +1,4 @@
-"""The bottom layer: rings, channels, the ledger, and what supervises a run."""
+"""The bottom layer: shared memory, the ledger, telemetry, and the supervision of a run's processes."""
 
 import os
 

@@ -72,7 +72,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
-    """What to read.
+    """The source of documents: which collection and fields, and which of its documents.
 
     Attributes:
         filter: Extended JSON that is ANDed to the work query, or None.
@@ -120,7 +120,7 @@ class SourceConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServersConfig:
-    """Whom to ask, and how.
+    """The embedding servers, and how they are asked.
 
     Attributes:
         concurrency: Requests in flight per server, or None for adaptive.
@@ -171,7 +171,7 @@ class ServersConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkConfig:
-    """Where to write."""
+    """Where ledger and shards are written, and when a shard is full."""
 
     hot_dir: Path = Path("hot")
     cold_dir: Path = Path("cold")
@@ -189,7 +189,7 @@ class SinkConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsConfig:
-    """When to stop."""
+    """When a run stops before its work is done, and how much memory its document ring may take."""
 
     limit: int | None = None
     max_time_s: float | None = None

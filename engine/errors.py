@@ -1,4 +1,4 @@
-"""Everything that can go wrong, by what the caller can do about it.
+"""The errors of the engine, by what the caller can do about them.
 
     EngineError
     |-- ConfigError            fix the command, the file or the environment          exit 2
@@ -142,7 +142,7 @@ _MEND = {
 
 
 def of_os_error(error: OSError) -> EngineError:
-    """What the operating system refused, as an error of ours; for the edge of the command line, where none was made."""
+    """An error of ours for an OSError that nobody has translated; for the edge of the command line."""
     kind, mend = _MEND.get(error.errno or 0, (EngineError, "run again with --debug and report it"))
     what = f"cannot use {error.filename}" if error.filename else "the operating system refuses"
     return kind(f"{what} ({error.strerror or error}): {mend}")

@@ -1,10 +1,9 @@
-"""What the engine needs from the layers above it, as small protocols (it knows no MongoDB and no Parquet)."""
+"""Protocols that the layers above fulfil, because the engine knows no MongoDB and no Parquet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from engine.records import ShardFacts
 
@@ -13,7 +12,7 @@ IdList = list[int] | list[str] | list[bytes]
 
 
 class Shards(Protocol):
-    """The shards of a data set."""
+    """The shards folder of a data set, as recovery and marking see it."""
 
     def ids(self, file: str) -> Iterator[IdList]:
         """The ids of a shard in portions; DamageError when it cannot be read."""
@@ -25,8 +24,8 @@ class Shards(Protocol):
         """The facts of a complete shard of this ledger, or why it is not one."""
 
 
-class Marking(Protocol):
-    """What became of a shard's marks."""
+class MarkCounts(Protocol):
+    """The counts of one marking: what became of the documents that were to be marked."""
 
     @property
     def matched(self) -> int:
@@ -46,9 +45,9 @@ class Marking(Protocol):
 
 
 class DocumentMarker(Protocol):
-    """Sets the done field of documents, guarded by "still unset", durably."""
+    """The one who marks: sets the done field of documents, guarded by "still unset", durably."""
 
-    def mark(self, ids: IdList, *, ours_before: bool) -> Marking:
+    def mark(self, ids: IdList, *, ours_before: bool) -> MarkCounts:
         """Mark documents.
 
         Args:
@@ -58,12 +57,3 @@ class DocumentMarker(Protocol):
         Raises:
             SourceError: MongoDB is unavailable beyond the limit.
         """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StagePlan:
-    """One child process: which stage, under which role, with which settings."""
-
-    role: str
-    stage: str
-    settings: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The nouns that travel between processes, and the digest that proves a shard's ids."""
+"""Records that travel between processes: fingerprint, facts of a shard, quarantined document."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """What makes two vectors comparable (G9): in the ledger, in every file footer, compared on resume and merge.
+    """The vector space of a data set (G9): in the ledger, in every file footer, compared on resume and merge.
 
     Attributes:
         model_id: What the server says it serves.
@@ -55,7 +55,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardFacts:
-    """What the writer says of a shard that is durable under its final name.
+    """The facts of a shard that is durable under its final name, as the writer tells them.
 
     Attributes:
         shard: Name without ending, unique in the data set.

@@ -1,13 +1,15 @@
 """What can become of one request to a server, sorted by what to do about it.
 
-    Remedy      meaning                                              kinds
-    RETRY       the server or the way to it hiccuped: later, or      REFUSED, LOST, TIMEOUT, UNAVAILABLE,
-                elsewhere; counts against the server                 MALFORMED, OVERSIZED
-    BACK_OFF    it has too much to do: fewer at a time               OVERLOADED
-    DIVIDE      one document of the batch, or its size: smaller      EMPTY, TOO_LONG, REJECTED, TOKENIZER,
-                batches, until a document fails alone                PAYLOAD, BACKEND, UNSOUND
-    EXCLUDE     it cannot be used as configured: out, until a probe  UNAUTHORIZED, WRONG_SERVICE, DRIFTED, OUT
-                says otherwise
+    Action          meaning                                          kinds
+    RETRY           the server or the way to it hiccuped: later, or  REFUSED, LOST, TIMEOUT, UNAVAILABLE,
+                    elsewhere; counts against the server             MALFORMED, OVERSIZED
+    BACK_OFF        it has too much to do: fewer at a time           OVERLOADED
+    DIVIDE          one document of the batch, or its size: smaller  EMPTY, TOO_LONG, REJECTED, TOKENIZER,
+                    batches, until a document fails alone            PAYLOAD, BACKEND, UNSOUND
+    SUSPECT_SERVER  it cannot be used as configured, as it seems.    UNAUTHORIZED, WRONG_SERVICE, DRIFTED, OUT
+                    The canary tells: when that fails as well the
+                    server is out until a probe says otherwise, and
+                    when it is right the batch is divided
 
 The decision is taken by status, content type and the error's declared type, never by the words of a message; those
 only refine the reason that is written beside a document in quarantine.
@@ -21,13 +23,13 @@ from dataclasses import dataclass
 import orjson
 
 
-class Remedy(enum.Enum):
+class Action(enum.Enum):
     """What to do about a failed request."""
 
     RETRY = "retry"
     BACK_OFF = "back off"
     DIVIDE = "divide"
-    EXCLUDE = "exclude"
+    SUSPECT_SERVER = "suspect the server"
 
 
 class FailureKind(enum.Enum):
@@ -53,25 +55,25 @@ class FailureKind(enum.Enum):
     OUT = "out"
 
 
-REMEDIES: dict[FailureKind, Remedy] = {
-    FailureKind.REFUSED: Remedy.RETRY,
-    FailureKind.LOST: Remedy.RETRY,
-    FailureKind.TIMEOUT: Remedy.RETRY,
-    FailureKind.UNAVAILABLE: Remedy.RETRY,
-    FailureKind.MALFORMED: Remedy.RETRY,
-    FailureKind.OVERSIZED: Remedy.RETRY,
-    FailureKind.OVERLOADED: Remedy.BACK_OFF,
-    FailureKind.EMPTY: Remedy.DIVIDE,
-    FailureKind.TOO_LONG: Remedy.DIVIDE,
-    FailureKind.REJECTED: Remedy.DIVIDE,
-    FailureKind.TOKENIZER: Remedy.DIVIDE,
-    FailureKind.PAYLOAD: Remedy.DIVIDE,
-    FailureKind.BACKEND: Remedy.DIVIDE,
-    FailureKind.UNSOUND: Remedy.DIVIDE,
-    FailureKind.UNAUTHORIZED: Remedy.EXCLUDE,
-    FailureKind.WRONG_SERVICE: Remedy.EXCLUDE,
-    FailureKind.DRIFTED: Remedy.EXCLUDE,
-    FailureKind.OUT: Remedy.EXCLUDE,
+ACTIONS: dict[FailureKind, Action] = {
+    FailureKind.REFUSED: Action.RETRY,
+    FailureKind.LOST: Action.RETRY,
+    FailureKind.TIMEOUT: Action.RETRY,
+    FailureKind.UNAVAILABLE: Action.RETRY,
+    FailureKind.MALFORMED: Action.RETRY,
+    FailureKind.OVERSIZED: Action.RETRY,
+    FailureKind.OVERLOADED: Action.BACK_OFF,
+    FailureKind.EMPTY: Action.DIVIDE,
+    FailureKind.TOO_LONG: Action.DIVIDE,
+    FailureKind.REJECTED: Action.DIVIDE,
+    FailureKind.TOKENIZER: Action.DIVIDE,
+    FailureKind.PAYLOAD: Action.DIVIDE,
+    FailureKind.BACKEND: Action.DIVIDE,
+    FailureKind.UNSOUND: Action.DIVIDE,
+    FailureKind.UNAUTHORIZED: Action.SUSPECT_SERVER,
+    FailureKind.WRONG_SERVICE: Action.SUSPECT_SERVER,
+    FailureKind.DRIFTED: Action.SUSPECT_SERVER,
+    FailureKind.OUT: Action.SUSPECT_SERVER,
 }
 
 QUARANTINE_REASONS: dict[FailureKind, str] = {
@@ -81,6 +83,8 @@ QUARANTINE_REASONS: dict[FailureKind, str] = {
     FailureKind.TOKENIZER: "tokenizer",
     FailureKind.PAYLOAD: "too_large",
     FailureKind.UNSOUND: "unsound_vector",
+    FailureKind.UNAUTHORIZED: "rejected",
+    FailureKind.WRONG_SERVICE: "rejected",
 }
 """Reason written beside a document that failed alone; every other kind is `backend`."""
 
@@ -104,9 +108,9 @@ class Failure:
     retry_after: str | None = None
 
     @property
-    def remedy(self) -> Remedy:
+    def action(self) -> Action:
         """What to do about it."""
-        return REMEDIES[self.kind]
+        return ACTIONS[self.kind]
 
     @property
     def reason(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.errors import ConfigError
 from engine.memory.ids import IdType
-from gpu_clients.servers.routes import EmbedOptions, ServerFacts
+from gpu_clients.server_facts import EmbedOptions, ServerFacts
 
 DEFAULT_MAX_CONCURRENCY = 64
 

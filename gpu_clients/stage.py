@@ -6,16 +6,14 @@ the answer is decoded straight into a vector slot. Whatever is out of the ordina
     fails through the server's fault      a pause, then again; a few in a row take the server out (`breaker`)
     server out                            its batches go back into the ring, a probe lets it back in (`rejoin`)
     429                                   the window shrinks, the whole server cools down; nothing counts against it
-    fails through a document's fault      the batch is taken apart (`isolation`), the document goes into quarantine
+    fails through a document's fault      the batch is taken apart (`bisection`), the document goes into quarantine
     no empty vector slot                  the answer waits in its connection, and nothing new is sent
     the server's vectors are wrong        it is taken out; what it has embedded is embedded anew by others, and what of
                                           it is not committed yet is refused (`proof`)
 
-What a failed batch asks for is decided in `remedies`; the stage takes the server out, because that concerns all parts.
-
-Guarantee: every batch taken is at any moment in exactly one place: in flight or waiting for a retry (`hands`), parked
-(`handover`), in a conversation (`dialogues`), or handed on (vectors to the writer, documents to quarantine) or back. So
-`taken_rows` is always the rows delivered, those in quarantine, and those in these places.
+Guarantee: every batch taken is at any moment in exactly one place: in flight or waiting for a retry (`in_flight`),
+parked (`delivery`), in a side request (`side_requests`), or handed on (vectors to the writer, documents to quarantine)
+or back. So `taken_rows` is always the rows delivered, those in quarantine, and those in these places.
 """
 
 from __future__ import annotations
@@ -27,25 +25,26 @@ from functools import partial
 from engine.ledger import durable
 from engine.supervision.worker import StageContext
 from gpu_clients.batches.batch import Batch
-from gpu_clients.batches.counters import Figures
-from gpu_clients.batches.failure_policy import Remedies
-from gpu_clients.batches.handover import Handover
-from gpu_clients.batches.hedging import Neighbours
-from gpu_clients.batches.in_flight import Hands
+from gpu_clients.batches.counters import Counters
+from gpu_clients.batches.failure_policy import FailurePolicy
+from gpu_clients.batches.in_flight import InFlight
 from gpu_clients.batches.lane import Lane
+from gpu_clients.batches.peers import Peers
 from gpu_clients.batches.rejoin import Rejoin
 from gpu_clients.batches.reports import NO_ANSWER_AT_START, Reports
-from gpu_clients.diagnosis.bisection import Finding, check_canary
-from gpu_clients.diagnosis.bisections import Searches, laboratory_of
-from gpu_clients.diagnosis.canary_schedule import Watch
-from gpu_clients.diagnosis.own_requests import OwnTalks
-from gpu_clients.diagnosis.proof import Proof, Vouchers
-from gpu_clients.errors import Failure, FailureKind, Remedy
+from gpu_clients.delivery.delivery import Delivery
+from gpu_clients.diagnosis.bisections import Bisections, context_of
+from gpu_clients.diagnosis.canary_check import check_canary
+from gpu_clients.diagnosis.canary_schedule import CanarySchedule
+from gpu_clients.diagnosis.finding import Finding
+from gpu_clients.diagnosis.own_requests import OwnServerRequests
+from gpu_clients.diagnosis.proof import Proof, UnprovenRows
+from gpu_clients.errors import Action, Failure, FailureKind
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.polling import EXCLUSIVE, READ, Poller
 from gpu_clients.servers.canary import Arrangement, Canary
 from gpu_clients.servers.requester import Completion
-from gpu_clients.servers.side_requests import Dialogues, Talk, reply_of
+from gpu_clients.servers.side_requests import SideRequest, SideRequests, reply_of
 from gpu_clients.servers.tokenizer import TokenCounter
 from gpu_clients.settings import ClientSettings
 
@@ -72,58 +71,60 @@ class ClientStage:
         rng = random.Random()
         canary = Canary.decode(settings.canary) if settings.canary else None
         self._lane = lane = Lane(settings, settings.index, poller, rng)
-        self._neighbours = Neighbours(settings, poller, rng)
-        self._rejoin = Rejoin(settings, lane, canary, drifted=partial(self._disown, settings.index))
-        self._counter = TokenCounter(HttpClient(lane.address, poller, api_key=settings.api_key(settings.index)))
-        self._dialogues = Dialogues(settings.index, self._neighbours.ask, self._counter.count)
-        self._figures = Figures()
-        self._hands = Hands(context, self._figures)
-        self._laboratory = partial(laboratory_of, lane, settings, self._neighbours.known, canary)
-        self._searches = Searches(lane, self._dialogues, self._laboratory, found=self._found)
-        self._remedies = Remedies(lane, self._hands, self._searches, self._figures, rng, take_out=self._trip)
-        self._talks = OwnTalks(self._dialogues, lane, settings.dim, self._remedies.overloaded)
-        self._handover = Handover(
+        self._peers = Peers(settings, poller, rng)
+        self._rejoin = Rejoin(settings, lane, canary, drifted=partial(self._refuse_rows_of, settings.index))
+        self._token_counter = TokenCounter(HttpClient(lane.address, poller, api_key=settings.api_key(settings.index)))
+        self._side_requests = SideRequests(settings.index, self._peers.ask, self._token_counter.count)
+        self._counters = Counters()
+        self._in_flight = InFlight(context, self._counters)
+        self._bisection_context = partial(context_of, lane, settings, self._peers.known, canary)
+        self._bisections = Bisections(lane, self._side_requests, self._bisection_context, found=self._found)
+        self._unproven = UnprovenRows()
+        self._canary_schedule = CanarySchedule(
+            self._unproven,
+            self._side_requests,
+            self._bisection_context,
+            every_s=settings.canary_every_s,
+            failed=partial(self._canary_failed, settings.index),
+            cleared=lane.breaker.cleared,
+            sick=self._server_is_sick,
+        )
+        self._policy = FailurePolicy(
+            lane,
+            self._in_flight,
+            self._counters,
+            rng,
+            bisect=self._bisections.bisect,
+            recheck_rows=self._bisections.recheck_rows,
+            check_server=self._canary_schedule.ask_soon,
+            take_out=self._trip,
+        )
+        self._own_requests = OwnServerRequests(self._side_requests, lane, settings.dim, self._policy.overloaded)
+        self._delivery = Delivery(
             context,
             settings,
             poller=poller,
             lane=lane,
-            dialogues=self._dialogues,
-            figures=self._figures,
-            failed=self._remedies.failed,
-            unsound=self._remedies.unsound,
-            give_back=self._hands.give_back,
-        )
-        self._vouchers = Vouchers(self._handover.rows_of)
-        self._watch = Watch(
-            self._vouchers,
-            self._dialogues,
-            self._laboratory,
-            every_s=settings.canary_every_s,
-            failed=partial(self._canary_failed, settings.index),
+            side_requests=self._side_requests,
+            counters=self._counters,
+            policy=self._policy,
+            in_flight=self._in_flight,
+            unproven=self._unproven,
         )
         self._proof = Proof(
-            self._vouchers,
-            self._dialogues,
-            self._laboratory,
+            self._unproven,
+            self._side_requests,
+            self._bisection_context,
             patience_s=lambda: lane.patience_s,
             told=self._proved,
             failed=self._canary_failed,
         )
-        self._reports = Reports(
-            context,
-            settings.urls,
-            lane=lane,
-            figures=self._figures,
-            handover=self._handover,
-            neighbours=self._neighbours,
-        )
-        # what the supervisor wants
+        self._reports = Reports(context, settings.urls, lane=lane, counters=self._counters, peers=self._peers)
         self._commands_wait = True
         self._stop_by_s: float | None = None
         self._stopped = False
         self._leaving = False
         self._tail = False
-        # what is due
         self._documents_wait = True
         self._starving = False
         self._tick_s = 0.0
@@ -137,12 +138,12 @@ class ClientStage:
             self._lane.breaker.trip(NO_ANSWER_AT_START)
         while not self._leaving:
             if self._commands_wait:
-                self._obey()
+                self._follow_commands()
             now_s = time.monotonic()
             if now_s >= self._tick_s:
                 self._tick_s = now_s + TICK_S
                 self._tick(now_s)
-            self._handover.unpark()
+            self._delivery.unpark()
             self._send_what_fits()
             self._wait()
             self._take_completions()
@@ -151,36 +152,37 @@ class ClientStage:
         began_s = time.monotonic()
         self._poller.run(TICK_S)
         waited_s = time.monotonic() - began_s
-        if self._handover.parked:
-            self._figures.vector_wait_s += waited_s
+        if self._delivery.parked:
+            self._counters.vector_wait_s += waited_s
         elif self._starving:
-            self._figures.ring_wait_s += waited_s
+            self._counters.ring_wait_s += waited_s
 
     def _tick(self, now_s: float) -> None:
         """What has to be looked at every so often."""
         if self._lane.requester is not None:
             self._lane.requester.http.check_deadlines()
-        self._neighbours.check_deadlines()
-        self._counter.check_deadlines()
-        self._dialogues.wake(now_s)
+        self._peers.check_deadlines()
+        self._token_counter.check_deadlines()
+        self._side_requests.wake(now_s)
         if self._rejoin.advance(now_s):
+            self._starving = False  # whether it is has yet to be seen
             self._report()
             self._reports.server_back()
         self._reports.say_why_out()
-        self._remedies.advance()
+        self._policy.advance()
         if self._lane.breaker.is_ok and self._stop_by_s is None:
-            self._watch.advance(now_s)
+            self._canary_schedule.advance(now_s)
         self._proof.advance(now_s)
-        if self._tail and self._hands.in_flight and not self._context.documents_ready.waiting():
+        if self._tail and self._in_flight.sent and not self._context.documents_ready.waiting():
             median_s = self._lane.admission.median_s() or 0.0
-            self._neighbours.hedge(
-                self._hands.in_flight,
+            self._peers.hedge(
+                self._in_flight.sent,
                 older_than_s=max(HEDGE_AFTER_S, median_s),
-                n_requests=self._figures.requests,
-                look_at=self._look_at,
+                n_requests=self._counters.requests,
+                check_canary=self._check_canary,
             )
         if self._tail and self._lane.is_overloaded_for(TAIL_PATIENCE_S):
-            self._hands.give_back_retries()  # others have nothing to do
+            self._in_flight.give_back_retries()  # others have nothing to do
         if self._stop_by_s is not None:
             self._finish_stopping(now_s, self._stop_by_s)
         # a wake-up may have gone to another client that had less room than documents came
@@ -195,7 +197,7 @@ class ClientStage:
         self._documents_wait = True
         self._poller.forget(self._context.documents_ready.read_fd)
 
-    def _obey(self) -> None:
+    def _follow_commands(self) -> None:
         self._commands_wait = False
         for command in self._context.poll_commands():
             order = command["do"]
@@ -220,16 +222,16 @@ class ClientStage:
     # -- out -------------------------------------------------------------------------------------------
 
     def _send_what_fits(self) -> None:
-        """Send conversations' requests, due retries and new batches, in that order, while there is room."""
+        """Send side requests, due retries and new batches, in that order, while there is room."""
         lane = self._lane
         if not lane.breaker.is_ok:
-            self._talks.refuse()
+            self._own_requests.refuse()
             return
         now_s = time.monotonic()
-        if now_s < lane.resume_s or self._talks.quiet:
+        if now_s < lane.resume_s or self._own_requests.quiet:
             return
-        # conversations go on while answers wait for the writer: it may be waiting for the proof that we are asked for
-        if not self._talks.send() or self._handover.parked:
+        # side requests go on while answers wait for the writer: it may be waiting for the proof that we are asked for
+        if not self._own_requests.send() or self._delivery.parked:
             return
         if self._send_retries(now_s) and self._stop_by_s is None:
             self._send_new()
@@ -237,28 +239,28 @@ class ClientStage:
     def _send_retries(self, now_s: float) -> bool:
         """Send the retries that are due; False when there is no room for more."""
         lane = self._lane
-        while (batch := self._hands.due_retry(now_s)) is not None:
+        while (batch := self._in_flight.due_retry(now_s)) is not None:
             if not lane.admission.admits(lane.in_flight_texts, batch.n_texts):
                 return False
             # waiting out an overload is no retry: the window and the cool-down bound it
             if batch.attempts and not lane.budget.spend(now_s):
                 break
-            self._hands.pop_retry()
-            self._figures.retries += batch.sent_s > 0.0
+            self._in_flight.pop_retry()
+            self._counters.retries += batch.sent_s > 0.0
             self._send(batch)
         return True
 
     def _send_new(self) -> None:
         lane = self._lane
         for _ in range(lane.admission.room_requests(lane.in_flight_texts, lane.in_flight)):
-            batch = self._hands.take() if self._documents_wait else None
+            batch = self._in_flight.take() if self._documents_wait else None
             if batch is None:
                 self._starve()
                 return
             if lane.admission.exceeds(lane.in_flight_texts, batch.n_texts):
-                self._hands.retry_after(0.0, batch)  # larger than those before it
+                self._in_flight.retry_after(0.0, batch)  # larger than those before it
                 return
-            if not self._searches.holds_back(batch):
+            if not self._bisections.holds_back(batch):
                 self._send(batch)
 
     def _starve(self) -> None:
@@ -273,8 +275,8 @@ class ClientStage:
         lane = self._lane
         assert lane.requester is not None
         self._starving = False
-        self._hands.in_flight.add(batch)
-        self._figures.requests += 1
+        self._in_flight.sent.add(batch)
+        self._counters.requests += 1
         batch.sent_s = time.monotonic()
         batch.exchange = lane.requester.submit([batch.body()], batch.n_texts, timeout_s=lane.timeout_s, tag=batch)
         durable.point("client.sent")
@@ -288,110 +290,111 @@ class ClientStage:
                 if type(completion.tag) is Batch:
                     self._take_batch(completion, completion.tag)
                 else:
-                    assert isinstance(completion.tag, Talk)
-                    self._talks.take(completion, completion.tag)
-        for batch, completion, server in self._neighbours.take(self._dialogues):
+                    assert isinstance(completion.tag, SideRequest)
+                    self._own_requests.take(completion, completion.tag)
+        for batch, completion, server in self._peers.take(self._side_requests):
             self._take_hedge(completion, batch, server)
-        self._counter.take(self._dialogues)
+        self._token_counter.take(self._side_requests)
 
     def _take_batch(self, completion: Completion, batch: Batch) -> None:
-        if batch not in self._hands.in_flight:
+        if batch not in self._in_flight.sent:
             completion.release()  # given back while this answer waited to be looked at
             return
-        self._hands.in_flight.discard(batch)
-        self._neighbours.forget(batch)
+        self._in_flight.sent.discard(batch)
+        self._peers.forget(batch)
         if completion.failure is not None:
-            self._remedies.failed(batch, completion.failure)
+            self._policy.failed(batch, completion.failure)
         else:
-            self._handover.take(completion, batch)
+            self._delivery.take(completion, batch)
 
     def _take_hedge(self, completion: Completion, batch: Batch, server: int) -> None:
         """Another server has answered a copy: when it is sound, our own server's work on it is cancelled."""
         reply = reply_of(completion, self._settings.dim)
-        if batch not in self._hands.in_flight or not reply.sound:
+        if batch not in self._in_flight.sent or not reply.sound:
             return
         assert self._lane.requester is not None and batch.exchange is not None
         self._lane.requester.cancel(batch.exchange)
-        self._hands.in_flight.discard(batch)
-        self._found(batch, self._lane.doubts, Finding(reply.matrix, {server}, complete=True))
+        self._in_flight.sent.discard(batch)
+        self._found(batch, self._lane.drifts, Finding(reply.matrix, {server}, complete=True))
 
-    # -- conversations ---------------------------------------------------------------------------------
+    # -- side requests ---------------------------------------------------------------------------------
 
-    def _found(self, batch: Batch, doubts: int, finding: Finding) -> None:
+    def _found(self, batch: Batch, drifts: int, finding: Finding) -> None:
         """All that can be found out about a batch is known, and maybe that our server is at fault."""
-        self._handover.take_finding(batch, finding, doubts)
+        self._delivery.take_finding(batch, finding, drifts)
         if finding.sick is not None:
-            self._fell_sick(finding.sick)
+            self._server_is_sick(finding.sick)
 
-    def _look_at(self, server: int) -> None:
+    def _check_canary(self, server: int) -> None:
         """Ask another server for the canary before it gets a hedge."""
-        search = check_canary(server, Arrangement.MIXED, self._laboratory())
-        self._dialogues.start(search, partial(self._neighbours.looked_at, server), time.monotonic())
+        check = check_canary(server, Arrangement.MIXED, self._bisection_context())
+        self._side_requests.start(check, partial(self._peers.canary_answered, server), time.monotonic())
 
     def _canary_failed(self, server: int, failure: Failure) -> None:
         """A canary came back wrong, or not at all; in the second case our server's batches have the same trouble."""
         if server == self._lane.index:
-            if failure.remedy is Remedy.EXCLUDE:
-                self._fell_sick(failure)
+            if failure.action is Action.SUSPECT_SERVER:
+                self._server_is_sick(failure)
         elif failure.kind is FailureKind.DRIFTED:
-            self._disown(server)
+            self._refuse_rows_of(server)
 
     def _proved(self, number: int, doubtful_rows: int) -> None:
-        self._figures.doubtful_rows += doubtful_rows
+        self._counters.doubtful_rows += doubtful_rows
         self._report()
         durable.point("client.before_proof")
         self._context.tell("proof", number=number)
 
     # -- out of service --------------------------------------------------------------------------------
 
-    def _fell_sick(self, failure: Failure) -> None:
-        """A conversation has shown that our server is at fault."""
-        if self._lane.breaker.is_ok:
-            self._figures.add_failure(self._lane.address.url, failure)
+    def _server_is_sick(self, failure: Failure) -> None:
+        """A side request has shown that our server is at fault; overload is waited out, within bounds of its own."""
+        if self._lane.breaker.is_ok and failure.action is not Action.BACK_OFF:
+            self._counters.add_failure(self._lane.address.url, failure)
             self._trip(failure)
 
     def _trip(self, failure: Failure) -> None:
         """Take our server out: everything goes back into the ring for the others."""
-        lane, hands = self._lane, self._hands
+        lane, in_flight = self._lane, self._in_flight
         lane.breaker.trip(failure.detail)
         if lane.requester is not None:
             lane.requester.abandon()
-        for batch in hands.in_flight:
-            self._neighbours.forget(batch)
-        hands.give_back_all(died=failure.kind in (FailureKind.LOST, FailureKind.REFUSED))
+        for batch in in_flight.sent:
+            self._peers.forget(batch)
+        in_flight.give_back_all(died=failure.kind in (FailureKind.LOST, FailureKind.REFUSED))
         if failure.kind is FailureKind.DRIFTED:
-            lane.doubts += 1
-            self._handover.take_back()
-        self._talks.refuse()
+            lane.drifts += 1
+            self._delivery.take_back()
+        self._own_requests.refuse()
         self._report()
         self._reports.server_out(failure.detail)
         if failure.kind is FailureKind.DRIFTED:
-            self._disown(lane.index)
+            self._refuse_rows_of(lane.index)
 
-    def _disown(self, server: int) -> None:
+    def _refuse_rows_of(self, server: int) -> None:
         """A server's vectors are wrong: the rows of it that are open must not be committed."""
-        rows = self._vouchers.vouch(server, self._vouchers.rows(server))  # once they are refused, nobody asks again
+        rows = self._unproven.confirm(server, self._unproven.rows(server))  # once they are refused, nobody asks again
         if rows:
             self._reports.drifted(server, rows)
 
     # -- the supervisor --------------------------------------------------------------------------------
 
     @property
-    def _n_looking(self) -> int:
-        """Conversations that nobody waits for."""
-        return self._watch.n_out + self._neighbours.n_looking + self._proof.n_out
+    def _n_checking(self) -> int:
+        """Side requests that nobody waits for."""
+        return self._canary_schedule.n_out + self._peers.n_checking + self._proof.n_out
 
     def _finish_stopping(self, now_s: float, by_s: float) -> None:
         """After a stop command: done when nothing is in hand; what takes too long is given back."""
-        self._hands.give_back_retries()
-        asking = self._dialogues.n_open > self._n_looking
-        if now_s >= by_s and self._lane.breaker.is_ok and (self._hands.in_flight or asking):
+        self._in_flight.give_back_retries()
+        asking = self._side_requests.n_open > self._n_checking
+        if now_s >= by_s and self._lane.breaker.is_ok and (self._in_flight.sent or asking):
             self._trip(Failure(kind=FailureKind.TIMEOUT, detail="not finished in time after the stop command"))
-            asking = self._dialogues.n_open > self._n_looking
-        if not (self._hands.in_flight or self._handover.parked or asking or self._stopped):
+            asking = self._side_requests.n_open > self._n_checking
+        if not (self._in_flight.sent or self._delivery.parked or asking or self._stopped):
             self._stopped = True
             self._report()
-            self._context.tell("stopped", rows=self._handover.rows, taken_rows=self._figures.taken_rows)
+            self._context.tell("stopped", rows=self._counters.rows, taken_rows=self._counters.taken_rows)
 
     def _report(self) -> None:
-        self._reports.tell(starving=self._starving, stopped=self._stopped)
+        is_idle = self._starving and self._side_requests.n_open <= self._n_checking
+        self._reports.tell(starving=is_idle, stopped=self._stopped)

@@ -1,4 +1,4 @@
-"""What the reader is told: parsed once by the composer, sent to the reader's process, never logged."""
+"""The reader's settings: parsed once by the composer, sent to the reader's process, never logged."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ class ReaderSettings:
         page_rows: Documents asked for in one query, at most.
         mark: Whether documents get marked after their commit; without it ids are remembered instead.
         quarantine_file: Path of `quarantine.jsonl`; its documents are not read again. None when there is none.
-        done_ids_file: Path of a file written by `readers.mongo.done_ids`; its ids are not read again. Only without
-        `mark`. keep_text: Whether quarantine entries carry the text. max_outage_s: How long MongoDB may be away before
-        the run ends.
+        done_ids_file: Path of a file written by `readers.batching.done_ids`; its ids are not read again. Only without
+            `mark`.
+        keep_text: Whether quarantine entries carry the text.
+        max_outage_s: How long MongoDB may be away before the run ends.
     """
 
     uri: str = field(repr=False)

@@ -1,4 +1,4 @@
-"""The reader's process: turns the work queue into batches in the document ring.
+"""The reader stage: a process that turns the work queue into batches in the document ring.
 
     fetching thread     pages ahead of the reader, retries while MongoDB is away
     this thread         screening -> window -> encoder -> slot; commands and heartbeats in between
@@ -23,25 +23,28 @@ from engine.memory.slots import HEADER_BYTES
 from engine.supervision.worker import HEARTBEAT_S, Heartbeat, StageContext
 from readers.batching.columns import ColumnReader
 from readers.batching.encode import BatchEncoder, Encoded
-from readers.batching.screening import Screening
+from readers.batching.ports import Document
+from readers.batching.screening import Screening, TextPolicy
 from readers.batching.skip import QuarantineLog, SkipSet
 from readers.batching.window import BatchLimits, Window
-from readers.mongo.connection import Client, Document, Documents, open_client, open_collection, selection_ms
+from readers.mongo.columns import BSON_TYPES
+from readers.mongo.connection import Client, Documents, open_client, open_collection, selection_ms
 from readers.mongo.errors import Outage
 from readers.mongo.estimate import EstimateInBackground
 from readers.mongo.fetch import PageFetcher, PageSize
+from readers.mongo.ids import MongoIds
 from readers.mongo.index import open_queue
 from readers.mongo.work_queue import WorkQuery, WorkQueue
 from readers.settings import ReaderSettings
 
 if TYPE_CHECKING:
-    from readers.mongo.done_ids import DoneIds
+    from readers.batching.done_ids import DoneIds
 
 _IDLE_WAIT_S = 0.1
 _STARVING_AFTER_S = 0.02
 """Rows are not held back for a better order while the next page takes longer than that."""
 
-_ATTEND_EVERY_BATCHES = 8
+_POLL_EVERY_BATCHES = 8
 _SMALLEST_ROOM_BYTES = 256
 _QUARANTINE_MESSAGE_BYTES = 96 << 10
 _QUARANTINE_MESSAGE_ENTRIES = 50
@@ -77,10 +80,20 @@ class Reader:
         self._collection: Documents = open_collection(client, settings.database, settings.collection)
         self._query = WorkQuery.of(settings.done_field, settings.langs, settings.filter, settings.scan)
         id_type = IdType(settings.id_type)
-        self._skip = SkipSet(QuarantineLog(settings.quarantine_file), _done_ids(settings, id_type), id_type)
-        self._columns = ColumnReader(settings.columns, self._log_misfit) if settings.columns else None
-        max_text_bytes = _room_for_a_text(context, settings)
-        self._screening = Screening(settings, self._skip, self._columns, max_text_bytes)
+        ids = MongoIds(id_type)
+        self._skip = SkipSet(
+            QuarantineLog(settings.quarantine_file, ids.key_of_text), _done_ids(settings, id_type), ids
+        )
+        self._columns = ColumnReader(settings.columns, BSON_TYPES, self._log_misfit) if settings.columns else None
+        policy = TextPolicy(
+            text_field=settings.text_field,
+            prompt=settings.prompt or "",
+            max_text_bytes=_room_for_a_text(context, settings),
+            max_characters=settings.max_characters,
+            truncate=settings.truncate,
+            keep_text=settings.keep_text,
+        )
+        self._screening = Screening(policy, ids, self._skip, self._columns)
         self._window = Window(
             BatchLimits(
                 max_texts=settings.batch_size,
@@ -88,12 +101,13 @@ class Reader:
                 max_characters=min(settings.max_request_bytes, context.documents.slot_bytes),
                 max_tokens=settings.max_request_tokens,
             ),
+            ids.keys,
             max_rows=settings.window_rows,
             bucketing=settings.bucketing,
             dedup=settings.dedup,
         )
         self._encoder = BatchEncoder(
-            id_type,
+            ids,
             context.layout,
             context.documents.slot_bytes,
             settings.max_request_bytes,
@@ -124,7 +138,7 @@ class Reader:
             self._make_pass()
             while not self._exit:
                 self._context.wait(_IDLE_WAIT_S)
-                self._attend()
+                self._poll_commands()
                 if self._stop and not self._has_told_stopped:
                     self._tell_stopped(work_left=False)
                 elif self._rescan and not self._stop:
@@ -172,7 +186,7 @@ class Reader:
     def _read_pages(self, fetcher: PageFetcher) -> bool:
         """Publish page after page until the end, a stop or the limit; whether nothing is left that could be read."""
         starving_since: float | None = None
-        while not self._attend():
+        while not self._poll_commands():
             fetcher.clear_wake()
             documents = fetcher.poll()
             if documents is None:
@@ -216,7 +230,7 @@ class Reader:
 
     def _publish(self, encoded: Encoded) -> bool:
         """Put a batch into the next free slot; False when told to stop first."""
-        if self._batches % _ATTEND_EVERY_BATCHES == 0 and self._attend():
+        if self._batches % _POLL_EVERY_BATCHES == 0 and self._poll_commands():
             return False
         number = None if self._paused else self._context.documents_free.take()
         if number is None:
@@ -237,7 +251,7 @@ class Reader:
         began = time.monotonic()
         self._state = "waiting_ring"
         number = None
-        while number is None and not self._attend():
+        while number is None and not self._poll_commands():
             if self._paused:
                 self._context.wait(_IDLE_WAIT_S)
                 continue
@@ -258,7 +272,7 @@ class Reader:
         self._context.wait(_STARVING_AFTER_S if len(self._window) else _IDLE_WAIT_S, fetcher.wake_fd)
         self._source_wait_s += time.monotonic() - began
 
-    def _attend(self) -> bool:
+    def _poll_commands(self) -> bool:
         """Obey commands and report when it is time; True when no more may be published."""
         for command in self._context.poll_commands():
             kind = command.get("do")
@@ -315,7 +329,7 @@ class Reader:
 def _done_ids(settings: ReaderSettings, id_type: IdType) -> DoneIds | None:
     if settings.mark:
         return None
-    from readers.mongo.done_ids import DoneIds  # noqa: PLC0415 - only this mode pays for importing numpy
+    from readers.batching.done_ids import DoneIds  # noqa: PLC0415 - only this mode pays for importing numpy
 
     return DoneIds(None if settings.done_ids_file is None else Path(settings.done_ids_file), id_type)
 

@@ -30,6 +30,13 @@ hypothesis.settings.register_profile("explore", _NO_CLOCK)
 hypothesis.settings.register_profile("same", _NO_CLOCK, derandomize=True)
 hypothesis.settings.load_profile("same")
 
+QUICK_JOURNAL = ("--journalCommitInterval", "5")
+"""For a mongod of tests: a collection that is dropped and an index that is made wait for the next flush of the journal,
+which comes every 100 ms otherwise. What waits for the journal by its write concern is told as before."""
+
+LEAVE_S = 20.0
+"""How long a process may take to leave after its test: the kernel may still be taking down what was killed."""
+
 _names = itertools.count(1)
 _session_servers: list[LocalMongod] = []  # they outlive a test, and a test may restart them
 _session_pids: set[int] = set()
@@ -45,8 +52,8 @@ def outlives_tests(*pids: int) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def mongod() -> Iterator[LocalMongod]:
-    """One real mongod for the whole session; a missing one fails the test, it never skips it."""
-    with LocalMongod() as server:
+    """One real mongod for the whole session (of each worker); a missing one fails the test, it never skips it."""
+    with LocalMongod(arguments=QUICK_JOURNAL) as server:
         _session_servers.append(server)
         yield server
         _session_servers.remove(server)
@@ -64,13 +71,17 @@ def mongo_db(mongod: LocalMongod) -> Iterator[Database[dict[str, Any]]]:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind() -> Iterator[None]:
-    """Fail a test after which a child process or a file of ours in /dev/shm is left."""
+    """Fail a test after which a child process or a file of ours in /dev/shm is left.
+
+    Workers of pytest are siblings: each looks at its own children. No file in /dev/shm is ours, so none of another
+    worker's is taken for one of this test.
+    """
     me = psutil.Process()
     children_before = {child.pid for child in me.children(recursive=True)}
     files_before = set(Path("/dev/shm").glob("engine*"))
     yield
     expected = children_before | _session_pids | {server.pid for server in _session_servers if server.running}
-    deadline = time.monotonic() + 20.0  # the kernel may still be taking down what a test killed
+    deadline = time.monotonic() + LEAVE_S
     while True:
         left = {child.pid: child for child in me.children(recursive=True)}
         for pid in expected:

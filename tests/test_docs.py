@@ -1,10 +1,15 @@
-"""The documents say what the program does: every command, every option, every exit code, every fail point."""
+"""The documents say what the program does: every command, every exit code, every fail point, every path."""
 
 from __future__ import annotations
 
+import ast
+import configparser
+import functools
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,16 @@ from engine.errors import Exit
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+THERE = {name for name in TRACKED if (ROOT / name).exists()}
+THERE |= {str(folder) for name in THERE for folder in Path(name).parents}
+LAYERS = "engine|readers|gpu_clients|writers|bench|commands|tests"
+PATH = re.compile(rf"(?<![\w/.-])((?:{LAYERS}|docs)/[\w./*-]*)")
+MODULE = re.compile(rf"`((?:{LAYERS})(?:\.\w+)+)`|python -m ((?:{LAYERS})(?:\.\w+)*)")
+NO_MODULES = re.compile(r"engine\.(toml|version|fingerprint|shard|rows|epoch|lineage|row_digest)")
+"""A file of the user's, and keys in the footer of a Parquet file."""
+UNITS = {"docs/s"}
 
 
 def read(name: str) -> str:
@@ -69,9 +84,12 @@ def test_every_guarantee_names_tests_that_are_there() -> None:
 
 def test_every_dependency_earns_a_line() -> None:
     """setup.cfg and docs/dependencies.md name the same packages."""
-    options = read("setup.cfg").partition("install_requires =")[2].partition("[options.package_data]")[0]
-    names = {re.split(r"[<>=;\s]", line.strip())[0] for line in options.splitlines() if re.match(r"    [a-z]", line)}
-    tools = {"hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "types-psutil", "types-requests"}
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "setup.cfg")
+    needed = [metadata["options"]["install_requires"], *metadata["options.extras_require"].values()]
+    names = {re.split(r"[<>=;\s]", line)[0] for line in "\n".join(needed).split("\n") if line}
+    tools = {"hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "types-psutil", "types-requests"}
+    assert names > tools
     for name in names - tools:
         assert f"| {name}" in read("docs/dependencies.md"), name
 
@@ -112,3 +130,94 @@ def test_help_works_without_the_extras() -> None:
 
     assert done.returncode == 0, done.stderr
     assert "--tei-urls" in done.stdout
+
+
+def not_there(text: str) -> list[str]:
+    """Paths and dotted names of this project in a text that lead nowhere; `HOT/...` and `shards/...` are a run's."""
+    wrong = [path for path in PATH.findall(text) if not _leads_to_a_file(path)]
+    names = (quoted or command for quoted, command in MODULE.findall(text))
+    return wrong + [name for name in names if not NO_MODULES.match(name) and not _leads_to_a_module(name)]
+
+
+def _leads_to_a_file(path: str) -> bool:
+    path = path.rstrip("./-")
+    if "*" in path:
+        return any(ROOT.glob(path))
+    is_adr = re.fullmatch(r"docs/adr/\d{4}", path) is not None
+    return path in THERE | UNITS or (is_adr and any(name.startswith(f"{path}-") for name in THERE))
+
+
+def _leads_to_a_module(name: str) -> bool:
+    """Whether a module has that name, or has in it what the rest of the name says: `engine.records.Quarantined`."""
+    parts = name.removesuffix(".NAME").split(".")  # a place for any name
+    for n in range(len(parts), 0, -1):
+        path = "/".join(parts[:n])
+        if f"{path}.py" in THERE:
+            return all(part in _defined(f"{path}.py") for part in parts[n:])
+        if path in THERE:
+            return n == len(parts)
+    return False
+
+
+@functools.cache
+def _defined(name: str) -> frozenset[str]:
+    """Names of everything that a file defines, imported names and methods included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(read(name))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.alias):
+            names.add((node.asname or node.name).rpartition(".")[2])
+    return frozenset(names)
+
+
+def prose_of(name: str) -> str:
+    """What people read of a file: all of a document; docstrings and comments of a program."""
+    text = read(name)
+    if not name.endswith(".py"):
+        return text
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docs = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return "\n".join([*docs, *(token.string for token in tokens if token.type == tokenize.COMMENT)])
+
+
+def test_every_path_and_every_module_that_is_named_is_there() -> None:
+    """A file that moves takes its name along in documents, docstrings and comments; the changelog may name old ones."""
+    names = [name for name in TRACKED if name.endswith((".md", ".py")) and name in THERE and name != "CHANGELOG.md"]
+    found = {name: not_there(prose_of(name)) for name in names}
+
+    assert not {name: wrong for name, wrong in found.items() if wrong}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "see `engine/ledger/lost.py`",
+        "Code: engine/lost/ and more",
+        "(tests/engine/test_lost_*.py)",
+        "`python -m bench.lost.pipeline --compare`",
+        "`engine.ledger.lost`",
+        "`engine.ledger.log.Lost`",
+        "`bench.lost`",
+        "docs/lost.md says why",
+        "docs/adr/9999",
+    ],
+)
+def test_a_path_that_leads_nowhere_is_noticed(text: str) -> None:
+    """The check can fail, on each form of a name."""
+    (lost,) = not_there(text)
+
+    assert "lost" in lost.lower() or "9999" in lost
+
+
+def test_paths_of_a_run_and_names_that_are_there_are_no_mistakes() -> None:
+    """Folders of a run, keys of a footer, a glob, a wing, a method."""
+    text = (
+        "HOT/engine/ledger, /nvme/engine/x, COLD/db.c/shards/a.parquet, shards/, `engine.toml`, `engine.version`, "
+        "`engine/ledger/`, `tests/engine/ledger/test_*.py`, `engine.ledger.log.Ledger.append`, docs/adr/0011), "
+        "`python -m bench.standin`, docs/s"
+    )
+    assert not not_there(text)

@@ -1,0 +1,1 @@
+"""The tweets that travel with the project."""

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.measure.client_pump import ClientPump, Lap, cores
+from bench.measure.client_driver import ClientDriver, Interval, cores
 from bench.parts import tweets
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from bench.standin.backends.capacity import capacity
@@ -90,8 +90,8 @@ CASES = [
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One row of the table."""
+class FleetUse:
+    """How a fleet was used: one row of the table."""
 
     rows_per_s: float
     tokens_per_s: float
@@ -107,21 +107,21 @@ class Found:
     cpu_us: float
 
 
-def run(case: Case, seconds: float) -> Found:
+def run(case: Case, seconds: float) -> FleetUse:
     """Let one client process for each server work, and compare the servers' counters before and after."""
     ordered = sorted(tweets.texts()[:WINDOW_TEXTS], key=len)
     up = [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]
     config = case.config()
     with StandinFleet(config) as fleet:
         settings = ClientSettings(urls=fleet.urls, batch_size=BATCH, target_p95_s=case.target_p95_s)
-        with ClientPump(settings, up + up[::-1], n_slots=24 * len(fleet.urls)) as pump:
+        with ClientDriver(settings, up + up[::-1], n_slots=24 * len(fleet.urls)) as driver:
             if case.slow_first is not None:
                 fleet.control(fleet.ports[0], slow_factor=case.slow_first)
-            pump.run(seconds=WARM_UP_S)
-            before, latencies = fleet.reports(), _latencies(pump.figures)
-            lap = pump.run(seconds=seconds)
+            driver.run(seconds=WARM_UP_S)
+            before, latencies = fleet.reports(), _latencies(driver.reports)
+            interval = driver.run(seconds=seconds)
             after = fleet.reports()
-            return _found(case, ordered, before, after, lap, latencies, pump.figures)
+            return _found(case, ordered, before, after, interval, latencies, driver.reports)
 
 
 def _found(
@@ -129,10 +129,10 @@ def _found(
     texts: list[str],
     before: list[dict[str, Any]],
     after: list[dict[str, Any]],
-    lap: Lap,
+    interval: Interval,
     latencies_before: list[int],
     figures: Mapping[str, dict[str, Any]],
-) -> Found:
+) -> FleetUse:
     config = case.config()
     counters = [
         {name: late["backend"][name] - early["backend"][name] for name in late["backend"]}
@@ -144,12 +144,12 @@ def _found(
         for speed, factor in zip(case.speeds, slowed, strict=True)
     ]
     steady = [late - early for early, late in zip(latencies_before, _latencies(figures), strict=True)]
-    return Found(
-        rows_per_s=lap.rows_per_s,
-        tokens_per_s=sum(counter["standin_real_tokens_total"] for counter in counters) / lap.seconds,
-        each_tokens_per_s=[counter["standin_real_tokens_total"] / lap.seconds for counter in counters],
+    return FleetUse(
+        rows_per_s=interval.rows_per_s,
+        tokens_per_s=sum(counter["standin_real_tokens_total"] for counter in counters) / interval.seconds,
+        each_tokens_per_s=[counter["standin_real_tokens_total"] / interval.seconds for counter in counters],
         capacity_tokens_per_s=sum(rates),
-        busy=[counter["standin_busy_seconds_total"] / lap.seconds for counter in counters],
+        busy=[counter["standin_busy_seconds_total"] / interval.seconds for counter in counters],
         padding=sum(c["standin_padded_tokens_total"] for c in counters)
         / max(1.0, sum(c["standin_real_tokens_total"] for c in counters)),
         oracle_padding=capacity(texts, config, order="sorted").padding_ratio,
@@ -157,7 +157,7 @@ def _found(
         overloaded=sum(r["answered_429"] for r in after) - sum(r["answered_429"] for r in before),
         p95_s=LatencyHistogram(steady).quantile(0.95),
         windows=[facts["window"] for _, facts in sorted(figures.items())],
-        cpu_us=lap.cpu_us_per_row,
+        cpu_us=interval.cpu_us_per_row,
     )
 
 

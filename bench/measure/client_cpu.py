@@ -29,10 +29,12 @@ import numpy as np
 import orjson
 import pybase64
 
-from bench.measure.client_pump import ClientPump, cores
+from bench.measure.client_driver import ClientDriver, cores
 from bench.parts import tweets
 from bench.standin import StandinConfig, StandinFleet
-from gpu_clients.http.client import Address, HttpClient, Poller
+from gpu_clients.http.address import Address
+from gpu_clients.http.client import HttpClient
+from gpu_clients.http.polling import Poller
 from gpu_clients.servers.doctor import examine
 from gpu_clients.servers.requester import Requester
 from gpu_clients.servers.routes import choose_route
@@ -45,7 +47,7 @@ N_CLIENTS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ClientCost:
     """One row of the table: microseconds of CPU and documents per second."""
 
     name: str
@@ -222,7 +224,7 @@ CONTENDERS: list[tuple[str, str, Any, tuple[str, Callable[[bytes], Matrix], byte
 ]
 
 
-def measure(name: str, over: Any, url: str, kind: Any, batches: list[list[str]], n_documents: int) -> Line:
+def measure(name: str, over: Any, url: str, kind: Any, batches: list[list[str]], n_documents: int) -> ClientCost:
     """Ask for `n_documents` vectors and count this process's CPU time."""
     path, decode, template = kind
     bodies = [template % orjson.dumps(batch) for batch in batches]
@@ -235,21 +237,23 @@ def measure(name: str, over: Any, url: str, kind: Any, batches: list[list[str]],
         while done < n_documents:
             for body in bodies:
                 done += len(ask(body))
-        return Line(name, (_cpu_s() - cpu_s) / done * 1e6, done / (time.monotonic() - began_s))
+        return ClientCost(name, (_cpu_s() - cpu_s) / done * 1e6, done / (time.monotonic() - began_s))
 
 
-def measure_processes(url_count: int, batches: list[list[str]], n_documents: int) -> list[Line]:
-    """Whole client processes between two pumps."""
+def measure_processes(url_count: int, batches: list[list[str]], n_documents: int) -> list[ClientCost]:
+    """Whole client processes, driven without reader and writer."""
     size = len(batches[0])
     lines = []
     for n_clients in (1, url_count):
         with StandinFleet(_config(size, n_clients)) as fleet:
             settings = ClientSettings(urls=fleet.urls, batch_size=size, canary_every_s=600.0)
-            with ClientPump(settings, batches, n_slots=24 * n_clients) as pump:
-                pump.run(seconds=10.0, rows=n_documents // 5)
-                lap = pump.run(seconds=60.0, rows=n_documents)
+            with ClientDriver(settings, batches, n_slots=24 * n_clients) as driver:
+                driver.run(seconds=10.0, rows=n_documents // 5)
+                interval = driver.run(seconds=60.0, rows=n_documents)
         noun = "process" if n_clients == 1 else "processes"
-        lines.append(Line(f"this client, {n_clients} {noun} with rings", lap.cpu_us_per_row, lap.rows_per_s))
+        lines.append(
+            ClientCost(f"this client, {n_clients} {noun} with rings", interval.cpu_us_per_row, interval.rows_per_s)
+        )
     return lines
 
 
@@ -265,7 +269,7 @@ def _cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def table(batch_size: int, n_documents: int) -> list[Line]:
+def table(batch_size: int, n_documents: int) -> list[ClientCost]:
     """All lines for one batch size."""
     texts = tweets.texts()
     batches = [texts[at : at + batch_size] for at in range(0, len(texts) - batch_size + 1, batch_size)]

@@ -12,7 +12,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 
-from bench.measure.client_pump import ClientPump, cores
+from bench.measure.client_driver import ClientDriver, cores
 from bench.parts import tweets
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from gpu_clients.settings import ClientSettings
@@ -24,8 +24,8 @@ _GPU = GpuConfig(tokens_per_s=400_000.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What came of one run.
+class RunCost:
+    """What one run came to.
 
     Attributes:
         rows: Vectors that came out.
@@ -40,7 +40,7 @@ class Found:
     outs: int
 
 
-def run(n_documents: int, batch_size: int, status: str | None) -> Found:
+def run(n_documents: int, batch_size: int, status: str | None) -> RunCost:
     """One pass over the documents; with a `status` the middle one fails with it for ever."""
     texts = [document["text"] for document in tweets.documents(n_documents, retweeted=False)]
     if status is not None:
@@ -53,13 +53,13 @@ def run(n_documents: int, batch_size: int, status: str | None) -> Found:
     with StandinFleet(config) as fleet:
         # the first looks at each server are part of both runs, later ones would depend on how long they take
         settings = ClientSettings(urls=fleet.urls, batch_size=batch_size, canary_every_s=3600.0)
-        with ClientPump(settings, batches, n_slots=24 * N_SERVERS, once=True) as pump:
-            lap = pump.run(seconds=300.0, rows=n_documents - (status is not None))
-            pump.run(seconds=2.0)  # the last reports, and any request that is still out
-            figures = list(pump.figures.values())
+        with ClientDriver(settings, batches, n_slots=24 * N_SERVERS, once=True) as driver:
+            interval = driver.run(seconds=300.0, rows=n_documents - (status is not None))
+            driver.run(seconds=2.0)  # the last reports, and any request that is still out
+            figures = list(driver.reports.values())
             requests = sum(report["embed_requests"] for report in fleet.reports())
-    return Found(
-        lap.rows, sum(each["quarantined"] for each in figures), requests, sum(each["outs"] for each in figures)
+    return RunCost(
+        interval.rows, sum(each["quarantined"] for each in figures), requests, sum(each["outs"] for each in figures)
     )
 
 

@@ -30,7 +30,7 @@ from bench.parts.tweets import documents
 from bench.standin import StandinConfig, StandinFleet
 from engine.config import check_range
 from engine.errors import ProtocolError
-from engine.telemetry.summary import MachineCpu
+from engine.telemetry.bottleneck import MachineCpu
 
 DATABASE, COLLECTION, DONE_FIELD = "bench", "tweets", "embedded_bench"
 SCRIPT_SHARE = 10

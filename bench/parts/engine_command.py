@@ -15,7 +15,7 @@ STOP_PATIENCE_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCommand:
-    """Where the commands work; passed by the environment, as a deployment would.
+    """The `engine` command on a collection, servers and folders, named by the environment as a deployment would.
 
     Attributes:
         uri: MongoDB.

@@ -157,18 +157,21 @@ class LocalMongod:
                 raise SourceError("mongod found no free port on 127.0.0.1 in five tries")
             self._become_primary()
         except PyMongoError as error:
-            words = self._last_words()
+            said = self._last_output()
             self.kill()
             self._clean_up()
-            raise SourceError(f"the local mongod ended or fell silent at its start ({error}): {words}") from error
+            raise SourceError(f"the local mongod ended or fell silent at its start ({error}): {said}") from error
         except BaseException:
             self.kill()
             self._clean_up()
             raise
 
     def stop(self) -> None:
-        """Stop it cleanly and remove its folder when that is temporary; harmless when it does not run."""
-        self.halt()
+        """Stop it and remove its folder when that is temporary, cleanly otherwise; harmless when it does not run."""
+        if self._is_temporary:
+            self.kill()  # a clean stop takes a second, for data that nobody will read
+        else:
+            self.halt()
         self._clean_up()
 
     def halt(self) -> None:
@@ -228,7 +231,7 @@ class LocalMongod:
             if code == _ADDRESS_IN_USE:
                 return False
             if code is not None:
-                raise SourceError(f"{self._binary} ended at its start with code {code}: {self._last_words()}")
+                raise SourceError(f"{self._binary} ended at its start with code {code}: {self._last_output()}")
             if time.monotonic() > deadline:
                 raise SourceError(f"{self._binary} did not answer on port {self.port} in {START_TIMEOUT_S:.0f} s")
             time.sleep(0.02)
@@ -248,7 +251,7 @@ class LocalMongod:
             self._configure(client)
             while not client.admin.command("hello").get("isWritablePrimary"):
                 if not self.running or time.monotonic() > deadline:
-                    raise SourceError(f"the local mongod does not become primary: {self._last_words()}")
+                    raise SourceError(f"the local mongod does not become primary: {self._last_output()}")
                 time.sleep(0.02)
 
     def _configure(self, client: pymongo.MongoClient[dict[str, Any]]) -> None:
@@ -276,7 +279,7 @@ class LocalMongod:
             elif error.code != _UNAUTHORIZED:  # with --auth and a user it was made long ago
                 raise SourceError(f"the local replica set cannot be made: {error.details}") from error
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         """What mongod said last, for an error."""
         for name in ("mongod.out", "mongod.log"):
             text = (self.folder / name).read_text(errors="replace").strip() if (self.folder / name).exists() else ""

@@ -1,4 +1,4 @@
-"""What a stand-in server is told at its start: one frozen configuration, checked once."""
+"""The configuration of a stand-in server: frozen, checked once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong around a stand-in server, in the tree of `engine.errors`.
+"""The errors of stand-in servers, in the tree of `engine.errors`.
 
 A setting or a fault that cannot be used is a plain `engine.errors.ConfigError`.
 """

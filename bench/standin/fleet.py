@@ -112,8 +112,9 @@ class StandinFleet:
         config = config or StandinConfig()
         if not 1 <= processes <= len(config.ports):
             raise FleetError(f"processes is {processes}, expected 1 to {len(config.ports)} (one per port at most).")
-        self._configs = [_lifelined(config, range(part, len(config.ports), processes)) for part in range(processes)]
-        self._order = [port for part in range(processes) for port in range(part, len(config.ports), processes)]
+        shares = [range(part, len(config.ports), processes) for part in range(processes)]
+        self._configs = [_part_of(config, positions) for positions in shares]
+        self._order = [position for positions in shares for position in positions]
         self._host = config.host
         self._children: list[_Child] = []
 
@@ -189,9 +190,10 @@ class StandinFleet:
             raise FleetError(f"The server on port {port} still runs after {timeout_s} s.") from error
 
     def control(self, port: int, **orders: Any) -> dict[str, Any]:
-        """Give `orders` to the server on `port` (`bench.standin.api.control.obey`) and return its report after them.
+        """Give `orders` to the server on `port` and return its report after them.
 
-        Without orders it only reports. It works while the port refuses or hangs.
+        The orders are those of `bench.standin.server.control.apply_orders`; without any it only reports. It works
+        while the port refuses or hangs.
 
         Raises:
             FleetError: the process is gone, or an order cannot be used.
@@ -223,7 +225,8 @@ class StandinFleet:
         raise FleetError(f"No server of this fleet has port {port}, expected one of {self.ports}.")
 
 
-def _lifelined(config: StandinConfig, positions: range) -> StandinConfig:
+def _part_of(config: StandinConfig, positions: range) -> StandinConfig:
+    """The configuration of the child that serves some of the ports; it ends with its parent."""
     part = config.on_ports(tuple(config.ports[at] for at in positions), tuple(config.speed_of(at) for at in positions))
     faults = [for_positions(spec, positions) for spec in config.faults]
     return dataclasses.replace(part, lifeline=True, faults=tuple(spec for spec in faults if spec is not None))

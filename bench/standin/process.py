@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import orjson
 
-from bench.standin.api import control
-from bench.standin.api import tei as tei_api
+from bench.standin.api import messages
 from bench.standin.api.metrics import Metrics
 from bench.standin.backends import canned, minilm, sim
-from bench.standin.backends.base import Backend, Nature
+from bench.standin.backends.base import Backend, BackendDefaults
 from bench.standin.backends.canned import CannedBackend
 from bench.standin.backends.gpu_model import GpuModel
 from bench.standin.backends.minilm import MiniLmBackend, MiniLmEngine
@@ -24,7 +23,9 @@ from bench.standin.config import StandinConfig
 from bench.standin.http.connection import Connection, Request, Response
 from bench.standin.http.listener import Listener
 from bench.standin.http.loop import Loop
-from bench.standin.server import Server
+from bench.standin.server import control
+from bench.standin.server.routes import Routes
+from bench.standin.server.server import Server
 from engine.errors import ConfigError
 
 _PARENT_CHECK_S = 1.0
@@ -69,16 +70,18 @@ class _Process:
     def __init__(self, loop: Loop, config: StandinConfig) -> None:
         self._loop = loop
         self._config = config
-        self._shared = _Shared(loop, config)
+        self._factory = _ServerFactory(loop, config)
         self._control_connections: set[Connection] = set()
         self._control = Listener(loop, config.host, self._accept_control)
-        self.servers = [self._shared.server(position, exit_process=self._exit) for position in range(len(config.ports))]
+        self.servers = [
+            self._factory.server(position, exit_process=self._exit) for position in range(len(config.ports))
+        ]
 
     def open(self) -> Ready:
         """Listen everywhere."""
         for server, port in zip(self.servers, self._config.ports, strict=True):
             try:
-                server.open(port)
+                server.open(port, Routes(server).serve)
             except OSError as error:
                 raise ConfigError(
                     f"cannot listen on {self._config.host}:{port} ({error.strerror}); choose another port, or 0."
@@ -93,7 +96,7 @@ class _Process:
         for connection in list(self._control_connections):
             connection.close()
         self._control.close()
-        self._shared.close()
+        self._factory.close()
 
     def _exit(self, code: int, server: Server, down_s: float) -> None:
         if len(self.servers) == 1:
@@ -108,14 +111,14 @@ class _Process:
 
     def _serve_control(self, connection: Connection, request: Request) -> None:
         try:
-            orders = tei_api.json_object(request)
+            orders = messages.json_object(request)
             port = orders.pop("port", None)
             chosen = [server for server in self.servers if port in (None, server.port)]
             if not chosen:
                 raise ConfigError(f"port {port} is not served here.")
             for server in chosen:
-                control.obey(server, orders)
-        except tei_api.Refused as refused:
+                control.apply_orders(server, orders)
+        except messages.Refused as refused:
             connection.answer(refused.response)
         except (ConfigError, TypeError, ValueError) as error:
             connection.answer(Response(status=400, blocks=[orjson.dumps({"error": str(error)})]))
@@ -125,22 +128,22 @@ class _Process:
             )
 
 
-class _Shared:
-    """What the servers of a process have in common: how they are built."""
+class _ServerFactory:
+    """Builds the servers of a process, and holds what they share."""
 
     def __init__(self, loop: Loop, config: StandinConfig) -> None:
         self._loop = loop
         self._config = config
-        self._nature = _NATURES[config.backend]
+        self._defaults = _DEFAULTS[config.backend]
         self._engine: MiniLmEngine | None = None
         if config.backend == "minilm":
             self._engine = MiniLmEngine(loop, config.threads)
 
     def server(self, position: int, *, exit_process: Callable[[int, Server, float], None]) -> Server:
         """Return the server at `position` of the ports, not listening yet."""
-        config, nature = self._config, self._nature
+        config, defaults = self._config, self._defaults
         metrics = Metrics()
-        max_input_length = config.max_input_length or nature.max_input_length
+        max_input_length = config.max_input_length or defaults.max_input_length
         if max_input_length > config.max_batch_tokens and not config.truncates_by_default:
             raise ConfigError(
                 f"max_input_length {max_input_length} is above max_batch_tokens {config.max_batch_tokens}: "
@@ -153,7 +156,7 @@ class _Shared:
             position,
             self._backend(position, metrics, max_input_length),
             metrics,
-            dtype=config.dtype or nature.dtype,
+            dtype=config.dtype or defaults.dtype,
             max_input_length=max_input_length,
             exit_process=exit_process,
         )
@@ -164,8 +167,8 @@ class _Shared:
             self._engine.close()
 
     def _backend(self, position: int, metrics: Metrics, max_input_length: int) -> Backend:
-        config, nature = self._config, self._nature
-        model_id, dim = config.model_id or nature.model_id, config.dim or nature.dim
+        config, defaults = self._config, self._defaults
+        model_id, dim = config.model_id or defaults.model_id, config.dim or defaults.dim
         if config.backend == "canned":
             return CannedBackend(model_id=model_id, dim=dim, max_input_length=max_input_length)
         if self._engine is not None:
@@ -182,7 +185,7 @@ class _Shared:
         return SimBackend(self._loop, gpu, metrics, model_id=model_id, dim=dim, max_input_length=max_input_length)
 
 
-_NATURES: dict[str, Nature] = {"canned": canned.NATURE, "sim": sim.NATURE, "minilm": minilm.NATURE}
+_DEFAULTS: dict[str, BackendDefaults] = {"canned": canned.DEFAULTS, "sim": sim.DEFAULTS, "minilm": minilm.DEFAULTS}
 
 
 def _watch_parent(loop: Loop) -> None:

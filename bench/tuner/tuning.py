@@ -1,8 +1,7 @@
-"""One tuning from texts and servers to an outcome: the parts of the tuner put together."""
+"""A tuning: the parts of the tuner put together, from texts and servers to an outcome."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -16,8 +15,8 @@ from bench.tuner.search.survey import ROUNDS, Listener, TuneConfig
 from bench.tuner.texts.corpus import Corpus
 from engine.config import MAX_BATCH_SIZE
 from engine.errors import ConfigError
+from gpu_clients.server_facts import ServerFacts
 from gpu_clients.servers.doctor import Fleet
-from gpu_clients.servers.routes import ServerFacts
 from gpu_clients.settings import ClientSettings
 
 CHARACTERS_PER_TOKEN = 32
@@ -158,8 +157,3 @@ class Tuning:
 
 def _facts(fleet: Fleet) -> tuple[ServerFacts, ...]:
     return tuple(report.facts for report in fleet.servers if report.facts is not None)
-
-
-def finite(value: float) -> float | None:
-    """A figure for JSON, which knows neither NaN nor infinity."""
-    return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""From a sealed shard to settled documents: COMMIT, marks that trail it, MARKED, and what the reader may forget."""
+"""The commits of a run: COMMIT for a sealed shard, the marks that follow it, MARKED, and what the reader may forget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.ledger.quarantine import Quarantine
 from engine.ledger.recovery import commit_record
 from engine.ports import DocumentMarker, Shards
 from engine.records import ShardFacts
-from engine.telemetry.summary import Tally
+from engine.telemetry.tally import Tally
 
 _log = logging.getLogger("engine.supervisor")
 
@@ -29,8 +29,8 @@ _LOOK_EVERY_S = 0.25
 Ranges = list[list[int]]
 
 
-class Settling:
-    """Commits shards and sees to their marks; in the supervisor's thread, but for the marks themselves.
+class Commits:
+    """Commits shards and has them marked; in the supervisor's thread, but for the marks themselves.
 
     Attributes:
         committed_rows: Rows committed since `begin`.
@@ -101,7 +101,7 @@ class Settling:
         durable.point("commit.before")
         self._ledger.append(commit_record(facts))
         durable.point("commit.after")
-        self._tally.take_shard(facts)
+        self._tally.add_shard(facts)
         self.committed_rows += facts.rows
         _log.info("shard_committed shard=%s rows=%d bytes=%d", facts.shard, facts.rows, facts.bytes)
         if self._marking is None:
@@ -109,7 +109,7 @@ class Settling:
             return
         self._ranges_to_mark[facts.shard] = ranges
         self._unmarked_rows += facts.rows
-        self._marking.hand_in(self._ledger.state.commits[facts.shard])
+        self._marking.submit(self._ledger.state.commits[facts.shard])
         if self._unmarked_rows > MAX_UNMARKED_ROWS and not self._is_paused:
             self._pause(True)
 
@@ -123,18 +123,18 @@ class Settling:
             EngineError: whatever else kept them from it.
         """
         failure = None
-        for settled in self._marking.collect() if self._marking is not None else ():
-            if settled.error is not None:
-                if not isinstance(settled.error, SourceError):
-                    raise settled.error
-                failure = settled.error
+        for result in self._marking.collect() if self._marking is not None else ():
+            if result.error is not None:
+                if not isinstance(result.error, SourceError):
+                    raise result.error
+                failure = result.error
                 continue
-            assert settled.marked is not None  # no error
+            assert result.marked is not None  # no error
             durable.point("marked.before")
-            self._record(settled.marked)
+            self._record(result.marked)
             durable.point("marked.after")
-            self.settle(self._ranges_to_mark.pop(settled.commit["shard"], []))
-            self._unmarked_rows -= settled.commit["rows"]
+            self.settle(self._ranges_to_mark.pop(result.commit["shard"], []))
+            self._unmarked_rows -= result.commit["rows"]
             if self._is_paused and self._unmarked_rows < MAX_UNMARKED_ROWS // 2:
                 self._pause(False)
         return failure
@@ -162,9 +162,9 @@ class Settling:
         while not marking.stop(_LOOK_EVERY_S) and time.monotonic() < deadline:
             if is_enough():
                 break
-        for settled in marking.collect():
-            if settled.marked is not None:
-                self._record(settled.marked)
+        for result in marking.collect():
+            if result.marked is not None:
+                self._record(result.marked)
 
     def _record(self, marked: Record) -> None:
         """Append a shard's MARKED record and count what was gone."""

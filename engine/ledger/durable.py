@@ -1,4 +1,4 @@
-"""Every act that has to survive a power cut, and the fail points that prove it.
+"""Durable I/O: every act that has to survive a power cut, and the fail points that prove it.
 
 All durable I/O of the engine goes through this module, so that a test can fail, kill or delay its N-th call for
 N = 1, 2, 3, ... until a run needs no more. The rules it keeps (docs/protocols/commit.md):

@@ -100,7 +100,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, bool]]:
 
 
 class State(Protocol):
-    """What a ledger's records amount to; it takes them in one by one."""
+    """The state that a ledger's records amount to; it takes them in one by one."""
 
     def apply(self, record: Record) -> None:
         """Take one record in."""
@@ -181,7 +181,7 @@ class Ledger(Generic[StateT]):
 
 @dataclass(slots=True)
 class RunState:
-    """What the records of a run's ledger amount to.
+    """The state that the records of a run's ledger amount to.
 
     Attributes:
         run: The RUN record, or None in a new ledger.

@@ -1,4 +1,4 @@
-"""The marking thread: it trails the ledger, a shard at a time, and never holds up a commit."""
+"""The marking thread: marks the documents of committed shards in MongoDB, one shard at a time, behind the commits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from engine.ports import DocumentMarker, Shards
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """A shard whose documents are marked, or the error that kept them from it."""
+class MarkResult:
+    """The result of marking the documents of one shard.
+
+    Attributes:
+        commit: The shard's COMMIT record.
+        marked: Its MARKED record, not yet in the ledger; None when an error kept its documents from being marked.
+        error: That error.
+    """
 
     commit: Record
     marked: Record | None
@@ -22,18 +28,18 @@ class Settled:
 
 
 class MarkingThread:
-    """Marks committed shards in commit order; the supervisor's loop picks the results up.
+    """Marks committed shards in commit order; the supervisor's loop collects the results.
 
     Attributes:
         wake_fd: Readable when results wait.
-        has_failed: Whether an error was picked up; none of the shards behind it will be marked.
+        has_failed: Whether an error was collected; none of the shards behind it will be marked.
     """
 
     def __init__(self, shards: Shards, marker: DocumentMarker) -> None:
         self._shards = shards
         self._marker = marker
         self._todo: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Settled] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[MarkResult] = queue.SimpleQueue()
         self.wake_fd, self._notify_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._pending = 0
         self.has_failed = False
@@ -43,15 +49,15 @@ class MarkingThread:
 
     @property
     def pending(self) -> int:
-        """Shards that were handed in and not picked up yet."""
+        """Shards that were submitted and not collected yet."""
         return self._pending
 
-    def hand_in(self, commit: Record) -> None:
+    def submit(self, commit: Record) -> None:
         """Mark the documents of a shard whose COMMIT is durable."""
         self._pending += 1
         self._todo.put(commit)
 
-    def collect(self) -> list[Settled]:
+    def collect(self) -> list[MarkResult]:
         """Results since the last call."""
         try:
             while os.read(self.wake_fd, 64):
@@ -62,7 +68,7 @@ class MarkingThread:
         while not self._done.empty():
             results.append(self._done.get())
         self._pending -= len(results)
-        self.has_failed = self.has_failed or any(settled.error is not None for settled in results)
+        self.has_failed = self.has_failed or any(result.error is not None for result in results)
         return results
 
     def stop(self, timeout_s: float) -> bool:
@@ -77,9 +83,9 @@ class MarkingThread:
             if self._failed.is_set():
                 continue
             try:
-                settled = Settled(commit, mark_shard(self._shards, self._marker, commit, ours_before=False), None)
+                result = MarkResult(commit, mark_shard(self._shards, self._marker, commit, ours_before=False), None)
             except BaseException as error:  # noqa: BLE001 - carried to the supervisor, which decides
                 self._failed.set()
-                settled = Settled(commit, None, error)
-            self._done.put(settled)
+                result = MarkResult(commit, None, error)
+            self._done.put(result)
             os.write(self._notify_fd, b"1")

@@ -26,8 +26,8 @@ SET_ASIDE = ".set-aside"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recovered:
-    """What a recovery found.
+class RecoveryResult:
+    """The result of a recovery: what it found and did.
 
     Attributes:
         epoch: The new epoch.
@@ -68,7 +68,7 @@ class Recovery:
         self._marker = marker
         self._prefix = prefix
 
-    def run(self) -> Recovered:
+    def run(self) -> RecoveryResult:
         """Recover; see the module's first lines.
 
         Raises:
@@ -84,14 +84,14 @@ class Recovery:
                 "then run the same command again"
             ) from error
 
-    def _run(self) -> Recovered:
+    def _run(self) -> RecoveryResult:
         epoch = self._ledger.state.epoch + 1
         self._ledger.append({"type": "EPOCH", "epoch": epoch, "at": time.time()})
         durable.point("recovery.after_epoch")
         deleted = self._delete_unfinished()
         adopted, rows, set_aside = self._adopt_orphans()
         remarked = self._mark_unmarked()
-        found = Recovered(
+        found = RecoveryResult(
             epoch=epoch, deleted=deleted, adopted=adopted, adopted_rows=rows, set_aside=set_aside, remarked=remarked
         )
         if deleted or adopted or set_aside or remarked:
@@ -151,7 +151,7 @@ class Recovery:
         if self._marker is None:
             return 0
         unmarked = self._ledger.state.unmarked()
-        refused = Refused()
+        refused = RefusedMarks()
         for commit in unmarked:
             self._shards.check_committed(commit["file"], commit["bytes"], commit["sha256"])
             with refused.gathered():
@@ -161,8 +161,8 @@ class Recovery:
         return len(unmarked)
 
 
-class Refused:
-    """Gathers refused marks, so that what one document is refused keeps no other from its mark."""
+class RefusedMarks:
+    """Marks that the collection refused, gathered so that one refusal keeps no other document from its mark."""
 
     def __init__(self) -> None:
         self._why = ""
@@ -195,7 +195,7 @@ def mark_shard(shards: Shards, marker: DocumentMarker, commit: Record, *, ours_b
         ProtocolError: the sum is off.
     """
     matched = already = gone = foreign = 0
-    refused = Refused()
+    refused = RefusedMarks()
     durable.point("mark.before")
     for ids in shards.ids(commit["file"]):
         with refused.gathered():

@@ -1,14 +1,12 @@
-"""The folders of a run: who owns them, what lies where, what `engine status` may read at any time."""
+"""The folders of a run: what lies where, and the lock that says whose they are."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from engine.errors import ConfigError, LockHeld, SinkError
 from engine.ledger import durable
@@ -22,7 +20,7 @@ IN_PROGRESS = ".inprogress"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFolders:
-    """Where a run keeps its things.
+    """The paths of everything that a run keeps.
 
     Attributes:
         hot: `HOT/<database>.<collection>.<done-field>/`: lock, ledger, config, quarantine, status.
@@ -172,22 +170,6 @@ def lock_owner(path: Path) -> int | None:
     finally:
         os.close(fd)
     return None
-
-
-def write_status(path: Path, figures: dict[str, Any]) -> None:
-    """Replace the live figures; not durable on purpose: after a crash the ledger is what counts."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(figures), encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_status(path: Path) -> dict[str, Any] | None:
-    """The last live figures, or None when there are none."""
-    try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return figures if isinstance(figures, dict) else None
 
 
 def check_folder_name(label: str, value: str) -> None:

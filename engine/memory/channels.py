@@ -1,4 +1,4 @@
-"""The channel between the supervisor and one child: small facts both ways, and the child's life-line.
+"""The channel between the supervisor and one child: messages both ways, and the child's life-line.
 
 A UNIX socket pair of type SEQPACKET: messages arrive whole or not at all, so a child killed in the middle of a send
 leaves no torn message behind. Only the supervisor holds the other end of a child's channel; when the supervisor

@@ -1,4 +1,4 @@
-"""How the ids of a batch travel: as the bytes that the sink's id column is made of.
+"""The id column of a batch: ids packed into the bytes that the sink's column is made of.
 
 An id column is laid out the way Arrow lays out its arrays, so that the writer takes it as it is:
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 
 class IdType(str, enum.Enum):
-    """What stands in the `_id` column, decided once for a data set."""
+    """The type of the `_id` column, decided once for a data set."""
 
     INT64 = "int64"
     STRING = "string"

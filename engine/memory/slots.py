@@ -1,4 +1,4 @@
-"""What stands in a slot: one layout for documents on their way to a server, one for vectors on their way to a shard.
+"""The layouts of a slot: one for documents on their way to a server, one for vectors on their way to a shard.
 
 Document slot                                   Vector slot
     header, 64 bytes                                header, 64 bytes
@@ -127,7 +127,7 @@ def fanout_of(slot: memoryview, header: Header) -> memoryview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorLayout:
-    """Where the matrix stands in a vector slot.
+    """The layout of a vector slot: where its matrix stands.
 
     Attributes:
         dim: Numbers in a vector.

@@ -1,4 +1,4 @@
-"""A generation: all child processes of a run with their rings and queues, started and ended together."""
+"""A generation: one set of child processes with their rings and queues, started and ended together."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.memory.channels import Channel, Message
-from engine.memory.slots import VectorLayout
-from engine.ports import StagePlan
-from engine.supervision.worker import SharedParts, describe_job
+from engine.memory.shared_rings import RingSizes, SharedRings
+from engine.supervision.run_plan import StagePlan
+from engine.supervision.worker import job_message
+from engine.telemetry.reporting import StageFigures
 
 _START = (
     "import sys; sys.path[:] = [p for p in sys.path if p] + [{root!r}]; "
@@ -27,28 +28,6 @@ _SIGNALS_OF_DEATH = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RingPlan:
-    """Sizes of both rings; printed at start (G5).
-
-    Attributes:
-        n_documents: Document slots.
-        document_bytes: Bytes of one.
-        n_vectors: Vector slots.
-        layout: What stands in one.
-    """
-
-    n_documents: int
-    document_bytes: int
-    n_vectors: int
-    layout: VectorLayout
-
-    @property
-    def size_bytes(self) -> int:
-        """Shared memory of both rings."""
-        return self.n_documents * self.document_bytes + self.n_vectors * self.layout.slot_bytes
-
-
 @dataclass(slots=True, kw_only=True)
 class Child:
     """One child process.
@@ -57,10 +36,10 @@ class Child:
         role: `reader`, `client-0` ..., `writer`.
         process: The process.
         channel: Our end of its channel.
-        facts: The last figures it told, by event name.
+        facts: The last message it sent, by event name.
         error: Its error event, if it told one.
-        heard_s: When it last said something (monotonic).
-        is_silent: Whether its silence was logged already.
+        heard_at_s: When its last message came (monotonic).
+        is_silent: Whether a warning of its silence was logged already.
         ended: Its exit code once it has ended and was waited for.
         cpu_s: User and system time, known once it has ended.
     """
@@ -70,7 +49,7 @@ class Child:
     channel: Channel
     facts: dict[str, Message] = field(default_factory=dict)
     error: Message | None = None
-    heard_s: float = field(default_factory=time.monotonic)
+    heard_at_s: float = field(default_factory=time.monotonic)
     is_silent: bool = False
     ended: int | None = None
     cpu_s: float = 0.0
@@ -102,7 +81,7 @@ class Generation:
 
     Attributes:
         number: Counts from 1 in a run.
-        parts: Rings and queues.
+        rings: Rings and queues, shared with every child.
         children: By role.
     """
 
@@ -110,42 +89,37 @@ class Generation:
         self,
         number: int,
         epoch: int,
-        rings: RingPlan,
+        sizes: RingSizes,
         stages: Iterable[StagePlan],
         inherit: list[int],
-        orders: Mapping[str, list[Message]] | None = None,
+        commands: Mapping[str, list[Message]] | None = None,
     ) -> None:
         """Reserve the rings and start every child; call from the main thread only (children die with it).
 
         Args:
             inherit: Further descriptors that children keep open: the run folder's lock.
-            orders: Commands, by role, that children obey before anything else, however late they are looked after.
+            commands: First commands by role: children find them before they have done anything.
         """
         self.number = number
-        self.parts = SharedParts.create(
-            n_documents=rings.n_documents,
-            document_bytes=rings.document_bytes,
-            n_vectors=rings.n_vectors,
-            layout=rings.layout,
-        )
+        self.rings = SharedRings.create(sizes)
         self.children: dict[str, Child] = {}
         try:
             for plan in stages:
-                self.children[plan.role] = self._start(plan, epoch, inherit, (orders or {}).get(plan.role, []))
+                self.children[plan.role] = self._start(plan, epoch, inherit, (commands or {}).get(plan.role, []))
         except BaseException:
             self.kill()
             raise
 
-    def _start(self, plan: StagePlan, epoch: int, inherit: list[int], orders: list[Message]) -> Child:
+    def _start(self, plan: StagePlan, epoch: int, inherit: list[int], commands: list[Message]) -> Child:
         ours, theirs = Channel.pair()
         root = str(Path(__file__).resolve().parents[2])
         process = subprocess.Popen(
             [sys.executable, "-c", _START.format(root=root), plan.role, str(theirs.fd), str(os.getpid())],
             stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fd, *inherit, *self.parts.fds()],
+            pass_fds=[theirs.fd, *inherit, *self.rings.fds()],
         )
         theirs.close()
-        ours.send(describe_job(plan.stage, plan.role, self.number, epoch, plan.settings, self.parts, orders))
+        ours.send(job_message(plan.stage, plan.role, self.number, epoch, plan.settings, self.rings, commands))
         return Child(role=plan.role, process=process, channel=ours)
 
     def role(self, role: str) -> Child:
@@ -174,7 +148,7 @@ class Generation:
         for child in self.children.values():
             child.reap(block=True)
             child.channel.close()
-        self.parts.close()
+        self.rings.close()
 
     def finish(self, timeout_s: float) -> None:
         """Ask every child to leave, then end those that do not."""
@@ -186,6 +160,20 @@ class Generation:
                 break
             time.sleep(0.005)
         self.kill()
+
+    def figures(self) -> StageFigures:
+        """What the children told last, and how full the rings are now."""
+        rings = self.rings
+        return StageFigures(
+            reader=self.role("reader").facts.get("reader", {}),
+            clients={child.role: child.facts.get("client", {}) for child in self.clients()},
+            writer=self.role("writer").facts.get("writer", {}),
+            rings={
+                "documents_ready": rings.documents_ready.waiting() / rings.documents.n_slots,
+                "vectors_ready": rings.vectors_ready.waiting() / rings.vectors.n_slots,
+                "vectors_busy": 1 - rings.vectors_free.waiting() / rings.vectors.n_slots,
+            },
+        )
 
     def cpu_s(self, group: str) -> float:
         """CPU seconds of the ended children whose role starts with `group`."""

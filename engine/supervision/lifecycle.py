@@ -1,25 +1,86 @@
-"""The course of a generation: which phase it is in, and which moves its children's facts allow.
+"""The lifecycle of a generation: its phases, the moves between them, and what makes it move on.
 
     RUNNING -> DELIVERING -> SEALING -> SETTLING -> RUNNING (another pass) | FINISHED
     RUNNING, DELIVERING -> STOPPING -> SEALING           a limit, a signal or an outage says stop
 
-It only looks at what the children told, and commands them. Why a run stops, and what becomes of a generation that
-dies, is decided elsewhere (`engine.supervision.supervisor`); the whole protocol is in docs/protocols/shutdown.md.
+`Lifecycle` only looks at what the children told, and commands them. When a run stops, and what becomes of a generation
+that dies, is decided elsewhere (`engine.supervision.supervisor`); the whole protocol is in docs/protocols/shutdown.md.
 """
 
 from __future__ import annotations
 
-from engine.errors import Exit
+import enum
+import signal
+import time
+from dataclasses import dataclass, field
+
+from engine.errors import Exit, ProtocolError
 from engine.memory.channels import Message
 from engine.supervision.generation import Generation
-from engine.supervision.phases import Phase, Stop, check_move
 
 MAX_PASSES = 3
 """Passes over the work queue in one run. The first reads the queue, the second proves it empty; a third picks up
 what moved in between. A collection that grows all the time would never end otherwise."""
 
 
-class Course:
+class Phase(enum.Enum):
+    """A phase of a generation's lifecycle."""
+
+    RUNNING = "running"
+    DELIVERING = "delivering"
+    STOPPING = "stopping"
+    SEALING = "sealing"
+    SETTLING = "settling"
+    FINISHED = "finished"
+
+
+MOVES: dict[Phase, frozenset[Phase]] = {
+    Phase.RUNNING: frozenset({Phase.DELIVERING, Phase.STOPPING}),
+    Phase.DELIVERING: frozenset({Phase.SEALING, Phase.STOPPING}),
+    Phase.STOPPING: frozenset({Phase.SEALING}),
+    Phase.SEALING: frozenset({Phase.SETTLING}),
+    Phase.SETTLING: frozenset({Phase.RUNNING, Phase.FINISHED}),
+    Phase.FINISHED: frozenset(),
+}
+
+
+def check_move(old: Phase, new: Phase) -> None:
+    """Refuse a move that is not in the table.
+
+    Raises:
+        ProtocolError: it is not.
+    """
+    if new not in MOVES[old]:
+        raise ProtocolError(f"supervisor: {old.value} -> {new.value} is not a move")
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run ends before its work is done.
+
+    Attributes:
+        code: The exit code.
+        sentence: The reason, for the person who started it.
+        since_s: When that was decided (monotonic).
+    """
+
+    code: Exit
+    sentence: str
+    since_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_by_signal(self) -> bool:
+        """Whether a person or an init system asked for it."""
+        return self.code in (Exit.SIGINT, Exit.SIGTERM)
+
+
+def stop_by_signal(number: signal.Signals) -> Stop:
+    """What SIGINT, SIGTERM or SIGHUP asks for."""
+    code = Exit.SIGINT if number is signal.SIGINT else Exit.SIGTERM
+    return Stop(code, f"stopped by {number.name} after a clean stop; run the same command again to continue")
+
+
+class Lifecycle:
     """Moves a generation from phase to phase.
 
     Attributes:

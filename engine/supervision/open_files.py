@@ -1,4 +1,4 @@
-"""The limit of open files: raised as far as the machine allows, refused before a server gets the blame for it."""
+"""The limit of open files of a process: raised to what a run needs, or refused before a server gets the blame."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def allow_open_files(needed: int) -> int:
 
 
 def require_open_files(needed: int) -> None:
-    """The same, for who cannot do with less.
+    """Raise the limit as `allow_open_files` does, and refuse to go on with less than what is needed.
 
     Raises:
         EngineError: the hard limit is lower.

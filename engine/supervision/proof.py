@@ -1,4 +1,4 @@
-"""No shard is named before its vectors are proved, and what a drifted server gave is refused (docs/adr/0011).
+"""Proofs of shards: none is named before its vectors are proved, and a drifted server's rows are refused (ADR 11).
 
 The writer asks for a proof, the supervisor asks every client, and passes on when all have answered. A client that
 finds wrong vectors tells of a drift instead: whatever is not committed then is refused, by ending the generation. In
@@ -23,12 +23,12 @@ MAX_DRIFTS = 3
 """Drifts of one server within an hour after which it is used no more in this run; else it could refuse for ever."""
 
 
-class Refused(Exception):
-    """A server has drifted: what is not committed must not be."""
+class RowsRefused(Exception):
+    """A server has drifted: the rows that are not committed yet must not be."""
 
 
-class WithinAnHour:
-    """Counts events of the last hour."""
+class HourlyCounter:
+    """A count of the events of the last hour."""
 
     def __init__(self) -> None:
         self._times_s: deque[float] = deque()
@@ -43,18 +43,18 @@ class WithinAnHour:
 
 
 class Proofs:
-    """Asks for proofs, and remembers which servers have drifted in this run."""
+    """Asks the clients for the proof of a shard, and remembers which servers have drifted in this run."""
 
     def __init__(self) -> None:
         self._number = 0
         self._awaited: set[str] = set()
-        self._drifts: dict[str, WithinAnHour] = {}
+        self._drifts: dict[str, HourlyCounter] = {}
         self._barred: set[str] = set()
 
     def begin(self) -> dict[str, list[Message]]:
-        """Begin a generation: no proof is awaited; the orders that the clients of suspects are started with.
+        """Begin a generation: no proof is awaited; the commands that the clients of suspects are started with.
 
-        An order that comes later would come too late for a client that is quicker: its server lies at once, the
+        A command that comes later would come too late for a client that is quicker: its server lies at once, the
         generation is refused, and the next one goes the same way.
         """
         self._awaited.clear()
@@ -68,8 +68,8 @@ class Proofs:
         generation.command_clients(do="prove", number=self._number)
         durable.point("proof.after_asked")
 
-    def take(self, generation: Generation, client: Child, answer: Message) -> None:
-        """A client vouches for all that it had handed over when it was asked."""
+    def receive(self, generation: Generation, client: Child, answer: Message) -> None:
+        """Take a client's answer: all that it had handed over when it was asked is proved."""
         if answer["number"] != self._number or client.role not in self._awaited:
             return
         self._awaited.discard(client.role)
@@ -78,22 +78,22 @@ class Proofs:
             generation.command("writer", do="proved")
             durable.point("proof.after_told")
 
-    def drifted(self, client: Child, drift: Message) -> None:
-        """A client has found a server's vectors wrong, and rows of it are not committed yet.
+    def refuse(self, client: Child, drift: Message) -> None:
+        """Refuse the rows of a server whose vectors a client has found wrong, as far as they are not committed.
 
         Raises:
-            Refused: always.
+            RowsRefused: always.
         """
         role = f"client-{drift['server']}"
-        if self._drifts.setdefault(role, WithinAnHour()).add() >= MAX_DRIFTS:
+        if self._drifts.setdefault(role, HourlyCounter()).add() >= MAX_DRIFTS:
             self._barred.add(role)
-        rows = drift["rows"]
+        url, rows = drift["url"], drift["rows"]
         _log.warning(
             "rows_refused server=%s rows=%d told_by=%s barred=%s: nothing of them is committed, their documents are "
             "read again",
-            drift["url"],
+            url,
             rows,
             client.role,
             role in self._barred,
         )
-        raise Refused(f"{drift['url']} gives wrong vectors; {rows} rows of it were not committed yet and are refused")
+        raise RowsRefused(f"{url} gives wrong vectors; {rows} rows of it were not committed yet and are refused")

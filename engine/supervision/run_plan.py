@@ -1,17 +1,32 @@
-"""What a run is to do, as its composer says it to the supervisor."""
+"""The plan of a run: what its composer tells the supervisor to do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from engine.ports import StagePlan
-from engine.supervision.generation import RingPlan
+from engine.memory.shared_rings import RingSizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """The plan of one child process.
+
+    Attributes:
+        role: `reader`, `client-0` ..., or `writer`.
+        stage: Full name of the module that it runs (`engine.supervision.worker.Stage`).
+        settings: The stage's own settings, as JSON takes them; may hold secrets.
+    """
+
+    role: str
+    stage: str
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """What a run is to do.
+    """The plan of a run.
 
     Attributes:
         name: `<database>.<collection>.<done-field>`.
@@ -28,7 +43,7 @@ class RunPlan:
     name: str
     collection: str
     prefix: str
-    rings: RingPlan
+    rings: RingSizes
     stages: Callable[[int, int | None], list[StagePlan]]
     limit: int | None
     max_time_s: float | None

@@ -1,4 +1,4 @@
-"""Signals as readable bytes: the handler does nothing, the supervisor's loop decides.
+"""Signal handling: the handler does nothing, the supervisor's loop reads signals as bytes and decides.
 
 Outside of that loop (before it starts, and in every other command) SIGTERM and a closed terminal end the process the
 way SIGINT does: by an exception that lets everything be cleaned up.
@@ -17,7 +17,7 @@ _WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP came; like KeyboardInterrupt, nobody should take it for an error.
+    """Raised by SIGTERM or SIGHUP; like KeyboardInterrupt, nobody should take it for an error.
 
     Attributes:
         number: Which of the two.

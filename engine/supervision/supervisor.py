@@ -24,7 +24,7 @@ from engine.errors import (
     SourceError,
     WorkerDied,
 )
-from engine.ledger.commits import Settling
+from engine.ledger.commits import Commits
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.recovery import Recovery
@@ -33,14 +33,13 @@ from engine.memory.channels import Message
 from engine.ports import DocumentMarker, Shards
 from engine.records import ShardFacts
 from engine.supervision.generation import Child, Generation
-from engine.supervision.lifecycle import Course
-from engine.supervision.phases import Phase, Stop, stop_by_signal
-from engine.supervision.proof import Proofs, Refused, WithinAnHour
+from engine.supervision.lifecycle import Lifecycle, Phase, Stop, stop_by_signal
+from engine.supervision.proof import HourlyCounter, Proofs, RowsRefused
 from engine.supervision.run_plan import RunPlan
+from engine.supervision.run_totals import RunTotals
 from engine.supervision.signals import SignalInbox, Terminated
 from engine.supervision.watchdog import Watchdog
 from engine.telemetry.reporting import Observer
-from engine.telemetry.run_totals import Account
 
 _log = logging.getLogger("engine.supervisor")
 
@@ -58,7 +57,7 @@ class _GivenUp(Exception):
 
 
 class Supervisor:
-    """One run, from recovery to the summary."""
+    """The supervisor of one run, from recovery to the summary."""
 
     def __init__(
         self,
@@ -79,14 +78,14 @@ class Supervisor:
         self._quarantine = quarantine
         self._signals = signals
         self._recovery = Recovery(folders, ledger, shards, marker, plan.prefix)
-        self._account = Account(plan, folders, ledger, quarantine, observers)
-        self._tally = self._account.tally
-        self._settling = Settling(ledger, shards, marker, quarantine, self._tally, self._tell_reader)
+        self._totals = RunTotals(plan, folders, ledger, quarantine, observers)
+        self._tally = self._totals.tally
+        self._commits = Commits(ledger, shards, marker, quarantine, self._tally, self._tell_reader)
         self._proofs = Proofs()
-        self._restarts = WithinAnHour()
+        self._restarts = HourlyCounter()
         self._stop: Stop | None = None
         self._generation: Generation | None = None
-        self._course = Course(is_marking=marker is not None)
+        self._lifecycle = Lifecycle(is_marking=marker is not None)
         self._watchdog = Watchdog()
 
     # -- the run ------------------------------------------------------------------------------------------------
@@ -103,8 +102,8 @@ class Supervisor:
                     stack.enter_context(self._signals)
                     self._run_generations()
             except EngineError as error:
-                self._note_failure(error)
-                self._account.close(error.exit_code, self._course)
+                self._record_failure(error)
+                self._totals.close(error.exit_code, self._lifecycle)
                 raise
             return self._conclude()
 
@@ -140,7 +139,7 @@ class Supervisor:
                 except _Crashed as crash:
                     if not self._after_crash(str(crash)):
                         break
-                except Refused as refused:
+                except RowsRefused as refused:
                     if not self._after_refusal(str(refused)):
                         break
                 except _GivenUp as given_up:  # everything committed stays; marks are completed by the next start
@@ -150,34 +149,34 @@ class Supervisor:
                     )
                     break
         except EngineError as error:
-            self._note_failure(error)
+            self._record_failure(error)
             raise
         finally:
             self._end_generation(kill=True)
             self._end_marking()
 
-    def _note_failure(self, error: EngineError) -> None:
-        self._account.last_error = str(error)
+    def _record_failure(self, error: EngineError) -> None:
+        self._totals.last_error = str(error)
         self._stop = Stop(error.exit_code, str(error))
 
     def _conclude(self) -> dict[str, Any]:
         code = self._exit_code()
         result = self.summary(code)
         if self._stop is not None:
-            self._account.last_error = self._stop.sentence
-        self._account.close(code, self._course)
+            self._totals.last_error = self._stop.sentence
+        self._totals.close(code, self._lifecycle)
         if self._stop is None:
-            self._account.check_sum()
+            self._totals.check_sum()
         return result
 
     def summary(self, code: Exit) -> dict[str, Any]:
         """What the run has done, also after `run` has raised: what was committed by then counts."""
-        return self._account.summary(code)
+        return self._totals.summary(code)
 
     def _exit_code(self) -> Exit:
         if self._stop is not None:
             return self._stop.code
-        if self._course.work_left:
+        if self._lifecycle.work_left:
             return Exit.LIMIT
         if self._tally.quarantined:
             return Exit.QUARANTINED
@@ -194,12 +193,12 @@ class Supervisor:
         remaining = None if self._plan.limit is None else max(0, self._plan.limit - self._tally.read)
         epoch = self._ledger.state.epoch
         self._tally.generations += 1
-        self._course.begin(limit=remaining)
-        self._settling.begin()
+        self._lifecycle.begin(limit=remaining)
+        self._commits.begin()
         stages = self._plan.stages(epoch, remaining)
-        orders = self._proofs.begin()
+        commands = self._proofs.begin()
         try:
-            generation = Generation(self._tally.generations, epoch, self._plan.rings, stages, [self._lock_fd], orders)
+            generation = Generation(self._tally.generations, epoch, self._plan.rings, stages, [self._lock_fd], commands)
         except OSError as error:
             raise WorkerDied(
                 f"cannot start the child processes ({error.strerror}): raise the limits of open files and processes "
@@ -208,24 +207,24 @@ class Supervisor:
         self._generation = generation
         with selectors.DefaultSelector() as selector:
             selector.register(self._signals.fd, selectors.EVENT_READ)
-            if self._settling.wake_fd is not None:
-                selector.register(self._settling.wake_fd, selectors.EVENT_READ)
+            if self._commits.wake_fd is not None:
+                selector.register(self._commits.wake_fd, selectors.EVENT_READ)
             for child in generation.children.values():
                 selector.register(child.channel.fd, selectors.EVENT_READ, child)
-            while self._course.phase is not Phase.FINISHED:
+            while self._lifecycle.phase is not Phase.FINISHED:
                 for key, _ in selector.select(TICK_S):
-                    if isinstance(key.data, Child) and self._hear(key.data):
+                    if isinstance(key.data, Child) and self._receive(key.data):
                         selector.unregister(key.fd)
-                self._heed_signals()
+                self._handle_signals()
                 self._collect_marks()
-                self._course.advance(generation, self._stop, marks_are_over=self._settling.is_over)
+                self._lifecycle.advance(generation, self._stop, marks_are_over=self._commits.is_over)
                 self._tick(generation)
         self._end_generation(kill=False)
 
-    def _hear(self, child: Child) -> bool:
-        """Take a child's messages in; True when it has ended and may be forgotten."""
+    def _receive(self, child: Child) -> bool:
+        """Receive a child's messages; True when it has ended and may be forgotten."""
         messages, ended = child.channel.poll()
-        child.heard_s = time.monotonic()
+        child.heard_at_s = time.monotonic()
         for message in messages:
             self._take_message(child, message)
         if not ended:
@@ -245,24 +244,24 @@ class Supervisor:
         elif event == "quarantine":
             self._quarantine.add(message["entries"])
         elif event == "void":  # a batch of which nothing was left to embed
-            self._settling.settle([[message["sequence"], message["sequence"]]])
+            self._commits.settle([[message["sequence"], message["sequence"]]])
         elif event in ("prove", "proof", "drift"):
             self._take_proof(child, event, message)
         elif event == "sealed":
-            self._settling.commit(ShardFacts(**message["facts"]), message["ranges"])
+            self._commits.commit(ShardFacts(**message["facts"]), message["ranges"])
         else:
             child.facts[event] = message
             if message.get("last_error"):
-                self._account.last_error = message["last_error"]
+                self._totals.last_error = message["last_error"]
 
     def _take_proof(self, child: Child, event: str, message: Message) -> None:
         assert self._generation is not None  # it is one of its children that tells
         if event == "prove":
             self._proofs.ask(self._generation)
         elif event == "proof":
-            self._proofs.take(self._generation, child, message)
+            self._proofs.receive(self._generation, child, message)
         else:
-            self._proofs.drifted(child, message)
+            self._proofs.refuse(child, message)
 
     def _child_ended(self, child: Child) -> None:
         """A child has gone before its time: decide between a clean stop, the run's end, and recovery."""
@@ -277,7 +276,7 @@ class Supervisor:
         raise _Crashed(f"{child.role} (process {child.process.pid}) ended: {child.how_it_ended()}")
 
     def _collect_marks(self) -> None:
-        if (away := self._settling.collect()) is not None:
+        if (away := self._commits.collect()) is not None:
             self._request_stop(Stop(Exit.MONGODB, f"{away}; the unmarked shards are marked by the next start"))
 
     def _tell_reader(self, command: Message) -> None:
@@ -286,7 +285,7 @@ class Supervisor:
 
     # -- stopping -----------------------------------------------------------------------------------------------
 
-    def _heed_signals(self) -> None:
+    def _handle_signals(self) -> None:
         for number in self._signals.collect():
             if self._stop is None or not self._stop.is_by_signal:
                 _log.warning(
@@ -302,30 +301,34 @@ class Supervisor:
             return
         self._stop = stop
         if self._generation is not None:
-            self._course.stop(self._generation)
+            self._lifecycle.stop(self._generation)
 
     # -- the clock ----------------------------------------------------------------------------------------------
 
     def _tick(self, generation: Generation) -> None:
         now = time.monotonic()
         limit_s = self._plan.max_time_s
-        if limit_s is not None and self._account.seconds >= limit_s and self._course.has_rows_to_come:
-            sentence = f"stopped after --max-time {limit_s:g} seconds; {self._course.what_is_left}"
+        if limit_s is not None and self._totals.seconds >= limit_s and self._lifecycle.has_rows_to_come:
+            sentence = f"stopped after --max-time {limit_s:g} seconds; {self._lifecycle.what_is_left}"
             self._request_stop(Stop(Exit.LIMIT, sentence))
-        if self._stop is not None and self._course.phase is Phase.STOPPING and now - self._stop.since_s > STOP_GRACE_S:
+        if (
+            self._stop is not None
+            and self._lifecycle.phase is Phase.STOPPING
+            and now - self._stop.since_s > STOP_GRACE_S
+        ):
             raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")
         self._watch(generation)
-        self._account.publish_when_due(generation, self._course, committed_rows=self._settling.committed_rows)
+        self._totals.publish_when_due(generation, self._lifecycle, committed_rows=self._commits.committed_rows)
 
     def _watch(self, generation: Generation) -> None:
         if (crashed := self._watchdog.hung_child(generation)) is not None:
             raise _Crashed(crashed)
-        if (lost := self._watchdog.standstill(generation, is_awaited=self._course.is_all_awaited)) is not None:
+        if (lost := self._watchdog.standstill(generation, is_awaited=self._lifecycle.is_all_awaited)) is not None:
             raise _Crashed(lost)
         if self._watchdog.outage_s(generation) >= self._plan.max_outage_s and self._stop is None:
             sentence = (
                 f"no embedding server was healthy for {self._plan.max_outage_s:g} seconds "
-                f"({self._account.last_error or 'no answer'}); what was embedded is committed; "
+                f"({self._totals.last_error or 'no answer'}); what was embedded is committed; "
                 "start a server, then run the same command again"
             )
             self._request_stop(Stop(ServersUnavailable.exit_code, sentence))
@@ -335,7 +338,7 @@ class Supervisor:
     def _after_crash(self, why: str) -> bool:
         """A generation died: begin anew, unless that has happened too often; False when no other is to start."""
         _log.error("generation_ended number=%d reason=%r: recovering from the ledger", self._tally.generations, why)
-        self._account.last_error = why
+        self._totals.last_error = why
         self._give_up_generation()
         self._tally.restarts += 1
         n_restarts = self._restarts.add()
@@ -349,7 +352,7 @@ class Supervisor:
     def _after_refusal(self, why: str) -> bool:
         """What is not committed is refused: begin anew; False when no other generation is to start."""
         _log.warning("generation_refused number=%d reason=%r", self._tally.generations, why)
-        self._account.last_error = why
+        self._totals.last_error = why
         self._give_up_generation()
         self._tally.refusals += 1
         return self._begin_anew()
@@ -375,9 +378,9 @@ class Supervisor:
         if generation is None:
             return
         try:
-            self._account.take_generation(
+            self._totals.add_generation(
                 generation,
-                committed_rows=self._settling.committed_rows,
+                committed_rows=self._commits.committed_rows,
                 crashed=crashed,
                 stopped=self._stop is not None,
             )
@@ -386,8 +389,8 @@ class Supervisor:
                 generation.finish(FINISH_S)
             else:
                 generation.kill()
-        self._account.take_cpu(generation)
+        self._totals.add_cpu(generation)
 
     def _end_marking(self) -> None:
         """Wait for the marks of the shard at hand; while the run is being stopped one more signal ends the wait."""
-        self._settling.end(is_enough=lambda: self._stop is not None and bool(self._signals.collect()))
+        self._commits.end(is_enough=lambda: self._stop is not None and bool(self._signals.collect()))

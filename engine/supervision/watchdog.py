@@ -1,4 +1,4 @@
-"""Notices what does not announce itself: a child that hangs, a fleet of which no server is healthy."""
+"""The watchdog: notices a child that hangs, a generation that stands still, a fleet without a healthy server."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ SILENCE_WARN_S = 30.0
 SILENCE_KILL_S = 180.0
 STANDSTILL_S = 300.0
 """Far beyond any pause between two tries: so long nothing is in flight, nothing waits, and still rows are missing."""
-_WITHOUT_SERVER = ("out", "probing")
+_WITHOUT_SERVER = frozenset({"out", "probing"})
+_IDLE = "idle"
 
 
 class Watchdog:
-    """Looks at the children of a generation, a few times a second."""
+    """Looks at a generation, a few times a second, for troubles that do not announce themselves."""
 
     def __init__(self) -> None:
         self._outage_since_s: float | None = None
+        self._settled_at_outage = 0
+        self._is_outage = False
         self._still_since_s = 0.0
         self._last_counts: tuple[int, ...] = ()
 
@@ -37,18 +40,18 @@ class Watchdog:
             return None
         clients = [child.facts.get("client", {}) for child in generation.clients()]
         writer = generation.role("writer").facts.get("writer", {})
-        parts = generation.parts
+        rings = generation.rings
         counts = (
             *(client.get("rows", 0) + client.get("quarantined", 0) for client in clients),
             writer.get("rows", 0),
             writer.get("committed_rows", 0),
         )
         is_busy = (
-            parts.documents_ready.waiting()
-            or parts.vectors_ready.waiting()
+            rings.documents_ready.waiting()
+            or rings.vectors_ready.waiting()
             or any(client.get("in_flight", 0) for client in clients)
             or writer.get("state") == "sealing"
-            or self._outage_since_s is not None
+            or self._is_outage
         )
         now = time.monotonic()
         if is_busy or counts != self._last_counts:
@@ -58,20 +61,29 @@ class Watchdog:
         return f"nothing has moved for {STANDSTILL_S:.0f} s although rows are missing: a batch was lost"
 
     def outage_s(self, generation: Generation) -> float:
-        """For how long no server has been healthy, 0.0 while one is or may be."""
-        states = [child.facts["client"]["state"] for child in generation.clients() if "client" in child.facts]
-        if not states or any(state not in _WITHOUT_SERVER for state in states):
+        """For how long no server has been healthy, 0.0 while one is or may be.
+
+        Servers that come back and go out again before a document was settled, or before there was nothing to do, have
+        not been healthy meanwhile: the outage then has lasted since it began first.
+        """
+        clients = [child.facts["client"] for child in generation.clients() if "client" in child.facts]
+        settled = sum(client.get("rows", 0) + client.get("quarantined", 0) for client in clients)
+        states = {client["state"] for client in clients}
+        if settled != self._settled_at_outage or _IDLE in states:
             self._outage_since_s = None
+        self._is_outage = bool(states) and states <= _WITHOUT_SERVER
+        if not self._is_outage:
             return 0.0
         now = time.monotonic()
-        self._outage_since_s = self._outage_since_s or now
+        if self._outage_since_s is None:
+            self._outage_since_s, self._settled_at_outage = now, settled
         return now - self._outage_since_s
 
     def hung_child(self, generation: Generation) -> str | None:
         """Why the generation has to end: a child has said nothing for too long. Warns long before."""
         now = time.monotonic()
         for child in generation.children.values():
-            silence_s = now - child.heard_s
+            silence_s = now - child.heard_at_s
             if child.ended is not None or silence_s <= SILENCE_WARN_S:
                 child.is_silent = False
                 continue

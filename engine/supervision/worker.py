@@ -1,4 +1,4 @@
-"""A child process: its start, its life-line, its end. What it does in between is a stage's business.
+"""A worker: a child process that runs one stage. Here are its start, its life-line to the supervisor, and its end.
 
 A child is started by the supervisor's main thread as a fresh interpreter (never a fork of a process that has
 threads) and is told by its first message which stage to run. It
@@ -29,6 +29,7 @@ from engine.errors import EngineError, Exit
 from engine.ledger import durable
 from engine.memory.channels import Channel, Message
 from engine.memory.ring import Ring, SlotQueue
+from engine.memory.shared_rings import SharedRings
 from engine.memory.slots import VectorLayout
 
 _PR_SET_PDEATHSIG = 1
@@ -41,7 +42,7 @@ HEARTBEAT_S = 0.5
 
 
 class Stage(Protocol):
-    """What the module of a stage offers."""
+    """What the module of a stage has to offer: one function."""
 
     def run(self, context: StageContext) -> None:
         """Work until the supervisor says stop (or the work is over); raise EngineError when it cannot go on."""
@@ -49,7 +50,7 @@ class Stage(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class StageContext:
-    """All that a stage gets from the engine.
+    """What a stage gets from the engine: its settings, the rings, the channel to the supervisor.
 
     Attributes:
         role: `reader`, `client-0` ..., or `writer`.
@@ -107,90 +108,25 @@ class StageContext:
         select.select([self.channel.fd, *fds], [], [], timeout_s)
 
 
-def describe_job(
+def job_message(
     stage: str,
     role: str,
     generation: int,
     epoch: int,
     settings: dict[str, Any],
-    shared: SharedParts,
-    orders: list[Message],
+    rings: SharedRings,
+    commands: list[Message],
 ) -> Message:
-    """The first message to a child; `orders` are commands that it finds before it has done anything."""
+    """The first message to a child: its job; `commands` are those that it finds before it has done anything."""
     return {
         "stage": stage,
         "role": role,
         "generation": generation,
         "epoch": epoch,
         "settings": settings,
-        "orders": orders,
-        "parts": shared.describe(),
+        "commands": commands,
+        "rings": rings.describe(),
     }
-
-
-@dataclass(slots=True, kw_only=True)
-class SharedParts:
-    """The rings and queues of one generation; made by the supervisor, opened by every child."""
-
-    documents: Ring
-    documents_free: SlotQueue
-    documents_ready: SlotQueue
-    vectors: Ring
-    vectors_free: SlotQueue
-    vectors_ready: SlotQueue
-    layout: VectorLayout
-
-    _QUEUES = ("documents_free", "documents_ready", "vectors_free", "vectors_ready")
-    _RINGS = ("documents", "vectors")
-
-    @classmethod
-    def create(cls, *, n_documents: int, document_bytes: int, n_vectors: int, layout: VectorLayout) -> SharedParts:
-        """Reserve both rings and their queues, with every slot free."""
-        documents = Ring.create("document", n_documents, document_bytes)
-        vectors = Ring.create("vector", n_vectors, layout.slot_bytes)
-        return cls(
-            documents=documents,
-            documents_free=SlotQueue.create(range(n_documents)),
-            documents_ready=SlotQueue.create(),
-            vectors=vectors,
-            vectors_free=SlotQueue.create(range(n_vectors)),
-            vectors_ready=SlotQueue.create(),
-            layout=layout,
-        )
-
-    def fds(self) -> list[int]:
-        """Every descriptor that a child has to inherit."""
-        numbers = [cast(Ring, getattr(self, name)).fd for name in self._RINGS]
-        for name in self._QUEUES:
-            numbers.extend(cast(SlotQueue, getattr(self, name)).fds)
-        return numbers
-
-    def describe(self) -> Message:
-        """What a child needs to open them again."""
-        described: Message = {}
-        for name in self._RINGS:
-            ring = cast(Ring, getattr(self, name))
-            described[name] = [ring.fd, ring.n_slots, ring.slot_bytes]
-        for name in self._QUEUES:
-            described[name] = list(cast(SlotQueue, getattr(self, name)).fds)
-        described["layout"] = {
-            "dim": self.layout.dim,
-            "max_rows": self.layout.max_rows,
-            "meta_capacity_bytes": self.layout.meta_capacity_bytes,
-        }
-        return described
-
-    @classmethod
-    def open(cls, described: Message) -> SharedParts:
-        """Open, in a child, what `describe` described."""
-        rings = {name: Ring(*described[name]) for name in cls._RINGS}
-        queues = {name: SlotQueue(*described[name]) for name in cls._QUEUES}
-        return cls(**rings, **queues, layout=VectorLayout(**described["layout"]))  # type: ignore[arg-type]
-
-    def close(self) -> None:
-        """Close everything in this process."""
-        for name in (*self._QUEUES, *self._RINGS):
-            getattr(self, name).close()
 
 
 def main() -> None:
@@ -203,7 +139,7 @@ def main() -> None:
         os._exit(Exit.UNEXPECTED)
     try:
         durable.arm(role)
-        shared = SharedParts.open(job["parts"])
+        rings = SharedRings.open(job["rings"])
         stage = cast(Stage, importlib.import_module(job["stage"]))
         context = StageContext(
             role=role,
@@ -211,14 +147,14 @@ def main() -> None:
             epoch=job["epoch"],
             settings=job["settings"],
             channel=channel,
-            documents=shared.documents,
-            documents_free=shared.documents_free,
-            documents_ready=shared.documents_ready,
-            vectors=shared.vectors,
-            vectors_free=shared.vectors_free,
-            vectors_ready=shared.vectors_ready,
-            layout=shared.layout,
-            commands=job["orders"],
+            documents=rings.documents,
+            documents_free=rings.documents_free,
+            documents_ready=rings.documents_ready,
+            vectors=rings.vectors,
+            vectors_free=rings.vectors_free,
+            vectors_ready=rings.vectors_ready,
+            layout=rings.layout,
+            commands=job["commands"],
         )
         context.tell("started", pid=os.getpid())
         stage.run(context)
@@ -248,7 +184,7 @@ def _tie_to_parent(role: str, parent_pid: int) -> None:
 
 
 class Heartbeat:
-    """Says when the next report to the supervisor is due."""
+    """A timer that says when the next report to the supervisor is due."""
 
     def __init__(self, every_s: float = HEARTBEAT_S) -> None:
         self._every_s = every_s

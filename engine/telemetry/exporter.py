@@ -1,4 +1,4 @@
-"""Prometheus metrics of a run on 127.0.0.1; apart, because only who asks for them pays for the library."""
+"""The Prometheus exporter of a run, on 127.0.0.1; a module apart, because only who asks for it pays for the library."""
 
 from __future__ import annotations
 

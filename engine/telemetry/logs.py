@@ -1,4 +1,4 @@
-"""Logging at the process that owns the terminal: one writer, one line an event, no secrets.
+"""Logging of a command: one process writes, one line an event, no secrets.
 
 Children never write: they send events to the supervisor, which logs them here. Lines go to stderr; stdout belongs to
 what a command reports.

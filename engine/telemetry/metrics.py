@@ -1,4 +1,4 @@
-"""Figures that add up over processes: a latency histogram and rates over a window."""
+"""The kinds of metric: a latency histogram that adds up over processes, and a rate over a window of time."""
 
 from __future__ import annotations
 

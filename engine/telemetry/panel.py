@@ -1,4 +1,4 @@
-"""The live panel of a run on a terminal; apart from `progress`, because only a terminal pays for rich."""
+"""The live panel of a run on a terminal; a module apart, because only a terminal pays for the library rich."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.telemetry.progress import duration, seconds_left
 
 
 class TerminalProgress:
-    """A live panel: documents, rate, time left, rings, and every server."""
+    """The live panel: documents, rate, time left, rings, and every server."""
 
     def __init__(self, console: Console, heading: str) -> None:
         """

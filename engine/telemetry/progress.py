@@ -1,4 +1,4 @@
-"""Progress of a run in words and lines; the live panel of a terminal is `engine.telemetry.panel`."""
+"""The progress of a run as log lines, and durations as people say them (a terminal has `engine.telemetry.panel`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def seconds_left(figures: dict[str, Any]) -> float | None:
 
 
 class LineProgress:
-    """A log line every few seconds, for a run without a terminal."""
+    """Logs the progress of a run every few seconds, when there is no terminal."""
 
     def __init__(self) -> None:
         self._due = time.monotonic() + LINE_EVERY_S

@@ -1,17 +1,18 @@
-"""Live figures of a run: what the status file, the progress and the metrics show, and the bottleneck verdict."""
+"""The reporter of a run: publishes its live figures to the status file, the progress display and the metrics."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.ledger.runfolder import write_status
 from engine.memory.channels import Message
-from engine.supervision.generation import Generation
-from engine.telemetry.summary import Occupancy, RunClock
+from engine.telemetry.bottleneck import Occupancy
+from engine.telemetry.status import write_status
+from engine.telemetry.summary import RunClock
 
 _log = logging.getLogger("engine.reporting")
 
@@ -25,8 +26,24 @@ class Observer(Protocol):
         """Take the figures of this moment."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFigures:
+    """The figures that the child processes of a generation told last, and how full their rings are now.
+
+    Attributes:
+        reader, writer: Their last figures, empty before the first.
+        clients: The last figures of each client, by its role.
+        rings: Shares of a ring, 0 to 1, by name; empty when no generation lives.
+    """
+
+    reader: Message = field(default_factory=dict)
+    clients: dict[str, Message] = field(default_factory=dict)
+    writer: Message = field(default_factory=dict)
+    rings: dict[str, float] = field(default_factory=dict)
+
+
 class Reporter:
-    """Collects the figures of the children and publishes them about once a second.
+    """Publishes the live figures of a run about once a second.
 
     Attributes:
         clock: Times and rates of the run.
@@ -49,11 +66,11 @@ class Reporter:
         self._due_s = now + EVERY_S
         return True
 
-    def publish(self, generation: Generation | None, facts: dict[str, Any], *, committed_before: int) -> None:
+    def publish(self, stages: StageFigures, facts: dict[str, Any], *, committed_before: int) -> None:
         """Publish the figures of this moment.
 
         Args:
-            generation: The children that live, or None.
+            stages: What the children told.
             facts: What the supervisor knows itself; passed on as it is.
             committed_before: Rows that this run committed in earlier generations.
         """
@@ -62,11 +79,16 @@ class Reporter:
             "at": time.time(),
             "seconds": round(self.clock.seconds, 1),
             **facts,
-            **self._of_children(generation, is_busy=facts["phase"] in ("running", "delivering")),
+            "reader": stages.reader,
+            "clients": stages.clients,
+            "writer": stages.writer,
+            "rings": stages.rings,
         }
-        clients = figures["clients"].values()
-        rows = committed_before + sum(client.get("rows", 0) for client in clients)
-        if (estimate := figures["reader"].get("estimate")) is not None:
+        embedded = sum(client.get("rows", 0) for client in stages.clients.values())
+        if embedded and facts["phase"] in ("running", "delivering"):
+            self.occupancy.sample(**stages.rings)
+        rows = committed_before + embedded
+        if (estimate := stages.reader.get("estimate")) is not None:
             self._to_embed = committed_before + estimate  # a generation's reader finds what the ones before left
         self.clock.rows.update(rows)
         self.clock.rows_of_minutes.update(rows)
@@ -83,26 +105,6 @@ class Reporter:
         for observer in self._observers:
             observer.update(figures)
 
-    def _of_children(self, generation: Generation | None, *, is_busy: bool) -> dict[str, Any]:
-        if generation is None:
-            return {"reader": {}, "clients": {}, "writer": {}, "rings": {}}
-        clients = {child.role: child.facts.get("client", {}) for child in generation.clients()}
-        parts = generation.parts
-        rings = {
-            "documents_ready": parts.documents_ready.waiting() / parts.documents.n_slots,
-            "vectors_ready": parts.vectors_ready.waiting() / parts.vectors.n_slots,
-            "vectors_busy": 1 - parts.vectors_free.waiting() / parts.vectors.n_slots,
-        }
-        if is_busy and any(client.get("rows") for client in clients.values()):
-            self.occupancy.sample(**rings)
-        return {
-            "reader": generation.role("reader").facts.get("reader", {}),
-            "clients": clients,
-            "writer": generation.role("writer").facts.get("writer", {}),
-            "rings": rings,
-        }
-
-    def verdict(self, generation: Generation) -> str:
+    def bottleneck(self, stages: StageFigures) -> str:
         """The bottleneck in words."""
-        reader: Message = generation.role("reader").facts.get("reader", {})
-        return self.occupancy.verdict(reader, [child.facts.get("client", {}) for child in generation.clients()])
+        return self.occupancy.bottleneck(stages.reader, list(stages.clients.values()))

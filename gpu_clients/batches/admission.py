@@ -224,6 +224,10 @@ class Admission:
         if current.texts >= self._window_texts and current.answers >= _MIN_ANSWERS_IN_A_ROUND:
             self._end_round(now_s)
 
+    def passed(self) -> None:
+        """Take note of a good answer to a request that says nothing about the window."""
+        self._overloaded_in_a_row = 0
+
     def overloaded(self) -> None:
         """Take note of a 429: half the window, once a round."""
         self._overloaded_in_a_row += 1

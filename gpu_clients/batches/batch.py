@@ -1,7 +1,8 @@
-"""A batch in a client's hands, its case file, and how its documents' ids are written where people read them."""
+"""A batch that a client has taken, what is known of its troubles, and its documents' ids as people read them."""
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
 import struct
@@ -17,8 +18,9 @@ from engine.memory.ids import IdType
 from engine.memory.slots import HEADER_BYTES, Header, RowMeta, body_of, fanout_of, meta_of
 from gpu_clients.http.connection import Exchange
 
-_CASE = struct.Struct("<IBBH")  # low half of the sequence, suspicion, server, text
-_CASE_OFFSET = HEADER_BYTES - _CASE.size
+_HISTORY = struct.Struct("<IBBH")  # low half of the sequence, returns and suspicion (4 bits each), server, text
+_HISTORY_OFFSET = HEADER_BYTES - _HISTORY.size
+_MOST_RETURNS = 15
 
 
 class Suspicion(enum.IntEnum):
@@ -31,22 +33,24 @@ class Suspicion(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class CaseFile:
+class BatchHistory:
     """What the clients have found out about a batch that may hold a text which kills servers.
 
     It travels in the last eight bytes of the document slot's header, which the reader leaves alone: a client whose
     server died gives the batch back, and the next one has to know. The batch's sequence number stands in it, so that
-    a file left in a slot that was filled anew means nothing.
+    a history left in a slot that was filled anew means nothing.
 
     Attributes:
         suspicion: How bad it is.
         server: Number of the server that died of the text; only with `TEXT`.
         text: Number of that text in the batch; only with `TEXT`.
+        returns: How often it was given back after it had failed, at most 15.
     """
 
     suspicion: Suspicion = Suspicion.NONE
     server: int = 0
     text: int = 0
+    returns: int = 0
 
 
 class Batch:
@@ -57,13 +61,17 @@ class Batch:
         view: The slot's bytes.
         header: Its header.
         n_texts: Texts in its body; fewer than rows when identical texts are embedded once.
-        attempts: Requests for it that failed.
+        attempts: Requests for it that failed, but for overload.
+        n_overloaded: Requests for it that were answered with "overloaded".
+        overloaded_s: When the first of these was, monotonic seconds.
         lost: Whether a connection was lost while its answer was waited for.
         sent_s: When it was last sent, monotonic seconds.
         exchange: Its request in flight, good for cancelling it.
     """
 
-    __slots__ = ("attempts", "exchange", "header", "lost", "n_texts", "number", "sent_s", "view")
+    __slots__ = (
+        "attempts", "exchange", "header", "lost", "n_overloaded", "n_texts", "number", "overloaded_s", "sent_s", "view",
+    )  # fmt: skip
 
     def __init__(self, number: int, view: memoryview, generation: int) -> None:
         self.number = number
@@ -71,6 +79,8 @@ class Batch:
         self.header = Header.unpack_from(view, generation)
         self.n_texts = self.header.n_texts or self.header.n_rows
         self.attempts = 0
+        self.n_overloaded = 0
+        self.overloaded_s = 0.0
         self.lost = False
         self.sent_s = 0.0
         self.exchange: Exchange | None = None
@@ -81,17 +91,24 @@ class Batch:
         return self.header.n_rows
 
     @property
-    def case(self) -> CaseFile:
+    def history(self) -> BatchHistory:
         """What is suspected of it."""
-        sequence, suspicion, server, text = _CASE.unpack_from(self.view, _CASE_OFFSET)
-        if not suspicion or sequence != self.header.sequence & 0xFFFFFFFF:
-            return CaseFile()
-        return CaseFile(Suspicion(suspicion), server, text)
+        sequence, marks, server, text = _HISTORY.unpack_from(self.view, _HISTORY_OFFSET)
+        if not marks or sequence != self.header.sequence & 0xFFFFFFFF:
+            return BatchHistory()
+        return BatchHistory(Suspicion(marks & 0xF), server, text, marks >> 4)
 
-    @case.setter
-    def case(self, case: CaseFile) -> None:
+    @history.setter
+    def history(self, history: BatchHistory) -> None:
         sequence = self.header.sequence & 0xFFFFFFFF
-        _CASE.pack_into(self.view, _CASE_OFFSET, sequence, case.suspicion, case.server & 0xFF, case.text)
+        marks = min(history.returns, _MOST_RETURNS) << 4 | history.suspicion
+        _HISTORY.pack_into(self.view, _HISTORY_OFFSET, sequence, marks, history.server & 0xFF, history.text)
+
+    def note_return(self) -> None:
+        """Count that it is given back; only when it has failed, which need not be the server's fault."""
+        if self.attempts or self.n_overloaded:
+            history = self.history
+            self.history = dataclasses.replace(history, returns=history.returns + 1)
 
     def body(self) -> memoryview:
         """The JSON array of its texts, as a view into the slot."""

@@ -1,4 +1,4 @@
-"""The breaker of one server: takes it out when it fails, lets it back in when the canary sings.
+"""The breaker of one server: takes it out of use when it fails, and back when an examination finds it sound.
 
     OK ------ a few failures in a row, a bad share of the last ones, or a verdict ------> OUT
     OUT ----- its pause is over ------> PROBING
@@ -88,6 +88,11 @@ class Breaker:
         self._recent.append(False)
         return self._in_a_row >= FAILURES_IN_A_ROW or self._recent.count(False) >= BAD_IN_WINDOW
 
+    def cleared(self) -> None:
+        """The canary is right: what failed was not the server's fault."""
+        self._in_a_row = 0
+        self._recent.clear()
+
     def trip(self, reason: str) -> None:
         """Take the server out now."""
         self._move(BreakerState.OUT)
@@ -110,8 +115,7 @@ class Breaker:
     def probe_passed(self) -> None:
         """The server may work again."""
         self._move(BreakerState.OK)
-        self._in_a_row = 0
-        self._recent.clear()
+        self.cleared()
 
     def probe_failed(self, reason: str) -> None:
         """The server stays out for longer."""

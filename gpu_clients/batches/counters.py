@@ -12,10 +12,11 @@ from gpu_clients.servers.requester import Completion, ServerTimes
 
 
 @dataclass(slots=True)
-class Figures:
+class Counters:
     """Counters of one client process, all cumulative.
 
     Attributes:
+        rows: Rows handed to the writer.
         taken_rows: Document rows taken from the ring and not handed back.
         quarantined: Documents put into quarantine.
         requests: Embedding requests sent for documents.
@@ -31,6 +32,7 @@ class Figures:
         vector_wait_s: Time with answers but without an empty vector slot.
     """
 
+    rows: int = 0
     taken_rows: int = 0
     quarantined: int = 0
     requests: int = 0
@@ -74,6 +76,7 @@ class Figures:
     def as_facts(self) -> dict[str, Any]:
         """The counters as they stand in the `client` event."""
         return {
+            "rows": self.rows,
             "taken_rows": self.taken_rows,
             "quarantined": self.quarantined,
             "requests": self.requests,

@@ -1,26 +1,27 @@
-"""The batches in a client's hands that no conversation has: in flight, or waiting to be sent again."""
+"""The batches that a client has taken and not settled: sent to its server, or waiting to be sent again."""
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import time
 
 from engine.supervision.worker import StageContext
-from gpu_clients.batches.batch import Batch, CaseFile, Suspicion
-from gpu_clients.batches.counters import Figures
+from gpu_clients.batches.batch import Batch, Suspicion
+from gpu_clients.batches.counters import Counters
 
 
-class Hands:
-    """Where the batches are that have been taken from the ring and are in no conversation.
+class InFlight:
+    """The batches that are sent, or wait to be sent again; those that are bisected or counted belong to a side request.
 
     Attributes:
-        in_flight: Sent, and neither answered nor given back.
+        sent: Sent, and neither answered nor given back.
     """
 
-    def __init__(self, context: StageContext, figures: Figures) -> None:
-        self.in_flight: set[Batch] = set()
+    def __init__(self, context: StageContext, counters: Counters) -> None:
+        self.sent: set[Batch] = set()
         self._context = context
-        self._figures = figures
+        self._counters = counters
         self._retries: list[tuple[float, int, Batch]] = []  # a heap by due time
 
     def take(self) -> Batch | None:
@@ -30,12 +31,12 @@ class Hands:
         if number is None:
             return None
         batch = Batch(number, context.documents.slot(number), context.generation)
-        self._figures.taken_rows += batch.n_rows
+        self._counters.taken_rows += batch.n_rows
         return batch
 
     def give_back(self, batch: Batch) -> None:
         """Put a batch into the ring for another client."""
-        self._figures.taken_rows -= batch.n_rows
+        self._counters.taken_rows -= batch.n_rows
         self._context.documents_ready.put(batch.number)
 
     def retry_after(self, pause_s: float, batch: Batch) -> None:
@@ -57,21 +58,24 @@ class Hands:
             died: Whether it has ended, so that what it had, or had when a connection was lost, may be the reason.
         """
         if died:
-            for batch in (*self.in_flight, *(batch for _, _, batch in self._retries if batch.lost)):
+            for batch in (*self.sent, *(batch for _, _, batch in self._retries if batch.lost)):
                 _suspect(batch)
-        for batch in self.in_flight:
+        for batch in self.sent:
+            batch.note_return()
             self.give_back(batch)
-        self.in_flight.clear()
+        self.sent.clear()
         self.give_back_retries()
 
     def give_back_retries(self) -> None:
         """Give back what waits to be sent again."""
         for _, _, batch in self._retries:
+            batch.note_return()
             self.give_back(batch)
         self._retries.clear()
 
 
 def _suspect(batch: Batch) -> None:
     """Note that a server died while the batch was with it."""
-    if batch.case.suspicion is Suspicion.NONE:
-        batch.case = CaseFile(Suspicion.NEARBY)
+    history = batch.history
+    if history.suspicion is Suspicion.NONE:
+        batch.history = dataclasses.replace(history, suspicion=Suspicion.NEARBY)

@@ -9,11 +9,13 @@ from collections import deque
 from gpu_clients.batches.admission import Admission, GpuBatch
 from gpu_clients.batches.breaker import Breaker
 from gpu_clients.batches.retry import RetryBudget
-from gpu_clients.http.client import Address, HttpClient
+from gpu_clients.http.address import Address
+from gpu_clients.http.client import HttpClient
 from gpu_clients.http.polling import Poller
+from gpu_clients.server_facts import ServerFacts
 from gpu_clients.servers.probe import ServerProbe, examine_server
 from gpu_clients.servers.requester import Completion, Requester, ServerTimes
-from gpu_clients.servers.routes import ServerFacts, choose_route
+from gpu_clients.servers.routes import choose_route
 from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.truncation import TruncationJudge
 
@@ -44,7 +46,7 @@ class Lane:
         truncation: Judges which texts the server has cut.
         last_answer_s: When the last good answer came, monotonic seconds.
         overloaded_since_s: When the first 429 came after the last good answer, monotonic seconds, or None.
-        doubts: How often its vectors turned out to be wrong; what was embedded before is not delivered afterwards.
+        drifts: How often its vectors turned out to be wrong; what was embedded before is not delivered afterwards.
     """
 
     def __init__(self, settings: ClientSettings, index: int, poller: Poller, rng: random.Random) -> None:
@@ -58,7 +60,7 @@ class Lane:
         self.resume_s = 0.0
         self.last_answer_s = 0.0
         self.overloaded_since_s: float | None = None
-        self.doubts = 0
+        self.drifts = 0
         self.truncation = TruncationJudge(None)
         self._settings = settings
         self._poller = poller
@@ -67,9 +69,9 @@ class Lane:
         self._n_answers = 0
         facts = settings.facts_of(index)
         if facts is not None:
-            self.meet(facts)
+            self.examined(facts)
 
-    def meet(self, facts: ServerFacts) -> None:
+    def examined(self, facts: ServerFacts) -> None:
         """Take in what an examination found out."""
         settings = self._settings
         self.facts = facts
@@ -124,6 +126,12 @@ class Lane:
         """Whether batches have failed in several of the last seconds; one bad GPU batch fails many in one."""
         since = time.monotonic() - UNSTEADY_WITHIN_S
         return sum(second >= since for second in self._troubled_seconds) >= UNSTEADY_SECONDS
+
+    def passed(self) -> None:
+        """Take note of a good answer to something else than a batch: it is not swamped."""
+        self.last_answer_s = time.monotonic()
+        self.overloaded_since_s = None
+        self.admission.passed()
 
     def answered(self, completion: Completion, times: ServerTimes) -> None:
         """Take note of a good answer."""

@@ -45,7 +45,7 @@ class Rejoin:
         if why is not None or not isinstance(outcome, Examination):
             lane.breaker.probe_failed(why or str(outcome))
             return False
-        lane.meet(outcome.facts)
+        lane.examined(outcome.facts)
         lane.breaker.probe_passed()
         return True
 

@@ -1,14 +1,13 @@
-"""What a client tells the supervisor: its figures every so often, and when its server goes out and comes back."""
+"""What a client tells the supervisor: its counters every so often, and when its server goes out and comes back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from engine.supervision.worker import Heartbeat, StageContext
-from gpu_clients.batches.counters import Figures
-from gpu_clients.batches.handover import Handover
-from gpu_clients.batches.hedging import Neighbours
+from gpu_clients.batches.counters import Counters
 from gpu_clients.batches.lane import Lane
+from gpu_clients.batches.peers import Peers
 
 NO_ANSWER_AT_START = "it did not answer at the start"
 """The doctor has told of it."""
@@ -23,16 +22,14 @@ class Reports:
         urls: Sequence[str],
         *,
         lane: Lane,
-        figures: Figures,
-        handover: Handover,
-        neighbours: Neighbours,
+        counters: Counters,
+        peers: Peers,
     ) -> None:
         self._context = context
         self._urls = urls
         self._lane = lane
-        self._figures = figures
-        self._handover = handover
-        self._neighbours = neighbours
+        self._counters = counters
+        self._peers = peers
         self._heartbeat = Heartbeat()
         self._told = 0  # documents settled by the last report
         self._said = NO_ANSWER_AT_START  # why the server is out, as the log has it
@@ -42,7 +39,7 @@ class Reports:
         return self._heartbeat.due() or (tail and self._settled != self._told)
 
     def tell(self, *, starving: bool, stopped: bool) -> None:
-        """Tell the figures as they stand.
+        """Tell the counters as they stand.
 
         Args:
             starving: Whether there is room but no document.
@@ -58,16 +55,15 @@ class Reports:
         self._context.tell(
             "client",
             url=lane.address.url,
-            rows=self._handover.rows,
             state=state,
             breaker=lane.breaker.state.value,
             outs=lane.breaker.trips,
             in_flight=lane.in_flight,
             window=lane.admission.window_requests,
             admission=lane.admission.state.value,
-            hedged=self._neighbours.hedged,
+            hedged=self._peers.hedged,
             reconnects=lane.requester.http.n_resent if lane.requester else 0,
-            **self._figures.as_facts(),
+            **self._counters.as_facts(),
         )
 
     def server_out(self, reason: str) -> None:
@@ -99,4 +95,4 @@ class Reports:
     @property
     def _settled(self) -> int:
         """Documents that went on to the writer or into quarantine."""
-        return self._handover.rows + self._figures.quarantined
+        return self._counters.rows + self._counters.quarantined

@@ -1,4 +1,4 @@
-"""Looking in on our server with the canary while it works: in an equal-length batch, in a mixed one, alone."""
+"""When our server is asked for the canary while it works: in an equal-length batch, in a mixed one, alone."""
 
 from __future__ import annotations
 
@@ -7,65 +7,79 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from gpu_clients.diagnosis.bisection import Laboratory, check_canary
-from gpu_clients.diagnosis.proof import Vouchers
+from gpu_clients.diagnosis.canary_check import BisectionContext, check_canary
+from gpu_clients.diagnosis.proof import UnprovenRows
 from gpu_clients.errors import Failure
 from gpu_clients.servers.canary import Arrangement
-from gpu_clients.servers.side_requests import Dialogues
+from gpu_clients.servers.side_requests import SideRequests
 
 FIRST_S = 0.5
 """Soon after the start: a server that mixes up its answers under load did not show it to the doctor."""
 _TURNS = (Arrangement.ALONE, Arrangement.EQUAL, Arrangement.MIXED)
 
 
-class Watch:
+class CanarySchedule:
     """Asks for the canary every so often, one arrangement after the other; all of them at once at the start.
 
-    The long text of the canary makes a GPU batch of short ones dear on a model that pads, so one look at a time.
+    The long text of the canary makes a GPU batch of short ones dear on a model that pads, so one check at a time.
 
     Args:
-        vouchers: Where a right canary is written down.
-        laboratory: Where it is asked for.
-        every_s: Seconds between two looks.
+        unproven: Gets the rows that a right canary confirms.
+        context: What a check that begins now has to know.
+        every_s: Seconds between two checks.
         failed: Called with the failure when the server did not give the right canary.
+        cleared, sick: Called instead, the latter with the failure, after a check that was asked for by `ask_soon`.
     """
 
     def __init__(
         self,
-        vouchers: Vouchers,
-        dialogues: Dialogues,
-        laboratory: Callable[[], Laboratory],
+        unproven: UnprovenRows,
+        side_requests: SideRequests,
+        context: Callable[[], BisectionContext],
         *,
         every_s: float,
         failed: Callable[[Failure], None],
+        cleared: Callable[[], None],
+        sick: Callable[[Failure], None],
     ) -> None:
-        self._vouchers = vouchers
-        self._dialogues = dialogues
-        self._laboratory = laboratory
+        self._unproven = unproven
+        self._side_requests = side_requests
+        self._context = context
         self._every_s = every_s
         self._failed = failed
-        self._looks = 0
+        self._cleared = cleared
+        self._sick = sick
+        self._is_urgent = False
+        self._n_checks = 0
         self._due_s = time.monotonic() + min(FIRST_S, every_s)
 
     @property
     def n_out(self) -> int:
-        """Conversations that it has going on: one, or none."""
+        """Checks that are going on: one, or none."""
         return int(self._due_s == math.inf)
+
+    def ask_soon(self) -> None:
+        """Check as soon as can be: batches fail, and the canary tells whose fault that is."""
+        self._is_urgent = True
+        self._due_s = math.inf if self.n_out else 0.0
 
     def advance(self, now_s: float) -> None:
         """Ask when it is time."""
         if now_s < self._due_s:
             return
         self._due_s = math.inf
-        arrangement = _TURNS[self._looks % len(_TURNS)]
-        self._looks += 1
-        laboratory = self._laboratory()
-        looked = partial(self._looked, laboratory.own, self._vouchers.rows(laboratory.own))
-        self._dialogues.start(check_canary(laboratory.own, arrangement, laboratory), looked, now_s)
+        arrangement = _TURNS[self._n_checks % len(_TURNS)]
+        self._n_checks += 1
+        context = self._context()
+        answered = partial(self._answered, context.own, self._unproven.rows(context.own))
+        self._side_requests.start(check_canary(context.own, arrangement, context), answered, now_s)
 
-    def _looked(self, own: int, rows: int, failure: Failure | None) -> None:
-        self._due_s = time.monotonic() + (self._every_s if self._looks >= len(_TURNS) else 0.0)
-        if failure is None:
-            self._vouchers.vouch(own, rows)
-        else:
-            self._failed(failure)
+    def _answered(self, own: int, rows: int, failure: Failure | None) -> None:
+        self._due_s = time.monotonic() + (self._every_s if self._n_checks >= len(_TURNS) else 0.0)
+        is_urgent, self._is_urgent = self._is_urgent, False
+        if failure is not None:
+            (self._sick if is_urgent else self._failed)(failure)
+            return
+        self._unproven.confirm(own, rows)
+        if is_urgent:
+            self._cleared()

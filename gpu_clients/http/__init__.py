@@ -1,0 +1,1 @@
+"""Bytes to a server and back; knows nothing of embeddings."""

@@ -6,15 +6,13 @@ import enum
 import errno
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from engine.errors import ProtocolError
 from gpu_clients.errors import Failure, FailureKind
+from gpu_clients.http.address import Address
 from gpu_clients.http.answers import AnswerReader, BadAnswer
-from gpu_clients.http.polling import READ, WRITE
-
-if TYPE_CHECKING:
-    from gpu_clients.http.client import HttpClient
+from gpu_clients.http.polling import READ, WRITE, Poller
 
 CONNECT_TIMEOUT_S = 5.0
 _RECEIVE_BUFFER_BYTES = 1 << 20
@@ -72,6 +70,39 @@ class Exchange:
             connection.recycle()
 
 
+class ConnectionOwner(Protocol):
+    """Whom a connection belongs to, and whom it tells what becomes of its exchanges.
+
+    Attributes:
+        address: Where the server is.
+        poller: Who watches the socket.
+    """
+
+    address: Address
+    poller: Poller
+
+    def try_next_target(self, exchange: Exchange) -> bool:
+        """An address of the server took no connection: use the next one; False when there is none."""
+
+    def reconnect(self, exchange: Exchange) -> None:
+        """Begin anew with another connection."""
+
+    def resend(self, exchange: Exchange) -> None:
+        """Send again what a stale connection swallowed."""
+
+    def has_answer(self, exchange: Exchange, reader: AnswerReader, connection: Connection) -> None:
+        """An exchange has its answer; the connection waits for its release."""
+
+    def has_finished(self, exchange: Exchange) -> None:
+        """An exchange came to an end without one."""
+
+    def has_idle(self, connection: Connection) -> None:
+        """A connection can take the next request."""
+
+    def has_closed(self, connection: Connection) -> None:
+        """A connection is gone."""
+
+
 class ConnectionState(enum.Enum):
     """What a connection is doing."""
 
@@ -99,13 +130,13 @@ class Connection:
     """One connection, one exchange at a time."""
 
     __slots__ = (
-        "_client", "_connect_deadline_s", "_exchange", "_may_reuse", "_out", "_poller", "_reader", "_served",
+        "_connect_deadline_s", "_exchange", "_may_reuse", "_out", "_owner", "_poller", "_reader", "_served",
         "_waits_to_write", "fd", "host", "sock", "state",
     )  # fmt: skip
 
-    def __init__(self, client: HttpClient, exchange: Exchange, family: int) -> None:
-        self._client = client
-        self._poller = client.poller
+    def __init__(self, owner: ConnectionOwner, exchange: Exchange, family: int) -> None:
+        self._owner = owner
+        self._poller = owner.poller
         self._exchange: Exchange | None = exchange
         self._reader = AnswerReader()
         self._out: list[Buffer] = []
@@ -114,7 +145,7 @@ class Connection:
         self._waits_to_write = True
         self._connect_deadline_s = min(exchange.deadline_s, time.monotonic() + CONNECT_TIMEOUT_S)
         self.state = ConnectionState.CONNECTING
-        self.host = client.address.host
+        self.host = owner.address.host
         self.sock: socket.socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.fd = self.sock.fileno()
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -169,7 +200,7 @@ class Connection:
             return
         if self._may_reuse:
             self.move(ConnectionState.IDLE)
-            self._client.has_idle(self)
+            self._owner.has_idle(self)
         else:
             self.close()
 
@@ -179,7 +210,7 @@ class Connection:
             self.move(ConnectionState.CLOSED)
             self._poller.forget(self.fd)
             self.sock.close()
-            self._client.has_closed(self)
+            self._owner.has_closed(self)
 
     # -- what a connection with TLS does otherwise -----------------------------------------------------
 
@@ -213,12 +244,12 @@ class Connection:
     def refused(self, why: str) -> None:
         """There is no connection to this address of the server: try the name's next one, if it has more."""
         exchange = self._exchange
-        if exchange is not None and self._client.try_next_target(exchange):
+        if exchange is not None and self._owner.try_next_target(exchange):
             self._exchange = None
             self.close()
-            self._client.reconnect(exchange)
+            self._owner.reconnect(exchange)
             return
-        self._fail(FailureKind.REFUSED, f"cannot connect to {self._client.address.authority}: {why}")
+        self._fail(FailureKind.REFUSED, f"cannot connect to {self._owner.address.authority}: {why}")
 
     # -- socket events ---------------------------------------------------------------------------------
 
@@ -296,7 +327,7 @@ class Connection:
         self.move(ConnectionState.ANSWERED)
         self._may_reuse = reader.keeps_alive and not early
         self._served += 1
-        self._client.has_answer(exchange, reader, self)
+        self._owner.has_answer(exchange, reader, self)
 
     def _ended(self) -> None:
         if self._reader.end():
@@ -311,7 +342,7 @@ class Connection:
         if self._served and not self._reader.began and not exchange.resent:
             self._exchange = None
             self.close()
-            self._client.resend(exchange)
+            self._owner.resend(exchange)
         elif self._reader.began:
             self._fail(FailureKind.LOST, f"the connection {what} in the middle of an answer")
         else:
@@ -325,4 +356,4 @@ class Connection:
             if exchange.resent and kind is FailureKind.REFUSED:
                 kind = FailureKind.LOST  # it was lost first; that nobody listens any more is the consequence
             exchange.failure = Failure(kind=kind, detail=detail)
-            self._client.has_finished(exchange)
+            self._owner.has_finished(exchange)

@@ -1,0 +1,1 @@
+"""What a server is and speaks: routes, examination, canary, tokenizer, and what is asked of it."""

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from engine.errors import ConfigError, ServersUnavailable
 from engine.records import Fingerprint
-from gpu_clients.http.client import Address, HttpClient
+from gpu_clients.http.address import Address
+from gpu_clients.http.client import HttpClient
 from gpu_clients.http.polling import Poller
+from gpu_clients.server_facts import ServerFacts, version_numbers
 from gpu_clients.servers.probe import Examination, ProbeFailed, ServerProbe, examine_server
-from gpu_clients.servers.routes import ServerFacts, version_numbers
 from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.soundness import MIN_COSINE
 

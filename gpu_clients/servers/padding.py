@@ -14,9 +14,10 @@ from collections.abc import Generator
 import orjson
 
 from gpu_clients.http.connection import Exchange
+from gpu_clients.server_facts import ServerFacts
 from gpu_clients.servers.canary import canary_texts
-from gpu_clients.servers.messages import HttpRequest
-from gpu_clients.servers.routes import Route, ServerFacts
+from gpu_clients.servers.probe_request import ProbeRequest
+from gpu_clients.servers.routes import Route
 from gpu_clients.vectors.decode import float_answer_cap_bytes
 
 _TEXTS = 16
@@ -33,7 +34,7 @@ _PADS = 0.75
 _DOES_NOT = 0.5
 
 
-def measure_padding(route: Route, facts: ServerFacts, dim: int) -> Generator[HttpRequest, Exchange, bool | None]:
+def measure_padding(route: Route, facts: ServerFacts, dim: int) -> Generator[ProbeRequest, Exchange, bool | None]:
     """Whether the server pads; None when it cannot be told (too quick, too slow, too few texts, in between)."""
     n_texts = min(_TEXTS, facts.max_client_batch_size or _TEXTS, facts.max_concurrent_requests or _TEXTS)
     if n_texts < _ONE_LONG_IN:
@@ -45,7 +46,7 @@ def measure_padding(route: Route, facts: ServerFacts, dim: int) -> Generator[Htt
     spent_s = 0.0
     for _ in range(_ROUNDS):
         for texts in (mixed, [long_text] * n_texts):
-            exchange = yield HttpRequest(
+            exchange = yield ProbeRequest(
                 method="POST",
                 path=route.path,
                 body=(route.prefix, orjson.dumps(texts), route.suffix),

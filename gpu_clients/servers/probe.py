@@ -1,6 +1,7 @@
-"""Examining one server: what it is, what it can do, which vectors it gives. A dialogue, to be driven by anybody.
+"""Examining one server: what it is, what it can do, which vectors it gives.
 
-The doctor drives it for all servers at once before a run, a client for its own server when that comes back.
+An examination is a generator of requests. The doctor drives it for all servers at once before a run, a client for its
+own server when that comes back.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from typing import Any
 
 import orjson
 
-from gpu_clients.errors import Failure, FailureKind, Remedy, classify
+from gpu_clients.errors import Action, Failure, FailureKind, classify
 from gpu_clients.http.answers import BadAnswer
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.connection import Exchange
+from gpu_clients.server_facts import OPENAI_BASE, EmbedOptions, ServerFacts
 from gpu_clients.servers.canary import Arrangement, Canary, canary_body
-from gpu_clients.servers.messages import HttpRequest
 from gpu_clients.servers.padding import QUICK_S, measure_padding
-from gpu_clients.servers.routes import NATIVE_PATH, OPENAI_BASE, EmbedOptions, Route, ServerFacts, choose_route
+from gpu_clients.servers.probe_request import ProbeRequest
+from gpu_clients.servers.routes import NATIVE_PATH, Route, choose_route
 from gpu_clients.vectors.decode import AnswerForm, Matrix, VectorDecoder, float_answer_cap_bytes
 from gpu_clients.vectors.soundness import repeated_rows, unsound_rows
 
@@ -71,11 +73,11 @@ _BASES = (OPENAI_BASE, "")
 _LONG_WORDS = 40_000
 _FEWEST_TOKENS_A_WORD = 0.5
 
-Dialogue = Generator[HttpRequest, Exchange, Examination]
-_Step = Generator[HttpRequest, Exchange, Exchange]
+ExaminationSteps = Generator[ProbeRequest, Exchange, Examination]
+_Step = Generator[ProbeRequest, Exchange, Exchange]
 
 
-def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: bool = False) -> Dialogue:
+def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: bool = False) -> ExaminationSteps:
     """Ask `/info` (or `/v1/models`), then for the canary texts.
 
     Args:
@@ -100,7 +102,7 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
     canary = Canary.of(mixed, equal)
     warnings = []
     if canary.neighbours_matter():
-        warnings.append("a long text's vector changes with its neighbours in a batch (cosine below 0.999)")
+        warnings.append("a long text's vector changes with its peers in a batch (cosine below 0.999)")
     prompt_tokens = (yield from _count_prompt_tokens()) if facts.kind == "tei" else None
     if facts.kind == "openai" and not options.truncate:
         yield from _require_refusal_of_long_texts(route)
@@ -123,12 +125,12 @@ class ServerProbe:
         outcome: What came out, or None while it goes on.
     """
 
-    def __init__(self, http: HttpClient, dialogue: Dialogue, *, timeout_s: float) -> None:
+    def __init__(self, http: HttpClient, steps: ExaminationSteps, *, timeout_s: float) -> None:
         self.outcome: Examination | ProbeFailed | None = None
         self._http = http
-        self._dialogue = dialogue
+        self._steps = steps
         self._timeout_s = timeout_s
-        self._request: HttpRequest | None = None
+        self._request: ProbeRequest | None = None
         self._due_s = 0.0
         self._give(None)
 
@@ -155,9 +157,9 @@ class ServerProbe:
         self._http.abandon()
 
     def _give(self, exchange: Exchange | None) -> None:
-        """Give an answer to the dialogue and take its next request, or its end."""
+        """Give an answer to the examination and take its next request, or its end."""
         try:
-            self._request = next(self._dialogue) if exchange is None else self._dialogue.send(exchange)
+            self._request = next(self._steps) if exchange is None else self._steps.send(exchange)
             self._due_s = time.monotonic() + self._request.pause_s
         except StopIteration as end:
             self.outcome = end.value
@@ -165,9 +167,9 @@ class ServerProbe:
             self.outcome = error
 
 
-def _identify(server_kind: str, options: EmbedOptions) -> Generator[HttpRequest, Exchange, ServerFacts]:
+def _identify(server_kind: str, options: EmbedOptions) -> Generator[ProbeRequest, Exchange, ServerFacts]:
     if server_kind != "openai":
-        info = yield from _ask(HttpRequest(method="GET", path="/info"))
+        info = yield from _ask(ProbeRequest(method="GET", path="/info"))
         facts = _read_info(_json(info)) if info.status == 200 else None
         status = info.status
         info.release()
@@ -181,7 +183,7 @@ def _identify(server_kind: str, options: EmbedOptions) -> Generator[HttpRequest,
             )
             raise _misfit(f"the server {why}")
     for base in _BASES:
-        models = yield from _ask(HttpRequest(method="GET", path=f"{base}/models"))
+        models = yield from _ask(ProbeRequest(method="GET", path=f"{base}/models"))
         listed = _model_names(_json(models)) if models.status == 200 else []
         status = models.status
         models.release()
@@ -200,7 +202,7 @@ def _identify(server_kind: str, options: EmbedOptions) -> Generator[HttpRequest,
 
 def _first_vectors(
     facts: ServerFacts, options: EmbedOptions
-) -> Generator[HttpRequest, Exchange, tuple[ServerFacts, Route, Matrix]]:
+) -> Generator[ProbeRequest, Exchange, tuple[ServerFacts, Route, Matrix]]:
     """The canary's vectors over the best route that works; when none does, it is the best one's failure that counts."""
     first: ProbeFailed | None = None
     forms: list[str | None] = [AnswerForm.BASE64.value, AnswerForm.OPENAI_FLOATS.value]
@@ -224,12 +226,12 @@ def _first_vectors(
 
 def _embed(
     route: Route, arrangement: Arrangement, facts: ServerFacts, dim: int | None
-) -> Generator[HttpRequest, Exchange, Matrix]:
+) -> Generator[ProbeRequest, Exchange, Matrix]:
     body, n_texts = canary_body(arrangement, facts.max_input_length)
     if facts.max_client_batch_size is not None and facts.max_client_batch_size < n_texts:
         raise _misfit(f"the server takes {facts.max_client_batch_size} texts in a request, at least 3 are needed")
     answer = yield from _ask(
-        HttpRequest(
+        ProbeRequest(
             method="POST",
             path=route.path,
             body=(route.prefix, body, route.suffix),
@@ -240,7 +242,10 @@ def _embed(
         if answer.status != 200:
             failure = classify(answer.status, answer.body)
             # a validation error on texts that every server can take is a matter of options, not of health
-            misfit = failure.remedy is Remedy.EXCLUDE or failure.kind in (FailureKind.REJECTED, FailureKind.PAYLOAD)
+            misfit = failure.action is Action.SUSPECT_SERVER or failure.kind in (
+                FailureKind.REJECTED,
+                FailureKind.PAYLOAD,
+            )
             raise ProbeFailed(failure, misconfigured=misfit)
         matrix = VectorDecoder(route.form, dim).decode(answer.body, n_texts)
     except BadAnswer as error:
@@ -256,10 +261,10 @@ def _check_sound(matrix: Matrix, options: EmbedOptions) -> None:
         raise _misfit(f"the server's vectors are {what}")
 
 
-def _count_prompt_tokens() -> Generator[HttpRequest, Exchange, int | None]:
+def _count_prompt_tokens() -> Generator[ProbeRequest, Exchange, int | None]:
     """Tokens of a one-letter text without special tokens; more than a few mean that the server has a prompt."""
     answer = yield from _ask(
-        HttpRequest(method="POST", path="/tokenize", body=(b'{"inputs":["a"],"add_special_tokens":false}',))
+        ProbeRequest(method="POST", path="/tokenize", body=(b'{"inputs":["a"],"add_special_tokens":false}',))
     )
     parsed = _json(answer) if answer.status == 200 else None
     answer.release()
@@ -268,14 +273,14 @@ def _count_prompt_tokens() -> Generator[HttpRequest, Exchange, int | None]:
     return None
 
 
-def _require_refusal_of_long_texts(route: Route) -> Generator[HttpRequest, Exchange, None]:
+def _require_refusal_of_long_texts(route: Route) -> Generator[ProbeRequest, Exchange, None]:
     """See that a server which takes no option for it does not cut texts without saying so.
 
     Raises:
         ProbeFailed: it embeds a text of 40,000 words, and does not say that it has read all of it.
     """
     body = orjson.dumps(["word " * _LONG_WORDS])
-    request = HttpRequest(
+    request = ProbeRequest(
         method="POST",
         path=route.path,
         body=(route.prefix, body, route.suffix),
@@ -299,7 +304,7 @@ def _require_refusal_of_long_texts(route: Route) -> Generator[HttpRequest, Excha
         )
 
 
-def _ask(request: HttpRequest) -> _Step:
+def _ask(request: ProbeRequest) -> _Step:
     """One exchange; overload is waited out, no answer at all is a failed probe."""
     for attempt in range(_MAX_OVERLOADED):
         exchange = yield request
@@ -315,7 +320,7 @@ def _ask(request: HttpRequest) -> _Step:
             return exchange
         failure = classify(exchange.status, exchange.body)
         exchange.release()
-        if failure.remedy is not Remedy.BACK_OFF:
+        if failure.action is not Action.BACK_OFF:
             break
         request = dataclasses.replace(request, pause_s=0.05 * 2**attempt)
     raise ProbeFailed(failure, misconfigured=False)

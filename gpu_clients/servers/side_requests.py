@@ -1,8 +1,8 @@
-"""Conversations with servers that take more than one request, written as generators.
+"""Side requests: what is asked of servers beside the batches, in several steps, written as generators.
 
-Finding a bad document in a batch, hearing a second server, looking in on a server with the canary: each is a generator
-that yields what it wants next and is sent what came of it. The stage runs any number of them beside the bulk of the
-work, in its one thread.
+Finding a bad document in a batch, asking for a second server's opinion, checking a server with the canary: each is a
+generator that yields what it wants next and is sent what came of it. The stage runs any number of them beside the bulk
+of the work, in its one thread.
 """
 
 from __future__ import annotations
@@ -99,74 +99,75 @@ def reply_of(completion: Completion, dim: int) -> Reply:
         completion.release()
 
 
-Wish = Ask | Count | Pause
-Conversation = Generator[Wish, Reply, Any]
+Step = Ask | Count | Pause
+"""What a side request wants next."""
+Steps = Generator[Step, Reply, Any]
 
 
 @dataclass(slots=True, eq=False)
-class Talk:
-    """A conversation that is going on.
+class SideRequest:
+    """What is asked of servers in one matter, until that has its result.
 
     Attributes:
-        conversation: The generator.
+        steps: The generator that yields what it wants next.
         on_end: Called with its result.
         ask: What it waits for, if that is an embedding.
     """
 
-    conversation: Conversation
+    steps: Steps
     on_end: Callable[[Any], None]
     ask: Ask | None = None
 
 
-class Dialogues:
-    """All conversations of a client.
+class SideRequests:
+    """All side requests of a client.
 
     Attributes:
-        waiting: Talks that want an embedding from our own server and have not been sent yet, in order.
-        n_open: Conversations that have not ended.
+        waiting: Those that want an embedding from our own server and have not been sent yet, in order.
+        n_open: Those that have not ended.
     """
 
     def __init__(
-        self, own: int, send_elsewhere: Callable[[Talk, Ask], None], count: Callable[[Talk, Count], None]
+        self, own: int, send_elsewhere: Callable[[SideRequest, Ask], None], count: Callable[[SideRequest, Count], None]
     ) -> None:
-        self.waiting: deque[Talk] = deque()
+        self.waiting: deque[SideRequest] = deque()
         self.n_open = 0
         self._own = own
         self._send_elsewhere = send_elsewhere
         self._count = count
-        self._paused: list[tuple[float, int, Talk]] = []
+        self._paused: list[tuple[float, int, SideRequest]] = []
         self._numbers: Iterator[int] = itertools.count()
 
-    def start(self, conversation: Conversation, on_end: Callable[[Any], None], now_s: float) -> None:
-        """Begin a conversation; `on_end` is called with what it returns."""
+    def start(self, steps: Steps, on_end: Callable[[Any], None], now_s: float) -> None:
+        """Begin one; `on_end` is called with what it returns."""
         self.n_open += 1
-        self._step(Talk(conversation, on_end), None, now_s)
+        self._step(SideRequest(steps, on_end), None, now_s)
 
-    def reply(self, talk: Talk, reply: Reply, now_s: float) -> None:
-        """Give a talk what it waited for."""
-        talk.ask = None
-        self._step(talk, reply, now_s)
+    def reply(self, side_request: SideRequest, reply: Reply, now_s: float) -> None:
+        """Give one what it waited for."""
+        side_request.ask = None
+        self._step(side_request, reply, now_s)
 
     def wake(self, now_s: float) -> None:
-        """Go on with the talks whose pause is over."""
+        """Go on with those whose pause is over."""
         while self._paused and self._paused[0][0] <= now_s:
             self._step(heapq.heappop(self._paused)[2], None, now_s)
 
-    def _step(self, talk: Talk, reply: Reply | None, now_s: float) -> None:
+    def _step(self, side_request: SideRequest, reply: Reply | None, now_s: float) -> None:
         try:
             # a generator is begun, and goes on after a pause, with nothing
-            wish = next(talk.conversation) if reply is None else talk.conversation.send(reply)
+            step = next(side_request.steps) if reply is None else side_request.steps.send(reply)
         except StopIteration as end:
             self.n_open -= 1
-            talk.on_end(end.value)
+            side_request.on_end(end.value)
             return
-        if isinstance(wish, Pause):
-            heapq.heappush(self._paused, (now_s + wish.seconds, next(self._numbers), talk))
-        elif isinstance(wish, Count):
-            self._count(talk, wish)
+        if isinstance(step, Pause):
+            heapq.heappush(self._paused, (now_s + step.seconds, next(self._numbers), side_request))
+        elif isinstance(step, Count):
+            self._count(side_request, step)
         else:
-            talk.ask = wish
-            if wish.server == self._own:
-                self.waiting.append(talk)
+            side_request.ask = step
+            if step.server == self._own:
+                self.waiting.append(side_request)
             else:
-                self._send_elsewhere(talk, wish)
+                self._send_elsewhere(side_request, step)

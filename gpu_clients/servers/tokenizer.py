@@ -11,7 +11,7 @@ import orjson
 from gpu_clients.errors import Failure, FailureKind, classify
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.connection import Exchange
-from gpu_clients.servers.side_requests import Count, Dialogues, Reply, Talk, Wish
+from gpu_clients.servers.side_requests import Count, Reply, SideRequest, SideRequests, Step
 from gpu_clients.vectors.truncation import Suspects, TruncationJudge
 
 TIMEOUT_S = 60.0
@@ -20,38 +20,38 @@ _BYTES_PER_TOKEN = 200
 
 
 class TokenCounter:
-    """Counts for conversations, over a connection of its own."""
+    """Counts tokens for side requests, over a connection of its own."""
 
     def __init__(self, http: HttpClient) -> None:
         self._http = http
 
-    def count(self, talk: Talk, wish: Count) -> None:
+    def count(self, side_request: SideRequest, step: Count) -> None:
         """Send the request."""
         self._http.start(
             "POST",
             "/tokenize",
-            [b'{"inputs":', wish.body, b"}"],
+            [b'{"inputs":', step.body, b"}"],
             deadline_s=time.monotonic() + TIMEOUT_S,
-            max_body_bytes=10_000 + wish.n_bytes * _BYTES_PER_TOKEN,
-            tag=(talk, wish.n_texts),
+            max_body_bytes=10_000 + step.n_bytes * _BYTES_PER_TOKEN,
+            tag=(side_request, step.n_texts),
         )
 
-    def take(self, dialogues: Dialogues) -> None:
+    def take(self, side_requests: SideRequests) -> None:
         """Pass the answers on."""
         finished = self._http.finished
         while finished:
             exchange = finished.popleft()
-            talk, n_texts = cast("tuple[Talk, int]", exchange.tag)
+            side_request, n_texts = cast("tuple[SideRequest, int]", exchange.tag)
             reply = _read(exchange, n_texts)
             exchange.release()
-            dialogues.reply(talk, reply, time.monotonic())
+            side_requests.reply(side_request, reply, time.monotonic())
 
     def check_deadlines(self) -> None:
         """Fail what is overdue."""
         self._http.check_deadlines()
 
 
-def find_truncated(texts: list[str], suspects: Suspects, judge: TruncationJudge) -> Generator[Wish, Reply, list[int]]:
+def find_truncated(texts: list[str], suspects: Suspects, judge: TruncationJudge) -> Generator[Step, Reply, list[int]]:
     """The texts that were cut: those that surely were, and of the unsure ones what the tokenizer says."""
     cut = list(suspects.cut)
     limit = judge.limit_tokens

@@ -1,0 +1,1 @@
+"""From pages of documents to batches in slots, whatever the source is."""

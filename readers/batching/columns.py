@@ -1,43 +1,24 @@
 """Carried columns: further fields of a document that go into the output beside its vector.
 
 Types are decided once, from a sample: `int64`, `double`, `bool`, `string`, `timestamp` (milliseconds since 1970,
-UTC), and `json` (relaxed extended JSON in a string) for everything else and for mixtures. A value that does not fit
-its column's type becomes null; it is counted, and said once for each column.
+UTC), and `json` (JSON text in a string) for everything else and for mixtures. A value that does not fit its column's
+type becomes null; it is counted, and said once for each column.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bson import json_util
-from bson.datetime_ms import DatetimeMS
-from bson.int64 import Int64
-from bson.json_util import JSONMode, JSONOptions
-
 from readers.batching.paths import MISSING, Missing, getter
-from readers.mongo.connection import Document, Documents
-from readers.mongo.errors import attempt
+from readers.batching.ports import Document, ValueTypes
+from readers.batching.unicode import is_encodable
 
-SAMPLE_ROWS = 200
-
-_RELAXED = JSONOptions(json_mode=JSONMode.RELAXED)
 _NONE_TYPES = frozenset((type(None), Missing))
-_KIND_OF: dict[type, str] = {
-    int: "int64",
-    Int64: "int64",
-    float: "double",
-    bool: "bool",
-    str: "string",
-    DatetimeMS: "timestamp",
-}
-_PLAIN: dict[str, frozenset[type]] = {
-    "int64": frozenset((int, Int64, type(None))),
-    "bool": frozenset((bool, type(None))),
-}
-"""Types whose values go into JSON as they are."""
+_PLAIN_KINDS = ("int64", "bool")
+"""Kinds whose values go into JSON as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,32 +34,22 @@ class InferredColumns:
     absent: tuple[str, ...]
 
 
-def infer_columns(collection: Documents, names: Sequence[str]) -> InferredColumns:
-    """Decide the types of carried columns from a random sample of up to 200 documents.
-
-    Raises:
-        ConfigError, SourceError: MongoDB refuses or does not answer.
-    """
-    if not names:
-        return InferredColumns(columns=(), absent=())
-    roots = dict.fromkeys(name.partition(".")[0] for name in names)
-    pipeline = [{"$sample": {"size": SAMPLE_ROWS}}, {"$project": dict.fromkeys(roots, 1)}]
-    sample = attempt(
-        lambda: list(collection.aggregate(pipeline)), f"sampling {collection.full_name} for the types of --columns"
-    )
+def infer_columns(sample: Iterable[Document], names: Sequence[str], types: ValueTypes) -> InferredColumns:
+    """The types of carried columns, decided from some documents of the source."""
+    documents = list(sample)
     columns = []
     absent = []
     for name in names:
         get = getter(name)
-        types = {type(get(document)) for document in sample} - _NONE_TYPES
-        if not types:
+        met = {type(get(document)) for document in documents} - _NONE_TYPES
+        if not met:
             absent.append(name)
-        columns.append((name, _kind_of(types)))
+        columns.append((name, _kind_of(met, types)))
     return InferredColumns(columns=tuple(columns), absent=tuple(absent))
 
 
-def _kind_of(types: set[type]) -> str:
-    kinds = {_KIND_OF.get(kind, "json") for kind in types}
+def _kind_of(met: set[type], types: ValueTypes) -> str:
+    kinds = {types.kinds.get(one, "json") for one in met}
     if not kinds:
         return "string"
     if kinds == {"int64", "double"}:
@@ -93,14 +64,22 @@ class ColumnReader:
         misfits: Values that did not fit their column's type and became null, by column.
     """
 
-    def __init__(self, columns: tuple[tuple[str, str], ...], on_first_misfit: Callable[[str, str, str], None]) -> None:
+    def __init__(
+        self,
+        columns: tuple[tuple[str, str], ...],
+        types: ValueTypes,
+        on_first_misfit: Callable[[str, str, str], None],
+    ) -> None:
         """
         Args:
             columns: Name and type of each.
+            types: How the source's values become those of columns.
             on_first_misfit: Gets the column, its type and the type met, once for each column.
         """
         self._columns = columns
         self._getters = [getter(name) for name, _ in columns]
+        self._plain = {kind: frozenset((*_types_of(kind, types), type(None))) for kind in _PLAIN_KINDS}
+        self._converters = _converters(types)
         self._on_first_misfit = on_first_misfit
         self.misfits: dict[str, int] = {}
 
@@ -114,10 +93,10 @@ class ColumnReader:
 
     def _column(self, name: str, kind: str, values: list[Any]) -> list[Any]:
         values = [None if value is MISSING else value for value in values]
-        plain = _PLAIN.get(kind)
+        plain = self._plain.get(kind)
         if plain is not None and plain.issuperset(map(type, values)):
             return values
-        convert = _CONVERTERS[kind]
+        convert = self._converters[kind]
         converted = []
         for value in values:
             result = None if value is None else convert(value)
@@ -132,43 +111,39 @@ class ColumnReader:
         self.misfits[name] = self.misfits.get(name, 0) + 1
 
 
-def _as_int64(value: Any) -> int | None:
-    return value if type(value) in (int, Int64) else None
+def _types_of(kind: str, types: ValueTypes) -> frozenset[type]:
+    return frozenset(one for one, its_kind in types.kinds.items() if its_kind == kind)
 
 
-def _as_double(value: Any) -> float | None:
-    if type(value) is float:
-        return value if math.isfinite(value) else None  # JSON has no NaN and no infinity
-    return float(value) if type(value) in (int, Int64) else None
+def _converters(types: ValueTypes) -> dict[str, Callable[[Any], Any]]:
+    """For each column type what makes its value of one that is not null; None when the value does not fit."""
+    integers, reals, booleans, strings, times = (
+        _types_of(kind, types) for kind in ("int64", "double", "bool", "string", "timestamp")
+    )
+    milliseconds = types.milliseconds
 
+    def as_int64(value: Any) -> int | None:
+        return value if type(value) in integers else None
 
-def _as_bool(value: Any) -> bool | None:
-    return value if type(value) is bool else None
+    def as_double(value: Any) -> float | None:
+        if type(value) in reals:
+            return value if math.isfinite(value) else None  # JSON has no NaN and no infinity
+        return float(value) if type(value) in integers else None
 
+    def as_bool(value: Any) -> bool | None:
+        return value if type(value) in booleans else None
 
-def _as_string(value: Any) -> str | None:
-    if type(value) is not str:
-        return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # invalid UTF-8 in the database
-        return None
-    return value
+    def as_string(value: Any) -> str | None:
+        return value if type(value) in strings and is_encodable(value) else None
 
+    def as_timestamp(value: Any) -> int | None:
+        return milliseconds(value) if type(value) in times else None
 
-def _as_timestamp(value: Any) -> int | None:
-    return int(value) if type(value) is DatetimeMS else None
-
-
-def _as_json(value: Any) -> str:
-    return json_util.dumps(value, json_options=_RELAXED)
-
-
-_CONVERTERS: dict[str, Callable[[Any], Any]] = {
-    "int64": _as_int64,
-    "double": _as_double,
-    "bool": _as_bool,
-    "string": _as_string,
-    "timestamp": _as_timestamp,
-    "json": _as_json,
-}
+    return {
+        "int64": as_int64,
+        "double": as_double,
+        "bool": as_bool,
+        "string": as_string,
+        "timestamp": as_timestamp,
+        "json": types.json,
+    }

@@ -1,4 +1,4 @@
-"""From a batch to the bytes of a slot: encoded once, sent and written as they are."""
+"""Encoding: a batch becomes the bytes of a document slot, which are sent and written as they are."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from engine.memory.ids import IdType
 from engine.memory.slots import HEADER_BYTES, Header, VectorLayout
+from readers.batching.ports import IdTypeMismatch, SourceIds
+from readers.batching.unicode import is_encodable
 from readers.batching.window import Batch
-from readers.mongo.ids import IdTypeMismatch, check_id, pack_ids
 
 _BYTES_PER_TOKEN = 4
 _TOKENS_PER_TEXT = 2
@@ -64,15 +64,17 @@ class BatchEncoder:
     """Encodes batches; halves what does not fit, and refuses the documents that cannot be encoded."""
 
     def __init__(
-        self, id_type: IdType, layout: VectorLayout, slot_bytes: int, max_request_bytes: int, refuse: Refuse
+        self, ids: SourceIds, layout: VectorLayout, slot_bytes: int, max_request_bytes: int, refuse: Refuse
     ) -> None:
         """
         Args:
+            ids: How the source's ids are packed and checked.
             layout: Its meta area has to hold a batch's ids, flags and columns, its matrix a batch's rows.
             slot_bytes: Size of a document slot.
             max_request_bytes: Bytes that the JSON array of a batch's texts may have.
         """
-        self._id_type = id_type
+        self._source_ids = ids
+        self._pack_ids = ids.pack
         self._max_rows = layout.max_rows
         self._max_meta_bytes = layout.meta_capacity_bytes
         self._max_payload_bytes = slot_bytes - HEADER_BYTES
@@ -109,16 +111,16 @@ class BatchEncoder:
     def _encodable(self, batch: Batch) -> tuple[Batch, bytes, bytes] | None:
         """The batch without what JSON or the id column cannot hold, its ids and its texts encoded; None when empty."""
         try:
-            return batch, pack_ids(self._id_type, batch.ids), orjson.dumps(batch.texts)
+            return batch, self._pack_ids(batch.ids), orjson.dumps(batch.texts)
         except (TypeError, IdTypeMismatch):  # a lone surrogate in a text, or a stray id
             pass
         kept = []
         for row in range(len(batch)):
             text = batch.texts[row if batch.fanout is None else batch.fanout[row]]
-            misfit = check_id(self._id_type, batch.ids[row])
+            misfit = self._source_ids.misfit(batch.ids[row])
             if misfit is not None:
                 self._refuse(batch.ids[row], "id_type", misfit, text)
-            elif not _is_valid(text):
+            elif not is_encodable(text):
                 detail = "the text holds bytes that are not valid UTF-8 or lone surrogates"
                 self._refuse(batch.ids[row], "invalid_unicode", detail, text)
             else:
@@ -126,15 +128,7 @@ class BatchEncoder:
         if not kept:
             return None
         sound = _rebuilt(batch, kept)
-        return sound, pack_ids(self._id_type, sound.ids), orjson.dumps(sound.texts)
-
-
-def _is_valid(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return sound, self._pack_ids(sound.ids), orjson.dumps(sound.texts)
 
 
 def _rebuilt(batch: Batch, kept: list[tuple[int, str]]) -> Batch:

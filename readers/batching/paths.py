@@ -1,11 +1,11 @@
-"""Dotted paths into documents."""
+"""Dotted paths: how the field of an embedded document is named and fetched."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from readers.mongo.connection import Document
+from readers.batching.ports import Document
 
 
 class Missing:

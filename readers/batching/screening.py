@@ -1,4 +1,4 @@
-"""From a page of documents to rows that can be embedded: what a text must be, and what becomes of one that is not.
+"""Screening: which documents of a page can be embedded, and what becomes of the others.
 
     missing or null                   quarantine `missing`
     not a string                      quarantine `not_text`
@@ -20,14 +20,11 @@ from typing import Any
 
 import orjson
 
-from engine.memory.ids import IdType
 from engine.records import Quarantined
 from readers.batching.columns import ColumnReader
 from readers.batching.paths import MISSING, getter
+from readers.batching.ports import Document, SourceIds
 from readers.batching.skip import SkipSet
-from readers.mongo.connection import Document
-from readers.mongo.ids import canonical, check_id, ids_fit, key_of
-from readers.settings import ReaderSettings
 
 KEPT_TEXT_BYTES = 32 << 10
 """As JSON: a quarantine entry has to fit into a message."""
@@ -35,6 +32,27 @@ KEPT_TEXT_BYTES = 32 << 10
 LONGEST_ID_TEXT = 16 << 10
 _get_id = itemgetter("_id")
 _JSON_BYTES_PER_CHARACTER = 6  # the most that JSON makes of one: \u0000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPolicy:
+    """What is done with a document's text.
+
+    Attributes:
+        text_field: Path of the text, dotted when it lies in an embedded document.
+        prompt: Text put before every document's text; may be empty.
+        max_text_bytes: Bytes that a text may have as JSON, prompt included.
+        max_characters: Characters that a text may have, prompt included, or None; only with `truncate`.
+        truncate: Whether texts that are too long are cut (and flagged) or quarantined as `too_long`.
+        keep_text: Whether quarantine entries carry the text.
+    """
+
+    text_field: str
+    prompt: str
+    max_text_bytes: int
+    max_characters: int | None
+    truncate: bool
+    keep_text: bool
 
 
 @dataclass(slots=True)
@@ -45,7 +63,7 @@ class Rows:
         ids: Their `_id`s.
         texts: What is sent for them, prompt included.
         columns: Their carried values; empty when nothing is carried.
-        truncated: Keys (`readers.mongo.ids.key_of`) of those whose text was cut.
+        truncated: Keys (`readers.batching.ports.SourceIds`) of those whose text was cut.
     """
 
     ids: list[Any] = field(default_factory=list)
@@ -58,7 +76,7 @@ class Rows:
 
 
 class Screening:
-    """Applies the text policy to pages.
+    """Tells the documents of a page that can be embedded from the others, by the text policy.
 
     Attributes:
         quarantined: Documents that were refused and not yet told to the supervisor; the caller empties it.
@@ -67,24 +85,18 @@ class Screening:
         page_characters: Characters of the last page's texts, before any was cut.
     """
 
-    def __init__(
-        self, settings: ReaderSettings, skip: SkipSet, columns: ColumnReader | None, max_text_bytes: int
-    ) -> None:
-        """
-        Args:
-            max_text_bytes: Bytes that a text may have as JSON: the settings' limit, or less when a slot is small.
-        """
-        self._settings = settings
-        self._id_type = IdType(settings.id_type)
+    def __init__(self, policy: TextPolicy, ids: SourceIds, skip: SkipSet, columns: ColumnReader | None) -> None:
+        self._policy = policy
+        self._ids = ids
         self._skip = skip
         self._columns = columns
-        self._prompt = settings.prompt or ""
-        self._max_text_bytes = max_text_bytes
-        self._max_characters = settings.max_characters if settings.truncate else None
-        surely_fits = (max_text_bytes - 2) // _JSON_BYTES_PER_CHARACTER
+        self._prompt = policy.prompt
+        self._max_text_bytes = policy.max_text_bytes
+        self._max_characters = policy.max_characters if policy.truncate else None
+        surely_fits = (policy.max_text_bytes - 2) // _JSON_BYTES_PER_CHARACTER
         self._safe_characters = min(surely_fits, self._max_characters or surely_fits)
-        self._get_text = getter(settings.text_field)
-        self._get_plain_text = None if "." in settings.text_field else itemgetter(settings.text_field)
+        self._get_text = getter(policy.text_field)
+        self._get_plain_text = None if "." in policy.text_field else itemgetter(policy.text_field)
         self.quarantined: list[Quarantined] = []
         self.n_quarantined = 0
         self.n_truncated = 0
@@ -130,14 +142,12 @@ class Screening:
     def refuse(self, value: Any, reason: str, detail: str, text: str | None = None) -> None:
         """Put one document into quarantine."""
         kept = None
-        if self._settings.keep_text and text is not None:
+        if self._policy.keep_text and text is not None:
             kept = text[:KEPT_TEXT_BYTES].encode("utf-8", "backslashreplace").decode()
             while (size := json_bytes(kept)) > KEPT_TEXT_BYTES:
                 kept = kept[: min(len(kept) - 1, len(kept) * KEPT_TEXT_BYTES // size)]
         self._skip.quarantine(value)
-        # as the clients write it, who know nothing but the column's type: an integer is a plain number there
-        is_number = self._id_type is IdType.INT64 and check_id(self._id_type, value) is None
-        identity = str(int(value)) if is_number else canonical(value)[:LONGEST_ID_TEXT]
+        identity = self._ids.text(value)[:LONGEST_ID_TEXT]
         self.quarantined.append(Quarantined(id=identity, reason=reason, detail=detail, attempts=0, text=kept))
         self.n_quarantined += 1
 
@@ -156,7 +166,7 @@ class Screening:
                 return None
         except (KeyError, TypeError):  # no such field; `str.isspace` takes nothing but strings
             return None
-        return texts if ids_fit(self._id_type, ids) else None
+        return texts if self._ids.fit(ids) else None
 
     def _one_by_one(self, documents: list[Document], ids: list[Any]) -> tuple[Rows, list[Document]]:
         rows = Rows()
@@ -164,7 +174,7 @@ class Screening:
         for document, value in zip(documents, ids, strict=True):
             text = self._get_text(document)
             problem = problem_of(text)
-            misfit = check_id(self._id_type, value)
+            misfit = self._ids.misfit(value)
             if misfit is not None:
                 problem = ("id_type", misfit)
             if problem is not None:
@@ -181,9 +191,9 @@ class Screening:
         for row, text in enumerate(rows.texts):
             if len(text) <= self._safe_characters or self._fits(text):
                 kept.append(row)
-            elif self._settings.truncate:
+            elif self._policy.truncate:
                 rows.texts[row] = self._cut(text)
-                rows.truncated.add(key_of(rows.ids[row]))
+                rows.truncated.add(self._ids.key(rows.ids[row]))
                 self.n_truncated += 1
                 kept.append(row)
             else:

@@ -1,4 +1,4 @@
-"""Which documents a page may hold but must not be read again.
+"""The skip set: documents that a page may hold but that must not be read again.
 
 * *Unsettled* documents: read in this generation and not yet marked. The index offers them until their mark is set,
   in a later pass or when their `lang` or `classified` changes and their key moves forward (G2).
@@ -12,25 +12,29 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from bson.errors import BSONError
 
 from engine.ledger.quarantine import id_text
-from engine.memory.ids import IdType
-from readers.mongo.ids import check_id, from_bson_ids, from_canonical, key_of, keys_of
+from readers.batching.ports import SourceIds
 
 if TYPE_CHECKING:
-    from readers.mongo.done_ids import DoneIds
+    from readers.batching.done_ids import DoneIds
 
 
 class QuarantineLog:
     """Follows `quarantine.jsonl` while the supervisor appends to it."""
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, key_of_text: Callable[[str], Hashable]) -> None:
+        """
+        Args:
+            path: The file; None when there is none.
+            key_of_text: The key of an id in it (`readers.batching.ports.SourceIds.key_of_text`).
+        """
+        self._key_of_text = key_of_text
         self._path = None if path is None else Path(path)
         self._offset = 0
 
@@ -46,8 +50,8 @@ class QuarantineLog:
         keys = set()
         for line in whole.split(b"\n"):
             # an _id that was too long for a message was cut: its document is read, and refused, once more
-            with contextlib.suppress(ValueError, TypeError, KeyError, BSONError):
-                keys.add(key_of(from_canonical(id_text(orjson.loads(line)))))
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                keys.add(self._key_of_text(id_text(orjson.loads(line))))
         return keys
 
 
@@ -58,10 +62,11 @@ class SkipSet:
         skipped: Documents met that were in quarantine before this generation, each counted once.
     """
 
-    def __init__(self, quarantine: QuarantineLog, done: DoneIds | None, id_type: IdType) -> None:
+    def __init__(self, quarantine: QuarantineLog, done: DoneIds | None, ids: SourceIds) -> None:
         self._log = quarantine
         self._done = done
-        self._id_type = id_type
+        self._ids = ids
+        self._key_of, self._keys_of = ids.key, ids.keys
         self._unsettled: set[Hashable] = set()
         self._quarantined_before = quarantine.new_keys()
         self._quarantined = set(self._quarantined_before)
@@ -74,13 +79,13 @@ class SkipSet:
 
     def quarantine(self, value: Any) -> None:
         """Note the `_id` of a document that the reader itself quarantines; it is unsettled no more."""
-        key = key_of(value)
+        key = self._key_of(value)
         self._quarantined.add(key)
         self._unsettled.discard(key)
 
     def new_rows(self, ids: list[Any]) -> list[int] | None:
         """The rows of a page that may be read, now remembered as unsettled; None when all may."""
-        keys = keys_of(ids)
+        keys = self._keys_of(ids)
         fresh = set(keys)
         if (
             len(fresh) == len(keys)
@@ -105,12 +110,12 @@ class SkipSet:
         done = self._done_among(ids)
         return any(
             key not in self._quarantined and key not in self._unsettled and not done[row]
-            for row, key in enumerate(keys_of(ids))
+            for row, key in enumerate(self._keys_of(ids))
         )
 
     def forget(self, ids: list[Any]) -> None:
         """Take back documents that were remembered but will not be read now."""
-        self._unsettled.difference_update(keys_of(ids))
+        self._unsettled.difference_update(self._keys_of(ids))
 
     def published(self, sequence: int, ids: list[Any]) -> None:
         """Note which documents went out with a batch."""
@@ -121,9 +126,9 @@ class SkipSet:
         settled: list[Any] = []
         while self._published and self._published[0][0] <= sequence:
             settled += self._published.popleft()[1]
-        self._unsettled.difference_update(keys_of(settled))
+        self._unsettled.difference_update(self._keys_of(settled))
         if self._done is not None:
-            self._done.add(from_bson_ids(self._id_type, settled))
+            self._done.add(self._ids.column(settled))
         self.follow_quarantine()
 
     @property
@@ -139,12 +144,10 @@ class SkipSet:
     def _done_among(self, ids: list[Any]) -> list[bool]:
         if self._done is None:
             return [False] * len(ids)
-        fits = [check_id(self._id_type, value) is None for value in ids]
+        fits = [self._ids.misfit(value) is None for value in ids]
         if all(fits):
-            return self._done.contains(from_bson_ids(self._id_type, ids))
+            return self._done.contains(self._ids.column(ids))
         known = iter(
-            self._done.contains(
-                from_bson_ids(self._id_type, [value for value, fit in zip(ids, fits, strict=True) if fit])
-            )
+            self._done.contains(self._ids.column([value for value, fit in zip(ids, fits, strict=True) if fit]))
         )
         return [fit and next(known) for fit in fits]

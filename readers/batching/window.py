@@ -1,4 +1,4 @@
-"""Length bucketing and duplicates: how a window of documents is ordered and cut into batches.
+"""The window: documents held back to be ordered by length, freed of equal texts, and cut into batches.
 
 A server that pads, or that fills its batches by tokens, works best on texts of like length. So a window is sorted by
 length, and windows alternate between ascending and descending, which keeps neighbouring batches alike across their
@@ -10,14 +10,13 @@ The window starts small, so that servers do not wait for it at the start, and gr
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from engine.memory.slots import TRUNCATED
 from readers.batching.screening import Rows
-from readers.mongo.ids import keys_of
 
 MAX_WINDOW_CHARACTERS = 8 << 20
 """However long texts are, so many characters of them are held back at most (or one page)."""
@@ -87,14 +86,24 @@ class Window:
         saved_texts: Texts that need not be sent, because the same text stands in the same batch.
     """
 
-    def __init__(self, limits: BatchLimits, *, max_rows: int, bucketing: bool, dedup: bool) -> None:
+    def __init__(
+        self,
+        limits: BatchLimits,
+        keys_of: Callable[[list[Any]], Sequence[Hashable]],
+        *,
+        max_rows: int,
+        bucketing: bool,
+        dedup: bool,
+    ) -> None:
         """
         Args:
+            keys_of: The keys of ids (`readers.batching.ports.SourceIds.keys`).
             max_rows: Full size of the window.
             bucketing: Whether to sort by length.
             dedup: Whether to send equal texts once.
         """
         self._limits = limits
+        self._keys_of = keys_of
         self._bucketing = bucketing
         self._dedup = dedup
         self._max_rows = max(max_rows, limits.max_texts)  # with less than a batch no batch were ever full
@@ -141,7 +150,7 @@ class Window:
             return held
         taken = Rows(held.ids[:n_rows], held.texts[:n_rows], held.columns[:n_rows])
         if held.truncated:
-            taken.truncated = held.truncated.intersection(keys_of(taken.ids))
+            taken.truncated = held.truncated.intersection(self._keys_of(taken.ids))
         rest = held.truncated - taken.truncated
         self._held = Rows(held.ids[n_rows:], held.texts[n_rows:], held.columns[n_rows:], rest)
         self._held_characters -= sum(map(len, taken.texts))
@@ -223,7 +232,7 @@ class Window:
         columns = list(map(window.columns.__getitem__, rows)) if window.columns else []
         flags = bytes(len(rows))
         if window.truncated:
-            flags = bytes(TRUNCATED if key in window.truncated else 0 for key in keys_of(ids))
+            flags = bytes(TRUNCATED if key in window.truncated else 0 for key in self._keys_of(ids))
         if not has_repeats:
             return Batch(ids, columns, flags, texts, None)
         different = [texts[0]]

@@ -1,0 +1,1 @@
+"""MongoDB as a source: the work queue, its indexes, marks, ids."""

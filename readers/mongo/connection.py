@@ -1,10 +1,9 @@
-"""Connections to MongoDB: how they are opened, and what is said when they cannot be."""
+"""Connections to MongoDB: how they are opened, and what a user is told when they cannot be."""
 
 from __future__ import annotations
 
 import socket
 import ssl
-from typing import Any
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient, ReadPreference, WriteConcern, uri_parser
@@ -13,9 +12,9 @@ from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 
 from engine.errors import ConfigError
+from readers.batching.ports import Document
 from readers.mongo.errors import attempt, translate
 
-Document = dict[str, Any]
 Client = MongoClient[Document]
 Documents = Collection[Document]
 

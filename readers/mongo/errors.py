@@ -1,4 +1,4 @@
-"""The one edge where MongoDB's errors become the engine's, and where calls to MongoDB are retried.
+"""MongoDB's errors: how they become the engine's, and which calls are retried for how long.
 
 Whether to retry is decided by type and code, never by message text:
 

@@ -1,4 +1,4 @@
-"""How many documents the work queue holds: a figure for progress, never for a decision.
+"""The size of the work queue, counted or estimated: a figure for progress, never for a decision.
 
 The exact count would have to fetch every document (the index does not cover the conditions), so it is taken only as
 far as it is cheap; a longer queue is estimated from a random sample of the collection.
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from pymongo.errors import PyMongoError
 
-from readers.mongo.connection import Document, Documents
+from readers.batching.ports import Document
+from readers.mongo.connection import Documents
 from readers.mongo.work_queue import ID_INDEX, WorkQuery
 
 EXACT_UP_TO_ROWS = 50_000

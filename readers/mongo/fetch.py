@@ -1,4 +1,4 @@
-"""Fetches pages ahead of the reader: a thread that waits for MongoDB so that the reader never does.
+"""The page fetcher: a thread that fetches pages ahead, and waits for MongoDB so that the reader never does.
 
 At most three pages exist at a time: one that is being put into batches, one that waits, one that is being fetched.
 Each is bounded by the rows asked for, which shrink as documents grow, and by the server's 16 MiB per answer.
@@ -17,7 +17,7 @@ from typing import TypeVar
 from pymongo.errors import OperationFailure, PyMongoError
 
 from engine.ledger import durable
-from readers.mongo.connection import Document
+from readers.batching.ports import Document
 from readers.mongo.errors import Outage
 from readers.mongo.work_queue import Page, Position, WorkQueue
 

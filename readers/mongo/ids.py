@@ -23,6 +23,9 @@ from bson.int64 import Int64
 from bson.json_util import JSONMode, JSONOptions
 
 from engine.memory.ids import IdType, pack_fixed, pack_int64, pack_variable
+from engine.ports import IdList
+from readers.batching.ports import IdTypeMismatch
+from readers.batching.unicode import is_encodable
 from readers.mongo.connection import Documents
 from readers.mongo.errors import attempt
 
@@ -36,10 +39,6 @@ _TYPES: dict[IdType, frozenset[type]] = {
     IdType.STRING: frozenset((str,)),
     IdType.OBJECTID: frozenset((ObjectId,)),
 }
-
-
-class IdTypeMismatch(Exception):
-    """An `_id` does not fit the id column; the document cannot be in this data set."""
 
 
 def key_of(value: Any) -> Hashable:
@@ -73,51 +72,78 @@ def from_canonical(text: str) -> Any:
     return json_util.loads(text, json_options=CANONICAL)
 
 
-def pack_ids(id_type: IdType, values: Sequence[Any]) -> bytes:
-    """The id column of a batch (see `engine.memory.ids`).
+def key_of_text(text: str) -> Hashable:
+    """The key of an `_id` that is written in canonical extended JSON.
 
     Raises:
-        IdTypeMismatch: some id does not fit; `check_id` says which.
+        ValueError, TypeError, KeyError: the text is none.
     """
-    allowed = _TYPES.get(id_type)
-    if allowed is not None and not allowed.issuperset(map(type, values)):
-        raise IdTypeMismatch
-    if id_type is IdType.INT64:
-        return pack_int64(values)
-    if id_type is IdType.OBJECTID:
-        return pack_fixed([value.binary for value in values])
     try:
-        if id_type is IdType.STRING:
-            return pack_variable([value.encode() for value in values])
-        return pack_variable([canonical(value).encode() for value in values])
-    except UnicodeEncodeError as error:
-        raise IdTypeMismatch from error
+        return key_of(from_canonical(text))
+    except BSONError as error:
+        raise ValueError(str(error)) from error
 
 
-def ids_fit(id_type: IdType, values: list[Any]) -> bool:
-    """Whether a page's ids surely fit the column; when not, `check_id` tells of each."""
-    types = set(map(type, values))
-    if not types <= _TYPES.get(id_type, _OWN_KEY):
-        return False
-    if str in types:
-        try:
-            "".join(value for value in values if type(value) is str).encode()
-        except UnicodeEncodeError:
+class MongoIds:
+    """The `_id`s of one data set; fulfils `readers.batching.ports.SourceIds`."""
+
+    key = staticmethod(key_of)
+    keys = staticmethod(keys_of)
+    key_of_text = staticmethod(key_of_text)
+
+    def __init__(self, id_type: IdType) -> None:
+        self._id_type = id_type
+        self._types = _TYPES.get(id_type)
+
+    def text(self, value: Any) -> str:
+        """Canonical extended JSON; an integer of an int64 column is a plain number.
+
+        The clients write the same into the quarantine file, and they know nothing but the column's type.
+        """
+        if self._id_type is IdType.INT64 and self.misfit(value) is None:
+            return str(int(value))
+        return canonical(value)
+
+    def fit(self, values: list[Any]) -> bool:
+        """Whether a page's ids surely fit the column; when not, `misfit` tells of each."""
+        types = set(map(type, values))
+        if not types <= (_OWN_KEY if self._types is None else self._types):
             return False
-    return True
+        return str not in types or is_encodable("".join(value for value in values if type(value) is str))
 
+    def misfit(self, value: Any) -> str | None:
+        """Why an `_id` does not fit the column, or None when it does."""
+        if self._types is not None and type(value) not in self._types:
+            return f"the _id is of the type {type(value).__name__}, the data set's id column is {self._id_type.value}"
+        if type(value) not in _OWN_KEY or isinstance(value, str):
+            try:
+                bson.encode({"": value})
+            except (UnicodeEncodeError, BSONError):
+                return "the _id holds text that is not valid UTF-8"
+        return None
 
-def check_id(id_type: IdType, value: Any) -> str | None:
-    """Why an `_id` does not fit the column, or None when it does."""
-    allowed = _TYPES.get(id_type)
-    if allowed is not None and type(value) not in allowed:
-        return f"the _id is of the type {type(value).__name__}, the data set's id column is {id_type.value}"
-    if type(value) not in _OWN_KEY or isinstance(value, str):
+    def column(self, values: Sequence[Any]) -> IdList:
+        """Ids that fit as the id column holds them; see `from_bson_ids`."""
+        return from_bson_ids(self._id_type, values)
+
+    def pack(self, values: Sequence[Any]) -> bytes:
+        """The id column of a batch (see `engine.memory.ids`).
+
+        Raises:
+            IdTypeMismatch: some id does not fit; `misfit` says which.
+        """
+        if self._types is not None and not self._types.issuperset(map(type, values)):
+            raise IdTypeMismatch
+        if self._id_type is IdType.INT64:
+            return pack_int64(values)
+        if self._id_type is IdType.OBJECTID:
+            return pack_fixed([value.binary for value in values])
         try:
-            bson.encode({"": value})
-        except (UnicodeEncodeError, BSONError):
-            return "the _id holds text that is not valid UTF-8"
-    return None
+            if self._id_type is IdType.STRING:
+                return pack_variable([value.encode() for value in values])
+            return pack_variable([canonical(value).encode() for value in values])
+        except UnicodeEncodeError as error:
+            raise IdTypeMismatch from error
 
 
 def to_bson_ids(id_type: IdType, values: Sequence[int] | Sequence[str] | Sequence[bytes]) -> list[Any]:
@@ -135,7 +161,7 @@ def to_bson_ids(id_type: IdType, values: Sequence[int] | Sequence[str] | Sequenc
     return texts if id_type is IdType.STRING else [from_canonical(text) for text in texts]
 
 
-def from_bson_ids(id_type: IdType, values: Sequence[Any]) -> list[int] | list[str] | list[bytes]:
+def from_bson_ids(id_type: IdType, values: Sequence[Any]) -> IdList:
     """Ids as the id column holds them, from BSON values; the way back of `to_bson_ids`."""
     if id_type is IdType.INT64:
         return [int(value) for value in values]

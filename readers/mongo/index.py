@@ -18,7 +18,8 @@ from typing import Any
 from pymongo.errors import OperationFailure, PyMongoError
 
 from engine.errors import ConfigError
-from readers.mongo.connection import Client, Document, Documents
+from readers.batching.ports import Document
+from readers.mongo.connection import Client, Documents
 from readers.mongo.errors import attempt, describe, is_missing_collection, is_refusal, translate
 from readers.mongo.work_queue import CLASSIFIED, ID_INDEX, LANG, RETWEETED, WorkQuery, WorkQueue
 

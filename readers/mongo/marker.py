@@ -1,4 +1,4 @@
-"""Marks documents as done: the only place where the engine writes to the user's collection.
+"""The marker sets the done field of documents: the only place where the engine writes to the user's collection.
 
 A mark is `update_many({_id: {$in: ids}, <done-field>: null}, {$set: {<done-field>: true}})` with write concern
 majority. The condition makes it a compare-and-set, so it may be repeated at will: after any error the same chunk is
@@ -23,7 +23,8 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError, WriteError
 
 from engine.errors import MarksRefused, SourceError
-from readers.mongo.connection import Document, open_client, open_collection, ping, selection_ms
+from readers.batching.ports import Document
+from readers.mongo.connection import open_client, open_collection, ping, selection_ms
 from readers.mongo.errors import Outage, attempt, describe, is_away
 from readers.mongo.ids import canonical, key_of
 

@@ -1,4 +1,4 @@
-"""What can be said of a collection before a run, cheaply: the preflight's questions."""
+"""The preflight: a text field that no document has is refused before a run reads anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look at the work queue before anything is spent: some of its texts, how long they are, how many there are."""
+"""A sample of the work queue before anything is spent: some of its texts, how long they are, how many there are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pymongo.errors import ExecutionTimeout
 
 from engine.errors import ConfigError
 from readers.batching.paths import getter
+from readers.batching.ports import Document
 from readers.batching.screening import problem_of
-from readers.mongo.connection import Document, Documents
+from readers.batching.unicode import is_encodable
+from readers.mongo.connection import Documents
 from readers.mongo.errors import attempt
 from readers.mongo.estimate import QueueSize, queue_size
 from readers.mongo.ids import key_of
@@ -150,8 +152,4 @@ def _problem_of(text: Any) -> str | None:
     problem = problem_of(text)
     if problem is not None:
         return problem[0]
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "invalid_unicode"
-    return None
+    return None if is_encodable(text) else "invalid_unicode"

@@ -25,7 +25,8 @@ from bson.min_key import MinKey
 from bson.raw_bson import RawBSONDocument
 
 from engine.errors import ConfigError, SourceError
-from readers.mongo.connection import CODEC, Document, Documents
+from readers.batching.ports import Document
+from readers.mongo.connection import CODEC, Documents
 from readers.mongo.ids import key_of
 
 RETWEETED = "retweeted"

@@ -13,9 +13,10 @@ from bench.parts.local_mongod import LocalMongod
 from bench.standin import StandinConfig, StandinFleet
 from bench.tuner.search.survey import TuneConfig
 from bench.tuner.tuning import TuningPlan
-from commands import bench as bench_command
-from commands import plan as plan_command
-from commands.run import RunSecrets
+from commands.bench import bench as bench_command
+from commands.options.secrets import RunSecrets
+from commands.plan.config import PlanConfig
+from commands.plan.plan import forecast_run
 from engine.config import RunConfig, ServersConfig, SinkConfig, SourceConfig
 from engine.errors import ConfigError
 from engine.ledger.quarantine import Quarantine
@@ -52,14 +53,14 @@ def run_config(
 
 def plan(config: RunConfig, mongod: LocalMongod) -> dict[str, Any]:
     """`engine plan`."""
-    return plan_command.plan(plan_command.PlanConfig(run=config, max_seconds=2.0), RunSecrets(mongo_uri=mongod.uri))
+    return forecast_run(PlanConfig(run=config, max_seconds=2.0), RunSecrets(mongo_uri=mongod.uri))
 
 
 def bench(config: RunConfig, mongod: LocalMongod, folder: Path) -> bench_command.BenchResult:
     """`engine bench`."""
     tuning = TuningPlan(batch_sizes=(8,), concurrency_max=2, tune=TuneConfig(seconds=0.2, max_seconds=5.0, seed=1))
     wanted = bench_command.BenchConfig(run=config, plan=tuning, texts=None, out=folder / "tuned.toml", plot=None)
-    return bench_command.bench(wanted, RunSecrets(mongo_uri=mongod.uri))
+    return bench_command.find_operating_point(wanted, RunSecrets(mongo_uri=mongod.uri))
 
 
 def sentence_of(figures: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 import cli
+from commands.terminal import edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Terminal:
     def __call__(self, *arguments: str, **environment: str) -> Said:
         with self._monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["engine", *arguments])
-            patch.setattr(cli, "raise_when_terminated", lambda: None)  # the test's own process keeps its handlers
+            patch.setattr(edge, "raise_when_terminated", lambda: None)  # the test's own process keeps its handlers
             for name, value in environment.items():
                 patch.setenv(name, value)
             self._capsys.readouterr()

@@ -25,7 +25,8 @@ from bench.standin import FleetError, StandinFleet
 from bench.standin.backends.vectors import text_rows
 from engine.ledger.log import RunState
 from engine.ledger.quarantine import id_text, read_quarantine
-from engine.ledger.runfolder import RunFolders, read_status
+from engine.ledger.runfolder import RunFolders
+from engine.telemetry.status import read_status
 from readers.mongo.connection import open_client, open_collection
 from readers.mongo.index import create_indexes
 

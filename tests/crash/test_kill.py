@@ -318,22 +318,6 @@ def test_a_device_that_fails_at_any_step_is_exit_5_and_the_next_run_is_whole(job
     job.assert_exact()
 
 
-def test_the_oracle_notices_a_doubled_and_a_lost_document(job: Job) -> None:
-    """A crash test that cannot fail is worth nothing: break the guarantee on purpose and see it go red."""
-    job.insert(tweets(50))
-    assert job.run().code == 0
-    job.assert_exact()
-
-    job.database[job.collection].update_one({"_id": 7}, {"$unset": {"embedded": ""}})
-    assert job.run().code == 0
-    with pytest.raises(AssertionError, match="is in two committed rows"):
-        job.assert_exact()
-
-    job.database[job.collection].insert_one({"_id": 1000, "text": "never read", "embedded": True})
-    with pytest.raises(AssertionError):
-        job.assert_exact()
-
-
 def test_a_cold_folder_that_vanishes_midway_is_exit_5_and_the_run_goes_on_once_it_is_back(
     job: Job, fleet: StandinFleet
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from bench.standin import StandinFleet
 from bench.standin.backends.vectors import text_rows
-from engine.ledger.runfolder import read_status
+from engine.telemetry.status import read_status
 from tests.conftest import outlives_tests
 from tests.crash.conftest import SERVERS
 from tests.crash.job import (

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.ports import StagePlan
+from engine.supervision.run_plan import StagePlan
 from tests.crash.job import Job, finish, roles, tweets, wait_for_phase, wait_until
-from tests.engine.supervision.test_supervisor import N, World
+from tests.engine.supervision.world import N, World
 
 pytestmark = pytest.mark.crash
 

@@ -23,10 +23,11 @@ import orjson
 from engine.memory import ids
 from engine.memory.channels import Channel
 from engine.memory.ids import IdType
+from engine.memory.shared_rings import RingSizes, SharedRings
 from engine.memory.slots import HEADER_BYTES, TRUNCATED, Header, VectorLayout, meta_of
-from engine.ports import StagePlan
-from engine.supervision.generation import Generation, RingPlan
-from engine.supervision.worker import SharedParts, StageContext
+from engine.supervision.generation import Generation
+from engine.supervision.run_plan import StagePlan
+from engine.supervision.worker import StageContext
 from gpu_clients import stage
 from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
@@ -81,7 +82,7 @@ class Harness:
         meta_bytes = batch_rows * 120 + 64 + (4096 if columns else 0)
         document_bytes = -(-(HEADER_BYTES + meta_bytes + 2 * batch_rows + most_bytes) // 64) * 64
         layout = VectorLayout(dim=self.fleet.dim, max_rows=batch_rows, meta_capacity_bytes=meta_bytes)
-        self.rings = RingPlan(
+        self.rings = RingSizes(
             n_documents=n_documents, document_bytes=document_bytes, n_vectors=n_vectors, layout=layout
         )
         self.outcome = Outcome(texts, events={f"client-{index}": [] for index in self._roles})
@@ -92,7 +93,7 @@ class Harness:
         self._threads: list[threading.Thread] = []
         self._channels: dict[str, Channel] = {}
         self._crashed: list[BaseException] = []
-        self.parts: SharedParts
+        self.parts: SharedRings
         self._next = 0
         self._sequence = 0
         self._published = 0
@@ -111,15 +112,10 @@ class Harness:
                 for index in self._roles
             ]
             self._generation = Generation(GENERATION, 1, self.rings, plans, [])
-            self.parts = self._generation.parts
+            self.parts = self._generation.rings
             self._channels = {role: child.channel for role, child in self._generation.children.items()}
             return self
-        self.parts = SharedParts.create(
-            n_documents=self.rings.n_documents,
-            document_bytes=self.rings.document_bytes,
-            n_vectors=self.rings.n_vectors,
-            layout=self.rings.layout,
-        )
+        self.parts = SharedRings.create(self.rings)
         self._publish()
         for index in first or self._roles:
             self._start_client(index)
@@ -141,7 +137,7 @@ class Harness:
             epoch=1,
             settings=json.loads(json.dumps(self._client_settings(index))),
             channel=theirs,
-            **{name: getattr(self.parts, name) for name in (*SharedParts._QUEUES, "documents", "vectors", "layout")},
+            **{name: getattr(self.parts, name) for name in (*SharedRings._QUEUES, "documents", "vectors", "layout")},
         )
         thread = threading.Thread(target=self._run_stage, args=(context,), name=role)
         self._threads.append(thread)
@@ -186,7 +182,7 @@ class Harness:
         return True
 
     def work_beside(self, role: str) -> None:
-        """Play reader and writer until everything is out but what one client has in its hands."""
+        """Play reader and writer until everything is out but what one client has taken."""
 
         def left() -> int:
             figures = self.outcome.figures(role)

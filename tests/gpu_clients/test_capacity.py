@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.measure.client_pump import ClientPump
+from bench.measure.client_driver import ClientDriver
 from bench.parts import tweets
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from bench.standin.backends.capacity import capacity
@@ -67,12 +67,12 @@ def _measure(config: StandinConfig, slow: float | None) -> Measured:
     work = batches()
     with StandinFleet(config) as fleet:
         settings = ClientSettings(urls=fleet.urls, batch_size=BATCH, canary_every_s=600.0)
-        with ClientPump(settings, work, n_slots=24 * len(fleet.urls)) as pump:
+        with ClientDriver(settings, work, n_slots=24 * len(fleet.urls)) as driver:
             if slow is not None:
                 fleet.control(fleet.ports[0], slow_factor=slow)
-            pump.run(seconds=3.0)
+            driver.run(seconds=3.0)
             before = fleet.reports()
-            lap = pump.run(seconds=2.5)
+            interval = driver.run(seconds=2.5)
             after = fleet.reports()
     deltas = [
         {name: late["backend"][name] - early["backend"][name] for name in late["backend"]}
@@ -80,7 +80,7 @@ def _measure(config: StandinConfig, slow: float | None) -> Measured:
     ]
     real = [delta["standin_real_tokens_total"] for delta in deltas]
     return Measured(
-        busy=[delta["standin_busy_seconds_total"] / lap.seconds for delta in deltas],
+        busy=[delta["standin_busy_seconds_total"] / interval.seconds for delta in deltas],
         work_per_busy_s=[
             _work_per_gpu_second(delta, config, speed) for delta, speed in zip(deltas, config.speeds, strict=True)
         ],

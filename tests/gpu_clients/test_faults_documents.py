@@ -65,6 +65,91 @@ def test_a_text_whose_failures_look_like_the_servers_is_found_after_a_few() -> N
     assert not outcome.told("server_out")
 
 
+GATEWAY_STATUSES = [302, 403, 404, 418, 451, 503]
+
+
+@pytest.mark.parametrize("code", GATEWAY_STATUSES)
+def test_a_text_that_a_gateway_never_lets_pass_is_found_and_no_server_goes_out_for_it(code: int) -> None:
+    """Several at the very end too, where nothing else is answered well between them."""
+    bad = {100, 700, *range(1300, 1600, 40)}
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        for port in fleet.ports:
+            fleet.control(port, faults=[f"poison:code={code},body=html,contains={POISON}"])
+        outcome = Harness(fleet.urls, texts_with_poison(1600, *bad)).run()
+    outcome.check_exact(MODEL)
+    assert set(outcome.quarantined) == bad
+    for entry in outcome.quarantined.values():
+        assert entry["reason"] == ("backend" if code == 503 else "rejected")
+        assert entry["detail"].startswith(f"HTTP {code}")
+    assert not outcome.told("server_out")
+
+
+@pytest.mark.parametrize("code", GATEWAY_STATUSES)
+def test_servers_that_refuse_the_canary_too_are_out_and_nothing_is_blamed(code: int) -> None:
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        harness = Harness(fleet.urls, texts_with_poison(640))
+        for port in fleet.ports:
+            fleet.control(port, faults=[f"status:code={code},body=html"])
+        harness.start()
+        try:
+            harness.work(lambda: harness.outcome.states() <= {"out", "probing"})
+            assert harness.accounted == 0
+            for port in fleet.ports:
+                fleet.control(port, clear_faults=True)
+            harness.outcome.finished = harness.work(lambda: harness.accounted >= 640)
+        finally:
+            harness.finish()
+    harness.outcome.check_exact(MODEL)
+    assert not harness.outcome.quarantined
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("reset:at=request", "backend"),
+        ("reset:at=body", "backend"),
+        ("html200:", "backend"),
+        ("truncated_json:share=0.7", "backend"),
+        ("huge_body:bytes=2000000000", "backend"),
+        ("gzip_bomb:bytes=100000000", "backend"),
+        ("redirect:location=/elsewhere", "rejected"),
+    ],
+)
+def test_a_text_whose_answer_is_never_one_is_found_at_the_end_of_a_run_too(fault: str, reason: str) -> None:
+    fault = f"{fault},contains={POISON}".replace(":,", ":")
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        harness = Harness(fleet.urls, texts_with_poison(96, 3, 40, 41, 95))
+        for port in fleet.ports:
+            fleet.control(port, faults=[fault])
+        outcome = harness.run()
+    outcome.check_exact(MODEL)
+    assert {number: entry["reason"] for number, entry in outcome.quarantined.items()} == dict.fromkeys(
+        (3, 40, 41, 95), reason
+    )
+
+
+def test_a_text_that_is_always_too_much_for_now_is_found_while_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_clients.batches.failure_policy.OVERLOADED_ALONE_S", 0.0)
+    with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
+        for port in fleet.ports:
+            fleet.control(port, faults=[f"poison:code=429,contains={POISON}"])
+        outcome = Harness(fleet.urls, texts_with_poison(640, 100)).run()
+    outcome.check_exact(MODEL)
+    assert {number: entry["reason"] for number, entry in outcome.quarantined.items()} == {100: "too_large"}
+    assert outcome.quarantined[100]["detail"].startswith("HTTP 429")
+    assert not outcome.told("server_out")
+
+
+def test_a_text_that_no_server_ever_answers_is_found_at_the_end_of_a_run() -> None:
+    """Nothing else is answered beside it, so that every time the server looks as if it hung."""
+    with StandinFleet(StandinConfig(backend="sim")) as fleet:
+        harness = Harness(fleet.urls, texts_with_poison(2, 1), batch_rows=2, timeouts_s={0: 1.0})
+        fleet.control(fleet.ports[0], faults=[f"black_hole:at=request,contains={POISON}"])
+        outcome = harness.run()
+    outcome.check_exact(MODEL)
+    assert {number: entry["reason"] for number, entry in outcome.quarantined.items()} == {1: "backend"}
+
+
 def test_the_reason_and_the_text_are_told_when_asked_for() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         for port in fleet.ports:

@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+import bson
 import pymongo
 from bson import json_util
+from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 
 from engine.memory.channels import Channel, Message
 from engine.memory.ids import IdType, unpack
+from engine.memory.shared_rings import RingSizes, SharedRings
 from engine.memory.slots import Header, VectorLayout, body_of, fanout_of, meta_of
-from engine.supervision.worker import SharedParts, StageContext
+from engine.supervision.worker import StageContext
 from readers import stage
 from readers.mongo.ids import to_bson_ids
 from readers.mongo.index import create_indexes
@@ -82,8 +85,8 @@ class ReaderHarness:
     ) -> None:
         self.settings = settings
         self._layout = VectorLayout(dim=4, max_rows=max_rows or settings.batch_size, meta_capacity_bytes=meta_bytes)
-        self.parts = SharedParts.create(
-            n_documents=n_slots, document_bytes=slot_bytes, n_vectors=2, layout=self._layout
+        self.parts = SharedRings.create(
+            RingSizes(n_documents=n_slots, document_bytes=slot_bytes, n_vectors=2, layout=self._layout)
         )
         self._channel, self._theirs = Channel.pair()
         self.events = Events()
@@ -281,3 +284,19 @@ def canonical_ids(values: list[Any]) -> Counter[str]:
 def client_of(uri: str) -> pymongo.MongoClient[dict[str, Any]]:
     """A plain client of its own."""
     return pymongo.MongoClient(uri)
+
+
+def numbered(n_rows: int) -> list[dict[str, Any]]:
+    """So many plain documents."""
+    return [{"_id": number, "text": f"text number {number}", "lang": "en"} for number in range(n_rows)]
+
+
+def insert_raw(documents: Documents, document: dict[str, Any], marker: bytes, bad: bytes) -> None:
+    """Insert a document in which `marker` is replaced by bytes that are not valid UTF-8."""
+    assert len(marker) == len(bad)
+    documents.insert_one(RawBSONDocument(bson.encode(document).replace(marker, bad)))
+
+
+def entries_of(reader: ReaderHarness) -> list[dict[str, Any]]:
+    """All quarantine entries that the reader told."""
+    return [entry for message in reader.events.all("quarantine") for entry in message["entries"]]

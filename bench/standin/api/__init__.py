@@ -1,0 +1,1 @@
+"""What goes over the wire of an embedding server: requests, refusals, encoded vectors, metrics."""

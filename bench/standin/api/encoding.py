@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import pybase64
 
-from bench.standin.backends.vectors import Rows
 from bench.standin.http.connection import Block
+
+Rows = npt.NDArray[np.float32]
+"""The vectors of one answer, float32 (n_texts, dim)."""
 
 
 def encoded_rows(rows: Rows, *, base64: bool, openai: bool) -> list[bytes]:

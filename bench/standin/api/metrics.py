@@ -1,4 +1,4 @@
-"""The server's Prometheus page: the te_* names, plus standin_* for what only a model can know.
+"""Metrics: the server's Prometheus page with the te_* names, plus standin_* for what only a model can know.
 
 A metric is absent until it is first used, so a fresh server's page is empty, as on the real one.
 """

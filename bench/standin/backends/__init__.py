@@ -1,0 +1,1 @@
+"""What computes the vectors of a stand-in server: canned rows, a modelled GPU, a small real model."""

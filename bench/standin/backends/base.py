@@ -1,4 +1,4 @@
-"""What every backend offers a server, and the job that passes between them."""
+"""The backend protocol: what computes vectors for a server, and the job that passes between the two."""
 
 from __future__ import annotations
 
@@ -6,20 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+from bench.standin.api.encoding import Rows
+from bench.standin.api.messages import ApiError, Input
 from bench.standin.backends import tokens
-from bench.standin.backends.vectors import Rows
 from bench.standin.http.connection import Block
-
-Input = str | list[int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApiError:
-    """An error in the server's own vocabulary; `kind` is the capitalised error_type."""
-
-    status: int
-    kind: str
-    message: str
 
 
 @dataclass(slots=True)
@@ -54,7 +44,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nature:
+class BackendDefaults:
     """What a backend is by itself; a configuration may say otherwise where it makes sense."""
 
     model_id: str

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.standin.api.encoding import encoded_rows
+from bench.standin.api.encoding import Rows, encoded_rows
 from bench.standin.backends import tokens
-from bench.standin.backends.base import Backend, Job, Nature, prepare_by_rule
-from bench.standin.backends.vectors import RAW_NORM, Rows, numbered_rows, shaped
+from bench.standin.backends.base import Backend, BackendDefaults, Job, prepare_by_rule
+from bench.standin.backends.vectors import RAW_NORM, numbered_rows, shaped
 from bench.standin.http.connection import Block
 
-NATURE = Nature(model_id="google/embeddinggemma-300m", dim=768, dtype="float32", max_input_length=2_048)
+DEFAULTS = BackendDefaults(model_id="google/embeddinggemma-300m", dim=768, dtype="float32", max_input_length=2_048)
 
 
 @dataclass(slots=True)

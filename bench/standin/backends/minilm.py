@@ -16,24 +16,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bench.standin.api.encoding import Rows
+from bench.standin.api.messages import ApiError
 from bench.standin.api.metrics import Metrics
 from bench.standin.backends import tokens
 from bench.standin.backends.base import (
     MAX_CHARS_PER_TOKEN,
-    ApiError,
     Backend,
+    BackendDefaults,
     Job,
-    Nature,
     empty_input,
     too_long,
 )
 from bench.standin.backends.minilm_model import MiniLm, model_folder
-from bench.standin.backends.vectors import Rows, of_another_model, shaped
+from bench.standin.backends.vectors import of_another_model, shaped
 from bench.standin.errors import ModelMissing
 from bench.standin.http.connection import Block
 from bench.standin.http.loop import Loop
 
-NATURE = Nature(model_id="sentence-transformers/all-MiniLM-L6-v2", dim=384, dtype="float32", max_input_length=256)
+DEFAULTS = BackendDefaults(
+    model_id="sentence-transformers/all-MiniLM-L6-v2", dim=384, dtype="float32", max_input_length=256
+)
 
 #: Tokens that are computed together: enough to keep the kernels busy, few enough for the caches.
 _CHUNK_TOKENS = 2_048
@@ -155,7 +158,7 @@ class MiniLmEngine:
                 end += 1
             parts.append(self._model.embed([ids[index] for index in order[at:end]]))
             at = end
-        rows = np.empty((len(ids), NATURE.dim), dtype=np.float32)
+        rows = np.empty((len(ids), DEFAULTS.dim), dtype=np.float32)
         if parts:
             rows[order] = np.concatenate(parts)
         return rows
@@ -167,13 +170,13 @@ def _fail(error: Exception) -> None:
 
 
 class MiniLmBackend(Backend):
-    """One port's face of the shared engine."""
+    """The backend of one port; computes with the engine that all ports share."""
 
     def __init__(
         self, loop: Loop, engine: MiniLmEngine, metrics: Metrics, *, model_id: str, max_input_length: int
     ) -> None:
         self.model_id = model_id
-        self.dim = NATURE.dim
+        self.dim = DEFAULTS.dim
         self._own_model_id = model_id
         self._max_input_length = max_input_length
         self._loop = loop

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from bench.standin.backends.vectors import Rows
+from bench.standin.api.encoding import Rows
 from bench.standin.errors import ModelMissing
 
 Floats = npt.NDArray[np.float32]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bench.standin.api.metrics import Metrics
 from bench.standin.backends import tokens
-from bench.standin.backends.base import Backend, Job, Nature, prepare_by_rule
+from bench.standin.backends.base import Backend, BackendDefaults, Job, prepare_by_rule
 from bench.standin.backends.gpu_model import GpuModel, Ticket
 from bench.standin.backends.vectors import RAW_NORM, shaped, text_rows
 from bench.standin.http.connection import Block
 from bench.standin.http.loop import Loop, Timer
 
-NATURE = Nature(model_id="google/embeddinggemma-300m", dim=768, dtype="float32", max_input_length=2_048)
+DEFAULTS = BackendDefaults(model_id="google/embeddinggemma-300m", dim=768, dtype="float32", max_input_length=2_048)
 
 
 class SimBackend(Backend):

@@ -1,4 +1,4 @@
-"""The token rule of the backends that have no real tokenizer.
+"""A made-up tokenizer, for the backends that have no real one.
 
 One token for every 4 characters begun, plus two special ones ([CLS] and [SEP]): `ceil(len(text) / 4) + 2`. Cutting
 keeps whole tokens, so a cut text counts exactly the limit.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.float32]
+from bench.standin.api.encoding import Rows
 
 #: Length of the made-up vectors before normalisation, so that `normalize: false` can be seen.
 RAW_NORM = 8.0

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.standin.api.encoding import encoded_rows
-from bench.standin.backends.vectors import Rows, of_another_model
+from bench.standin.api.encoding import Rows, encoded_rows
+from bench.standin.backends.vectors import of_another_model
 from bench.standin.faults.script import Fault
 
 #: Kinds that need the rows of the answer and so rule out a ready-made one.

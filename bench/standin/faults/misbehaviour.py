@@ -1,4 +1,4 @@
-"""Faults that take the place of an answer, or spoil how it is sent."""
+"""Faults that act before an answer or instead of it, and those that spoil how it is sent."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import functools
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from bench.standin.api import tei as tei_api
-from bench.standin.backends.base import ApiError
+from bench.standin.api import messages
+from bench.standin.api.messages import ApiError
 from bench.standin.faults.script import Fault
 from bench.standin.http.connection import Block, Connection, Response
-
-if TYPE_CHECKING:
-    from bench.standin.server import Server
+from bench.standin.http.loop import Loop
 
 _HTML = b"<!DOCTYPE html><html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
 _KIND_OF_STATUS = {
@@ -30,8 +28,43 @@ _DRIP_TICK_S = 0.02
 _ZERO_BLOCK_BYTES = 1 << 20
 
 
-def before(
-    server: Server,
+class FaultyServer(Protocol):
+    """What a fault may do to the server that it hits.
+
+    Attributes:
+        healthy: What `/health` says.
+    """
+
+    healthy: bool
+
+    @property
+    def loop(self) -> Loop:
+        """The loop that the server runs on."""
+
+    def answer(self, connection: Connection, response: Response) -> None:
+        """Count and send an answer."""
+
+    def refuse(self, connection: Connection, error: ApiError, *, openai: bool, err: str | None) -> None:
+        """Answer with an error in the shape of the route."""
+
+    def count_overload(self) -> None:
+        """Count an answer 429."""
+
+    def refuse_for(self, down_s: float) -> None:
+        """Reset every connection and refuse new ones for `down_s` seconds."""
+
+    def exit_process(self, code: int, down_s: float) -> None:
+        """End the process, or refuse for `down_s` seconds where other servers live in it."""
+
+    def set_slow_factor(self, factor: float) -> None:
+        """Take `factor` times as long from now on."""
+
+    def switch_model(self, model_id: str) -> None:
+        """Become a server of another model."""
+
+
+def act(
+    server: FaultyServer,
     connection: Connection,
     fired: Sequence[Fault],
     *,
@@ -45,7 +78,7 @@ def before(
         if connection.closed:
             return
         for fault in fired:
-            rule = _INSTEAD.get(fault.kind)
+            rule = _BEFORE_THE_ANSWER.get(fault.kind)
             if rule is not None and rule(server, connection, fault, openai):
                 taken()
                 return
@@ -58,7 +91,7 @@ def before(
         act()
 
 
-def send(server: Server, connection: Connection, response: Response, fired: Sequence[Fault]) -> None:
+def send(loop: Loop, connection: Connection, response: Response, fired: Sequence[Fault]) -> None:
     """Send an answer the way `fired` wants it."""
     for fault in fired:
         if fault.kind == "content_type":
@@ -68,7 +101,7 @@ def send(server: Server, connection: Connection, response: Response, fired: Sequ
             response.blocks = [body[: int(len(body) * fault["share"])]]
     for fault in fired:
         if fault.kind == "drip":
-            _drip(server, connection, response, fault["bytes_per_s"])
+            _drip(loop, connection, response, fault["bytes_per_s"])
             return
         if fault.kind == "reset" and fault["at"] in ("headers", "body"):
             _break_off(connection, response, fault)
@@ -84,7 +117,7 @@ def send(server: Server, connection: Connection, response: Response, fired: Sequ
 # -- instead of an answer: return True when the request is taken ------------------------------------------
 
 
-def _status(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _status(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     code = fault["code"]
     kind = fault.params.get("error_type") or _KIND_OF_STATUS.get(code, "Backend")
     message = fault.params.get("message") or f"scripted failure {code}"
@@ -92,46 +125,46 @@ def _status(server: Server, connection: Connection, fault: Fault, openai: bool) 
     if body == "html":
         response = Response(status=code, blocks=[_HTML], content_type=b"text/html")
     elif body == "plain":
-        response = tei_api.plain(code, message)
+        response = messages.plain(code, message)
     elif body == "empty":
-        response = tei_api.empty(code)
+        response = messages.empty(code)
     else:
         error = ApiError(status=code, kind=kind, message=message)
-        response = tei_api.error_response(error, openai=openai if body == "auto" else body == "openai")
+        response = messages.error_response(error, openai=openai if body == "auto" else body == "openai")
     if fault.params.get("retry_after") is not None:
         response.headers += b"retry-after: %b\r\n" % fault["retry_after"].encode("latin-1")
     if code == 424:
         server.healthy = False
     if code == 429:
-        server.counters.answered_429 += 1
+        server.count_overload()
     server.answer(connection, response)
     return True
 
 
-def _poison(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _poison(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     if fault["scope"] == "batch":
         return False  # the backend fails the whole GPU batch
     return _status(server, connection, fault, openai)
 
 
-def _dead_gpu(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _dead_gpu(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     server.healthy = False
-    server.refuse(connection, tei_api.BACKEND_FAILED, openai=openai, err="inference")
+    server.refuse(connection, messages.BACKEND_FAILED, openai=openai, err="inference")
     return True
 
 
-def _html200(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _html200(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     server.answer(connection, Response(status=200, blocks=[_HTML], content_type=b"text/html; charset=utf-8"))
     return True
 
 
-def _redirect(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _redirect(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     location = b"location: %b\r\n" % fault["location"].encode("latin-1")
-    server.answer(connection, tei_api.empty(fault["code"], location))
+    server.answer(connection, messages.empty(fault["code"], location))
     return True
 
 
-def _huge_body(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _huge_body(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     n_bytes, chunked = fault["bytes"], fault["chunked"]
     length = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % n_bytes
     connection.send([b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%b\r\n\r\n" % length])
@@ -149,7 +182,7 @@ def _pieces(n_bytes: int, *, chunked: bool) -> Iterator[Block]:
         yield b"0\r\n\r\n"
 
 
-def _gzip_bomb(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _gzip_bomb(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     body = _zeros_gzipped(fault["bytes"])
     server.answer(connection, Response(status=200, blocks=[body], headers=b"content-encoding: gzip\r\n"))
     return True
@@ -172,7 +205,7 @@ def _zeros_gzipped(n_bytes: int) -> bytes:
     return head + first + again * (n_blocks - 1) + deflate.flush(zlib.Z_FINISH) + tail
 
 
-def _endless_headers(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _endless_headers(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     connection.send([b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"])
     number = 0
 
@@ -188,38 +221,38 @@ def _endless_headers(server: Server, connection: Connection, fault: Fault, opena
     return True
 
 
-def _reset(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _reset(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     if fault["at"] != "request":
         return False
     _end(connection, fault)
     return True
 
 
-def _black_hole(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _black_hole(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     return bool(fault["at"] == "request")
 
 
-def _refuse(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _refuse(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     server.refuse_for(fault["down_s"])
     return True
 
 
-def _exit(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
-    server.exit_process(fault["code"], server, fault["down_s"])
+def _exit(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
+    server.exit_process(fault["code"], fault["down_s"])
     return True
 
 
-def _slow(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
-    server.backend.set_slow_factor(fault["factor"])
+def _slow(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
+    server.set_slow_factor(fault["factor"])
     return False
 
 
-def _switch_model(server: Server, connection: Connection, fault: Fault, openai: bool) -> bool:
+def _switch_model(server: FaultyServer, connection: Connection, fault: Fault, openai: bool) -> bool:
     server.switch_model(fault["model_id"])
     return False
 
 
-_INSTEAD: dict[str, Callable[[Server, Connection, Fault, bool], bool]] = {
+_BEFORE_THE_ANSWER: dict[str, Callable[[FaultyServer, Connection, Fault, bool], bool]] = {
     "status": _status,
     "poison": _poison,
     "dead_gpu": _dead_gpu,
@@ -253,7 +286,7 @@ def _break_off(connection: Connection, response: Response, fault: Fault) -> None
     _end(connection, fault)
 
 
-def _drip(server: Server, connection: Connection, response: Response, bytes_per_s: int) -> None:
+def _drip(loop: Loop, connection: Connection, response: Response, bytes_per_s: int) -> None:
     body = memoryview(response.body())
     tick_s = max(_DRIP_TICK_S, 1 / bytes_per_s)
     step = max(1, round(bytes_per_s * tick_s))
@@ -269,6 +302,6 @@ def _drip(server: Server, connection: Connection, response: Response, bytes_per_
         if at >= len(body):
             connection.finish(close=False)
         else:
-            server.loop.call_later(tick_s, drop)
+            loop.call_later(tick_s, drop)
 
     drop()

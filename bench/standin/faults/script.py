@@ -17,9 +17,8 @@ Selectors (all that are given must hold; none means every embedding request):
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -28,6 +27,8 @@ import orjson
 from engine.errors import ConfigError
 
 Value = str | int | float | bool | None
+
+
 _Convert = Callable[[Any], Value]
 
 
@@ -104,7 +105,9 @@ _SELECTORS: Final[dict[str, tuple[_Convert, Value]]] = {
     "on": (_text, None),
 }
 
+
 _BODY = _one_of("auto", "native", "openai", "html", "plain", "empty")
+
 
 #: kind -> its parameters, each with a converter and its default.
 KINDS: Final[dict[str, dict[str, tuple[_Convert, Value]]]] = {
@@ -156,6 +159,7 @@ KINDS: Final[dict[str, dict[str, tuple[_Convert, Value]]]] = {
     "other_model": {},
     "switch_model": {"model_id": (_text, "other/model")},
 }
+
 
 #: Kinds that act when they are set, unless a selector makes them wait for a request.
 _AT_ONCE: Final = frozenset({"refuse", "slow", "switch_model"})
@@ -251,101 +255,3 @@ def _split(spec: str) -> tuple[str, dict[str, Any]]:
             raise ConfigError(f"fault {spec!r}: {part!r} is not name=value.")
         given[name.strip()] = unquote(value)
     return kind.strip(), given
-
-
-@dataclass(slots=True)
-class _Armed:
-    fault: Fault
-    since_s: float
-    random: random.Random
-    seen: int = 0
-    fired: int = 0
-
-
-@dataclass(slots=True)
-class FaultSet:
-    """The faults of one server, with their counters."""
-
-    _armed: list[_Armed] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self._armed)
-
-    @property
-    def kinds(self) -> list[str]:
-        """Return the kinds in force."""
-        return [armed.fault.kind for armed in self._armed]
-
-    def add(self, fault: Fault, now_s: float) -> None:
-        """Put `fault` in force."""
-        self._armed.append(_Armed(fault, now_s, random.Random(fault.select["seed"])))
-
-    def clear(self) -> None:
-        """End all faults."""
-        self._armed.clear()
-
-    def fired(self) -> dict[str, int]:
-        """Return how often each kind has fired."""
-        counts: dict[str, int] = {}
-        for armed in self._armed:
-            counts[armed.fault.kind] = counts.get(armed.fault.kind, 0) + armed.fired
-        return counts
-
-    def active(self, kind: str, now_s: float) -> Fault | None:
-        """Return a fault of `kind` that is in force now, whatever its selectors of requests."""
-        for armed in self._armed:
-            if armed.fault.kind == kind and _in_time(armed, now_s):
-                return armed.fault
-        return None
-
-    def strike(self, path: str, *, embedding: bool, texts: Iterable[object], now_s: float) -> list[Fault]:
-        """Return the faults that hit this request, and count it for each of their selectors."""
-        return [
-            armed.fault
-            for armed in self._armed
-            if not armed.fault.at_once
-            and not _is_for_accept(armed.fault)
-            and _concerns(armed.fault, path, embedding, texts)
-            and _chosen(armed, now_s)
-        ]
-
-    def strike_connection(self, now_s: float) -> list[Fault]:
-        """Return the faults that hit a connection as it is accepted."""
-        return [armed.fault for armed in self._armed if _is_for_accept(armed.fault) and _chosen(armed, now_s)]
-
-
-def _is_for_accept(fault: Fault) -> bool:
-    return fault.params.get("at") == "accept"
-
-
-def _in_time(armed: _Armed, now_s: float) -> bool:
-    select = armed.fault.select
-    age_s = now_s - armed.since_s
-    if select["for_s"] is not None and age_s > select["for_s"]:
-        return False
-    period_s = select["period_s"]
-    return not period_s or age_s % period_s < select["duty"] * period_s
-
-
-def _concerns(fault: Fault, path: str, embedding: bool, texts: Iterable[object]) -> bool:
-    route, wanted = fault.select["route"], fault.select["contains"]
-    if (not embedding) if route is None else route not in ("*", path):
-        return False
-    return wanted is None or any(isinstance(text, str) and wanted in text for text in texts)
-
-
-def _chosen(armed: _Armed, now_s: float) -> bool:
-    """Count one candidate, and say whether it is hit."""
-    if not _in_time(armed, now_s):
-        return False
-    select = armed.fault.select
-    armed.seen += 1
-    number = armed.seen - select["after"]
-    if number < 1 or (select["first"] is not None and number > select["first"]):
-        return False
-    if number % select["every"]:
-        return False
-    if select["probability"] is not None and armed.random.random() >= select["probability"]:
-        return False
-    armed.fired += 1
-    return True

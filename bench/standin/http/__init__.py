@@ -1,0 +1,1 @@
+"""HTTP/1.1 over epoll: the event loop, listening ports, connections."""

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection on the loop: parsing, in-order answers, partial writes, and the rude endings.
+"""One HTTP/1.1 connection on the loop: parsing, in-order answers, partial writes, resets and half answers.
 
 Requests of one connection are handed out one at a time, in order. The answer is a list of byte blocks that goes
 to the kernel in one `sendmsg`, so a prepared body is never copied in user space.

@@ -1,0 +1,1 @@
+"""What the measurements mean: the bottleneck, advice on server flags, the verdict in words."""

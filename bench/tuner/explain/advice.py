@@ -1,4 +1,4 @@
-"""Server flags that would help, and by how much, as far as that follows from what was measured."""
+"""Advice: server flags that would help, and by how much, as far as that follows from what was measured."""
 
 from __future__ import annotations
 

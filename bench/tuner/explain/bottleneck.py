@@ -1,4 +1,4 @@
-"""What keeps throughput at an operating point from being higher."""
+"""The bottleneck: what keeps throughput at an operating point from being higher."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.tuner.measure.limits import Limits
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.record import Record
-from gpu_clients.servers.routes import ServerFacts
+from gpu_clients.server_facts import ServerFacts
 
 BUSY_CLIENT = 0.85
 """CPU seconds of the client per second from which the client may be what is measured."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.tuner.explain.advice import Advice, advise
 from bench.tuner.explain.bottleneck import BUSY_QUEUE, Limit, MeasuredServers, limit_of, outside_s
-from bench.tuner.measure.measure import Point
+from bench.tuner.measure.visit import Point
 from bench.tuner.search.findings import INDIFFERENCE, Findings
 from bench.tuner.search.record import Record
 
@@ -22,7 +22,7 @@ _ROUGH = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the measurements mean.
+    """What limits the chosen point, where the knee is, which server flags would help; all of it also in words.
 
     Attributes:
         limit: What limits the chosen (or nearest) point.

@@ -1,0 +1,1 @@
+"""One operating point under load: what the servers admit, the load, the meter, when a visit may stop."""

@@ -1,4 +1,4 @@
-"""What the servers admit: the edge of the space that a tuner may explore."""
+"""Limits: the operating points that the servers admit, so that a tuner may try them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from engine.errors import ConfigError
 from gpu_clients.batches.admission import Admission
+from gpu_clients.server_facts import ServerFacts
 from gpu_clients.servers.doctor import Fleet
-from gpu_clients.servers.routes import ServerFacts
 
 CONCURRENCY_WITHOUT_PERMITS = 64
 """Requests in flight at a server that does not say what it admits."""

@@ -1,4 +1,4 @@
-"""A closed loop of requests on a whole fleet: a fixed number in flight at each server, as in `engine run`.
+"""The load: a closed loop of requests on a whole fleet, a fixed number in flight at each server, as in `engine run`.
 
 All servers pull from one cycle of requests, so a fast one takes more of them. One thread and one poller drive them all:
 decoding included that costs some 6 us a document, so 100,000 documents/s. Vectors as JSON numbers cost 100 us; a run
@@ -19,9 +19,11 @@ import numpy as np
 
 from bench.tuner.texts.corpus import Cycle
 from engine.errors import ConfigError, ServersUnavailable
-from gpu_clients.errors import Failure, FailureKind, Remedy
+from gpu_clients.errors import Action, Failure, FailureKind
+from gpu_clients.http.address import Address
 from gpu_clients.http.answers import BadAnswer
-from gpu_clients.http.client import Address, HttpClient, Poller
+from gpu_clients.http.client import HttpClient
+from gpu_clients.http.polling import Poller
 from gpu_clients.servers.doctor import Fleet
 from gpu_clients.servers.requester import Completion, Requester
 from gpu_clients.servers.routes import choose_route
@@ -92,7 +94,7 @@ class Load(Protocol):
 
 @dataclass(slots=True)
 class _Lane:
-    """One server."""
+    """One server under load: its requester, and what is in flight for the current point."""
 
     url: str
     requester: Requester
@@ -104,7 +106,7 @@ class _Lane:
 
 @dataclass(slots=True)
 class _Sending:
-    """The current operating point."""
+    """The operating point that requests are sent for now."""
 
     cycle: Cycle
     concurrency: int
@@ -261,9 +263,9 @@ class FleetLoad:
             lane.failures_in_a_row = 0
             return
         lane.resume_s = time.monotonic() + _PAUSE_S
-        if failure.remedy is Remedy.EXCLUDE:
+        if failure.action is Action.SUSPECT_SERVER:
             raise ConfigError(f"{lane.url} cannot be used any more: {failure.detail}")
-        if failure.remedy is Remedy.RETRY:
+        if failure.action is Action.RETRY:
             lane.failures_in_a_row += 1
             if lane.failures_in_a_row >= _MAX_FAILURES_IN_A_ROW:
                 raise ServersUnavailable(

@@ -1,4 +1,4 @@
-"""A few texts through one server: how many tokens they have, and what their vectors look like."""
+"""The probe: a few texts through one server, for how many tokens they have and what their vectors look like."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 import orjson
 
 from engine.errors import ServersUnavailable
-from gpu_clients.errors import Failure, FailureKind, Remedy
+from gpu_clients.errors import Action, Failure, FailureKind
+from gpu_clients.http.address import Address
 from gpu_clients.http.answers import BadAnswer
-from gpu_clients.http.client import Address, HttpClient, Poller
+from gpu_clients.http.client import HttpClient
+from gpu_clients.http.polling import Poller
 from gpu_clients.servers.doctor import Fleet
 from gpu_clients.servers.requester import Requester
 from gpu_clients.servers.routes import choose_route
@@ -67,7 +69,7 @@ def probe(fleet: Fleet, settings: ClientSettings, texts: list[bytes]) -> Probed:
         poller.close()
     vectors = [answer for answer in answers if not isinstance(answer, Failure)]
     failures = [answer for answer in answers if isinstance(answer, Failure)]
-    refused = Counter(failure.reason for failure in failures if failure.remedy is Remedy.DIVIDE)
+    refused = Counter(failure.reason for failure in failures if failure.action is Action.DIVIDE)
     if not vectors and not refused:
         raise ServersUnavailable(
             f"{report.url} gave no vector for any of {len(texts)} texts ({failures[0].detail}): see `engine doctor`"
@@ -112,7 +114,7 @@ def _count(http: HttpClient, poller: Poller, batches: list[list[bytes]]) -> tupl
 def _answers(requester: Requester, batch: list[bytes], dim: int) -> list[Matrix | Failure]:
     """What a batch is answered with; when one of its texts spoils it, what each is answered with alone."""
     answer = _embed(requester, batch, dim)
-    if isinstance(answer, Failure) and answer.remedy is Remedy.DIVIDE and len(batch) > 1:
+    if isinstance(answer, Failure) and answer.action is Action.DIVIDE and len(batch) > 1:
         return [_embed(requester, [text], dim) for text in batch]
     return [answer]
 

@@ -1,4 +1,4 @@
-"""The little statistics a tuner needs: batch means, confidence, percentiles."""
+"""The statistics of a tuner: batch means, confidence intervals, the steady state, percentiles."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What a tuning leaves behind: text, JSON, curves, the tuned file."""

@@ -1,25 +1,25 @@
-"""The outcome of a tuning for people and for programs."""
+"""The report: the outcome of a tuning as text and as JSON."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from bench.tuner.measure.measure import Outcome as VisitOutcome
-from bench.tuner.measure.measure import Point
+from bench.tuner.measure.visit import Point, StopReason
 from bench.tuner.report.curve import draw
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.record import Record
 from bench.tuner.search.survey import ROUNDS
-from bench.tuner.tuning import Outcome, finite
+from bench.tuner.tuning import Outcome
 
 COLUMNS = ("Batch Size", "Concurrency", "Docs/s", "Tok/s", "p50 (s)", "p95 (s)", "Errors", "Total Time (s)")
 
 _REMARKS = {
-    VisitOutcome.GROWS: "left early: more in flight brings more",
-    VisitOutcome.SLOWER: "left early: slower than the best",
-    VisitOutcome.OVER_TARGET: "left early: over the target",
-    VisitOutcome.REFUSED: "left early: the server answered 429",
-    VisitOutcome.FAILING: "left early: requests fail",
+    StopReason.GROWS: "left early: more in flight brings more",
+    StopReason.SLOWER: "left early: slower than the best",
+    StopReason.OVER_TARGET: "left early: over the target",
+    StopReason.REFUSED: "left early: the server answered 429",
+    StopReason.FAILING: "left early: requests fail",
 }
 
 
@@ -54,8 +54,8 @@ def _cells(record: Record, findings: Findings) -> list[str]:
         str(record.point.concurrency),
         f"{record.rate.per_s:,.1f}",
         ("" if record.tokens_exact else "~") + f"{findings.tokens_per_s(record):,.0f}",
-        f"{p50_s:.3f}" if finite(p50_s) is not None else "-",
-        f"{p95_s:.3f}" if finite(p95_s) is not None else "-",
+        f"{p50_s:.3f}" if _finite(p50_s) is not None else "-",
+        f"{p95_s:.3f}" if _finite(p95_s) is not None else "-",
         str(record.errors.total()),
         f"{record.total_s:.1f}",
     ]
@@ -65,7 +65,7 @@ def _remark(record: Record, outcome: Outcome) -> str:
     if record is outcome.findings.chosen:
         return "<- chosen"
     target_s = outcome.plan.tune.target_p95_s
-    early = _REMARKS.get(record.counted[-1].outcome)
+    early = _REMARKS.get(record.counted[-1].stop_reason)
     if early is None and record.works and not record.holds(target_s):
         early = "over the target"
     if outcome.findings.ended and outcome.findings.chosen is None and record is outcome.findings.nearest():
@@ -149,10 +149,10 @@ def _point(record: Record, outcome: Outcome) -> dict[str, Any]:
         "batch_size": record.point.batch_size,
         "concurrency": record.point.concurrency,
         "docs_per_second": round(rate.per_s, 2),
-        "docs_per_second_half_width": finite(rate.half_width),
+        "docs_per_second_half_width": _finite(rate.half_width),
         "tokens_per_second": round(outcome.findings.tokens_per_s(record), 1),
         "tokens_exact": record.tokens_exact,
-        "latency": {name: finite(record.p_s(share)) for name, share in shares.items()},
+        "latency": {name: _finite(record.p_s(share)) for name, share in shares.items()},
         "requests": len(record.latencies_s),
         "errors": dict(record.errors),
         "total_seconds": round(record.total_s, 2),
@@ -164,5 +164,10 @@ def _point(record: Record, outcome: Outcome) -> dict[str, Any]:
         "client_cpu": round(record.client_cpu, 4),
         "visits": len(record.visits),
         "repeats": len(record.repeats),
-        "ended": record.counted[-1].outcome.value,
+        "ended": record.counted[-1].stop_reason.value,
     }
+
+
+def _finite(value: float) -> float | None:
+    """A figure for JSON, which knows neither NaN nor infinity."""
+    return value if math.isfinite(value) else None

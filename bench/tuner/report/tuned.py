@@ -1,4 +1,4 @@
-"""The file that the tuner writes and `engine run --tuned` takes: an operating point, and the fleet it was found on."""
+"""The tuned file of `engine bench` and `engine run --tuned`: an operating point, and the fleet it was found on."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The climb: one batch size, from few requests in flight to as many as pay."""
+"""The climb: with one batch size, from few requests in flight upward for as long as throughput grows."""
 
 from __future__ import annotations
 
-from bench.tuner.measure.measure import Point
+from bench.tuner.measure.visit import Point
 from bench.tuner.search.findings import Findings, is_full
 from bench.tuner.search.record import Record
 from bench.tuner.search.survey import Survey
@@ -19,7 +19,7 @@ _KNEE_STEPS = 2
 
 
 class Climb:
-    """Climbs with one batch size after the other on the same ground."""
+    """Climbs with one batch size after the other."""
 
     def __init__(self, survey: Survey) -> None:
         self._survey = survey

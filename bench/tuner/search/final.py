@@ -1,8 +1,8 @@
-"""The final: the points that may be the best, again and again in shuffled order, and the choice among them."""
+"""The final round: points that may be the best are repeated in shuffled order, then one of them is chosen."""
 
 from __future__ import annotations
 
-from bench.tuner.measure.measure import Point
+from bench.tuner.measure.visit import Point
 from bench.tuner.search.findings import INDIFFERENCE, Findings
 from bench.tuner.search.record import Record
 from bench.tuner.search.survey import ROUNDS, Survey
@@ -21,15 +21,15 @@ _LIKE_IN_FLIGHT = 0.1
 _SIMILAR_LATENCY = 1.1
 
 
-class Final:
-    """The last part of a search."""
+class FinalRound:
+    """The last part of a search: repeats the contenders and chooses among them."""
 
     def __init__(self, survey: Survey) -> None:
         self._survey = survey
         self._findings: Findings = survey.findings
         self._target_s = survey.target_p95_s
 
-    def hold(self) -> None:
+    def run(self) -> None:
         """Repeat the contenders; when none of them holds the target after all, those just below them."""
         for _ in range(_MAX_DESCENTS):
             contenders = self._repeat_all_near()
@@ -98,6 +98,7 @@ class Final:
         return target_s is not None and abs(record.p_s(0.95) / target_s - 1.0) < 2 * (1 - P95_MARGIN)
 
     def choose(self) -> None:
+        """Put the operating point, and the ceiling of a run, into the findings."""
         findings, target_s = self._findings, self._target_s
         pool = [record for record in findings.records.values() if record.repeats and record.holds(target_s)]
         sure = [record for record in pool if self._holds_for_sure(record)]

@@ -1,4 +1,4 @@
-"""What a search has found so far, and what follows from it."""
+"""Findings: what a search knows of all points so far, and what follows from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.tuner.measure.measure import Point
+from bench.tuner.measure.visit import Point
 from bench.tuner.search.record import Record
 
 INDIFFERENCE = 0.01
@@ -20,7 +20,7 @@ DEFAULT_CHARACTERS_PER_TOKEN = 4.0
 
 @dataclass(slots=True)
 class Findings:
-    """What is known so far; complete once the search has ended.
+    """Every point that a search has visited, and what it chose; complete once the search has ended.
 
     Attributes:
         records: Every point that was visited.

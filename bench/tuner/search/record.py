@@ -1,4 +1,4 @@
-"""What is known of an operating point after one or several visits."""
+"""A record: what is known of one operating point after one or several visits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.tuner.measure.measure import Outcome, Point, ServerSplit, Visit
 from bench.tuner.measure.statistics import Numbers, Rate, percentile
+from bench.tuner.measure.visit import Point, ServerSplit, StopReason, Visit
 
 
 @dataclass(slots=True)
@@ -104,7 +104,7 @@ class Record:
     def works(self) -> bool:
         """Whether requests are answered at all at this point."""
         return bool(len(self.latencies_s)) and not any(
-            visit.outcome in (Outcome.REFUSED, Outcome.FAILING) for visit in self.counted
+            visit.stop_reason in (StopReason.REFUSED, StopReason.FAILING) for visit in self.counted
         )
 
     def holds(self, target_p95_s: float | None) -> bool:
@@ -113,5 +113,5 @@ class Record:
             return False
         if target_p95_s is None:
             return True
-        over = any(visit.outcome is Outcome.OVER_TARGET for visit in self.counted)
+        over = any(visit.stop_reason is StopReason.OVER_TARGET for visit in self.counted)
         return not over and self.p_s(0.95) <= target_p95_s

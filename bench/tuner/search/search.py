@@ -18,15 +18,15 @@ import numpy as np
 
 from bench.tuner.measure.limits import Limits
 from bench.tuner.measure.load import Load
-from bench.tuner.measure.measure import Point, Visit
+from bench.tuner.measure.visit import Point, Visit
 from bench.tuner.search.climb import Climb
-from bench.tuner.search.final import Final
+from bench.tuner.search.final import FinalRound
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.record import Record
 from bench.tuner.search.survey import Listener, Survey, TuneConfig
 from bench.tuner.texts.corpus import Corpus, Order
 from engine.errors import ConfigError, ServersUnavailable
-from gpu_clients.errors import REMEDIES, FailureKind, Remedy
+from gpu_clients.errors import ACTIONS, Action, FailureKind
 
 PAYING_ORDER = 1.03
 """Gain by sorting below which a run does better without: unsorted, latencies are more even."""
@@ -35,7 +35,7 @@ _TEXTS_THAT_SHOW_PADDING = 16
 
 
 class Search:
-    """One search.
+    """One search for the operating point of a fleet.
 
     Attributes:
         findings: What is known so far; may be read at any time, also after an interruption.
@@ -78,8 +78,8 @@ class Search:
             for size in reversed(sizes[:-1]):
                 climb.climb(size, climb.start_of(size))
             survey.stop_exploring()
-            final = Final(survey)
-            final.hold()
+            final = FinalRound(survey)
+            final.run()
             final.choose()
         if not survey.has_time():
             findings.notes.append(f"--max-seconds {self._max_seconds:g} was used up: more time may find a better point")
@@ -166,6 +166,6 @@ def _nothing_works(findings: Findings) -> ConfigError | ServersUnavailable:
     failed = [record for record in findings.records.values() if record.errors]
     what = "; ".join(f"batch size {record.point.batch_size}: {_errors_of(record)}" for record in failed)
     kinds = {FailureKind(kind) for record in failed for kind in record.errors}
-    if kinds and all(REMEDIES[kind] is Remedy.DIVIDE and kind is not FailureKind.BACKEND for kind in kinds):
+    if kinds and all(ACTIONS[kind] is Action.DIVIDE and kind is not FailureKind.BACKEND for kind in kinds):
         return ConfigError(f"the servers refuse these texts ({what}): look at --truncate, --prompt and the texts")
     return ServersUnavailable(f"no point can be measured ({what or 'no request was answered in time'})")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from bench.tuner.measure.limits import Limits, grid
 from bench.tuner.measure.load import Load
-from bench.tuner.measure.measure import Point, Rules, Visit, measure
+from bench.tuner.measure.measure import measure
+from bench.tuner.measure.visit import Point, Rules, Visit
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.record import Record
 from bench.tuner.texts.corpus import WINDOW_TEXTS, Corpus, Order
@@ -71,7 +72,7 @@ def _require(option: str, value: float, low: float, high: float) -> None:
 
 
 class Survey:
-    """The ground of a search: load, texts, limits, time, and what was found.
+    """What every part of a search shares: load, texts, limits, the time left, and what was found.
 
     Attributes:
         findings: What is known so far.

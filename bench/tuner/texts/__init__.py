@@ -1,0 +1,1 @@
+"""The texts of a measurement, and the requests that they are sent in."""

@@ -1,4 +1,4 @@
-"""The texts of a measurement, in the order and in the requests in which `engine run` would send them.
+"""The corpus: texts of a measurement, in the order and in the requests in which `engine run` would send them.
 
 A run with bucketing sorts a window of documents by length and lets windows alternate between rising and falling
 lengths, so that neighbours in a server's queue are alike. A measurement has to send the same, or a server that pads

@@ -9,11 +9,12 @@ import time
 import psutil
 
 from engine.memory.channels import Message
+from engine.memory.shared_rings import RingSizes
 from engine.memory.slots import VectorLayout
-from engine.ports import StagePlan
-from engine.supervision.generation import Child, Generation, RingPlan
+from engine.supervision.generation import Child, Generation
+from engine.supervision.run_plan import StagePlan
 
-RINGS = RingPlan(
+RINGS = RingSizes(
     n_documents=4,
     document_bytes=1024,
     n_vectors=4,
@@ -59,13 +60,16 @@ def test_a_stopped_child_is_killed_too() -> None:
     assert not psutil.pid_exists(child.process.pid)
 
 
-def test_a_child_finds_its_orders_before_it_has_done_anything() -> None:
+def test_a_child_finds_its_first_commands_before_it_has_done_anything() -> None:
     """However late its parent comes to look after it: a suspected server's client must not take a batch first."""
-    plans = [StagePlan(role=role, stage="tests.engine.fakes.orders", settings={}) for role in ("client-0", "client-1")]
+    plans = [
+        StagePlan(role=role, stage="tests.engine.fakes.first_commands", settings={})
+        for role in ("client-0", "client-1")
+    ]
     suspect: list[Message] = [{"do": "suspect", "for_good": True}]
     generation = Generation(1, 1, RINGS, plans, [], {"client-1": suspect})
     try:
-        found = [_told(generation.role(role), "found")["orders"] for role in ("client-0", "client-1")]
+        found = [_told(generation.role(role), "found")["commands"] for role in ("client-0", "client-1")]
     finally:
         generation.kill()
     assert found == [[], suspect]

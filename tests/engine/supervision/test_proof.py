@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from engine.supervision.generation import Child, Generation
-from engine.supervision.proof import MAX_DRIFTS, Proofs, Refused
-from tests.engine.supervision.test_supervisor import N, World
+from engine.supervision.proof import MAX_DRIFTS, Proofs, RowsRefused
+from tests.engine.supervision.world import N, World
 
 
 @pytest.mark.crash
@@ -54,14 +54,14 @@ def test_the_writer_is_told_when_the_last_client_has_answered_this_very_question
     orders, proofs = Orders(), Proofs()
     generation = cast(Generation, orders)
     proofs.ask(generation)
-    proofs.take(generation, child("client-0"), {"number": 1})
+    proofs.receive(generation, child("client-0"), {"number": 1})
     proofs.ask(generation)
-    proofs.take(generation, child("client-1"), {"number": 1})
-    proofs.take(generation, child("client-0"), {"number": 2})
-    proofs.take(generation, child("client-0"), {"number": 2})
+    proofs.receive(generation, child("client-1"), {"number": 1})
+    proofs.receive(generation, child("client-0"), {"number": 2})
+    proofs.receive(generation, child("client-0"), {"number": 2})
     assert ("writer", {"do": "proved"}) not in orders.told
 
-    proofs.take(generation, child("client-1"), {"number": 2})
+    proofs.receive(generation, child("client-1"), {"number": 2})
 
     assert orders.told.count(("writer", {"do": "proved"})) == 1
 
@@ -70,6 +70,6 @@ def test_a_server_that_drifts_again_and_again_is_used_no_more() -> None:
     """Else it would refuse for ever; the others are not told anything."""
     proofs = Proofs()
     for number in range(1, MAX_DRIFTS + 1):
-        with pytest.raises(Refused, match="http://liar gives wrong vectors; 5 rows"):
-            proofs.drifted(child("client-0"), {"server": 1, "url": "http://liar", "rows": 5})
+        with pytest.raises(RowsRefused, match="http://liar gives wrong vectors; 5 rows"):
+            proofs.refuse(child("client-0"), {"server": 1, "url": "http://liar", "rows": 5})
         assert proofs.begin() == {"client-1": [{"do": "suspect", "for_good": number == MAX_DRIFTS}]}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.telemetry.metrics import LatencyHistogram
+from engine.telemetry.metrics import LatencyHistogram, WindowedRate
 
 LATENCIES = st.lists(st.floats(min_value=1.01e-4, max_value=500.0), min_size=1, max_size=200)
 STEP = 1.05
@@ -52,3 +52,37 @@ def test_a_quantile_is_not_biased_to_an_edge_of_its_bucket() -> None:
     for percent in range(5, 100, 5):
         exact = latencies[math.ceil(percent / 100 * len(latencies)) - 1]
         assert histogram.quantile(percent / 100) == pytest.approx(exact, rel=0.002)
+
+
+def test_latencies_of_several_processes_add_up() -> None:
+    """Quantiles within the 5% of a bucket."""
+    left, right = LatencyHistogram(), LatencyHistogram()
+    for number in range(1, 101):
+        (left if number % 2 else right).record(number / 100)
+
+    both = LatencyHistogram.from_sparse(left.sparse())
+    both.add(right)
+
+    for share, expected in ((0.5, 0.5), (0.95, 0.95), (1.0, 1.0)):
+        found = both.quantile(share)
+        assert found is not None
+        assert found == pytest.approx(expected, rel=0.05)
+    assert LatencyHistogram().quantile(0.5) is None
+
+
+def test_a_rate_is_of_the_last_seconds() -> None:
+    """An average since the start would hide that a run slows down."""
+    rate = WindowedRate(10.0)
+    for second in range(100):
+        rate.update(min(second, 50) * 1000.0, now=float(second))
+
+    assert rate.per_second() == 0.0
+
+
+def test_a_rate_is_never_negative() -> None:
+    """A crash takes rows back that were not committed."""
+    rate = WindowedRate(window_s=10)
+    rate.update(100, now=0.0)
+    rate.update(40, now=1.0)
+
+    assert rate.per_second() == 0.0

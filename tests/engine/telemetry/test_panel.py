@@ -1,16 +1,12 @@
-"""The live panel and the log lines beside it."""
+"""The live panel."""
 
 from __future__ import annotations
 
 import io
-import logging
-import sys
 from typing import Any
 
-import pytest
 from rich.console import Console
 
-from engine.telemetry.logs import configure
 from engine.telemetry.panel import TerminalProgress
 
 FIGURES: dict[str, Any] = {
@@ -54,14 +50,3 @@ def test_the_panel_shows_documents_rate_time_left_rings_and_servers_each_on_its_
     assert any("http://127.0.0.1:18080" in line and "2/8" in line for line in lines)
     assert any("starting" in line for line in lines)
     assert any("connect: refused" in line for line in lines)
-
-
-def test_log_lines_go_to_what_stderr_is_at_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The panel takes stderr over while it stands; a line that went around it would tear it."""
-    configure(level=logging.INFO)
-    taken_over = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", taken_over)
-
-    logging.getLogger("engine.test").info("shard_committed shard=%d", 7)
-
-    assert "shard_committed shard=7" in taken_over.getvalue()

@@ -1,96 +1,26 @@
-"""The search for a bad document, against servers that are functions: how many questions, and who is blamed."""
+"""The bisection for a bad document, against servers that are functions: how many questions, and who is blamed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-import orjson
 import pytest
 
-from gpu_clients.batches.batch import CaseFile, Suspicion
-from gpu_clients.diagnosis.bisection import Finding, Laboratory, Search, interrogate, isolate, isolate_rows
-from gpu_clients.errors import Failure, FailureKind
-from gpu_clients.servers.canary import canary_texts
-from gpu_clients.servers.side_requests import Ask, Pause, Reply
-
-DIM = 4
-Verdict = FailureKind | None
-Server = Callable[[list[str]], Verdict]
-CANARIES = set(canary_texts(None))
-
-
-def laboratory(*others: int, rounds: int = 1) -> Laboratory:
-    """Our server is number 0."""
-    return Laboratory(own=0, others=others, canary=None, max_input_length=None, dim=DIM, rounds=rounds)
-
-
-@dataclass
-class Fleet:
-    """Servers that answer by a function of the texts; counts what they are asked."""
-
-    servers: list[Server]
-    asked: list[tuple[int, list[str]]] = field(default_factory=list)
-
-    def run(self, search: Search) -> Finding:
-        """Drive a search to its end."""
-        reply: Reply | None = None
-        while True:
-            try:
-                wish = next(search) if reply is None else search.send(reply)
-            except StopIteration as end:
-                found: Finding = end.value
-                return found
-            reply = self._answer(wish) if isinstance(wish, Ask) else None
-            assert isinstance(wish, Ask | Pause)
-
-    def _answer(self, ask: Ask) -> Reply:
-        texts = orjson.loads(ask.body)
-        assert len(texts) == ask.n_texts
-        self.asked.append((ask.server, texts))
-        kind = self.servers[ask.server](texts)
-        if kind is not None:
-            return Reply(failure=Failure(kind=kind, detail=f"failed as {kind.value}"))
-        return Reply(matrix=np.array([vector(text) for text in texts], dtype=np.float32))
-
-    def questions(self, server: int) -> int:
-        """Requests to a server that were no canaries."""
-        return sum(number == server and not set(texts) <= CANARIES for number, texts in self.asked)
-
-
-def vector(text: str) -> list[float]:
-    """A vector that tells which text it is of."""
-    return [float(len(text)), float(sum(text.encode())), 1.0, 2.0]
-
-
-def sound(_: list[str]) -> Verdict:
-    """A server without faults."""
-    return None
-
-
-def refuses(*bad: str, kind: FailureKind = FailureKind.REJECTED) -> Server:
-    """A server that fails on some texts."""
-    return lambda texts: kind if set(texts) & set(bad) else None
-
-
-def batch(n: int) -> list[str]:
-    """Different texts."""
-    return [f"text {number:03d} {'x' * number}" for number in range(n)]
-
-
-def failure(kind: FailureKind) -> Failure:
-    """What the batch failed with."""
-    return Failure(kind=kind, detail="first")
-
-
-def check(finding: Finding, texts: list[str], rejected: set[int]) -> None:
-    """Every text but the rejected ones has its own vector."""
-    assert finding.complete
-    assert set(finding.rejected) == rejected
-    for number, text in enumerate(texts):
-        if number not in rejected:
-            assert finding.matrix[number].tolist() == vector(text)
+from gpu_clients.batches.batch import BatchHistory, Suspicion
+from gpu_clients.diagnosis.bisection import bisect, embed_suspect, recheck_rows
+from gpu_clients.errors import FailureKind
+from tests.gpu_clients.diagnosis.fleet import (
+    Fleet,
+    Verdict,
+    batch,
+    check,
+    context,
+    failure,
+    refuses,
+    sound,
+    vector,
+)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 31, 32, 64, 128])
@@ -99,7 +29,7 @@ def test_one_bad_text_is_found_with_few_questions(size: int, kind: FailureKind) 
     texts = batch(size)
     for bad in {0, size // 2, size - 1}:
         fleet = Fleet([refuses(texts[bad], kind=kind)] * 2)
-        check(fleet.run(isolate(texts, failure(kind), laboratory(1))), texts, {bad})
+        check(fleet.run(bisect(texts, failure(kind), context(1))), texts, {bad})
         assert fleet.questions(0) <= 2 * size.bit_length() + 1
         assert fleet.questions(1) == 1
 
@@ -108,20 +38,20 @@ def test_one_bad_text_is_found_with_few_questions(size: int, kind: FailureKind) 
 def test_any_number_of_bad_texts_is_found(bad: set[int]) -> None:
     texts = batch(64)
     server = refuses(*(texts[number] for number in bad), kind=FailureKind.BACKEND)
-    check(Fleet([server, server]).run(isolate(texts, failure(FailureKind.BACKEND), laboratory(1))), texts, bad)
+    check(Fleet([server, server]).run(bisect(texts, failure(FailureKind.BACKEND), context(1))), texts, bad)
 
 
 def test_a_batch_that_was_only_near_a_bad_one_costs_one_more_question() -> None:
     texts = batch(32)
     fleet = Fleet([sound, sound])
-    check(fleet.run(isolate(texts, failure(FailureKind.BACKEND), laboratory(1))), texts, set())
+    check(fleet.run(bisect(texts, failure(FailureKind.BACKEND), context(1))), texts, set())
     assert fleet.questions(0) == 1
 
 
 def test_a_text_that_the_second_server_can_embed_keeps_that_vector() -> None:
     texts = batch(32)
     fleet = Fleet([refuses(texts[5]), sound])
-    check(fleet.run(isolate(texts, failure(FailureKind.REJECTED), laboratory(1))), texts, set())
+    check(fleet.run(bisect(texts, failure(FailureKind.REJECTED), context(1))), texts, set())
 
 
 def test_a_server_that_fails_its_canary_blames_nobody() -> None:
@@ -131,7 +61,7 @@ def test_a_server_that_fails_its_canary_blames_nobody() -> None:
         def dead(_: list[str], kind: FailureKind = kind) -> Verdict:
             return kind
 
-        finding = Fleet([dead, sound]).run(isolate(texts, failure(FailureKind.REJECTED), laboratory(1)))
+        finding = Fleet([dead, sound]).run(bisect(texts, failure(FailureKind.REJECTED), context(1)))
         assert not finding.complete
         assert finding.sick is not None
         assert not finding.rejected
@@ -144,12 +74,12 @@ def test_a_second_server_that_fails_its_canary_is_not_heard() -> None:
         return FailureKind.BACKEND
 
     fleet = Fleet([refuses(texts[3]), dead, sound])
-    check(fleet.run(isolate(texts, failure(FailureKind.REJECTED), laboratory(1, 2))), texts, set())
+    check(fleet.run(bisect(texts, failure(FailureKind.REJECTED), context(1, 2))), texts, set())
 
 
 def test_without_another_server_our_own_is_asked_twice() -> None:
     texts = batch(8)
-    finding = Fleet([refuses(texts[3])]).run(isolate(texts, failure(FailureKind.REJECTED), laboratory()))
+    finding = Fleet([refuses(texts[3])]).run(bisect(texts, failure(FailureKind.REJECTED), context()))
     check(finding, texts, {3})
     assert finding.rejected[3].attempts == 2
     assert "no other server" in finding.rejected[3].detail
@@ -166,52 +96,55 @@ def test_on_an_unsteady_server_a_text_has_to_fail_every_time() -> None:
         seen += 1
         return FailureKind.BACKEND if seen % 8 else None
 
-    once = Fleet([moody, moody]).run(isolate(texts, failure(FailureKind.BACKEND), laboratory(1)))
+    once = Fleet([moody, moody]).run(bisect(texts, failure(FailureKind.BACKEND), context(1)))
     assert set(once.rejected) == {3}, "a steady server is believed"
     seen = 0
-    check(
-        Fleet([moody, moody]).run(isolate(texts, failure(FailureKind.BACKEND), laboratory(1, rounds=4))), texts, set()
-    )
+    check(Fleet([moody, moody]).run(bisect(texts, failure(FailureKind.BACKEND), context(1, rounds=4))), texts, set())
 
 
 def test_rows_that_are_no_vectors_are_asked_for_alone_and_the_others_kept() -> None:
     texts = batch(16)
     matrix = np.array([vector(text) for text in texts], dtype=np.float32)
     fleet = Fleet([sound, sound])
-    check(fleet.run(isolate_rows(texts, matrix, [2, 9], laboratory(1))), texts, set())
+    check(fleet.run(recheck_rows(texts, matrix, [2, 9], context(1))), texts, set())
     assert fleet.questions(0) == 2
 
 
 @dataclass
 class Mortal:
-    """A server that dies of a text, and does not answer any more."""
+    """A server that dies of a text; then it does not answer any more, or a proxy answers for it."""
 
     poison: str
+    dying: FailureKind = FailureKind.LOST
+    dead: FailureKind = FailureKind.REFUSED
     alive: bool = True
 
     def __call__(self, texts: list[str]) -> Verdict:
         if not self.alive:
-            return FailureKind.REFUSED
+            return self.dead
         if self.poison in texts:
             self.alive = False
-            return FailureKind.LOST
+            return self.dying
         return None
 
 
-def test_a_text_that_kills_is_found_with_three_deaths_after_the_first() -> None:
+@pytest.mark.parametrize(
+    "looks", [(FailureKind.LOST, FailureKind.REFUSED), (FailureKind.UNAVAILABLE, FailureKind.UNAVAILABLE)]
+)
+def test_a_text_that_kills_is_found_with_three_deaths_after_the_first(looks: tuple[FailureKind, FailureKind]) -> None:
     texts = batch(32)
-    servers = [Mortal(texts[17]) for _ in range(4)]
-    near = CaseFile(Suspicion.NEARBY)
+    servers = [Mortal(texts[17], *looks) for _ in range(4)]
+    near = BatchHistory(Suspicion.NEARBY)
 
-    first = Fleet([servers[0], servers[1]]).run(interrogate(texts, near, laboratory(1)))
-    assert (first.complete, first.case) == (False, CaseFile(Suspicion.ALONE))
+    first = Fleet([servers[0], servers[1]]).run(embed_suspect(texts, near, context(1)))
+    assert (first.complete, first.history) == (False, BatchHistory(Suspicion.ALONE))
 
-    assert first.case is not None
-    second = Fleet([servers[1], servers[2]]).run(interrogate(texts, first.case, laboratory(1)))
-    assert (second.complete, second.case) == (False, CaseFile(Suspicion.TEXT, server=0, text=17))
+    assert first.history is not None
+    second = Fleet([servers[1], servers[2]]).run(embed_suspect(texts, first.history, context(1)))
+    assert (second.complete, second.history) == (False, BatchHistory(Suspicion.TEXT, server=0, text=17))
 
-    assert second.case is not None
-    third = Fleet([servers[2], servers[3]]).run(interrogate(texts, second.case, laboratory(1)))
+    assert second.history is not None
+    third = Fleet([servers[2], servers[3]]).run(embed_suspect(texts, second.history, context(1)))
     check(third, texts, {17})
     assert sum(not server.alive for server in servers) == 3
 
@@ -219,7 +152,7 @@ def test_a_text_that_kills_is_found_with_three_deaths_after_the_first() -> None:
 def test_an_innocent_batch_that_was_nearby_passes_with_one_question() -> None:
     texts = batch(32)
     fleet = Fleet([sound])
-    check(fleet.run(interrogate(texts, CaseFile(Suspicion.NEARBY), laboratory())), texts, set())
+    check(fleet.run(embed_suspect(texts, BatchHistory(Suspicion.NEARBY), context())), texts, set())
     assert len(fleet.asked) == 1
 
 
@@ -230,4 +163,4 @@ def test_a_connection_lost_beside_a_living_server_is_no_death() -> None:
     def hiccup(_: list[str]) -> Verdict:
         return next(lost, None)
 
-    check(Fleet([hiccup]).run(interrogate(texts, CaseFile(Suspicion.NEARBY), laboratory())), texts, set())
+    check(Fleet([hiccup]).run(embed_suspect(texts, BatchHistory(Suspicion.NEARBY), context())), texts, set())

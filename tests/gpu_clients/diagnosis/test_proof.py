@@ -1,14 +1,13 @@
-"""The proof before a shard is named, from the client's side: what a right canary vouches for, and what nothing does."""
+"""The proof before a shard is named, from the client's side: what a right canary confirms, and what nothing does."""
 
 from __future__ import annotations
 
-from collections import Counter
 from urllib.parse import quote
 
 import pytest
 
 from bench.standin import StandinConfig, StandinFleet
-from gpu_clients.diagnosis.proof import Vouchers
+from gpu_clients.diagnosis.proof import UnprovenRows
 from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.harness import Harness
 from tests.gpu_clients.test_faults_transport import texts
@@ -88,7 +87,7 @@ def test_every_server_with_open_rows_is_asked(liar: int) -> None:
         settings = ClientSettings(urls=fleet.urls, canary_every_s=NEVER_S, hedge_share=1.0)
         queue = texts(64)
         harness = Harness(fleet.urls, queue, settings=settings, clients=(0,))
-        # our server keeps the second batch, and the canaries of the start, which would vouch for the first one
+        # our server keeps the second batch, and the canaries of the start, which would confirm for the first one
         hung = [f"delay:s=3600,contains={text}" for text in (quote(queue[-1], safe=""), CANARY)]
         fleet.control(fleet.ports[0], faults=hung)
         harness.start()
@@ -126,15 +125,14 @@ def test_a_server_under_suspicion_works_only_after_a_right_canary() -> None:
 
 def test_rows_are_open_until_a_canary_that_was_begun_after_them() -> None:
     """Counted by server, never twice."""
-    rows_of: Counter[int] = Counter()
-    vouchers = Vouchers(rows_of)
-    rows_of.update({0: 10, 3: 4})
-    begun = vouchers.rows(0)
-    rows_of[0] += 5
+    unproven = UnprovenRows()
+    unproven.rows_of.update({0: 10, 3: 4})
+    begun = unproven.rows(0)
+    unproven.rows_of[0] += 5
 
-    assert vouchers.open_servers() == [0, 3]
-    assert vouchers.vouch(0, begun) == 10
-    assert vouchers.vouch(0, begun) == 0
-    assert (vouchers.open_rows(0, vouchers.rows(0)), vouchers.open_rows(0, begun)) == (5, 0)
-    assert vouchers.vouch(0, vouchers.rows(0)) == 5
-    assert vouchers.open_servers() == [3]
+    assert unproven.servers() == [0, 3]
+    assert unproven.confirm(0, begun) == 10
+    assert unproven.confirm(0, begun) == 0
+    assert (unproven.unproven_rows(0, unproven.rows(0)), unproven.unproven_rows(0, begun)) == (5, 0)
+    assert unproven.confirm(0, unproven.rows(0)) == 5
+    assert unproven.servers() == [3]

@@ -13,9 +13,10 @@ import pytest
 
 from bench.standin import Dialect, GpuConfig, StandinConfig, StandinFleet
 from engine.errors import ConfigError, ServersUnavailable
-from gpu_clients.http.client import Address
+from gpu_clients.http.address import Address
+from gpu_clients.server_facts import ServerFacts, version_numbers
 from gpu_clients.servers.doctor import examine
-from gpu_clients.servers.routes import ServerFacts, choose_route, version_numbers
+from gpu_clients.servers.routes import choose_route
 from gpu_clients.settings import ClientSettings
 
 SIM = StandinConfig(backend="sim")

@@ -12,9 +12,12 @@ import pytest
 from bench.standin import StandinConfig, StandinFleet
 from bench.standin.backends.vectors import text_rows
 from gpu_clients.errors import FailureKind
-from gpu_clients.http.client import Address, HttpClient, Poller
+from gpu_clients.http.address import Address
+from gpu_clients.http.client import HttpClient
+from gpu_clients.http.polling import Poller
+from gpu_clients.server_facts import EmbedOptions, ServerFacts
 from gpu_clients.servers.requester import Completion, Requester
-from gpu_clients.servers.routes import EmbedOptions, ServerFacts, choose_route
+from gpu_clients.servers.routes import choose_route
 from gpu_clients.vectors.decode import AnswerForm
 
 MODEL = "google/embeddinggemma-300m"

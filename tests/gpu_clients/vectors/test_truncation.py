@@ -7,7 +7,7 @@ import random
 import pytest
 
 from engine.memory.slots import HEADER_BYTES, Header
-from gpu_clients.batches.batch import Batch, CaseFile, Suspicion
+from gpu_clients.batches.batch import Batch, BatchHistory, Suspicion
 from gpu_clients.vectors.truncation import TruncationJudge
 
 
@@ -44,14 +44,14 @@ def test_the_case_file_lies_beside_the_header_and_belongs_to_one_batch() -> None
     header = Header(generation=1, n_rows=2, sequence=70_000, ids_bytes=16, flags_bytes=2, columns_bytes=0, n_texts=2)
     header.pack_into(slot)
     batch = Batch(5, slot, 1)
-    assert batch.case == CaseFile()
+    assert batch.history == BatchHistory()
 
-    batch.case = CaseFile(Suspicion.TEXT, server=3, text=17)
+    batch.history = BatchHistory(Suspicion.TEXT, server=3, text=17)
 
-    assert Batch(5, slot, 1).case == CaseFile(Suspicion.TEXT, server=3, text=17)
+    assert Batch(5, slot, 1).history == BatchHistory(Suspicion.TEXT, server=3, text=17)
     assert Header.unpack_from(slot, 1) == header
     assert bytes(slot[HEADER_BYTES:]) == bytes(4096 - HEADER_BYTES)
     Header(generation=1, n_rows=2, sequence=70_001, ids_bytes=16, flags_bytes=2, columns_bytes=0, n_texts=2).pack_into(
         slot
     )
-    assert Batch(5, slot, 1).case == CaseFile(), "the reader has filled the slot anew"
+    assert Batch(5, slot, 1).history == BatchHistory(), "the reader has filled the slot anew"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from readers.batching.screening import Rows
 from readers.batching.window import Batch, BatchLimits, Window
+from readers.mongo.ids import keys_of
 
 
 def take_all(window: Window, portions: list[list[str]], flushes: list[bool]) -> list[Batch]:
@@ -49,7 +50,7 @@ def test_every_row_comes_out_once_with_its_text_within_the_limits(
     limits = BatchLimits(
         max_texts=max_texts, max_rows=max_texts + extra_rows, max_characters=max_characters, max_tokens=max_tokens
     )
-    window = Window(limits, max_rows=max_rows, bucketing=bucketing, dedup=dedup)
+    window = Window(limits, keys_of, max_rows=max_rows, bucketing=bucketing, dedup=dedup)
     batches = take_all(window, portions, flushes)
     texts = [text for portion in portions for text in portion]
     seen = []
@@ -75,7 +76,7 @@ def test_every_row_comes_out_once_with_its_text_within_the_limits(
 
 def test_the_first_batches_do_not_wait_for_a_whole_window() -> None:
     limits = BatchLimits(max_texts=32, max_rows=32, max_characters=1 << 20, max_tokens=None)
-    window = Window(limits, max_rows=8192, bucketing=True, dedup=True)
+    window = Window(limits, keys_of, max_rows=8192, bucketing=True, dedup=True)
     random.seed(5)
     window.add(Rows(list(range(256)), ["x" * random.randint(1, 280) for _ in range(256)]))
     assert sum(len(batch) for batch in window.batches(flush=False)) >= 128
@@ -83,6 +84,6 @@ def test_the_first_batches_do_not_wait_for_a_whole_window() -> None:
 
 def test_huge_texts_are_not_held_back() -> None:
     limits = BatchLimits(max_texts=32, max_rows=32, max_characters=1 << 30, max_tokens=None)
-    window = Window(limits, max_rows=8192, bucketing=True, dedup=True)
+    window = Window(limits, keys_of, max_rows=8192, bucketing=True, dedup=True)
     window.add(Rows([1, 2, 3], ["a" * (3 << 20), "b" * (3 << 20), "c" * (3 << 20)]))
     assert sorted(value for batch in window.batches(flush=False) for value in batch.ids) == [1, 2, 3]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,9 +11,8 @@ from bson.son import SON
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from bench.parts.local_mongod import LocalMongod
 from engine.errors import ConfigError
-from readers.mongo.connection import Client, open_client, open_collection
+from readers.mongo.connection import Client, open_collection
 from readers.mongo.index import (
     MONITOR_NAME,
     QUEUE_NAME,
@@ -29,12 +27,6 @@ from tests.readers.harness import DONE, WAIT_S
 
 Documents = Collection[dict[str, Any]]
 KEYS = [("lang", 1), ("classified", 1), ("_id", 1)]
-
-
-@pytest.fixture
-def client(mongod: LocalMongod) -> Iterator[Client]:
-    with open_client(mongod.uri) as found:
-        yield found
 
 
 @pytest.fixture

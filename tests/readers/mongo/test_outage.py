@@ -14,6 +14,7 @@ from pymongo.errors import AutoReconnect
 
 from bench.parts.local_mongod import LocalMongod
 from readers.mongo.marker import Marker, MarkResult
+from tests.conftest import QUICK_JOURNAL
 from tests.readers.harness import DONE, WAIT_S, ReaderHarness, make_queue, settings_for
 
 Documents = Collection[dict[str, Any]]
@@ -22,7 +23,7 @@ N_ROWS = 2000
 
 @pytest.fixture
 def server() -> Iterator[LocalMongod]:
-    with LocalMongod() as found:
+    with LocalMongod(arguments=QUICK_JOURNAL) as found:
         yield found
 
 

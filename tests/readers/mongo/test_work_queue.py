@@ -6,7 +6,6 @@ import datetime
 import itertools
 import math
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import bson
@@ -17,9 +16,8 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from bench.parts.local_mongod import LocalMongod
 from engine.errors import ConfigError
-from readers.mongo.connection import Client, open_client, open_collection
+from readers.mongo.connection import Client, open_collection
 from readers.mongo.ids import key_of
 from readers.mongo.index import require_queue_index
 from readers.mongo.work_queue import Position, WorkQuery, WorkQueue
@@ -55,12 +53,6 @@ EVERY_ID: list[Any] = [
 ]
 LANGS: list[Any] = ["absent", None, "", "en", "es", 7, True]
 CLASSIFIED: list[Any] = ["absent", None, False, True, 0, 1.5, "yes", {"label": "x"}]
-
-
-@pytest.fixture
-def client(mongod: LocalMongod) -> Iterator[Client]:
-    with open_client(mongod.uri) as found:
-        yield found
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from commands.merge import as_text
+from commands.merge.report import as_text
 from engine.errors import ConfigError, DamageError, Exit, SinkError
 from tests.writers.dataset import read_outputs, vectors_of
 from tests.writers.fatal_footers import make_fatal

@@ -1,0 +1,1 @@
+"""One server behind one port: its state, its routes, its orders."""

@@ -1,0 +1,241 @@
+"""Finding the operating point of running servers: texts, the search, and the files that are written of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import engine
+from bench.tuner.measure.probe import probe
+from bench.tuner.measure.visit import Visit
+from bench.tuner.report import report
+from bench.tuner.report.plot import require_plotting, write_png
+from bench.tuner.report.tuned import Tuned, servers_of, write_tuned
+from bench.tuner.texts.files import MAX_TEXTS, read_texts
+from bench.tuner.tuning import Outcome, Tuning, TuningPlan
+from commands.composition.servers import client_settings
+from commands.options.secrets import RunSecrets
+from commands.terminal.phrases import by_reason
+from engine.config import RunConfig
+from engine.errors import ConfigError, Exit, ServersUnavailable, SinkError
+from engine.supervision.open_files import SPARE, allow_open_files
+from engine.supervision.signals import Terminated
+from gpu_clients.servers.doctor import Fleet, examine
+from gpu_clients.settings import ClientSettings
+from readers.mongo.connection import open_client, open_collection, ping
+from readers.mongo.sample import QueueSample, sample_queue
+from readers.mongo.work_queue import WorkQuery
+
+_log = logging.getLogger("engine.bench")
+
+_REFUSED_TEXTS = 32
+_MOST_IN_FLIGHT = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConfig:
+    """What to tune, and where to write it.
+
+    Attributes:
+        run: Source and servers, as a run has them.
+        plan: The search.
+        texts: File with texts, or None to sample the collection.
+        out: The file for `engine run --tuned`.
+        plot: The PNG, or None.
+    """
+
+    run: RunConfig
+    plan: TuningPlan
+    texts: Path | None
+    out: Path
+    plot: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchResult:
+    """How a tuning ended.
+
+    Attributes:
+        outcome: What was found.
+        exit_code: The command's.
+        written: Files that were written.
+        sentence: Why it ended early, or None.
+    """
+
+    outcome: Outcome
+    exit_code: Exit
+    written: tuple[Path, ...] = ()
+    sentence: str | None = None
+
+
+def find_operating_point(config: BenchConfig, secrets: RunSecrets) -> BenchResult:
+    """Find the operating point and write it down; an interruption yields what is known so far.
+
+    Raises:
+        ConfigError: options, texts or servers cannot be used.
+        SourceError: MongoDB does not answer.
+        ServersUnavailable: no server answers.
+        SinkError: a file cannot be written.
+    """
+    _require_folder("--out", config.out)
+    if config.plot is not None:
+        _require_folder("--plot", config.plot)
+        require_plotting()
+    settings = client_settings(config.run, secrets)
+    if config.texts is not None:
+        texts = read_texts(config.texts, config.plan.tune.seed)
+    else:
+        texts = list(_sample(config.run, secrets.mongo_uri, MAX_TEXTS).texts)
+    allow_open_files(SPARE + len(settings.urls) * (config.plan.concurrency_max or _MOST_IN_FLIGHT))
+    fleet = examine(settings)
+    for warning in fleet.warnings:
+        _log.warning("%s", warning)
+    result = _tune(config, fleet, settings, texts)
+    if result.exit_code is not Exit.DONE:
+        return result
+    written = _write_plot(config.plot, result.outcome)
+    if result.outcome.findings.chosen is None:
+        return dataclasses.replace(result, exit_code=Exit.NO_OPERATING_POINT, written=written)
+    return dataclasses.replace(result, written=(*written, *_write_tuned(config.out, result.outcome)))
+
+
+def _tune(config: BenchConfig, fleet: Fleet, settings: ClientSettings, texts: list[str]) -> BenchResult:
+    """The search; what ends it early leaves what is known so far."""
+    with Tuning(fleet, settings, texts, config.plan, listener=_tell) as tuning:
+        try:
+            return BenchResult(outcome=tuning.run(), exit_code=Exit.DONE)
+        except KeyboardInterrupt:
+            return BenchResult(outcome=tuning.outcome(), exit_code=Exit.SIGINT, sentence="stopped by SIGINT")
+        except Terminated as stop:
+            sentence = f"stopped by {stop.number.name}"
+            return BenchResult(outcome=tuning.outcome(), exit_code=Exit.SIGTERM, sentence=sentence)
+        except ServersUnavailable as error:
+            outcome = tuning.outcome()
+            if not outcome.findings.within(None):
+                _refuse_refused(fleet, settings, outcome)
+                raise
+            return BenchResult(outcome=outcome, exit_code=Exit.SERVERS, sentence=str(error))
+
+
+def _refuse_refused(fleet: Fleet, settings: ClientSettings, outcome: Outcome) -> None:
+    """When nothing could be measured: was it the texts?
+
+    Raises:
+        ConfigError: the servers are well and refuse every one of some texts.
+    """
+    try:
+        probed = probe(fleet, settings, outcome.corpus.sample(_REFUSED_TEXTS))
+    except ServersUnavailable:
+        return
+    if not len(probed.vectors):
+        raise ConfigError(
+            f"nothing can be measured: the servers refuse every text that was tried ({by_reason(probed.refused)}); "
+            "`engine run` puts such documents into quarantine; name a file of other texts with --texts"
+        )
+
+
+def _tell(part: str, visit: Visit) -> None:
+    _log.info(
+        "measured part=%s batch_size=%d concurrency=%d docs_per_second=%.1f p95_s=%.3f ended=%r took_s=%.1f",
+        part,
+        visit.point.batch_size,
+        visit.point.concurrency,
+        visit.rate.per_s,
+        visit.p_s(0.95),
+        visit.stop_reason.value,
+        visit.total_s,
+    )
+
+
+def _sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
+    """Texts of the work queue at random, and how many documents it holds.
+
+    Raises:
+        ConfigError: wrong URI, no usable index, or no document with a text.
+        SourceError: MongoDB does not answer.
+    """
+    source = config.source
+    with open_client(uri, name="engine-sample") as client:
+        ping(client, uri)
+        collection = open_collection(client, source.database, source.collection)
+        query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan)
+        found = sample_queue(collection, query, source.text_field, n_texts)
+    if found.no_index is not None:
+        _log.warning("%s", found.no_index)
+    if not found.texts:
+        why = (
+            f"none of {found.n_drawn:,} documents can be embedded, `engine run` puts them into quarantine: "
+            f"{by_reason(found.refused)}"
+            if found.n_drawn
+            else "it is empty"
+        )
+        raise ConfigError(
+            f"the work queue of {config.namespace} has no texts ({why}): check --collection, --done-field and "
+            "--text-field, or name a file with --texts"
+        )
+    return found
+
+
+def _require_folder(option: str, path: Path) -> None:
+    """Refuse a path that cannot be written before minutes are spent on what belongs there."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: the folder {path.parent} does not exist; create it")
+    if path.is_dir():
+        raise ConfigError(f"{option} {path} is a folder; name a file")
+
+
+def _write_tuned(path: Path, outcome: Outcome) -> tuple[Path, ...]:
+    findings = outcome.findings
+    chosen = findings.chosen
+    assert chosen is not None
+    tuned = Tuned(
+        batch_size=chosen.point.batch_size,
+        concurrency=chosen.point.concurrency,
+        max_concurrency=findings.ceiling,
+        bucketing="on" if findings.bucketing else "off",
+        target_p95_s=outcome.plan.tune.target_p95_s,
+        docs_per_second=chosen.rate.per_s,
+        tokens_per_second=findings.tokens_per_s(chosen),
+        tokens_per_document=outcome.tokens_per_text,
+        p95_s=chosen.p_s(0.95),
+        fingerprint=outcome.fleet.fingerprint,
+        servers=servers_of(outcome.fleet),
+        written_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        engine_version=engine.__version__,
+    )
+    try:
+        write_tuned(path, tuned)
+    except OSError as error:
+        raise SinkError(f"--out {path} cannot be written ({error.strerror})") from error
+    return (path,)
+
+
+def _write_plot(path: Path | None, outcome: Outcome) -> tuple[Path, ...]:
+    if path is None:
+        return ()
+    findings = outcome.findings
+    try:
+        write_png(path, list(findings.records.values()), findings.chosen, outcome.plan.tune.target_p95_s)
+    except OSError as error:
+        raise SinkError(f"--plot {path} cannot be written ({error.strerror})") from error
+    return (path,)
+
+
+def as_text(result: BenchResult) -> str:
+    """Table, curve, verdict, and what was written."""
+    lines = [report.as_text(result.outcome)]
+    lines += [f"Wrote {path}." for path in result.written]
+    return "\n".join(lines)
+
+
+def as_dict(result: BenchResult) -> dict[str, Any]:
+    """The same for a program."""
+    return {
+        **report.as_dict(result.outcome),
+        "written": [str(path) for path in result.written],
+        "exit": int(result.exit_code),
+    }

@@ -1,0 +1,135 @@
+"""`engine bench` and `engine bench pipeline` on the command line."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.options import declared as shared
+from commands.options.config_file import config_option
+from commands.options.declared import examples, option
+from commands.options.secrets import run_secrets
+from commands.options.values import listed, positive
+from commands.terminal.output import complain, print_result, set_up_logs, to_json
+
+app = typer.Typer()
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=examples(
+        "engine bench --texts texts.jsonl --target-p95 10 --out tuned.toml --plot curve.png",
+        "engine bench --collection tweets --batch-sizes 16,32 --json",
+        "engine bench pipeline --compare",
+    ),
+)
+def bench(
+    context: typer.Context,
+    config: Annotated[Path | None, config_option("bench")] = None,
+    tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
+    tei_api_key_file: shared.ApiKeyFile = None,
+    server_kind: shared.ServerKind = "auto",
+    model: shared.Model = None,
+    texts: Annotated[
+        Path | None, option("texts", "One text a line, or .jsonl with `text` [default: sample the collection].")
+    ] = None,
+    mongo_uri_: shared.MongoUri = shared.DEFAULT_URI,
+    mongo_uri_file: shared.MongoUriFile = None,
+    database: shared.Database = "twitter_data",
+    collection: shared.Collection = "tweets",
+    text_field: shared.TextField = "text",
+    done_field: shared.DoneField = "gemma_embedded_768",
+    lang: shared.Lang = None,
+    filter_: shared.Filter = None,
+    batch_sizes: Annotated[str, option("batch-sizes", "Texts per request to try, comma-separated.")] = "8,16,32,64",
+    concurrency_max: Annotated[
+        int | None, option("concurrency-max", "Requests in flight per server [default: what the servers admit].")
+    ] = None,
+    target_p95: shared.LatencyTarget = None,
+    seconds: Annotated[float, option("seconds", "Steady state of one visit to a point, at most.")] = 10.0,
+    max_seconds: Annotated[float, option("max-seconds", "The whole search, at most.")] = 300.0,
+    seed: Annotated[int | None, option("seed", "Of the order in which points are repeated [default: random].")] = None,
+    prompt: shared.Prompt = None,
+    dimensions: shared.Dimensions = None,
+    normalize: shared.Normalize = True,
+    truncate: shared.TruncateSamples = True,
+    out: Annotated[Path, option("out", "The file that `engine run --tuned` takes.")] = Path("tuned.toml"),
+    plot: Annotated[Path | None, option("plot", "PNG of latency over throughput (needs the extra `plot`).")] = None,
+    json_: shared.Json = False,
+    verbose: shared.Verbose = False,
+) -> None:
+    """Find batch size and concurrency for running servers: from one request upward, explained, and written down."""
+    if context.invoked_subcommand is not None:
+        return
+    # here and not above: only the command that is called pays for what it imports
+    import secrets
+
+    from bench.tuner.search.survey import TuneConfig
+    from bench.tuner.tuning import TuningPlan
+    from commands.bench.bench import BenchConfig, as_dict, as_text, find_operating_point
+    from engine.config import RunConfig, ServersConfig, SourceConfig
+
+    set_up_logs(verbose)
+    sizes = tuple(
+        positive("batch-sizes", part, "numbers of at least 1, comma-separated") for part in listed(batch_sizes)
+    )
+    servers = ServersConfig(
+        urls=listed(tei_urls),
+        batch_size=min(sizes, default=1),
+        target_p95_s=target_p95,
+        prompt=prompt,
+        dimensions=dimensions,
+        normalize=normalize,
+        truncate=truncate,
+        kind=server_kind,
+        model=model,
+    )
+    source = SourceConfig(
+        database=database,
+        collection=collection,
+        text_field=text_field,
+        done_field=done_field,
+        langs=listed(lang),
+        filter=filter_,
+    )
+    settings = BenchConfig(
+        run=RunConfig(source=source, servers=servers),
+        plan=TuningPlan(
+            batch_sizes=sizes,
+            concurrency_max=concurrency_max,
+            tune=TuneConfig(
+                target_p95_s=target_p95,
+                seconds=seconds,
+                max_seconds=max_seconds,
+                seed=secrets.randbelow(1 << 31) if seed is None else seed,
+            ),
+        ),
+        texts=texts,
+        out=out,
+        plot=plot,
+    )
+    result = find_operating_point(settings, run_secrets(context, mongo_uri_, mongo_uri_file, tei_api_key_file))
+    print_result(to_json(as_dict(result)) if json_ else as_text(result))
+    if result.sentence:
+        complain(result.sentence)
+    raise typer.Exit(int(result.exit_code))
+
+
+@app.command("pipeline", epilog=examples("engine bench pipeline --documents 200000 --compare --json"))
+def bench_pipeline(
+    documents: Annotated[int, option("documents", "Documents in the work queue.")] = 200_000,
+    dim: Annotated[int, option("dim", "Numbers in a vector.")] = 768,
+    batch_size: Annotated[int, option("batch-size", "Texts per request.")] = 32,
+    compare: Annotated[bool, typer.Option("--compare", help="Run the plain script beside it.")] = False,
+    mongod: shared.Mongod = None,
+    json_: shared.Json = False,
+) -> None:
+    """Measure the engine's own ceiling on this machine: servers that answer at once, a real mongod, every stage."""
+    # here and not above: only the command that is called pays for what it imports
+    from bench.measure.pipeline import PipelineConfig, as_text, measure
+
+    set_up_logs(verbose=False, quiet=True)
+    figures = measure(
+        PipelineConfig(n_documents=documents, dim=dim, batch_size=batch_size, compare=compare, mongod=mongod)
+    )
+    print_result(to_json(figures) if json_ else as_text(figures))

@@ -1,0 +1,195 @@
+"""What the processes of a run are told (`StageComposer`), and how large the rings between them are (`plan_rings`)."""
+
+from __future__ import annotations
+
+import engine
+from commands.composition.data_set import DataSet
+from engine.config import RunConfig
+from engine.errors import SinkError
+from engine.ledger.log import Ledger, RunState
+from engine.memory.ring import MAX_SLOTS
+from engine.memory.shared_rings import RingSizes
+from engine.memory.slots import HEADER_BYTES, VectorLayout
+from engine.supervision.run_plan import StagePlan
+from gpu_clients.servers.doctor import Fleet
+from gpu_clients.settings import ClientSettings
+from readers.settings import ReaderSettings
+from writers.settings import ROW_GROUP_BYTES, WriterSettings
+
+META_BYTES = 8 << 10
+META_WITH_COLUMNS_BYTES = 128 << 10
+META_PER_ROW_BYTES = 64
+"""Ids of ordinary size; a batch whose ids need more is cut by the reader."""
+
+_JSON_BYTES_PER_TOKEN = 4
+_MIN_DOCUMENT_BYTES = 64 << 10
+_MAX_DOCUMENT_BYTES = 512 << 10
+_MAX_DOCUMENT_RING_BYTES = 96 << 20
+_MIN_VECTOR_SLOTS = 16
+_SPARE_DOCUMENT_SLOTS = 64
+DEFAULT_MAX_INPUT_TOKENS = 512
+CHARACTERS_PER_TOKEN = 32
+"""A text is cut on the client at so many characters for each token the model takes: far beyond what a tokenizer
+makes of ordinary text, so that only absurd texts are cut before the server would cut them."""
+
+WINDOW_ROWS = 8192
+
+
+def plan_rings(config: RunConfig, fleet: Fleet, data_set: DataSet) -> RingSizes:
+    """Sizes of both rings from the batch size, the model and what the servers admit."""
+    batch = fleet.batch_size
+    meta = (META_WITH_COLUMNS_BYTES if config.source.columns else META_BYTES) + batch * META_PER_ROW_BYTES
+    layout = VectorLayout(dim=data_set.schema.dim, max_rows=batch, meta_capacity_bytes=meta)
+    tokens = max_input_tokens(fleet)
+    body = min(max(batch * tokens * _JSON_BYTES_PER_TOKEN, _MIN_DOCUMENT_BYTES), _MAX_DOCUMENT_BYTES)
+    document_bytes = _round_up(HEADER_BYTES + meta + batch * 2 + body)
+    window = config.servers.concurrency or min(fleet.max_concurrency, config.servers.max_concurrency)
+    in_flight = len(config.servers.urls) * window
+    n_documents = min(in_flight + _SPARE_DOCUMENT_SLOTS, _MAX_DOCUMENT_RING_BYTES // document_bytes)
+    return RingSizes(
+        n_documents=max(8, n_documents),
+        document_bytes=document_bytes,
+        n_vectors=min(MAX_SLOTS, max(_MIN_VECTOR_SLOTS, config.limits.ring_bytes // layout.slot_bytes)),
+        layout=layout,
+    )
+
+
+def max_input_tokens(fleet: Fleet) -> int:
+    """Tokens of the longest text that the model takes."""
+    lengths = [server.facts.max_input_length for server in fleet.servers if server.facts]
+    return next((length for length in lengths if length), DEFAULT_MAX_INPUT_TOKENS)
+
+
+def max_request_tokens(fleet: Fleet) -> int | None:
+    """Estimated tokens of a request: no more than a GPU batch holds, or long texts would make it wait for several."""
+    limits = [server.facts.max_batch_tokens for server in fleet.servers if server.facts]
+    return min((limit for limit in limits if limit), default=None)
+
+
+def _round_up(size_bytes: int) -> int:
+    return -(-size_bytes // 64) * 64
+
+
+class StageComposer:
+    """Makes the stage plans of each generation."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        mongo_uri: str,
+        clients: ClientSettings,
+        fleet: Fleet,
+        data_set: DataSet,
+        rings: RingSizes,
+        ledger: Ledger[RunState],
+    ) -> None:
+        self._config = config
+        self._mongo_uri = mongo_uri
+        self._clients = clients
+        self._fleet = fleet
+        self._data_set = data_set
+        self._rings = rings
+        self._ledger = ledger
+
+    def stages(self, epoch: int, remaining: int | None) -> list[StagePlan]:
+        """The plans of all child processes.
+
+        Args:
+            epoch: The epoch of this generation; shard names carry it.
+            remaining: Documents that may still be read, None for all.
+        """
+        clients = [
+            StagePlan(
+                role=f"client-{index}",
+                stage="gpu_clients.stage",
+                settings=self._fleet.client_settings(self._clients, index).as_dict(),
+            )
+            for index in range(len(self._config.servers.urls))
+        ]
+        return [
+            StagePlan(role="reader", stage="readers.stage", settings=self._reader(remaining).as_dict()),
+            *clients,
+            StagePlan(role="writer", stage="writers.stage", settings=self._writer(epoch).as_dict()),
+        ]
+
+    def _reader(self, remaining: int | None) -> ReaderSettings:
+        source, servers, limits = self._config.source, self._config.servers, self._config.limits
+        body = self._rings.document_bytes - HEADER_BYTES - self._rings.layout.meta_capacity_bytes
+        tokens = max_input_tokens(self._fleet)
+        return ReaderSettings(
+            uri=self._mongo_uri,
+            database=source.database,
+            collection=source.collection,
+            text_field=source.text_field,
+            done_field=source.done_field,
+            langs=source.langs,
+            filter=source.filter,
+            columns=self._data_set.schema.columns,
+            scan=source.scan,
+            id_type=self._data_set.schema.id_type.value,
+            prompt=servers.prompt,
+            batch_size=self._fleet.batch_size,
+            max_text_bytes=body - self._fleet.batch_size * 2 - 2,
+            max_characters=tokens * CHARACTERS_PER_TOKEN,
+            max_request_tokens=max_request_tokens(self._fleet),
+            truncate=servers.truncate,
+            bucketing=self._bucketing(),
+            window_rows=WINDOW_ROWS,
+            dedup=servers.dedup,
+            limit=remaining,
+            mark=source.mark,
+            quarantine_file=str(self._config.folders.quarantine),
+            done_ids_file=self._done_ids_file(),
+            keep_text=self._config.sink.keep_text,
+            max_outage_s=limits.max_outage_s,
+        )
+
+    def _done_ids_file(self) -> str | None:
+        """Without marks the shards say what is done: every id of them, sorted into a file for the reader.
+
+        A shard that is not there any more and whose documents are marked was removed by a merge: the queue does not
+        offer these documents.
+        """
+        if self._config.source.mark:
+            return None
+        from readers.batching.done_ids import build  # noqa: PLC0415 - imports numpy, which only this mode needs here
+
+        folders = self._config.folders
+        path = folders.hot / "done-ids"
+        shards = self._data_set.shards(folders)
+        state = self._ledger.state
+        committed = [
+            commit
+            for name, commit in state.commits.items()
+            if name not in state.marked or (folders.shards / commit["file"]).exists()
+        ]
+        try:
+            build(
+                path, self._data_set.schema.id_type, (ids for commit in committed for ids in shards.ids(commit["file"]))
+            )
+        except OSError as error:
+            raise SinkError(f"cannot write {path} ({error.strerror}): free space on --hot-dir") from error
+        return str(path)
+
+    def _bucketing(self) -> bool:
+        """`auto` sorts by length unless the doctor has measured that the servers do not pad."""
+        wanted = self._config.servers.bucketing
+        return self._fleet.pads is not False if wanted == "auto" else wanted == "on"
+
+    def _writer(self, epoch: int) -> WriterSettings:
+        sink, data_set = self._config.sink, self._data_set
+        return WriterSettings(
+            folder=str(self._config.folders.shards),
+            prefix=f"{data_set.prefix}e{epoch:04d}",
+            shard_bytes=sink.shard_bytes,
+            shard_seconds=sink.shard_seconds,
+            id_type=data_set.schema.id_type.value,
+            columns=data_set.schema.columns,
+            dim=data_set.schema.dim,
+            vector_type=data_set.schema.vector_type,
+            truncated=data_set.schema.truncated,
+            fingerprint=data_set.fingerprint.as_dict(),
+            ledger=data_set.ledger,
+            version=engine.__version__,
+            row_group_bytes=min(ROW_GROUP_BYTES, sink.shard_bytes),
+        )

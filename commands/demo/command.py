@@ -1,0 +1,26 @@
+"""`engine demo` on the command line."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.options import declared as shared
+from commands.options.declared import examples, option
+from commands.terminal.output import set_up_logs
+
+EPILOG = examples("engine demo", "engine demo --folder demo --question 'rain on my wedding day'")
+
+
+def demo(
+    folder: Annotated[Path | None, option("folder", "New folder that keeps the result [default: temporary].")] = None,
+    mongod: shared.Mongod = None,
+    question: Annotated[str | None, option("question", "A text whose nearest tweets are shown.")] = None,
+) -> None:
+    """Show the whole job on this machine: MongoDB, four servers with a small real model, run, merge, verify, search."""
+    # here and not above: only the command that is called pays for what it imports
+    from commands.demo.demo import DemoConfig
+    from commands.demo.demo import demo as run_demo
+
+    set_up_logs(verbose=False)
+    raise typer.Exit(run_demo(DemoConfig(folder=folder, mongod=mongod, question=question)))

@@ -1,0 +1,146 @@
+"""The demo: the whole job on one machine with nothing installed beforehand but Python."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import requests
+from pymongo import MongoClient
+
+from bench.parts.engine_command import EngineCommand
+from bench.parts.local_mongod import LocalMongod
+from bench.parts.tweets import documents
+from bench.standin import ModelMissing, StandinConfig, StandinFleet
+from engine.errors import ConfigError, Exit
+
+DATABASE, COLLECTION, DONE_FIELD = "twitter_data", "tweets", "minilm_embedded_384"
+N_TWEETS = 4200
+N_SERVERS = 4
+QUESTIONS = ("my phone battery died again and I missed the call", "so happy that our team won tonight")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig:
+    """What the demo may be told.
+
+    Attributes:
+        folder: Where it works; None makes a temporary folder that goes at the end.
+        mongod: A mongod binary, or None to look for one.
+        question: A text whose nearest tweets are shown, or None for two of its own.
+    """
+
+    folder: Path | None = None
+    mongod: Path | None = None
+    question: str | None = None
+
+
+def demo(config: DemoConfig) -> int:
+    """Run the demo and say what happens; returns the exit code."""
+    started_s = time.monotonic()
+    with ExitStack() as stack:
+        folder = _folder(config, stack)
+        _say("1. A real MongoDB: starting mongod on a free port of 127.0.0.1")
+        mongod = stack.enter_context(LocalMongod(folder / "mongod", mongod=config.mongod))
+        n_queue = _load(mongod.uri)
+        _say(f"   {N_TWEETS:,} real tweets loaded, {n_queue:,} of them are not retweets: the work queue")
+        _say(f"2. {N_SERVERS} embedding servers with a real small model (all-MiniLM-L6-v2, 384 dimensions)")
+        try:
+            fleet = stack.enter_context(StandinFleet(StandinConfig(backend="minilm", ports=(0,) * N_SERVERS)))
+        except ModelMissing as error:
+            raise ConfigError(f"{error} (`make setup` installs it)") from error
+        engine = EngineCommand(
+            uri=mongod.uri,
+            database=DATABASE,
+            collection=COLLECTION,
+            done_field=DONE_FIELD,
+            urls=fleet.urls,
+            folder=folder,
+        )
+        steps: tuple[tuple[str, tuple[str, ...]], ...] = (
+            ("3. The indexes of the work queue", ("index",)),
+            ("4. The run: MongoDB -> four servers -> Parquet", ("run", "--shard-bytes", "2MiB")),
+            ("5. The same command again: nothing is left to do", ("run",)),
+            ("6. Consolidation of the shards", ("merge",)),
+            ("7. The proof: files, checksums, ids, vectors, and MongoDB's marks", ("verify", "--level", "4")),
+        )
+        for title, arguments in steps:
+            _say(title)
+            code = _call(engine, *arguments)
+            if code != Exit.DONE:
+                _say(f"   that ended with exit code {code}; the demo stops here")
+                return code
+        _show_files(engine.cold)
+        _say("8. A search over the result")
+        _search(engine, config.question)
+        _say(f"Done in {time.monotonic() - started_s:.0f} s. Everything that was started has been stopped.")
+        if config.folder is not None:
+            _say(f"The Parquet files stay in {folder / 'cold'}.")
+    return Exit.DONE
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _folder(config: DemoConfig, stack: ExitStack) -> Path:
+    if config.folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="engine-demo-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+    if config.folder.exists() and any(config.folder.iterdir()):
+        raise ConfigError(f"--folder {config.folder} is not empty: name a new folder for the demo")
+    config.folder.mkdir(parents=True, exist_ok=True)
+    return config.folder
+
+
+def _load(uri: str) -> int:
+    with MongoClient[dict[str, Any]](uri) as client:
+        collection = client[DATABASE][COLLECTION]
+        collection.insert_many(list(documents(N_TWEETS)))
+        return collection.count_documents({"retweeted": None, DONE_FIELD: None})
+
+
+def _call(engine: EngineCommand, *arguments: str) -> int:
+    """Run a command with its output indented below ours; returns its exit code."""
+    _say(f"   $ engine {' '.join(arguments)}")
+    with engine.running(*arguments, merge_output=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            _say(f"     {line.rstrip()}")
+        return process.wait()
+
+
+def _show_files(cold: Path) -> None:
+    for folder in ("shards", "consolidated"):
+        for path in sorted((cold / folder).glob("*.parquet")):
+            _say(f"   {folder}/{path.name}  {path.stat().st_size:,} bytes")
+
+
+def _search(engine: EngineCommand, question: str | None) -> None:
+    """Show the tweets nearest to a question by cosine, which is the inner product of vectors of length 1."""
+    table: pa.Table = ds.dataset(engine.cold / "shards", format="parquet").to_table(columns=["_id", "embedding"])
+    vectors = table.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+    ids = table.column("_id").to_pylist()
+    questions = [question] if question else list(QUESTIONS)
+    url = engine.urls[0].rstrip("/").removesuffix("/embed") + "/embed"
+    answer = requests.post(url, json={"inputs": questions}, timeout=30)
+    answer.raise_for_status()
+    asked = np.asarray(answer.json(), dtype=np.float32)
+    with MongoClient[dict[str, Any]](engine.uri) as client:
+        collection = client[DATABASE][COLLECTION]
+        for text, vector in zip(questions, asked, strict=True):
+            _say(f"   {json.dumps(text)}")
+            scores = vectors @ vector
+            for row in np.argsort(-scores)[:3]:
+                found = collection.find_one({"_id": ids[row]}) or {}
+                _say(f"     {scores[row]:.3f}  {found.get('text', '?')[:100]}")

@@ -1,0 +1,51 @@
+"""`engine doctor` on the command line."""
+
+from pathlib import Path
+from typing import Annotated
+
+from commands.options import declared as shared
+from commands.options.config_file import config_option
+from commands.options.declared import examples, option
+from commands.options.secrets import RunSecrets, api_keys
+from commands.options.values import concurrency_of, listed
+from commands.terminal.output import print_result, set_up_logs, to_json
+
+EPILOG = examples("engine doctor --tei-urls http://localhost:18080,http://localhost:18081")
+
+
+def doctor(
+    config: Annotated[Path | None, config_option("doctor")] = None,
+    tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
+    tei_api_key_file: shared.ApiKeyFile = None,
+    server_kind: shared.ServerKind = "auto",
+    model: shared.Model = None,
+    batch_size: Annotated[int, option("batch-size", "Texts per request that a run would send.")] = 32,
+    concurrency: shared.Concurrency = "auto",
+    prompt: Annotated[str | None, option("prompt", "The client's prompt.")] = None,
+    dimensions: shared.Dimensions = None,
+    normalize: shared.Normalize = True,
+    truncate: shared.Truncate = True,
+    json_: shared.Json = False,
+) -> None:
+    """Examine the embedding servers as every run does before it starts."""
+    # here and not above: only the command that is called pays for what it imports
+    from commands.composition.servers import client_settings
+    from commands.doctor.report import as_dict, as_text
+    from engine.config import RunConfig, ServersConfig
+    from gpu_clients.servers.doctor import examine
+
+    set_up_logs(verbose=False)
+    servers = ServersConfig(
+        urls=listed(tei_urls),
+        batch_size=batch_size,
+        concurrency=concurrency_of(concurrency),
+        prompt=prompt,
+        kind=server_kind,
+        model=model,
+        dimensions=dimensions,
+        normalize=normalize,
+        truncate=truncate,
+    )
+    secrets = RunSecrets(mongo_uri="", api_keys=api_keys(tei_api_key_file))
+    fleet = examine(client_settings(RunConfig(servers=servers), secrets), with_padding=True)
+    print_result(to_json(as_dict(fleet)) if json_ else as_text(fleet))

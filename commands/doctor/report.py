@@ -1,0 +1,66 @@
+"""The doctor's findings, for a program and for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpu_clients.servers.doctor import Fleet
+
+
+def as_dict(fleet: Fleet) -> dict[str, Any]:
+    """The findings for a program."""
+    return {
+        "servers": [
+            {
+                "url": server.url,
+                "reachable": server.reachable,
+                "trouble": server.trouble,
+                "facts": server.facts.as_dict() if server.facts else None,
+                "dialect": server.facts.dialect if server.facts else None,
+                "warnings": list(server.warnings),
+            }
+            for server in fleet.servers
+        ],
+        "fingerprint": fleet.fingerprint.as_dict(),
+        "batch_size": fleet.batch_size,
+        "max_concurrency": fleet.max_concurrency,
+        "pads": fleet.pads,
+        "warnings": list(fleet.warnings),
+    }
+
+
+def as_text(fleet: Fleet) -> str:
+    """The findings for a person."""
+    lines = []
+    for server in fleet.servers:
+        facts = server.facts
+        if facts is None:
+            lines.append(f"{server.url}  down: {server.trouble}")
+            continue
+        identity = (facts.kind, facts.version, facts.model_id, facts.dtype, facts.pooling)
+        lines.append("  ".join([server.url, *(part for part in identity if part)]))
+        limits = [
+            f"{name} <= {limit:,}"
+            for name, limit in (
+                ("texts per request", facts.max_client_batch_size),
+                ("texts in flight", facts.max_concurrent_requests),
+                ("tokens per text", facts.max_input_length),
+                ("tokens per GPU batch", facts.max_batch_tokens),
+            )
+            if limit is not None
+        ]
+        lines.append("  " + ", ".join([*limits, f"vectors as {facts.form or 'JSON numbers'}"]))
+    lines.append(
+        f"one vector space of {fleet.dim} dimensions; batch size {fleet.batch_size}, at most {fleet.max_concurrency} "
+        "requests in flight per server"
+    )
+    lines.append(_PADDING[fleet.pads])
+    lines += [f"warning: {warning}" for warning in fleet.warnings]
+    return "\n".join(lines)
+
+
+_PADDING = {
+    True: "GPU batches are padded (measured): requests of like length pay, and are on",
+    False: "GPU batches are not padded (measured): requests of like length would gain nothing, and are off",
+    None: "whether GPU batches are padded cannot be told from outside: requests of like length are on",
+}

@@ -1,0 +1,69 @@
+"""How an option is declared, and the options that several commands have, each declared once.
+
+What is here is imported whatever command is called, so it may import nothing that takes time.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DEFAULT_URI = "mongodb://localhost:27017"
+DEFAULT_URLS = ",".join(f"http://localhost:{port}/embed" for port in range(18080, 18084))
+
+
+def option(name: str, help_text: str, **more: Any) -> Any:
+    """A typer option `--name` that `ENGINE_NAME` may set too."""
+    declared = more.pop("declared", f"--{name}")
+    environment = "ENGINE_" + name.upper().replace("-", "_")
+    return typer.Option(declared, help=help_text, envvar=environment, show_envvar=False, **more)
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: how it is called."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+MongoUri = Annotated[str, option("mongo-uri", "MongoDB; a password belongs in ENGINE_MONGO_URI or --mongo-uri-file.")]
+MongoUriFile = Annotated[Path | None, option("mongo-uri-file", "File (mode 600) that holds the MongoDB URI.")]
+Database = Annotated[str, option("database", "Database of the collection.")]
+Collection = Annotated[str, option("collection", "Collection of the documents.")]
+DoneField = Annotated[str, option("done-field", "Field set to true once a document's shard is committed.")]
+TextField = Annotated[str, option("text-field", "Field with the text; dotted paths allowed.")]
+Lang = Annotated[str | None, option("lang", "Languages of the work queue, comma-separated [default: all].")]
+Filter = Annotated[str | None, option("filter", "Extended JSON, ANDed to the work query.")]
+Scan = Annotated[str, option("scan", "queue: the partial index; id: the whole collection in _id order.")]
+
+TeiUrls = Annotated[str, option("tei-urls", "Embedding servers, comma-separated; one client process each.")]
+ApiKeyFile = Annotated[Path | None, option("tei-api-key-file", "File (mode 600) with the servers' API keys.")]
+ServerKind = Annotated[str, option("server-kind", "auto, tei or openai.")]
+Model = Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")]
+Concurrency = Annotated[str, option("concurrency", "Requests in flight per server, or auto.")]
+Prompt = Annotated[str | None, option("prompt", "Text put before each document; part of the fingerprint.")]
+Dimensions = Annotated[int | None, option("dimensions", "Numbers to keep of each vector [default: model's].")]
+Normalize = Annotated[bool, option("normalize", "Vectors of length 1.", declared="--normalize/--no-normalize")]
+Truncate = Annotated[
+    bool, option("truncate", "Cut texts that are too long, or quarantine them.", declared="--truncate/--no-truncate")
+]
+TruncateSamples = Annotated[
+    bool, option("truncate", "Cut texts that are too long.", declared="--truncate/--no-truncate")
+]
+LatencyTarget = Annotated[float | None, option("target-p95", "Seconds that the 95th percentile of latency may take.")]
+
+HotDir = Annotated[Path, option("hot-dir", "NVMe: lock, ledger, checkpoints, quarantine, temporaries.")]
+ColdDir = Annotated[Path, option("cold-dir", "Final Parquet.")]
+ShardBytes = Annotated[str, option("shard-bytes", "A shard is sealed at this size ...")]
+VectorType = Annotated[str, option("vector-type", "float32 or float16.")]
+TempDir = Annotated[
+    Path | None,
+    option("temp-dir", "Temporaries: id keys, sorted runs [default: hot folder, --target or the system's]."),
+]
+IdColumn = Annotated[str | None, option("id-column", "Name of the id column in foreign files.")]
+VectorColumn = Annotated[str | None, option("vector-column", "Name of the vectors in foreign files.")]
+Jobs = Annotated[int, option("jobs", "Worker processes [default: cores].")]
+
+GpuHourPrice = Annotated[float | None, option("gpu-hour-price", "Price of one GPU for an hour.")]
+Gpus = Annotated[int | None, option("gpus", "How many GPUs that price is paid for [default: servers].")]
+Mongod = Annotated[Path | None, option("mongod", "A mongod binary [default: PATH, or the bundled part].")]
+Json = Annotated[bool, option("json", "One JSON object on stdout.", declared="--json")]
+Verbose = Annotated[bool, option("verbose", "Log debug events too.")]

@@ -1,0 +1,145 @@
+"""`engine run` on the command line."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.options import declared as shared
+from commands.options.config_file import config_option
+from commands.options.declared import examples, option
+from commands.options.secrets import run_secrets
+from commands.options.values import concurrency_of, given, listed, size
+from commands.terminal.output import print_result, say, set_up_logs, to_json
+
+EPILOG = examples(
+    "engine run --collection tweets --hot-dir /nvme/engine --cold-dir /ssd/parquet",
+    "engine run --config engine.toml --limit 100000 --json",
+    "engine run --tuned tuned.toml --target-p95 5",
+)
+
+
+def run(
+    context: typer.Context,
+    config: Annotated[Path | None, config_option("run")] = None,
+    mongo_uri_: shared.MongoUri = shared.DEFAULT_URI,
+    mongo_uri_file: shared.MongoUriFile = None,
+    database: shared.Database = "twitter_data",
+    collection: shared.Collection = "tweets",
+    text_field: shared.TextField = "text",
+    done_field: shared.DoneField = "gemma_embedded_768",
+    lang: shared.Lang = None,
+    filter_: shared.Filter = None,
+    columns: Annotated[str | None, option("columns", "Further fields carried into Parquet, comma-separated.")] = None,
+    scan: shared.Scan = "queue",
+    no_mark: Annotated[
+        bool, option("no-mark", "Never write to MongoDB; resume from the ledger.", declared="--no-mark")
+    ] = False,
+    tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
+    tei_api_key_file: shared.ApiKeyFile = None,
+    server_kind: shared.ServerKind = "auto",
+    model: shared.Model = None,
+    batch_size: Annotated[int, option("batch-size", "Texts per request; never above what the server admits.")] = 32,
+    concurrency: shared.Concurrency = "auto",
+    max_concurrency: Annotated[int, option("max-concurrency", "Ceiling of auto.")] = 64,
+    target_p95: Annotated[
+        float | None, option("target-p95", "Seconds: auto keeps the 95th percentile under it.")
+    ] = None,
+    prompt: shared.Prompt = None,
+    dimensions: shared.Dimensions = None,
+    normalize: shared.Normalize = True,
+    truncate: shared.Truncate = True,
+    dedup: Annotated[
+        bool, option("dedup", "Embed identical texts of a window once.", declared="--dedup/--no-dedup")
+    ] = False,
+    bucketing: Annotated[str, option("bucketing", "Requests of like length: auto, on or off.")] = "auto",
+    hot_dir: shared.HotDir = Path("hot"),
+    cold_dir: shared.ColdDir = Path("cold"),
+    shard_bytes: shared.ShardBytes = "256MiB",
+    shard_seconds: Annotated[float, option("shard-seconds", "... or at this age: what a crash recomputes.")] = 60.0,
+    vector_type: shared.VectorType = "float32",
+    truncated_column: Annotated[
+        bool, option("truncated-column", "Write a boolean column that flags cut texts.", declared="--truncated-column")
+    ] = False,
+    keep_text: Annotated[
+        bool, option("keep-text", "Keep texts in the quarantine file.", declared="--keep-text")
+    ] = False,
+    tuned: Annotated[Path | None, option("tuned", "The file that `engine bench` wrote.")] = None,
+    limit: Annotated[int | None, option("limit", "Stop after that many documents; exit 8 when work is left.")] = None,
+    max_time: Annotated[float | None, option("max-time", "Stop cleanly after that many seconds.")] = None,
+    max_outage: Annotated[
+        float, option("max-outage", "Seconds without a server or MongoDB before a clean stop.")
+    ] = 600.0,
+    ring_bytes: Annotated[str, option("ring-bytes", "Shared memory of the vector ring.")] = "48MiB",
+    progress: Annotated[
+        bool | None, option("progress", "Live progress [default: on a terminal].", declared="--progress/--no-progress")
+    ] = None,
+    metrics_port: Annotated[int | None, option("metrics-port", "Serve Prometheus metrics on 127.0.0.1.")] = None,
+    json_: Annotated[bool, option("json", "One JSON object on stdout; logs go to stderr.", declared="--json")] = False,
+    verbose: shared.Verbose = False,
+) -> None:
+    """Embed what is not yet embedded; the same command again continues or picks up what is new."""
+    # here and not above: only the command that is called pays for what it imports
+    from commands.run.report import as_text
+    from commands.run.run import run as run_to_the_end
+    from engine.config import LimitsConfig, RunConfig, ServersConfig, SinkConfig, SourceConfig
+
+    show = sys.stderr.isatty() and not json_ if progress is None else progress
+    set_up_logs(verbose, quiet=show)
+    servers = ServersConfig(
+        urls=listed(tei_urls),
+        batch_size=batch_size,
+        concurrency=concurrency_of(concurrency),
+        max_concurrency=max_concurrency,
+        target_p95_s=target_p95,
+        prompt=prompt,
+        dimensions=dimensions,
+        normalize=normalize,
+        truncate=truncate,
+        kind=server_kind,
+        model=model,
+        dedup=dedup,
+        bucketing=bucketing,
+    )
+    if tuned is not None:
+        from commands.composition.tuned import apply_tuned  # it imports the tuner
+
+        servers = apply_tuned(servers, tuned, given(context))
+    configuration = RunConfig(
+        source=SourceConfig(
+            database=database,
+            collection=collection,
+            text_field=text_field,
+            done_field=done_field,
+            langs=listed(lang),
+            filter=filter_,
+            columns=listed(columns),
+            scan=scan,
+            mark=not no_mark,
+        ),
+        servers=servers,
+        sink=SinkConfig(
+            hot_dir=hot_dir,
+            cold_dir=cold_dir,
+            shard_bytes=size("shard-bytes", shard_bytes),
+            shard_seconds=shard_seconds,
+            vector_type=vector_type,
+            truncated_column=truncated_column,
+            keep_text=keep_text,
+        ),
+        limits=LimitsConfig(
+            limit=limit, max_time_s=max_time, max_outage_s=max_outage, ring_bytes=size("ring-bytes", ring_bytes)
+        ),
+    )
+    secrets = run_secrets(context, mongo_uri_, mongo_uri_file, tei_api_key_file)
+    result = run_to_the_end(configuration, secrets, show_progress=show, metrics_port=metrics_port, tuned=tuned)
+    if json_:
+        print_result(to_json(result.summary))
+    elif result.error is None or result.summary["read"]:
+        print_result(as_text(result.summary, configuration))
+    if result.error is not None:
+        raise result.error
+    if result.sentence:
+        say(result.sentence)
+    raise typer.Exit(int(result.summary["exit"]))

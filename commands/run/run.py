@@ -1,0 +1,203 @@
+"""A run from its start to its summary: preflight, data set, stages, supervisor."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commands.composition.data_set import DataSet, begin_or_continue
+from commands.composition.marking import ShardMarker
+from commands.composition.servers import client_settings, examine_patiently
+from commands.composition.source import inspect_source
+from commands.composition.stages import StageComposer, plan_rings
+from commands.options.secrets import RunSecrets
+from commands.run.limits import limits, open_files
+from commands.run.observers import observers
+from engine.config import RunConfig, to_toml
+from engine.errors import EngineError, Exit, SinkError
+from engine.ledger import durable
+from engine.ledger.log import Ledger, RunState
+from engine.ledger.quarantine import Quarantine
+from engine.ledger.runfolder import RESERVE_BYTES, RunFolders, RunLock
+from engine.supervision.open_files import require_open_files
+from engine.supervision.run_plan import RunPlan
+from engine.supervision.signals import SignalInbox
+from engine.supervision.supervisor import Supervisor
+from engine.telemetry.logs import redact
+from engine.telemetry.summary import RunClock, summary
+from engine.telemetry.tally import Tally
+from gpu_clients.servers.doctor import Fleet
+from readers.mongo.marker import Marker
+
+_log = logging.getLogger("engine.run")
+
+START_GRACE_S = 10.0
+"""How long a start waits for MongoDB or a first server; an outage later may last --max-outage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        summary: What it did, also when it failed: what was committed by then counts.
+        sentence: Why it ended early, or None.
+        error: What it failed with, or None; its exit code is the summary's.
+    """
+
+    summary: dict[str, Any]
+    sentence: str | None = None
+    error: EngineError | None = None
+
+
+def run(
+    config: RunConfig,
+    secrets: RunSecrets,
+    *,
+    show_progress: bool,
+    metrics_port: int | None = None,
+    tuned: Path | None = None,
+) -> RunResult:
+    """Run to the end; see the contract of `engine run`. A run that cannot start or go on has a summary too.
+
+    Args:
+        metrics_port: Port of 127.0.0.1 for Prometheus, or None.
+        tuned: File that the operating point came from, to warn when it was found on other servers.
+    """
+    try:
+        supervisor = None
+        with ExitStack() as stack:
+            supervisor = _prepare(config, secrets, show_progress, metrics_port, tuned, stack)
+            if supervisor is None:
+                return _nothing_to_do(config)
+            return RunResult(summary=supervisor.run(), sentence=supervisor.stop_sentence)
+    except EngineError as error:
+        code = error.exit_code
+        return RunResult(summary=supervisor.summary(code) if supervisor else _empty_summary(config, code), error=error)
+
+
+def _prepare(
+    config: RunConfig,
+    secrets: RunSecrets,
+    show_progress: bool,
+    metrics_port: int | None,
+    tuned: Path | None,
+    stack: ExitStack,
+) -> Supervisor | None:
+    """Everything up to the point where processes start; None when the collection is empty.
+
+    Raises:
+        EngineError: the run cannot start; its exit code says which.
+    """
+    folders = config.folders
+    wait_s = min(START_GRACE_S, config.limits.max_outage_s)
+    folders.make()
+    with _own_files(folders):
+        lock = RunLock(folders.lock)
+    stack.callback(lock.release)
+    source = inspect_source(config.source, secrets.mongo_uri, wait_s=wait_s)
+    if source.empty:
+        return None
+    clients = client_settings(config, secrets)
+    require_open_files(open_files(config))
+    fleet = examine_patiently(clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto")
+    if tuned is not None:
+        _warn_of_another_fleet(tuned, fleet)
+    with _own_files(folders):
+        stack.callback(durable.Reserve(folders.reserve, RESERVE_BYTES).release)
+        ledger = Ledger(folders.ledger, RunState())
+        stack.callback(ledger.close)
+        data_set = begin_or_continue(
+            ledger,
+            config,
+            fingerprint=fleet.fingerprint,
+            id_type=source.id_type,
+            columns=source.columns,
+            canary=fleet.canary,
+        )
+        durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
+        quarantine = Quarantine(folders.quarantine)
+        stack.callback(quarantine.close)
+    clients = dataclasses.replace(clients, id_type=data_set.schema.id_type)
+    rings = plan_rings(config, fleet, data_set)
+    composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger)
+    durable.arm("supervisor")
+    return Supervisor(
+        plan=RunPlan(
+            name=config.name,
+            collection=config.namespace,
+            prefix=data_set.prefix,
+            rings=rings,
+            stages=composer.stages,
+            limit=config.limits.limit,
+            max_time_s=config.limits.max_time_s,
+            max_outage_s=config.limits.max_outage_s,
+        ),
+        folders=folders,
+        lock_fd=lock.fd,
+        ledger=ledger,
+        shards=data_set.shards(folders),
+        marker=_marker(config, secrets, data_set, stack),
+        quarantine=quarantine,
+        observers=observers(
+            config, limits(config, fleet, rings), stack, show_progress=show_progress, metrics_port=metrics_port
+        ),
+        signals=SignalInbox(),
+    )
+
+
+def _warn_of_another_fleet(tuned: Path, fleet: Fleet) -> None:
+    from commands.composition.tuned import fleet_changed  # noqa: PLC0415 - only a run with --tuned pays for the tuner
+
+    for phrase in fleet_changed(tuned, fleet):
+        _log.warning("the operating point of %s was found on other servers: %s", tuned, phrase)
+
+
+@contextmanager
+def _own_files(folders: RunFolders) -> Iterator[None]:
+    """The edge at which trouble with the run folder's files becomes an error of the engine.
+
+    Raises:
+        SinkError: a file cannot be opened or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folders.hot
+        raise SinkError(
+            f"cannot write {where} ({error.strerror}): make --hot-dir writable, or free space there"
+        ) from error
+
+
+def _marker(config: RunConfig, secrets: RunSecrets, data_set: DataSet, stack: ExitStack) -> ShardMarker | None:
+    if not config.source.mark:
+        return None
+    marker = ShardMarker(
+        Marker(
+            secrets.mongo_uri,
+            config.source.database,
+            config.source.collection,
+            config.source.done_field,
+            max_outage_s=config.limits.max_outage_s,
+        ),
+        data_set.schema.id_type,
+    )
+    stack.callback(marker.close)
+    return marker
+
+
+def _nothing_to_do(config: RunConfig) -> RunResult:
+    sentence = f"the collection {config.namespace} is empty: nothing to embed"
+    return RunResult(summary=_empty_summary(config, Exit.DONE), sentence=sentence)
+
+
+def _empty_summary(config: RunConfig, code: Exit) -> dict[str, Any]:
+    """The summary of a run that did not come to start its processes."""
+    return summary(
+        Tally(), RunClock(), run=config.name, collection=config.namespace, bottleneck="nothing ran", exit_code=code
+    )

@@ -1,0 +1,34 @@
+"""`engine status` on the command line."""
+
+from pathlib import Path
+from typing import Annotated
+
+from commands.options import declared as shared
+from commands.options.config_file import config_option
+from commands.options.declared import examples
+from commands.terminal.output import print_result, to_json
+
+EPILOG = examples(
+    "engine status --collection tweets --hot-dir /nvme/engine", "engine status --json --gpu-hour-price 0.30"
+)
+
+
+def status(
+    config: Annotated[Path | None, config_option("status")] = None,
+    database: shared.Database = "twitter_data",
+    collection: shared.Collection = "tweets",
+    done_field: shared.DoneField = "gemma_embedded_768",
+    hot_dir: shared.HotDir = Path("hot"),
+    cold_dir: shared.ColdDir = Path("cold"),
+    gpu_hour_price: shared.GpuHourPrice = None,
+    gpus: shared.Gpus = None,
+    json_: shared.Json = False,
+) -> None:
+    """Say how far a run is: works while it is going and after a crash."""
+    # here and not above: only the command that is called pays for what it imports
+    from commands.status.status import as_text, collect
+    from engine.ledger.runfolder import RunFolders
+
+    folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
+    figures = collect(folders, gpu_hour_price=gpu_hour_price, n_gpus=gpus)
+    print_result(to_json(figures) if json_ else as_text(figures, folders.hot))

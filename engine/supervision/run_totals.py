@@ -1,0 +1,146 @@
+"""The totals of a run over all its generations: published while it goes on, in the ledger and a summary at its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from engine.errors import EngineError, Exit, ProtocolError
+from engine.ledger.log import Ledger, RunState
+from engine.ledger.quarantine import Quarantine
+from engine.ledger.runfolder import RunFolders
+from engine.supervision.generation import Generation
+from engine.supervision.lifecycle import Lifecycle
+from engine.supervision.run_plan import RunPlan
+from engine.telemetry.reporting import Observer, Reporter, StageFigures
+from engine.telemetry.summary import summary
+from engine.telemetry.tally import ROLE_GROUPS, Tally
+
+_log = logging.getLogger("engine.supervisor")
+
+
+class RunTotals:
+    """The totals of a run over all its generations, and where they are told.
+
+    Attributes:
+        tally: The counts; whoever commits, marks or recovers adds to them.
+        last_error: What went wrong last, None while nothing has.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        folders: RunFolders,
+        ledger: Ledger[RunState],
+        quarantine: Quarantine,
+        observers: list[Observer],
+    ) -> None:
+        self._plan = plan
+        self._reserve = folders.reserve
+        self._ledger = ledger
+        self._quarantine = quarantine
+        self._reporter = Reporter(folders.status, observers)
+        self._bottleneck = "nothing to judge by: no generation ran"
+        self.tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
+        self.last_error: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began."""
+        return self._reporter.clock.seconds
+
+    def add_generation(self, generation: Generation, *, committed_rows: int, crashed: bool, stopped: bool) -> None:
+        """Add what a generation has told, now that it is over; its children still live.
+
+        Args:
+            committed_rows, crashed, stopped: See `Tally.add_generation`.
+        """
+        figures = generation.figures()
+        self.tally.add_generation(
+            figures.reader,
+            list(figures.clients.values()),
+            committed_rows=committed_rows,
+            crashed=crashed,
+            stopped=stopped,
+        )
+        self._bottleneck = self._reporter.bottleneck(figures)
+
+    def add_cpu(self, generation: Generation) -> None:
+        """Add the processor time of a generation whose children have ended."""
+        for group in ROLE_GROUPS:
+            self.tally.cpu_s[group] += generation.cpu_s(group)
+
+    def publish_when_due(self, generation: Generation, lifecycle: Lifecycle, *, committed_rows: int) -> None:
+        """Publish the figures of this moment, about once a second.
+
+        Args:
+            committed_rows: Rows that this generation has committed.
+        """
+        if self._reporter.due():
+            self._publish(generation, lifecycle, committed_before=self.tally.committed_rows - committed_rows)
+
+    def close(self, code: Exit, lifecycle: Lifecycle) -> None:
+        """Record the end in the ledger and publish it; no generation lives any more."""
+        self._record_stop(code)
+        self._publish(None, lifecycle, committed_before=self.tally.committed_rows, code=code)
+
+    def _record_stop(self, code: Exit) -> None:
+        """Append the STOP record; on a full device the reserve makes room for it."""
+        record = {"type": "STOP", "exit": int(code), "at": time.time(), "rows": self._ledger.state.rows}
+        try:
+            self._quarantine.sync()
+            self._ledger.append(record)
+        except (EngineError, OSError):
+            self._reserve.unlink(missing_ok=True)
+            try:
+                self._ledger.append(record)
+            except EngineError as error:
+                _log.error("stop_not_recorded error=%s", error)
+
+    def _publish(
+        self, generation: Generation | None, lifecycle: Lifecycle, *, committed_before: int, code: Exit | None = None
+    ) -> None:
+        state = self._ledger.state
+        facts = {
+            "run": self._plan.name,
+            "collection": self._plan.collection,
+            "phase": lifecycle.phase.value,
+            "pass": lifecycle.pass_number,
+            "epoch": state.epoch,
+            "generation": self.tally.generations,
+            "resumed": self.tally.resumed,
+            "committed": state.rows,
+            "marked_shards": len(state.marked),
+            "shards": len(state.commits),
+            "quarantined": self._quarantine.count,
+            "restarts": self.tally.restarts,
+            "refusals": self.tally.refusals,
+            "last_error": self.last_error,
+            "exit": None if code is None else int(code),
+        }
+        stages = StageFigures() if generation is None else generation.figures()
+        self._reporter.publish(stages, facts, committed_before=committed_before)
+
+    def check_sum(self) -> None:
+        """Refuse an end at which a document is unaccounted for (G7).
+
+        Raises:
+            ProtocolError: read is not embedded + quarantined + gone.
+        """
+        if not self.tally.sum_agrees():
+            raise ProtocolError(
+                f"the sum does not agree: read {self.tally.read}, embedded {self.tally.embedded}, quarantined "
+                f"{self.tally.quarantined}, gone {self.tally.gone}; run `engine verify --level 4`"
+            )
+
+    def summary(self, code: Exit) -> dict[str, Any]:
+        """The summary, as `engine run --json` prints it; at any moment what was committed by then counts."""
+        return summary(
+            self.tally,
+            self._reporter.clock,
+            run=self._plan.name,
+            collection=self._plan.collection,
+            bottleneck=self._bottleneck,
+            exit_code=code,
+        )

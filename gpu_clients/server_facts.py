@@ -1,0 +1,96 @@
+"""What is known of a server, and what a run wants of its vectors: the nouns that settings and servers share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from gpu_clients.vectors.decode import AnswerForm
+
+_SAME_IN_A_FLEET = ("kind", "model_id", "model_sha", "dtype", "pooling", "version", "max_input_length")
+OPENAI_BASE = "/v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """What a server says of itself (`/info`), and what a probe found out; None where it does not say.
+
+    Attributes:
+        kind: `tei` or `openai`.
+        model_id, model_sha, dtype, pooling, version: Its identity.
+        max_input_length: Tokens of one text; longer ones are cut or refused.
+        max_client_batch_size: Texts of one request.
+        max_concurrent_requests: Texts in flight; a permit belongs to a text, not to a request.
+        max_batch_tokens: Tokens of one GPU batch.
+        max_batch_requests: Texts of one GPU batch, when that is limited (TEI on a CPU: 4).
+        auto_truncate: Whether long texts are cut without being asked for.
+        tokenization_workers: Tokenizer threads.
+        form: How its vectors stand in answers of the OpenAI route: `base64` or `openai floats`, or None when it has
+            no such route.
+        openai_base: What stands in front of `/embeddings` and `/models`; None as long as that is not known.
+    """
+
+    kind: str
+    model_id: str
+    model_sha: str | None = None
+    dtype: str | None = None
+    pooling: str | None = None
+    version: str | None = None
+    max_input_length: int | None = None
+    max_client_batch_size: int | None = None
+    max_concurrent_requests: int | None = None
+    max_batch_tokens: int | None = None
+    max_batch_requests: int | None = None
+    auto_truncate: bool | None = None
+    tokenization_workers: int | None = None
+    form: str | None = AnswerForm.BASE64.value
+    openai_base: str | None = OPENAI_BASE
+
+    def as_dict(self) -> dict[str, Any]:
+        """The facts as JSON values."""
+        return dataclasses.asdict(self)
+
+    def differences(self, other: ServerFacts) -> list[str]:
+        """One phrase for each fact that decides vectors and in which `other` differs: `dtype 'a' is not 'b'`."""
+        return [
+            f"{name} {getattr(other, name)!r} is not {getattr(self, name)!r}"
+            for name in _SAME_IN_A_FLEET
+            if getattr(other, name) != getattr(self, name)
+        ]
+
+    @property
+    def dialect(self) -> str | None:
+        """`1.8` (validation errors are 413, batches wait for permits) or `1.9` (422, 429) for TEI, else None."""
+        numbers = version_numbers(self.version)
+        if self.kind != "tei" or not numbers:
+            return None
+        return "1.9" if numbers >= (1, 9) else "1.8"
+
+
+def version_numbers(version: str | None) -> tuple[int, ...]:
+    """`1.9.3` as (1, 9, 3); empty when it cannot be read."""
+    numbers = []
+    for part in (version or "").lstrip("v").split("."):
+        digits = "".join(character for character in part if character.isdigit())
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedOptions:
+    """What a run wants of every vector.
+
+    Attributes:
+        model: Name for OpenAI-compatible servers, or None for what the server says.
+        dimensions: Numbers to keep, or None for all.
+        normalize: Whether vectors are scaled to length 1.
+        truncate: Whether long texts are cut instead of refused.
+    """
+
+    model: str | None = None
+    dimensions: int | None = None
+    normalize: bool = True
+    truncate: bool = True

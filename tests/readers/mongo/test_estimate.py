@@ -1,0 +1,36 @@
+"""How many documents the queue holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from readers.mongo import estimate
+from readers.mongo.connection import Documents
+from readers.mongo.estimate import QueueSize, queue_size
+from readers.mongo.index import create_indexes, require_queue_index
+from readers.mongo.work_queue import WorkQuery
+from tests.readers.harness import DONE
+
+QUERY = WorkQuery(done_field=DONE)
+
+
+def test_a_short_queue_is_counted_and_a_long_one_estimated(
+    documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents.insert_many(
+        [{"_id": number, "text": "x", **({DONE: True} if number % 4 == 0 else {})} for number in range(4000)]
+    )
+    create_indexes(documents, DONE)
+    index = require_queue_index(documents, QUERY, ("text",)).index
+    assert queue_size(documents, QUERY, index) == QueueSize(3000, True)
+    monkeypatch.setattr(estimate, "EXACT_UP_TO_ROWS", 100)
+    size = queue_size(documents, QUERY, index)
+    assert size is not None and not size.is_exact
+    assert 2600 <= size.n_rows <= 3400
+    size = queue_size(documents, WorkQuery(done_field=DONE, scan="id"), "_id_")
+    assert size is not None and 2600 <= size.n_rows <= 3400
+
+
+def test_a_size_that_cannot_be_had_is_none(documents: Documents) -> None:
+    documents.insert_one({"_id": 1, "text": "x"})
+    assert queue_size(documents, QUERY, "no_such_index") is None
