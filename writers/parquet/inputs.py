@@ -49,7 +49,6 @@ class Input:
         size_bytes: Size of the file.
         mtime_ns: When it was last written.
         rows: Rows by its footer.
-        other_bytes: Bytes of all columns but the vectors, encoded but not compressed, by its footer.
     """
 
     def __init__(self, path: str | Path, name: str, matcher: Matcher, small: memoryview) -> None:
@@ -80,13 +79,8 @@ class Input:
                 self._parquet = open_parquet(name, pa.BufferReader(pa.py_buffer(self._whole)), in_memory=True)
             else:
                 self._parquet = open_parquet(name, pa.PythonFile(self._file, mode="r"))
-            metadata = self._parquet.metadata
-            self.rows = int(metadata.num_rows)
-            vectors = matcher.check(name, self._parquet)
-            self.other_bytes = 0
-            for number in range(metadata.num_row_groups):
-                group = metadata.row_group(number)
-                self.other_bytes += group.total_byte_size - group.column(vectors).total_uncompressed_size
+            self.rows = int(self._parquet.metadata.num_rows)
+            self._vectors = matcher.check(name, self._parquet)
         except BaseException as error:
             self.close()
             if isinstance(error, UNREADABLE):
@@ -106,6 +100,11 @@ class Input:
     def _digest(self, key: bytes, length: int) -> str:
         said = footer_of(self._parquet).get(key, b"").decode(errors="replace")
         return said if len(said) == length and set(said) <= set("0123456789abcdef") else ""
+
+    def other_bytes(self) -> int:
+        """Bytes of all columns but the vectors, encoded but not compressed, by the footer."""
+        groups = map(self._parquet.metadata.row_group, range(self._parquet.num_row_groups))
+        return sum(group.total_byte_size - group.column(self._vectors).total_uncompressed_size for group in groups)
 
     def sha256(self) -> str:
         """SHA-256 of the file, of the bytes that `blocks` has read where it has read them."""

@@ -96,7 +96,7 @@ def test_other_bytes_are_those_of_all_but_the_vectors(tmp_path: Path, matcher: M
         metadata.row_group(group).column(leaf).total_uncompressed_size for group in range(3) for leaf in (0, 1)
     )
     with Input(str(tmp_path / "file"), "file", matcher, memoryview(bytearray(1 << 20))) as opened:
-        assert opened.other_bytes == expected
+        assert opened.other_bytes() == expected
 
 
 def test_damage_is_told_and_no_handle_stays_open(tmp_path: Path, matcher: Matcher) -> None:

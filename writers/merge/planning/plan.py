@@ -344,4 +344,4 @@ def _scan_input(
                 raise ConfigError(f"{item.name} holds {ids.null_count} rows without an id: remove them first")
             pending.add(number, first_row, ids)
             first_row += len(ids)
-        return opened.rows, opened.other_bytes
+        return opened.rows, opened.other_bytes()
