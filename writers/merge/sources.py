@@ -13,7 +13,7 @@ from writers.merge.config import MergeConfig
 from writers.merge.ledger import MergeState, PlanFile, PlannedInput, PlanState
 from writers.merge.planning.listing import folder_keys
 from writers.merge.start import read_run_state
-from writers.parquet.foreign import MergeSchema
+from writers.parquet.merge_schema import MergeSchema
 from writers.workers.pool import Pool, Report
 from writers.workers.tracker import Tracker
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from engine.errors import DamageError
-from writers.parquet.foreign import Matcher
-from writers.parquet.foreign_rows import to_matrix, to_others
 from writers.parquet.hashed_file import HashedFile
+from writers.parquet.merge_schema import Matcher
 from writers.parquet.opening import UNREADABLE, footer_of, open_parquet, unreadable
+from writers.parquet.rows import to_matrix, to_others
 from writers.proof.digests import Matrix
 from writers.shards import schema
 from writers.workers.current_file import working_on

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 
 from engine.errors import ConfigError, EngineError, SinkError
 from engine.memory.channels import Message
-from writers.parquet.foreign import Matcher, MergeSchema
-from writers.parquet.foreign_rows import to_matrix, to_others
 from writers.parquet.hashed_file import HashedFile
 from writers.parquet.inputs import BLOCK_BYTES, WHOLE_BYTES
+from writers.parquet.merge_schema import Matcher, MergeSchema
 from writers.parquet.opening import OUT_OF_RESOURCES, UNREADABLE, footer_of, open_parquet
+from writers.parquet.rows import to_matrix, to_others
 from writers.proof.digests import MASK, Matrix, RowHasher, id_keys, total
 from writers.proof.id_spill import IdSpill, places
 from writers.shards.schema import (

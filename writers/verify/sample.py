@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.ports import IdList
-from writers.parquet.foreign import MergeSchema
-from writers.parquet.foreign_rows import to_matrix
+from writers.parquet.merge_schema import MergeSchema
+from writers.parquet.rows import to_matrix
 from writers.shards.schema import ID
 from writers.verify.config import Documents, Embedder, Findings, VerifyConfig
 

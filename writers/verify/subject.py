@@ -13,8 +13,8 @@ from engine.ledger.runfolder import IN_PROGRESS, lock_owner
 from writers.merge.ledger import MergeState, PlanFile, read_merge_state
 from writers.merge.planning.listing import list_folder
 from writers.merge.start import read_run_state
-from writers.parquet.foreign import MergeSchema, schema_of_run
-from writers.parquet.foreign_folder import schema_of_folder
+from writers.parquet.folder_schema import schema_of_folder
+from writers.parquet.merge_schema import MergeSchema, schema_of_run
 from writers.parquet.opening import UNREADABLE
 from writers.shards.schema import KEY_LEDGER
 from writers.verify.config import Findings, VerifyConfig

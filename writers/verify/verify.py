@@ -27,7 +27,7 @@ from engine.ledger import durable
 from engine.ledger.runfolder import RunLock, lock_owner
 from engine.memory.channels import Message
 from writers.merge.ledger import LEDGER, LOCK
-from writers.parquet.foreign import MergeSchema
+from writers.parquet.merge_schema import MergeSchema
 from writers.proof.digests import id_keys
 from writers.proof.id_spill import IdSpill, forget, partitions_for, places, row_of, source_of
 from writers.shards.schema import ID

@@ -16,8 +16,8 @@ from tests.writers.dataset import vectors_of
 from writers.merge.outputs.check import read_again
 from writers.merge.outputs.output import Output
 from writers.merge.outputs.row_group import GroupSum
-from writers.parquet.foreign import MergeSchema
 from writers.parquet.inputs import Block
+from writers.parquet.merge_schema import MergeSchema
 from writers.parquet.opening import UNREADABLE
 from writers.proof.digests import RowHasher
 from writers.shards.schema import ShardSchema

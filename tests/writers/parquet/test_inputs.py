@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import ConfigError, DamageError
-from writers.parquet.foreign import Matcher, schema_of_file
 from writers.parquet.inputs import Input
+from writers.parquet.merge_schema import Matcher, schema_of_file
 
 DIM = 16
 

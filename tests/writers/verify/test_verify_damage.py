@@ -17,7 +17,7 @@ from tests.writers.dataset import DataSet, rows_of, vectors_of
 from tests.writers.fatal_footers import make_fatal
 from tests.writers.verify.checking import check, flip, shard
 from writers.merge.merge import merge
-from writers.parquet.foreign import MergeSchema, schema_of_run
+from writers.parquet.merge_schema import MergeSchema, schema_of_run
 from writers.proof.id_spill import forget
 from writers.verify.config import VerifyConfig
 from writers.verify.file import Expected

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 from engine.errors import DamageError
 from writers.merge.outputs.row_group import GroupSum, RowGroup
-from writers.parquet.foreign import MergeSchema
-from writers.parquet.foreign_rows import to_matrix
 from writers.parquet.hashed_file import HashedFile
 from writers.parquet.inputs import BLOCK_BYTES
+from writers.parquet.merge_schema import MergeSchema
 from writers.parquet.opening import open_parquet
+from writers.parquet.rows import to_matrix
 from writers.proof.digests import RowHasher
 from writers.shards.schema import EMBEDDING, combine_digests, id_digest
 

@@ -22,8 +22,8 @@ from engine.memory.channels import Message
 from writers.merge.ledger import PlannedInput, read_group
 from writers.merge.outputs.output import Output, Sums
 from writers.merge.planning.drops import dropped_rows
-from writers.parquet.foreign import Matcher, MergeSchema
 from writers.parquet.inputs import WHOLE_BYTES, Block, Input
+from writers.parquet.merge_schema import Matcher, MergeSchema
 from writers.parquet.opening import check_committed
 from writers.proof.digests import MASK
 from writers.shards.schema import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from writers.parquet.foreign import MergeSchema
+from writers.parquet.merge_schema import MergeSchema
 from writers.proof.digests import Matrix, RowHasher, Words, ordered
 
 

@@ -29,9 +29,9 @@ from writers.merge.planning.drops import Drops, write_drops
 from writers.merge.planning.duplicates import settle_duplicates
 from writers.merge.planning.earlier import earlier_inputs, without_earlier
 from writers.merge.planning.listing import CHUNK_INPUTS, Listing, folder_keys, list_committed, list_folder
-from writers.parquet.foreign import Matcher, MergeSchema, schema_of_run
-from writers.parquet.foreign_folder import schema_of_folder
+from writers.parquet.folder_schema import schema_of_folder
 from writers.parquet.inputs import Input
+from writers.parquet.merge_schema import Matcher, MergeSchema, schema_of_run
 from writers.parquet.opening import check_committed
 from writers.proof.digests import id_keys
 from writers.proof.id_spill import IdSpill, Places, partitions_for, places, remove_spill

@@ -16,7 +16,7 @@ from writers.merge.config import MergeConfig
 from writers.merge.ledger import MergeState, PlanFile, PlanState, sources_list, write_durable_lines
 from writers.merge.sorting.runs import RunPaths
 from writers.merge.sorting.sort import cut_ranges
-from writers.parquet.foreign import MergeSchema
+from writers.parquet.merge_schema import MergeSchema
 from writers.workers.pool import Pool
 from writers.workers.tracker import Tracker
 

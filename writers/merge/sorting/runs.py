@@ -25,8 +25,8 @@ from engine.memory.channels import Message
 from writers.merge.ledger import read_group
 from writers.merge.outputs.group import GroupReader
 from writers.merge.outputs.output import Sums
-from writers.parquet.foreign import MergeSchema
 from writers.parquet.inputs import Block
+from writers.parquet.merge_schema import MergeSchema
 from writers.proof.digests import Matrix, RowHasher
 from writers.workers.pool import Report
 

@@ -34,8 +34,8 @@ from engine.memory.channels import Message
 from writers.merge.outputs.group import merge_footer
 from writers.merge.outputs.output import Output
 from writers.merge.sorting.runs import BATCH_ROWS, HASH, Rows, RunPaths, read_firsts, sort_order
-from writers.parquet.foreign import MergeSchema
 from writers.parquet.inputs import BLOCK_BYTES, Block
+from writers.parquet.merge_schema import MergeSchema
 from writers.proof.digests import MASK, Matrix, Words, total
 from writers.workers.pool import Report
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from writers.parquet.foreign import MergeSchema, schema_of_file
+from writers.parquet.merge_schema import MergeSchema, schema_of_file
 from writers.parquet.opening import UNREADABLE, open_parquet, unreadable
 
 

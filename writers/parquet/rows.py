@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.errors import ConfigError
-from writers.parquet.foreign import MergeSchema
+from writers.parquet.merge_schema import MergeSchema
 from writers.proof.digests import Matrix
 
 

@@ -1,7 +1,7 @@
 """What a merge makes of Parquet files, its own or anybody's: one schema for all, and arrays in that schema.
 
 The schema comes from the run's ledger or, for a folder of foreign files, from its first file that holds rows
-(`writers.parquet.foreign_folder`): `_id` first, then the other columns in that file's order, then `embedding` as a
+(`writers.parquet.folder_schema`): `_id` first, then the other columns in that file's order, then `embedding` as a
 fixed-size list. Other files may have their columns in any order, vectors as `list`, `large_list` or `fixed_size_list`
 of any float type, ids as any integer or string type; any other difference is refused with the file's name.
 """
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from engine.errors import ConfigError, DamageError, FingerprintMismatch
 from engine.memory.ids import IdType
 from engine.records import Fingerprint
-from writers.parquet.foreign_types import element_of, is_vector, n_leaves, without_views
+from writers.parquet.arrow_types import element_of, is_vector, n_leaves, without_views
 from writers.parquet.opening import footer_of
 from writers.shards.schema import EMBEDDING, ID, KEY_FINGERPRINT, KEY_ID_TYPE, ShardSchema
 
