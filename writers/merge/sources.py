@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from engine.errors import DamageError
@@ -13,6 +12,7 @@ from writers.merge.config import MergeConfig
 from writers.merge.ledger import MergeState, PlanFile, PlannedInput, PlanState
 from writers.merge.planning.listing import folder_keys
 from writers.merge.start import read_run_state
+from writers.parquet.hashed_file import size_and_sha256
 from writers.parquet.merge_schema import MergeSchema
 from writers.workers.pool import Pool, Report
 from writers.workers.tracker import Tracker
@@ -116,13 +116,8 @@ def _is_same(path: Path, item: PlannedInput) -> bool:
 
 def hash_file(job: Message, _report: Report) -> Message:
     """Task: size and SHA-256 of a file."""
-    digest = hashlib.sha256()
-    size = 0
     try:
-        with Path(job["path"]).open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-                size += len(block)
+        size, sha256 = size_and_sha256(job["path"])
     except OSError as error:
         raise DamageError(f"{job['path']} cannot be read ({error.strerror}): its sources are kept") from error
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    return {"bytes": size, "sha256": sha256}

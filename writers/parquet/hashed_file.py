@@ -1,7 +1,8 @@
-"""A file that is hashed in file order while it is read, each byte once: what is decoded is what was hashed."""
+"""Files and their SHA-256: hashed in file order while they are read, so that what is decoded is what was hashed."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -81,3 +82,13 @@ class HashedFile:
         while len(data) < count and (more := os.pread(self._fd, count - len(data), offset + len(data))):
             data += more
         return data
+
+
+def size_and_sha256(path: str | Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with contextlib.closing(HashedFile(path)) as file:
+        return file.size_bytes, file.hexdigest()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import ConfigError, DamageError, EngineError, SinkError
-from writers.parquet.hashed_file import HashedFile
+from writers.parquet.hashed_file import size_and_sha256
 
 UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
 """What reading a damaged file raises: also text that is not UTF-8, and sizes beyond memory."""
@@ -58,16 +58,6 @@ def footer_of(parquet: pq.ParquetFile) -> dict[bytes, bytes]:
     return pairs
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with contextlib.closing(HashedFile(path)) as file:
-        return file.hexdigest()
-
-
 def check_committed(path: Path, name: str, sha256: str, error: EngineError) -> NoReturn:
     """Raise `error`, which an input has caused; as damage when the file is not the one that was committed.
 
@@ -75,7 +65,7 @@ def check_committed(path: Path, name: str, sha256: str, error: EngineError) -> N
     """
     if sha256:
         with contextlib.suppress(OSError):
-            if sha256_of(path) != sha256:
+            if size_and_sha256(path)[1] != sha256:
                 raise DamageError(
                     f"{name} is not what was committed (another SHA-256; {error}): restore it from a copy; "
                     "nothing was removed"

@@ -9,7 +9,7 @@ Naming it and recording it is the coordinator's business (writers/merge/merge.py
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +45,45 @@ def merge_group(job: Message, report: Report) -> Message:
     """Task: write one output from the inputs of one group, in their order."""
     schema = MergeSchema.from_dict(job["schema"])
     inputs = read_group(Path(job["plan"]), *job["place"])
-    output = Output(
-        Path(job["output"]),
-        schema,
-        row_group_bytes=int(job["row_group_bytes"]),
-        sorted_by_id=False,
-    )
+    reader = GroupReader(job, inputs, schema)
+
+    def seal(output: Output) -> Message:
+        facts = output.seal(merge_footer(job["footer"], schema, lineage(reader.sha256s, inputs)), reader.row_digest)
+        reader.check_sums(output.sums)
+        return facts
+
+    return write_output(job, schema, reader.blocks(), seal, report, sorted_by_id=False)
+
+
+def write_output(
+    job: Message,
+    schema: MergeSchema,
+    blocks: Iterator[Block],
+    seal: Callable[[Output], Message],
+    report: Report,
+    *,
+    sorted_by_id: bool,
+) -> Message:
+    """Write rows to the output that a job names; whatever goes wrong, nothing is left of it.
+
+    Args:
+        job: Of a worker.
+        schema: Of the rows.
+        blocks: All rows, in order.
+        seal: Closes and proves the output; returns the facts for the MERGED record.
+        report: Gets the rows as they are written.
+        sorted_by_id: Whether the rows come sorted.
+    """
+    row_group_bytes = int(job["row_group_bytes"])
+    output = Output(Path(job["output"]), schema, row_group_bytes=row_group_bytes, sorted_by_id=sorted_by_id)
     try:
-        reader = GroupReader(job, inputs, schema)
         told = 0
-        for block in reader.blocks():
+        for block in blocks:
             output.append(block)
             if output.rows - told >= _REPORT_ROWS:
                 report({"rows": output.rows - told})
                 told = output.rows
-        facts = output.seal(merge_footer(job["footer"], schema, lineage(reader.sha256s, inputs)), reader.row_digest)
-        reader.check_sums(output.sums)
+        facts = seal(output)
         report({"rows": output.rows - told})
         return facts
     except BaseException:

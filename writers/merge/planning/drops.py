@@ -7,7 +7,6 @@ the plan, in which the worker of a group finds its rows by bisection.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from engine.errors import DamageError
 from engine.ledger.log import Record
 from writers.merge.ledger import write_durable_lines
+from writers.parquet.hashed_file import size_and_sha256
 from writers.proof.id_spill import Places
 
 _BUCKET_ROWS = 4_000_000
@@ -77,14 +77,11 @@ def check_drops(folder: Path, facts: Record) -> None:
         DamageError: it is missing or differs.
     """
     path = folder / str(facts["file"])
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        _, sha256 = size_and_sha256(path)
     except OSError as error:
         raise DamageError(f"{path} cannot be read ({error.strerror}): restore it from a copy") from error
-    if digest.hexdigest() != facts["sha256"]:
+    if sha256 != facts["sha256"]:
         raise DamageError(f"{path} is not what was written: restore it from a copy")
 
 

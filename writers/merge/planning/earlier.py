@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from engine.errors import ConfigError, DamageError
 from writers.merge.ledger import MergeState, PlanFile, PlanState, sources_list
 from writers.merge.planning.listing import Listing, Names
-from writers.parquet.opening import UNREADABLE, sha256_of, unreadable
+from writers.parquet.hashed_file import size_and_sha256
+from writers.parquet.opening import UNREADABLE, unreadable
 from writers.shards import schema
 
 Numbers = npt.NDArray[np.int64]
@@ -101,7 +102,7 @@ def _changed(name: str) -> ConfigError:
 
 def _sha256(path: Path, name: str) -> str:
     try:
-        return sha256_of(path)
+        return size_and_sha256(path)[1]
     except OSError as error:
         raise unreadable(name, error) from error
 

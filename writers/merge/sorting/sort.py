@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from engine.errors import DamageError, SinkError
 from engine.ledger.log import Record
 from engine.memory.channels import Message
-from writers.merge.outputs.group import merge_footer
+from writers.merge.outputs.group import merge_footer, write_output
 from writers.merge.outputs.output import Output
 from writers.merge.sorting.runs import BATCH_ROWS, HASH, Rows, RunPaths, read_firsts, sort_order
 from writers.parquet.inputs import BLOCK_BYTES, Block
@@ -41,7 +41,6 @@ from writers.workers.pool import Report
 
 _GATHER_BYTES = 48 << 20
 _OPEN_FILES = 128
-_REPORT_ROWS = 8192
 
 
 def bound_text(scalar: pa.Scalar) -> int | str:
@@ -94,35 +93,23 @@ def gather_output(job: Message, report: Report) -> Message:
         groups = orjson.loads(stream.readline())
         stream.seek(int(job["place"][0]))
         bounds = orjson.loads(stream.read(int(job["place"][1])))
-    output = Output(
-        Path(job["output"]),
-        schema,
-        row_group_bytes=int(job["row_group_bytes"]),
-        sorted_by_id=True,
-    )
-    try:
-        gatherer = _Gatherer(Path(job["runs"]), int(job["number"]), groups, schema)
-        told = 0
-        with contextlib.closing(gatherer):
-            for low, high in itertools.pairwise(bounds):
-                for block in gatherer.blocks(low, high):
-                    output.append(block)
-                    if output.rows - told >= _REPORT_ROWS:
-                        report({"rows": output.rows - told})
-                        told = output.rows
+    gatherer = _Gatherer(Path(job["runs"]), int(job["number"]), groups, schema)
+    blocks = itertools.chain.from_iterable(gatherer.blocks(low, high) for low, high in itertools.pairwise(bounds))
+
+    def seal(output: Output) -> Message:
+        gatherer.close()
         facts = output.seal(merge_footer(job["footer"], schema, job["lineage"]))
         if (output.sums.rows, output.sums.digest) != (gatherer.rows, gatherer.row_digest):
             raise DamageError(f"{output.path} does not hold what was read from the sources: run the same command again")
-        report({"rows": output.rows - told})
         return facts
+
+    try:
+        with contextlib.closing(gatherer):
+            return write_output(job, schema, blocks, seal, report, sorted_by_id=True)
     except (OSError, pa.ArrowException) as error:
-        output.abort()
         raise SinkError(
             f"cannot read the sorted runs in {job['runs']} ({error}): run the same command again"
         ) from error
-    except BaseException:
-        output.abort()
-        raise
 
 
 @dataclass(frozen=True, slots=True)
