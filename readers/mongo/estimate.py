@@ -42,7 +42,9 @@ def queue_size(collection: Documents, query: WorkQuery, index: str) -> QueueSize
     predicates = query.predicates()
     try:
         if index != ID_INDEX:
-            counted = collection.count_documents(predicates, hint=index, limit=EXACT_UP_TO_ROWS, maxTimeMS=MAX_TIME_MS)
+            counted = collection.count_documents(
+                predicates, hint=index, limit=EXACT_UP_TO_ROWS, maxTimeMS=MAX_TIME_MS, collation=query.collation
+            )
             if counted < EXACT_UP_TO_ROWS:
                 return QueueSize(counted, True)
         else:
@@ -50,8 +52,9 @@ def queue_size(collection: Documents, query: WorkQuery, index: str) -> QueueSize
         total = collection.estimated_document_count(maxTimeMS=MAX_TIME_MS)
         pipeline: list[Document] = [{"$sample": {"size": SAMPLE_ROWS}}, {"$match": predicates}, {"$count": "n"}]
         if total <= SAMPLE_ROWS:
-            return QueueSize(collection.count_documents(predicates, maxTimeMS=MAX_TIME_MS), True)
-        found = list(collection.aggregate(pipeline, maxTimeMS=MAX_TIME_MS))
+            counted = collection.count_documents(predicates, maxTimeMS=MAX_TIME_MS, collation=query.collation)
+            return QueueSize(counted, True)
+        found = list(collection.aggregate(pipeline, maxTimeMS=MAX_TIME_MS, collation=query.collation))
     except PyMongoError:  # too slow, or away: a figure for progress is worth no second try
         return None
     hits = found[0]["n"] if found else 0

@@ -27,6 +27,7 @@ from readers.batching.ports import Document
 from readers.mongo.connection import open_client, open_collection, ping, selection_ms
 from readers.mongo.errors import Outage, attempt, describe, is_away
 from readers.mongo.ids import canonical, key_of
+from readers.mongo.work_queue import BY_ID
 
 T = TypeVar("T")
 
@@ -164,7 +165,7 @@ class Marker:
         rows = self._collection.find(
             {self._done_field: True},
             {"_id": 1},
-            hint="_id_",
+            hint=BY_ID,
             min={"_id": lower},
             limit=-CHUNK_ROWS,
             batch_size=CHUNK_ROWS,

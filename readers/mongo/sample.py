@@ -15,6 +15,7 @@ from readers.batching.paths import getter
 from readers.batching.ports import Document
 from readers.batching.screening import problem_of
 from readers.batching.unicode import is_encodable
+from readers.mongo.collection_kind import require_ordinary
 from readers.mongo.connection import Documents
 from readers.mongo.errors import attempt
 from readers.mongo.estimate import QueueSize, queue_size
@@ -90,6 +91,7 @@ def sample_queue(
         SourceError: MongoDB does not answer.
     """
     name = collection.full_name
+    require_ordinary(collection)
     n_documents = attempt(lambda: collection.estimated_document_count(maxTimeMS=_COUNT_MS), f"counting {name}")
     if not n_documents:
         return QueueSample(texts=(), n_drawn=0, refused={}, n_quarantined=0, size=QueueSize(0, True), n_documents=0)
@@ -103,8 +105,8 @@ def sample_queue(
     if no_index is not None and not drawn:
         raise no_index
     if queue is not None and len(drawn) < n_texts:
-        page = attempt(lambda: queue.read(queue.start(), n_texts), f"reading {name}")
-        drawn = _distinct([*drawn, *page.documents])[:n_texts]
+        first = attempt(lambda: queue.first(n_texts), f"reading {name}")
+        drawn = _distinct([*drawn, *first])[:n_texts]
     get = getter(text_field)
     asked = [get(document) for document in drawn if key_of(document["_id"]) not in quarantined]
     problems = [_problem_of(text) for text in asked]
@@ -129,16 +131,16 @@ def _draw(collection: Documents, query: WorkQuery, text_field: str, n_texts: int
             {"$limit": 2 * n_texts},  # a sample may hold a document twice
             {"$project": {text_field: 1}},
         ]
-        found = attempt(functools.partial(_in_time, collection, pipeline), f"sampling {collection.full_name}")
+        found = attempt(functools.partial(_in_time, collection, query, pipeline), f"sampling {collection.full_name}")
         if found is not None:
             return _distinct(found)[:n_texts]
         size //= _FEWER
     return []
 
 
-def _in_time(collection: Documents, pipeline: list[Document]) -> list[Document] | None:
+def _in_time(collection: Documents, query: WorkQuery, pipeline: list[Document]) -> list[Document] | None:
     try:
-        return list(collection.aggregate(pipeline, maxTimeMS=_DRAW_MS))
+        return list(collection.aggregate(pipeline, maxTimeMS=_DRAW_MS, collation=query.collation))
     except ExecutionTimeout:
         return None
 
