@@ -9,7 +9,7 @@ from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option
 from commands.options.secrets import run_secrets
-from commands.options.values import listed, positive
+from commands.options.values import listed, positive, retweeted_of
 from commands.terminal.output import complain, print_result, set_up_logs, to_json
 
 app = typer.Typer()
@@ -41,6 +41,7 @@ def bench(
     done_field: shared.DoneField = "gemma_embedded_768",
     lang: shared.Lang = None,
     filter_: shared.Filter = None,
+    retweeted: shared.Retweeted = "null",
     batch_sizes: Annotated[str, option("batch-sizes", "Texts per request to try, comma-separated.")] = "8,16,32,64",
     concurrency_max: Annotated[
         int | None, option("concurrency-max", "Requests in flight per server [default: what the servers admit].")
@@ -91,6 +92,7 @@ def bench(
         done_field=done_field,
         langs=listed(lang),
         filter=filter_,
+        retweeted=retweeted_of(retweeted),
     )
     settings = BenchConfig(
         run=RunConfig(source=source, servers=servers),

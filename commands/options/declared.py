@@ -33,6 +33,9 @@ TextField = Annotated[str, option("text-field", "Field with the text; dotted pat
 Lang = Annotated[str | None, option("lang", "Languages of the work queue, comma-separated [default: all].")]
 Filter = Annotated[str | None, option("filter", "Extended JSON, ANDed to the work query.")]
 Scan = Annotated[str, option("scan", "queue: the partial index; id: the whole collection in _id order.")]
+Retweeted = Annotated[
+    str, option("retweeted", "Which documents count by their field retweeted: null (or missing), false or any.")
+]
 
 TeiUrls = Annotated[str, option("tei-urls", "Embedding servers, comma-separated; one client process each.")]
 ApiKeyFile = Annotated[Path | None, option("tei-api-key-file", "File (mode 600) with the servers' API keys.")]

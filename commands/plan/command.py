@@ -9,7 +9,7 @@ from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option
 from commands.options.secrets import run_secrets
-from commands.options.values import concurrency_of, listed, size
+from commands.options.values import concurrency_of, listed, retweeted_of, size
 from commands.terminal.output import print_result, set_up_logs, to_json
 
 EPILOG = examples(
@@ -30,6 +30,7 @@ def plan(
     lang: shared.Lang = None,
     filter_: shared.Filter = None,
     scan: shared.Scan = "queue",
+    retweeted: shared.Retweeted = "null",
     tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
     tei_api_key_file: shared.ApiKeyFile = None,
     server_kind: shared.ServerKind = "auto",
@@ -75,6 +76,7 @@ def plan(
             langs=listed(lang),
             filter=filter_,
             scan=scan,
+            retweeted=retweeted_of(retweeted),
         ),
         servers=ServersConfig(
             urls=listed(tei_urls),

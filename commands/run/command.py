@@ -10,7 +10,7 @@ from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option
 from commands.options.secrets import run_secrets
-from commands.options.values import concurrency_of, given, listed, size
+from commands.options.values import concurrency_of, given, listed, retweeted_of, size
 from commands.terminal.output import print_result, say, set_up_logs, to_json
 
 EPILOG = examples(
@@ -33,6 +33,7 @@ def run(
     filter_: shared.Filter = None,
     columns: Annotated[str | None, option("columns", "Further fields carried into Parquet, comma-separated.")] = None,
     scan: shared.Scan = "queue",
+    retweeted: shared.Retweeted = "null",
     no_mark: Annotated[
         bool, option("no-mark", "Never write to MongoDB; resume from the ledger.", declared="--no-mark")
     ] = False,
@@ -116,6 +117,7 @@ def run(
             filter=filter_,
             columns=listed(columns),
             scan=scan,
+            retweeted=retweeted_of(retweeted),
             mark=not no_mark,
         ),
         servers=servers,

@@ -11,7 +11,6 @@ called. They compare text byte by byte, also in a collection that has a collatio
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -20,18 +19,19 @@ from typing import Any
 
 from pymongo.errors import OperationFailure, PyMongoError
 
+from engine.config import RETWEETED_VALUES
 from engine.errors import ConfigError
 from readers.batching.ports import Document
 from readers.mongo.collection_kind import require_ordinary
-from readers.mongo.connection import Client, Documents
+from readers.mongo.connection import Documents
 from readers.mongo.errors import attempt, describe, is_away, is_missing_collection, is_refusal, translate
+from readers.mongo.index_build import BuildProgress, build_progress
 from readers.mongo.work_queue import (
     BY_ID,
     CLASSIFIED,
     ID_INDEX,
     LANG,
     RETWEETED,
-    RETWEETED_VALUES,
     SIMPLE,
     WorkQuery,
     WorkQueue,
@@ -42,7 +42,6 @@ QUEUE_NAME = "embedding_work_queue"
 MONITOR_NAME = "processed_monitor_idx"
 
 _INDEX_EXISTS_CODES = frozenset((85, 86))  # IndexOptionsConflict, IndexKeySpecsConflict
-_PROGRESS_PERIOD_S = 0.5
 _MOST_INDEXES = 1_000
 """More than a collection may have (64): the whole list comes in one answer."""
 
@@ -166,7 +165,7 @@ def create_indexes(
     for wanted in _wanted(done_field, retweeted):
         report = _judge(collection, wanted, done_field, retweeted, _existing(collection))
         if report.state in (IndexState.MISSING, IndexState.BUILDING):  # the same build asked for twice is one build
-            with _Progress(collection, report.name, on_progress):
+            with BuildProgress(collection, report.name, on_progress):
                 _create(collection, wanted, report.name)
             report = IndexReport(collection=report.collection, name=report.name, state=IndexState.CREATED)
         elif not report.usable:
@@ -369,63 +368,3 @@ def _create(collection: Documents, wanted: _Wanted, name: str) -> None:
         raise translate(error, f"creating the index {name} of {collection.full_name}") from error
     except PyMongoError as error:
         raise translate(error, f"creating the index {name} of {collection.full_name}") from error
-
-
-class _Progress:
-    """Watches an index build from a second connection while the block runs."""
-
-    def __init__(self, collection: Documents, name: str, tell: Callable[[str, float], None] | None) -> None:
-        self._client: Client = collection.database.client
-        self._namespace = collection.full_name
-        self._name = name
-        self._tell = tell
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="index-progress", daemon=True)
-
-    def __enter__(self) -> _Progress:
-        if self._tell is not None:
-            self._tell(self._name, 0.0)
-            self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
-        if self._tell is not None:
-            self._over.set()
-            self._thread.join()
-            if kind is None:
-                self._tell(self._name, 1.0)
-
-    def _watch(self) -> None:
-        while not self._over.wait(_PROGRESS_PERIOD_S):
-            try:
-                share = build_progress(self._client, self._namespace, self._name)
-            except PyMongoError:
-                return  # no right to look, or no connection: the build itself reports what matters
-            if share is not None and self._tell is not None:
-                self._tell(self._name, share)
-
-
-def build_progress(client: Client, namespace: str, name: str) -> float | None:
-    """How much of an index that is being built is done, 0 to 1; None when no such build is under way.
-
-    Raises:
-        pymongo.errors.PyMongoError: the server refuses or does not answer.
-    """
-    operations = client.admin.aggregate(
-        [
-            {"$currentOp": {"allUsers": True, "idleConnections": False}},
-            {"$match": {"ns": namespace, "progress.total": {"$gt": 0}}},
-        ]
-    )
-    shares = [
-        operation["progress"]["done"] / operation["progress"]["total"]
-        for operation in operations
-        if any(index.get("name") == name for index in _indexes_of(operation))
-        or "Index Build" in operation.get("msg", "")
-    ]
-    return min(1.0, max(shares)) if shares else None
-
-
-def _indexes_of(operation: Document) -> list[Document]:
-    command = operation.get("command")
-    return list(command.get("indexes", ())) if isinstance(command, dict) else []

@@ -4,10 +4,15 @@ A mark is `update_many({_id: {$in: ids}, <done-field>: null}, {$set: {<done-fiel
 majority. The condition makes it a compare-and-set, so it may be repeated at will: after any error the same chunk is
 simply sent again (drivers never retry an update of many). What a chunk did not match is looked up: such a document
 bears the mark already, or is gone.
+
+An update of many stops at the first document that cannot take the mark, whatever keeps it from that: a validator, the
+16 MB that a document may have, a unique index on the done field. The chunk's documents are then marked one by one, all
+that can be are, and the others are named with what the server said of them.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +25,7 @@ from bson import ObjectId
 from bson.int64 import Int64
 from bson.min_key import MinKey
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, PyMongoError, WriteError
+from pymongo.errors import BulkWriteError, PyMongoError, WriteConcernError, WriteError, WTimeoutError
 
 from engine.errors import MarksRefused, SourceError
 from readers.batching.ports import Document
@@ -37,6 +42,10 @@ CHUNK_BYTES = 8 << 20
 
 N_THREADS = 2
 _VALIDATION_FAILED = 121
+_MOST_CAUSES = 3
+_TIMED_OUT = 64  # WriteConcernFailed
+
+_log = logging.getLogger("engine.marker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +115,7 @@ class Marker:
         Raises:
             SourceError: MongoDB is away for longer than allowed, refuses the update, or a document stays unmarked.
             ConfigError: the credentials do not allow the update.
-            MarksRefused: a validator does not allow it for some documents; all others are marked.
+            MarksRefused: some documents cannot take the mark; all others are marked.
         """
         total = MarkResult()
         refused: list[MarksRefused] = []
@@ -121,7 +130,10 @@ class Marker:
             for future in futures:
                 future.cancel()
         if refused:
-            raise MarksRefused(refused[0].why, [identity for error in refused for identity in error.ids])
+            raise MarksRefused(
+                "; ".join(dict.fromkeys(error.why for error in refused)),
+                [identity for error in refused for identity in error.ids],
+            )
         return total
 
     def are_marked(self, ids: Sequence[Any]) -> list[bool | None]:
@@ -183,34 +195,42 @@ class Marker:
                 return self._mark_once(values, is_repeated)
             except PyMongoError as error:
                 is_repeated = True  # it may have happened although its answer was lost: marks may be ours from now on
-                if isinstance(error, WriteError) and not is_away(error):
-                    if error.code != _VALIDATION_FAILED or is_one_by_one:
-                        raise SourceError(
-                            f"marking {self._collection.full_name}: MongoDB refused: {describe(error)}"
-                        ) from error
-                    is_one_by_one = True  # an update of many stops at the first document that a validator refuses
+                if isinstance(error, WriteError) and not is_away(error) and not is_one_by_one:
+                    is_one_by_one = True  # an update of many stops at the first document that cannot take it
                     continue
                 self._pause(outage, error)
 
     def _mark_one_by_one(self, values: list[Any]) -> None:
-        """Mark every document that a validator allows to be marked.
+        """Mark every document that can take the mark.
 
         Raises:
-            MarksRefused: it refuses some; the others are marked.
+            MarksRefused: some cannot; the others are marked.
+            pymongo.errors.PyMongoError: MongoDB was away for some of them, or no majority has confirmed it.
         """
         mark = {"$set": {self._done_field: True}}
         updates = [UpdateOne({"_id": value, self._done_field: None}, mark) for value in values]
         try:
             self._collection.bulk_write(updates, ordered=False)
         except BulkWriteError as error:
-            failed = error.details["writeErrors"]
-            refused = sorted(one["index"] for one in failed if one["code"] == _VALIDATION_FAILED)
-            if not refused:
-                raise
-            raise MarksRefused(
-                f"a validator of {self._collection.full_name} refuses {self._done_field}: true",
-                [canonical(values[index]) for index in refused],
-            ) from error
+            failed = [WriteError(one["errmsg"], one["code"], one) for one in error.details["writeErrors"]]
+            for one in failed:
+                if is_away(one):
+                    raise one from error
+            if not failed:
+                raise _of_write_concern(error) from error
+            places = sorted(one["index"] for one in error.details["writeErrors"])
+            raise MarksRefused(self._why_refused(failed), [canonical(values[place]) for place in places]) from error
+
+    def _why_refused(self, failed: list[WriteError]) -> str:
+        """What keeps documents from their mark, each cause once."""
+        name = self._collection.full_name
+        causes = dict.fromkeys(
+            f"a validator of {name} refuses {self._done_field}: true"
+            if one.code == _VALIDATION_FAILED
+            else f"{name} does not take {self._done_field}: true ({describe(one)})"
+            for one in failed
+        )
+        return "; ".join(list(causes)[:_MOST_CAUSES])
 
     def _mark_once(self, values: list[Any], is_repeated: bool) -> MarkResult:
         """One attempt.
@@ -281,6 +301,15 @@ def probe_write_right(uri: str, database: str, collection: str, done_field: str)
             lambda: documents.update_many(never, {"$set": {done_field: True}}),
             f"checking the right to mark {documents.full_name}",
         )
+
+
+def _of_write_concern(error: BulkWriteError) -> PyMongoError:
+    """What an update of many would have raised for a bulk write that no majority has confirmed."""
+    concerns = error.details.get("writeConcernErrors") or []
+    if not concerns:
+        return error
+    kind = WTimeoutError if concerns[0].get("code") == _TIMED_OUT else WriteConcernError
+    return kind(concerns[0].get("errmsg", "no majority"), concerns[0].get("code"), concerns[0])
 
 
 def _chunks(ids: Sequence[Any]) -> Iterator[list[Any]]:

@@ -37,7 +37,6 @@ RETWEETED = "retweeted"
 LANG = "lang"
 CLASSIFIED = "classified"
 ID_INDEX = "_id_"
-RETWEETED_VALUES = ("null", "false", "any")
 SIMPLE: Document = {"locale": "simple"}
 """The collation that compares text byte by byte."""
 
@@ -75,7 +74,7 @@ class WorkQuery:
         langs: Only these languages; empty for all.
         condition: A further condition, or None.
         scan: `queue` follows the partial index, `id` follows `_id_`.
-        retweeted: Which value of `retweeted` counts, one of `RETWEETED_VALUES`.
+        retweeted: Which value of `retweeted` counts, one of `engine.config.RETWEETED_VALUES`.
     """
 
     done_field: str
