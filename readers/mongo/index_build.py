@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 
 from pymongo.errors import PyMongoError
 
 from readers.batching.ports import Document
-from readers.mongo.connection import Client, Documents
+from readers.mongo.connection import Client, Documents, silent_members
+
+STANDSTILL_S = 10.0
+"""A build that has not got on for so long waits for somebody."""
 
 _PROGRESS_PERIOD_S = 0.5
+_log = logging.getLogger("engine.index")
 
 
 class BuildProgress:
@@ -38,13 +44,30 @@ class BuildProgress:
                 self._tell(self._name, 1.0)
 
     def _watch(self) -> None:
+        last: float | None = None
+        since_s, has_told = time.monotonic(), False
         while not self._over.wait(_PROGRESS_PERIOD_S):
             try:
                 share = build_progress(self._client, self._namespace, self._name)
             except PyMongoError:
-                return  # no right to look, or no connection: the build itself reports what matters
+                share = None  # no right to look, or no connection: the build itself reports what matters
             if share is not None and self._tell is not None:
                 self._tell(self._name, share)
+            if share != last:
+                last, since_s = share, time.monotonic()
+            elif not has_told and time.monotonic() - since_s > STANDSTILL_S:
+                has_told = self._say_who_is_waited_for()
+
+    def _say_who_is_waited_for(self) -> bool:
+        """Name the members that do not answer: a build ends when every voting member that bears data has it."""
+        silent = silent_members(self._client)
+        if silent:
+            _log.warning(
+                "index_build_waits name=%s not_answering=%s: start these members of the replica set, or take them out",
+                self._name,
+                ",".join(silent),
+            )
+        return bool(silent)
 
 
 def build_progress(client: Client, namespace: str, name: str) -> float | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from pymongo.errors import BulkWriteError, PyMongoError, WriteConcernError, Writ
 
 from engine.errors import MarksRefused, SourceError
 from readers.batching.ports import Document
-from readers.mongo.connection import open_client, open_collection, ping, selection_ms
+from readers.mongo.connection import open_client, open_collection, ping, selection_ms, silent_members
 from readers.mongo.errors import Outage, attempt, describe, is_away
 from readers.mongo.ids import canonical, key_of
 from readers.mongo.work_queue import BY_ID
@@ -44,6 +45,7 @@ N_THREADS = 2
 _VALIDATION_FAILED = 121
 _MOST_CAUSES = 3
 _TIMED_OUT = 64  # WriteConcernFailed
+_SAY_EVERY_S = 60.0
 
 _log = logging.getLogger("engine.marker")
 
@@ -95,6 +97,7 @@ class Marker:
         self._done_field = done_field
         self._max_outage_s = max_outage_s
         self._closed = threading.Event()
+        self._said_at_s = -_SAY_EVERY_S
         self._threads = ThreadPoolExecutor(N_THREADS, thread_name_prefix="mark")
 
     def ping(self) -> None:
@@ -280,8 +283,21 @@ class Marker:
                 self._pause(outage, error)
 
     def _pause(self, outage: Outage, error: PyMongoError) -> None:
+        if isinstance(error, WTimeoutError):
+            self._say_what_is_waited_for(error)
         if self._closed.wait(outage.pause_s(error)):
             raise SourceError(f"marking {self._collection.full_name} was given up: {outage.last_error}") from error
+
+    def _say_what_is_waited_for(self, error: WTimeoutError) -> None:
+        """Once for each time that a majority goes missing; the retries that follow are many."""
+        if time.monotonic() - self._said_at_s > _SAY_EVERY_S:
+            self._said_at_s = time.monotonic()
+            _log.warning(
+                "waiting_for_a_majority collection=%s not_answering=%s: %s; rows stay safe and unmarked until then",
+                self._collection.full_name,
+                ",".join(silent_members(self._client)) or "unknown",
+                describe(error),
+            )
 
     def _outage(self) -> Outage:
         return Outage(self._max_outage_s, f"marking {self._collection.full_name}")
