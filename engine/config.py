@@ -297,6 +297,13 @@ def to_toml(table: str, options: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def recorded_option(path: Path, name: str) -> Any:
+    """An option as a run's `config.toml` has it (`to_toml`), None when the run or the option is not there."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    values = [line.partition(" = ")[2] for line in lines if line.startswith(f"{name} = ")]
+    return json.loads(values[0]) if values else None
+
+
 def _without_credentials(url: str) -> str:
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
