@@ -154,7 +154,7 @@ class Reader:
     def _make_pass(self) -> None:
         self._pass += 1
         before = self._documents
-        self._skip.follow_quarantine()
+        self._skip.follow_quarantine(self._poll_commands)
         self._state = "reading"
         self._fetcher = PageFetcher(self._open_queue, self._page_size, self._outage)
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.tuner.measure.probe import Probed, probe
 from bench.tuner.texts.corpus import WINDOW_TEXTS, Corpus
@@ -13,7 +15,7 @@ from engine.errors import ServersUnavailable
 from engine.memory.ids import IdType
 from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
-from readers.batching.skip import QuarantineLog
+from readers.batching.skip import QuarantinedKeys, QuarantineLog
 from readers.mongo.connection import open_client, open_collection, ping
 from readers.mongo.ids import decide_id_type, key_of_text
 from readers.mongo.sample import QueueSample, sample_queue
@@ -55,7 +57,9 @@ def sample_documents(config: RunConfig, uri: str) -> tuple[QueueSample, IdType, 
         ping(client, uri)
         collection = open_collection(client, source.database, source.collection)
         query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan, source.retweeted)
-        quarantined = QuarantineLog(str(config.folders.quarantine), key_of_text).new_keys()
+        quarantined = QuarantinedKeys(Path(tempfile.gettempdir()))
+        for keys in QuarantineLog(str(config.folders.quarantine), key_of_text).new_keys():
+            quarantined.add(keys)
         queue = sample_queue(collection, query, source.text_field, WINDOW_TEXTS, quarantined=quarantined)
         why_none = None if queue.n_drawn or not queue.n_documents else why_empty(collection, query)
         return queue, decide_id_type(collection), why_none

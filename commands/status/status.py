@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from engine.config import check_range, check_retweeted, recorded_option
 from engine.errors import Exit
 from engine.ledger.log import RunState
-from engine.ledger.quarantine import read_quarantine
+from engine.ledger.quarantine import each_entry
 from engine.ledger.runfolder import RunFolders, lock_owner
 from engine.telemetry.progress import duration
 from engine.telemetry.status import read_status
@@ -39,7 +40,7 @@ def collect(
     live = read_status(folders.status)
     owner = lock_owner(folders.lock)
     running = owner is not None
-    entries = read_quarantine(folders.quarantine)
+    reasons = Counter(entry["reason"] for entry in each_entry(folders.quarantine))
     rate = float(live["rate_of_minutes"]) if live and (running or state.stop is None) else _recent_rate(state)
     left = _left(live, state, running) if retweeted in (None, read) else None
     left_s = 0.0 if left == 0 else left / rate if left is not None and rate else None
@@ -66,7 +67,7 @@ def collect(
         "shards": len(state.commits),
         "bytes": sum(commit["bytes"] for commit in state.commits.values()),
         "epoch": state.epoch,
-        "quarantine": {"documents": len(entries), "reasons": _reasons(entries)},
+        "quarantine": {"documents": reasons.total(), "reasons": dict(reasons)},
         "fingerprint": state.run["fingerprint"] if state.run else None,
         "last_error": live.get("last_error") if live else None,
         "exit": state.stop["exit"] if state.stop else None,
@@ -103,13 +104,6 @@ def _recent_rate(state: RunState) -> float:
     rows = sum(commit["rows"] for commit in state.commits.values() if commit["epoch"] == epoch)
     seconds = float(state.stop["at"]) - float(state.last_epoch_record["at"])
     return rows / seconds if seconds > 0 else 0.0
-
-
-def _reasons(entries: list[dict[str, Any]]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for entry in entries:
-        counts[entry["reason"]] = counts.get(entry["reason"], 0) + 1
-    return counts
 
 
 def as_text(figures: dict[str, Any], hot: Path) -> str:
