@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from commands.plan.config import PlanConfig
+from commands.plan.figures import documents_without_text
 from commands.terminal.phrases import by_reason
 from readers.mongo.sample import QueueSample
 
@@ -35,6 +36,7 @@ def nothing_to_embed(
         "documents": 0,
         "unusable": {**sample.refused, **(refused or {})},
         "in_quarantine": sample.n_quarantined,
+        "without_text": documents_without_text(sample),
         "notes": [
             f"nothing to embed in the work queue of {config.run.namespace}: {_why_nothing(sample, why_none, refused)}"
         ],

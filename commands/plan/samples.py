@@ -60,7 +60,14 @@ def sample_documents(config: RunConfig, uri: str) -> tuple[QueueSample, IdType, 
         quarantined = QuarantinedKeys(Path(tempfile.gettempdir()))
         for keys in QuarantineLog(str(config.folders.quarantine), key_of_text).new_keys():
             quarantined.add(keys)
-        queue = sample_queue(collection, query, source.text_field, WINDOW_TEXTS, quarantined=quarantined)
+        queue = sample_queue(
+            collection,
+            query,
+            source.text_field,
+            WINDOW_TEXTS,
+            quarantined=quarantined,
+            counts_without_text=True,
+        )
         why_none = None if queue.n_drawn or not queue.n_documents else why_empty(collection, query)
         return queue, decide_id_type(collection), why_none
 

@@ -80,6 +80,23 @@ class KeyTable:
             self._used[partition] += 1
             self._count += 1
 
+    def change(self, digest: bytes, old: int, new: int) -> int:
+        """Set the number of a digest to `new` if it is `old`; what it was, 0 when the digest is not there.
+
+        Raises:
+            SinkError: the device is full or failing.
+        """
+        partition = self._partition(digest)
+        if not self._slots[partition]:
+            return 0
+        at, number = self._find(partition, digest)
+        if number == old:
+            try:
+                os.pwrite(self._fd, digest + bytes((new,)), at)
+            except OSError as error:
+                raise self._refused(error) from error
+        return number
+
     def close(self) -> None:
         """Close the file, which ends it."""
         self._file.close()

@@ -89,14 +89,21 @@ class QuarantinedKeys:
         return isinstance(key, Hashable) and bool(self.get(key))
 
     def isdisjoint(self, keys: set[Hashable]) -> bool:
-        """Whether none of the keys is among them."""
-        if self._many is None:
-            return self._few.keys().isdisjoint(keys)
-        return not any(map(self.get, keys))
+        """Whether surely none of the keys is among them; where there are many, each has to be looked up by itself."""
+        return self._many is None and self._few.keys().isdisjoint(keys)
 
     def get(self, key: Hashable) -> int:
         """The state of a key, 0 when it is not among them."""
         return self._few.get(key, 0) if self._many is None else self._many.get(_digest(key))
+
+    def meet(self, key: Hashable) -> int:
+        """The state of a key before it was met; one that was `_BEFORE` is `_MET` from now on."""
+        if self._many is not None:
+            return self._many.change(_digest(key), _BEFORE, _MET)
+        state = self._few.get(key, 0)
+        if state == _BEFORE:
+            self._few[key] = _MET
+        return state
 
     def add(self, keys: Iterable[Hashable], state: int = _BEFORE) -> None:
         """Add keys; those that are there keep their state.
@@ -188,8 +195,8 @@ class SkipSet:
         done = self._done_among(ids)
         rows = []
         for row, key in enumerate(keys):
-            if state := self._quarantined.get(key):
-                self._count_skip(key, state)
+            if state := self._quarantined.meet(key):
+                self.skipped += state == _BEFORE
             elif key not in self._unsettled and not done[row]:
                 self._unsettled.add(key)
                 rows.append(row)
@@ -225,11 +232,6 @@ class SkipSet:
     def unsettled(self) -> int:
         """Documents read and not yet settled."""
         return len(self._unsettled)
-
-    def _count_skip(self, key: Hashable, state: int) -> None:
-        if state == _BEFORE:
-            self._quarantined.put(key, _MET)
-            self.skipped += 1
 
     def _done_among(self, ids: list[Any]) -> list[bool]:
         if self._done is None:

@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 
 from readers.batching.ports import Document
 from readers.mongo.connection import Documents
-from readers.mongo.work_queue import ID_INDEX, WorkQuery
+from readers.mongo.work_queue import BY_ID, ID_INDEX, WorkQuery
 
 EXACT_UP_TO_ROWS = 50_000
 SAMPLE_ROWS = 2_000
@@ -59,6 +59,24 @@ def queue_size(collection: Documents, query: WorkQuery, index: str) -> QueueSize
         return None
     hits = found[0]["n"] if found else 0
     return QueueSize(max(counted, round(total * hits / SAMPLE_ROWS)), False)
+
+
+def count_without_text(collection: Documents, query: WorkQuery, index: str, text_field: str) -> int | None:
+    """How many documents of the work queue have no text to embed (missing, no string, empty); None when too many.
+
+    Those of white space alone are not among them: the server would have to search every text.
+
+    Args:
+        index: The index that the queue follows.
+    """
+    text = f"${text_field}"
+    has_none: Document = {"$expr": {"$or": [{"$ne": [{"$type": text}, "string"]}, {"$eq": [text, ""]}]}}
+    condition: Document = {"$and": [query.predicates(), has_none]}
+    hint: str | Document = BY_ID if query.scan == "id" else index
+    try:
+        return collection.count_documents(condition, hint=hint, maxTimeMS=MAX_TIME_MS, collation=query.collation)
+    except PyMongoError:  # too slow, or away: the sample tells about how many
+        return None
 
 
 class EstimateInBackground:

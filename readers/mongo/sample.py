@@ -18,7 +18,7 @@ from readers.batching.unicode import is_encodable
 from readers.mongo.collection_kind import require_ordinary
 from readers.mongo.connection import Documents
 from readers.mongo.errors import attempt
-from readers.mongo.estimate import QueueSize, queue_size
+from readers.mongo.estimate import QueueSize, count_without_text, queue_size
 from readers.mongo.ids import key_of
 from readers.mongo.index import require_queue_index
 from readers.mongo.work_queue import ID_INDEX, WorkQuery, WorkQueue
@@ -43,6 +43,8 @@ class QueueSample:
         n_drawn: Documents of the queue that were looked at.
         refused: Documents among them that a run would put into quarantine unasked, by reason.
         n_quarantined: Documents among them that are in quarantine already.
+        n_without_text: Documents of the queue that have no text at all, in quarantine or not; None when they are too
+            many to count, and then the sample tells their share.
         size: How many documents the queue holds, None when that cannot be had cheaply.
         n_documents: Documents of the collection, about.
         no_index: Why a run could not follow the queue yet, None when it could.
@@ -55,6 +57,7 @@ class QueueSample:
     size: QueueSize | None
     n_documents: int
     no_index: str | None = None
+    n_without_text: int | None = None
 
     @property
     def n_unusable(self) -> int:
@@ -77,6 +80,7 @@ def sample_queue(
     n_texts: int,
     *,
     quarantined: Container[Hashable] = frozenset(),
+    counts_without_text: bool = False,
 ) -> QueueSample:
     """Draw texts from the work queue.
 
@@ -85,6 +89,7 @@ def sample_queue(
 
     Args:
         quarantined: Keys (`readers.mongo.ids.key_of`) of documents that a run passes over.
+        counts_without_text: Whether to count the documents without a text, which may take some seconds.
 
     Raises:
         ConfigError: MongoDB does not take the query, or nothing is drawn and there is no index to look for the rest.
@@ -110,6 +115,9 @@ def sample_queue(
     get = getter(text_field)
     asked = [get(document) for document in drawn if key_of(document["_id"]) not in quarantined]
     problems = [_problem_of(text) for text in asked]
+    n_without_text = None
+    if counts_without_text and queue is not None:
+        n_without_text = count_without_text(collection, query, queue.index, text_field)
     return QueueSample(
         texts=tuple(text for text, problem in zip(asked, problems, strict=True) if problem is None),
         n_drawn=len(drawn),
@@ -118,6 +126,7 @@ def sample_queue(
         size=queue_size(collection, query, ID_INDEX if queue is None else queue.index),
         n_documents=n_documents,
         no_index=str(no_index) if no_index is not None else None,
+        n_without_text=n_without_text,
     )
 
 
