@@ -263,3 +263,16 @@ def test_each_value_of_retweeted_has_an_index_of_its_own_that_fits_its_queue(
         assert sorted(ids_by_pages(documents, query, 2)) == wanted
     for value in ("null", "false", "any"):
         assert all(report.usable for report in check_indexes(documents, DONE, retweeted=value))
+
+
+def test_a_capped_collection_is_read_and_marked(make: Callable[..., Documents], mongod: LocalMongod) -> None:
+    documents = make(capped=True, size=1 << 20)
+    documents.insert_many([{"_id": number, "text": "x"} for number in range(20)])
+    create_indexes(documents, DONE)
+    for scan in ("queue", "id"):
+        assert sorted(ids_by_pages(documents, WorkQuery(done_field=DONE, scan=scan))) == list(range(20))
+    marker = Marker(mongod.uri, documents.database.name, documents.name, DONE)
+    try:
+        assert marker.mark(list(range(20)), ours_before=False) == MarkResult(matched=20)
+    finally:
+        marker.close()
