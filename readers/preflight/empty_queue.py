@@ -63,14 +63,14 @@ def why_empty(collection: Documents, query: WorkQuery) -> str | None:
     if not reasons:
         return None
     return (
-        f"nothing of {name} is in the work queue, and nothing of it was ever marked: of {counts.n_drawn:,} documents "
+        f"nothing of {name} is in the work queue, and nothing that would be was found marked: of {counts.n_drawn:,} documents "
         f"at random {'; '.join(reasons)}"
     )
 
 
 def _was_ever_marked(collection: Documents, query: WorkQuery) -> bool:
     """Whether a document that fulfils the queue's other conditions is marked; False when none was found in time."""
-    marked = {**query.predicates(), query.done_field: {"$ne": None}}
+    marked = {**query.predicates(), query.done_field: {"$exists": True, "$ne": None}}  # by the sparse index
     try:
         found = collection.find_one(marked, {"_id": 1}, max_time_ms=MAX_TIME_MS, collation=query.collation)
     except OperationFailure as error:
