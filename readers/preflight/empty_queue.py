@@ -63,8 +63,8 @@ def why_empty(collection: Documents, query: WorkQuery) -> str | None:
     if not reasons:
         return None
     return (
-        f"nothing of {name} is in the work queue, and nothing that would be was found marked: of {counts.n_drawn:,} documents "
-        f"at random {'; '.join(reasons)}"
+        f"nothing of {name} is in the work queue, and nothing that would be was found marked: of {counts.n_drawn:,} "
+        f"documents at random {'; '.join(reasons)}"
     )
 
 
