@@ -19,7 +19,7 @@ def run(context: StageContext) -> None:
     """
     heartbeat = Heartbeat(0.1)
     rows = 0
-    stopping = False
+    stopping = is_stopped = False
     dim = context.layout.dim
     last_report = -1
     paused_until_s = 0.0
@@ -30,18 +30,26 @@ def run(context: StageContext) -> None:
         state = context.settings.get("state", "ok")
         context.tell("client", rows=rows, requests=rows, quarantined=0, state=state, taken_rows=rows)
 
-    while True:
+    def obey() -> bool:
+        """Carry out what has been ordered meanwhile; whether that is to exit."""
+        nonlocal stopping
         for command in context.poll_commands():
             if command["do"] == "exit":
-                return
+                return True
             if command["do"] == "prove":
                 if context.settings.get("drifts", 0) >= context.generation and context.role == "client-0":
                     context.tell("drift", server=0, url="http://liar", rows=rows)
                 context.tell("proof", number=command["number"])
-            if command["do"] == "stop":
-                stopping = True
-                report()
-                context.tell("stopped", rows=rows, taken_rows=rows)
+            stopping = stopping or command["do"] == "stop"
+        return False
+
+    while True:
+        if obey():
+            return
+        if stopping and not is_stopped:  # it holds no batch here
+            is_stopped = True
+            report()
+            context.tell("stopped", rows=rows, taken_rows=rows)
         if context.generation == 1 and die_beside is not None and die_beside.exists():
             os._exit(7)
         pause_s = paused_until_s - time.monotonic()
@@ -57,6 +65,8 @@ def run(context: StageContext) -> None:
             assert len(body_of(source, header)) == 0
             while (target_number := context.vectors_free.take()) is None:
                 context.wait(0.01)
+                if obey():  # the writer frees slots only once its proof has been answered
+                    return
             target = context.vectors.slot(target_number)
             end = HEADER_BYTES + header.meta_bytes
             target[HEADER_BYTES:end] = source[HEADER_BYTES:end]
