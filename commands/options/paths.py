@@ -35,19 +35,14 @@ def expanded_path(option_name: str, path: Path) -> Path:
         raise ConfigError(
             f"{option_name} is {text}: nothing expands the variable {variable[0]} here; write the path out"
         )
-    if first.startswith("~"):
-        home = Path(first).expanduser() if first == "~" or first[1:].isidentifier() else None
-        if home is None or str(home) == first:
-            return _no_home(option_name, path, first)
-        return home / text[len(first) + 1 :]
-    return path
-
-
-def _no_home(option_name: str, path: Path, first: str) -> Path:
-    """Editors leave files like `~backup` behind: such a name is taken as it is only when it is there."""
-    if path.exists():
+    if not first.startswith("~"):
         return path
-    raise ConfigError(f"{option_name} is {path}: nobody's home is {first} here; write the path out")
+    try:
+        return Path(first).expanduser() / text[len(first) + 1 :]
+    except RuntimeError:  # nobody's home, or none is known
+        if path.exists():
+            return path  # editors leave files like `~backup` behind
+        raise ConfigError(f"{option_name} is {path}: nobody's home is {first} here; write the path out") from None
 
 
 def path_callback(param: typer.CallbackParam, value: Path | None) -> Path | None:

@@ -19,6 +19,7 @@ Fail points come from `ENGINE_FAILPOINTS`: `[role/]name[#hit]=action` separated 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -225,12 +226,17 @@ def replace_file(path: Path, data: bytes, mode: int = 0o640) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
-        write_all(fd, data)
-        fsync_file(fd)
-    finally:
-        os.close(fd)
-    point("durable.rename")
-    temporary.replace(path)
+        try:
+            write_all(fd, data)
+            fsync_file(fd)
+        finally:
+            os.close(fd)
+        point("durable.rename")
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     fsync_folder(path.parent)
 
 

@@ -39,12 +39,11 @@ def check_ledger_folder(folder: Path, lock: Path, needed_bytes: int, name: str) 
     """
     with _needs(folder, "keep a lock (flock)"):
         _require_exclusion(lock)
-    trial = _Trial(folder, name)
-    trial.write_and_cut()
-    with _needs(folder, "replace a file by rename"):
-        durable.replace_file(trial.path, _BYTES)
+    with _Trial(folder, name) as trial:
+        trial.write_and_cut()
+        with _needs(folder, "replace a file by rename"):
+            durable.replace_file(trial.path, _BYTES)
         trial.require(trial.path)
-    trial.clean()
     _require_space(folder, needed_bytes)
 
 
@@ -80,24 +79,23 @@ def check_final_names(folder: Path, name: str) -> None:
     Raises:
         SinkError: see `check_ledger_folder`.
     """
-    trial = _Trial(folder, name)
-    trial.write_and_cut()
-    with _needs(folder, "give a file a new name"):
-        durable.name_new(trial.path, trial.named)
-    trial.require(trial.named)
-    with _needs(folder, "remove a file"):
-        durable.unlink(trial.path)
-    trial.write_and_cut()
-    with _needs(folder, "refuse a name that is taken"):
-        try:
+    with _Trial(folder, name) as trial:
+        trial.write_and_cut()
+        with _needs(folder, "give a file a new name"):
             durable.name_new(trial.path, trial.named)
-        except FileExistsError:
-            pass
-        else:
-            raise OSError(0, "it gave the name a second time, so files could replace each other there")
-    with _needs(folder, "fsync a folder"):
-        durable.fsync_folder(folder)
-    trial.clean()
+        trial.require(trial.named)
+        with _needs(folder, "remove a file"):
+            durable.unlink(trial.path)
+        trial.write_and_cut()
+        with _needs(folder, "refuse a name that is taken"):
+            try:
+                durable.name_new(trial.path, trial.named)
+            except FileExistsError:
+                pass
+            else:
+                raise OSError(0, "it gave the name a second time, so files could replace each other there")
+        with _needs(folder, "fsync a folder"):
+            durable.fsync_folder(folder)
     _require_space(folder, MIN_FREE_BYTES)
 
 
@@ -108,9 +106,16 @@ class _Trial:
         self._folder = folder
         self.path = folder / f".{name}.preflight"
         self.named = folder / f".{name}.preflight-named"
-        self.clean()
 
-    def clean(self) -> None:
+    def __enter__(self) -> _Trial:
+        self._clean()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(SinkError if kind else ()):  # the first refusal is the one to tell
+            self._clean()
+
+    def _clean(self) -> None:
         with _needs(self._folder, "remove a file"):
             durable.unlink(self.path)
             durable.unlink(self.named)
