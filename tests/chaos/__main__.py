@@ -1,7 +1,7 @@
 """A generator of trouble: `python -m tests.chaos --minutes N --seed S [--first ROUND]`.
 
-Plays rounds (`tests/chaos/rounds.py`) until the time is up, and goes on after a finding. The last lines say the seed, how
-often each trouble was tried, how commands ended, and what was found; a round is played again by
+Plays rounds (`tests/chaos/rounds.py`) until the time is up, and goes on after a finding. The last lines say the seed,
+how often each trouble was tried, how commands ended, and what was found; a round is played again by
 `--seed S --first ROUND --rounds 1`. Exit 1 when there was a finding.
 """
 

@@ -28,7 +28,7 @@ from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from bench.standin.backends.vectors import text_rows
 from engine.errors import Exit
 from tests.chaos.trouble import Round, Trouble, draw_round
-from tests.crash.job import DIM, DONE, MODEL, SECRET, Ended, Job, _plain, kill
+from tests.crash.job import DIM, DONE, MODEL, SECRET, Ended, Job, plain
 from tests.parts.poor_disk import mounted
 
 SERVERS = StandinConfig(
@@ -141,7 +141,11 @@ class Chaos:
         if ended.code == -signal.SIGKILL and kills & {"group", "supervisor"}:
             pass  # it has said nothing, and must not have
         else:
-            _require(ended.code in ALLOWED, f"an exit code that this trouble does not explain: {ended.code}")
+            refused = ended.code == Exit.USAGE and any(trouble.kind.startswith("server") for trouble in troubles)
+            if refused and "cannot be used: " in ended.err:  # it was ill when the doctor looked: nothing was begun
+                self.counts["refused by the doctor"] += 1
+            else:
+                _require(ended.code in ALLOWED, f"an exit code that this trouble does not explain: {ended.code}")
             _require("report it" not in ended.err, "a sentence of the user's was an unexpected error")
             complaints = [line for line in ended.err.splitlines() if line.startswith("engine: ")]
             _require(len(complaints) <= 1, f"{len(complaints)} complaints")
@@ -149,7 +153,7 @@ class Chaos:
         _require(not only_texts or ended.code in (0, 3), "single texts kept a run from its end")
         rows = _rows_with_their_vectors(plan, job)
         if plan.mark:
-            marked = {_plain(one["_id"]) for one in job.database[job.collection].find({DONE: True}, {"_id": 1})}
+            marked = {plain(one["_id"]) for one in job.database[job.collection].find({DONE: True}, {"_id": 1})}
             _require(marked <= set(rows), f"{len(marked - set(rows))} documents are marked and in no committed row")
 
     def _end(self, plan: Round, job: Job, said: list[str]) -> None:
@@ -163,12 +167,12 @@ class Chaos:
         total = summary["embedded"] + summary["quarantined"] + summary["gone"]
         _require(summary["read"] == total, f"the sum does not agree: {summary}")
         rows = _rows_with_their_vectors(plan, job)
-        queue = {_plain(one["_id"]) for one in plan.documents if "retweeted" not in one}
-        unusable = {_plain(identity) for identity in plan.unusable}
-        quarantined = {_plain(identity) for identity in job.quarantined()}
+        queue = {plain(one["_id"]) for one in plan.documents if "retweeted" not in one}
+        unusable = {plain(identity) for identity in plan.unusable}
+        quarantined = {plain(identity) for identity in job.quarantined()}
         _require(quarantined == unusable, f"in quarantine: {quarantined ^ unusable} too many or too few")
         _require(set(rows) == queue - unusable, f"{len(set(rows) ^ (queue - unusable))} rows too many or too few")
-        marked = {_plain(one["_id"]) for one in job.database[job.collection].find({DONE: True}, {"_id": 1})}
+        marked = {plain(one["_id"]) for one in job.database[job.collection].find({DONE: True}, {"_id": 1})}
         _require(marked == (set(rows) if plan.mark else set()), "the marks are not those of the rows")
         job.assert_clean()
         if plan.merge:
@@ -187,7 +191,7 @@ def _require(holds: bool, what: str) -> None:
 def _rows_with_their_vectors(plan: Round, job: Job) -> dict[Any, Any]:
     """Every committed row by id; none twice, each with the vector of its own text."""
     rows = job.rows()
-    texts = {_plain(one["_id"]): one.get("text") for one in plan.documents}
+    texts = {plain(one["_id"]): one.get("text") for one in plan.documents}
     if rows:
         _require(set(rows) <= set(texts), "a row of nobody")
         own = text_rows(MODEL, [texts[key] for key in rows], DIM).astype(np.float32)
@@ -242,6 +246,3 @@ def _send(process: subprocess.Popen[str], what: str, name: str) -> None:
                 child.suspend()
                 time.sleep(1.0)
                 child.resume()
-
-
-__all__ = ["SERVERS", "Chaos", "Finding", "kill"]
