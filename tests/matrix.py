@@ -1,6 +1,6 @@
 """`make test-matrix`: the quick suite on every Python that is found, with the newest and the lowest dependencies.
 
-    python tests/matrix.py [--pythons 3.13,3.10] [--resolutions newest,lowest] [--jobs 2] [-- PYTEST ARGUMENTS]
+    python -m tests.matrix [--pythons 3.13,3.10] [--resolutions newest,lowest] [--jobs 2] [-- PYTEST ARGUMENTS]
 
 We test only what we have, so this goes and finds what others have: every interpreter from 3.10 to 3.14 in the folders
 of pyenv and on the PATH. `newest` installs what pip would install on a fresh machine today; `lowest` the lowest
