@@ -21,7 +21,7 @@ from engine.ledger.runfolder import RESERVE_BYTES
 from engine.memory import ids
 from engine.memory.ids import IdType
 from engine.records import ShardFacts
-from writers.shards import schema as sc
+from writers.shards.schema import EMBEDDING, ID, TRUNCATED_COLUMN, ShardSchema, id_array, vector_array, writer_options
 
 CONSOLIDATED_FILE_BYTES = 1 << 30
 """What `engine merge` makes by default."""
@@ -102,7 +102,7 @@ def estimate_tokens(
     )
 
 
-def bytes_per_row(schema: sc.ShardSchema, vectors: npt.NDArray[np.float32]) -> float:
+def bytes_per_row(schema: ShardSchema, vectors: npt.NDArray[np.float32]) -> float:
     """Bytes of a row in a Parquet file of this schema, measured by writing a row group to memory.
 
     Args:
@@ -112,9 +112,9 @@ def bytes_per_row(schema: sc.ShardSchema, vectors: npt.NDArray[np.float32]) -> f
     arrow = schema.arrow()
     n_rows = len(vectors)
     arrays = {
-        sc.ID: _sample_ids(schema.id_type, n_rows),
-        sc.TRUNCATED_COLUMN: pa.array([False] * n_rows),
-        sc.EMBEDDING: sc.vector_array(schema, np.ascontiguousarray(vectors)),
+        ID: _sample_ids(schema.id_type, n_rows),
+        TRUNCATED_COLUMN: pa.array([False] * n_rows),
+        EMBEDDING: vector_array(schema, np.ascontiguousarray(vectors)),
     }
     table = pa.Table.from_arrays([arrays[name] for name in arrow.names], schema=arrow)
     half = n_rows // 2
@@ -124,7 +124,7 @@ def bytes_per_row(schema: sc.ShardSchema, vectors: npt.NDArray[np.float32]) -> f
 
 def _file_bytes(table: pa.Table) -> int:
     sink = io.BytesIO()
-    with pq.ParquetWriter(sink, table.schema, **sc.writer_options(table.schema)) as writer:
+    with pq.ParquetWriter(sink, table.schema, **writer_options(table.schema)) as writer:
         writer.write_table(table)
     return sink.tell()
 
@@ -140,12 +140,12 @@ def _sample_ids(id_type: IdType, n_rows: int) -> pa.Array:
     """Ids as a database makes them: rising numbers, or a timestamp with random digits."""
     rng = random.Random(1)
     if id_type is IdType.INT64:
-        return sc.id_array(id_type, ids.pack_int64(range(10**15, 10**15 + n_rows)), n_rows)
+        return id_array(id_type, ids.pack_int64(range(10**15, 10**15 + n_rows)), n_rows)
     raw = [(1_700_000_000 + row // 50).to_bytes(4, "big") + rng.randbytes(8) for row in range(n_rows)]
     if id_type is IdType.OBJECTID:
-        return sc.id_array(id_type, ids.pack_fixed(raw), n_rows)
+        return id_array(id_type, ids.pack_fixed(raw), n_rows)
     texts = [value.hex() if id_type is IdType.STRING else f'{{"$oid":"{value.hex()}"}}' for value in raw]
-    return sc.id_array(id_type, ids.pack_variable([text.encode() for text in texts]), n_rows)
+    return id_array(id_type, ids.pack_variable([text.encode() for text in texts]), n_rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,16 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"merge"},
         {"verify"},
     ],
+    "writers.merge": [
+        {"ledger"},
+        {"config"},
+        {"start", "recovery"},
+        {"planning"},
+        {"outputs"},
+        {"sorting", "sources"},
+        {"run"},
+        {"merge"},
+    ],
     "commands": [
         {"options", "terminal", "reference"},
         {"composition"},

@@ -21,7 +21,7 @@ from engine.ledger import durable
 from engine.memory.slots import TRUNCATED, Header, RowMeta, meta_of
 from engine.supervision.worker import Heartbeat, StageContext
 from writers.settings import WriterSettings
-from writers.shards import schema as sc
+from writers.shards.schema import EMBEDDING, ID, carried_array, id_array, vector_array
 from writers.shards.shard import OpenShard, ShardIdentity
 
 _T = TypeVar("_T")
@@ -163,15 +163,15 @@ class Writer:
         ids, vectors = [], []
         for held in self._held:
             n_rows = held.header.n_rows
-            ids.append(sc.id_array(schema.id_type, held.meta.ids, n_rows))
+            ids.append(id_array(schema.id_type, held.meta.ids, n_rows))
             matrix = np.frombuffer(layout.matrix_bytes(held.view, n_rows), dtype="<f4").reshape(n_rows, schema.dim)
-            vectors.append(sc.vector_array(schema, matrix))
-        arrays = [pa.chunked_array(ids, type=self._arrow.field(sc.ID).type)]
+            vectors.append(vector_array(schema, matrix))
+        arrays = [pa.chunked_array(ids, type=self._arrow.field(ID).type)]
         arrays += self._carried()
         if schema.truncated:
             flags = b"".join(bytes(held.meta.flags) for held in self._held)
             arrays.append(pa.array(np.frombuffer(flags, dtype=np.uint8) & TRUNCATED != 0))
-        arrays.append(pa.chunked_array(vectors, type=self._arrow.field(sc.EMBEDDING).type))
+        arrays.append(pa.chunked_array(vectors, type=self._arrow.field(EMBEDDING).type))
         return pa.Table.from_arrays(arrays, schema=self._arrow)
 
     def _carried(self) -> list[pa.Array]:
@@ -180,7 +180,7 @@ class Writer:
             return []
         rows = [row for held in self._held for row in orjson.loads(held.meta.columns)]
         return [
-            sc.carried_array(kind, [row[position] for row in rows])
+            carried_array(kind, [row[position] for row in rows])
             for position, (_, kind) in enumerate(self._schema.columns)
         ]
 

@@ -20,6 +20,7 @@ them.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -289,31 +290,34 @@ def sort(work: Path, n_rows: int, jobs: int, say: Callable[[str], None]) -> None
 
 
 def parts(say: Callable[[str], None]) -> None:
-    """What one row costs in the vector pages of this engine and in pyarrow's general reader and writer."""
-    from writers.parquet.pages import PageEncoder, VectorReader, page_rows  # noqa: PLC0415
+    """What one row costs in the steps of a merge, each alone."""
     from writers.proof.digests import RowHasher  # noqa: PLC0415 - the other modes do not need these
 
     schema = ShardSchema(id_type=IdType.INT64, columns=(), dim=DIM, vector_type="float32").arrow()
-    n_rows = page_rows(DIM, 4) * 24
+    n_rows, block = 8192, 341
     matrix = unit_vectors(np.random.default_rng(1), n_rows)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=schema.field("embedding").type)
-    table = pa.Table.from_arrays([pa.array(np.arange(n_rows)), vectors], schema=schema)
-    encoder, hasher = PageEncoder(DIM, np.float32), RowHasher(DIM, 4)
-    rows = page_rows(DIM, 4)
-    pages = [encoder.encode(matrix[start : start + rows]) for start in range(0, n_rows, rows)]
-    content = b"".join(bytes(page.head) + bytes(page.body) for page in pages)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **writer_options(schema))
-    written = sink.getvalue()
-    place = (0, len(content), n_rows * DIM)
+    column = pa.chunked_array([vectors.slice(start, block) for start in range(0, n_rows, block)])
+    table = pa.Table.from_arrays([pa.array(np.arange(n_rows)), column], schema=schema)
+    hasher = RowHasher(DIM, 4)
+
+    def write() -> pa.BufferOutputStream:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=n_rows, **writer_options(schema))
+        return sink
+
+    written = write().getvalue()
+
+    def read() -> None:
+        file = pq.ParquetFile(pa.BufferReader(written), pre_buffer=False, page_checksum_verification=True)
+        for _ in file.iter_batches(block, use_threads=False):
+            pass
+
     pieces: dict[str, Callable[[], object]] = {
-        "encode pages": lambda: [encoder.encode(matrix[start : start + rows]) for start in range(0, n_rows, rows)],
-        "decode pages": lambda: list(
-            map(type, VectorReader(DIM, np.float32).read(lambda at, n: content[at : at + n], place))
-        ),
-        "row hashes": lambda: hasher.vector_hashes(matrix),
-        "pyarrow writes": lambda: pq.write_table(table, pa.BufferOutputStream(), **writer_options(schema)),
-        "pyarrow reads": lambda: pq.ParquetFile(pa.BufferReader(written), pre_buffer=False).read(use_threads=False),
+        "hash of the vectors": lambda: hasher.vector_hashes(matrix),
+        "SHA-256": lambda: hashlib.sha256(written).digest(),
+        "pyarrow writes": write,
+        "pyarrow reads": read,
     }
     say(f"{'one row of 768 float32':<26}{'us':>8}")
     for name, piece in pieces.items():

@@ -35,14 +35,7 @@ _ID_KINDS: dict[str, Callable[[random.Random, int], Any]] = {
     "uuid": lambda draw, _: Binary.from_uuid(uuid.UUID(int=draw.getrandbits(128))),
     "mixed": lambda draw, number: draw.choice([number, f"s{number}", ObjectId(f"{number:024x}"), number + 0.5]),
 }
-_UNUSABLE: dict[str, Any] = {
-    "empty": "",
-    "white": " \n\t",
-    "null": None,
-    "number": 7,
-    "list": ["x"],
-    "dict": {"a": "x"},
-}
+_UNUSABLE: tuple[Any, ...] = ("", " \n\t", None, 7, ["x"], {"a": "x"})
 
 
 @dataclass(frozen=True, kw_only=True)

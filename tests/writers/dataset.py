@@ -164,3 +164,14 @@ def rows_of(table: pa.Table) -> list[tuple[Any, ...]]:
     others = [table.column(name).to_pylist() for name in table.column_names if name != EMBEDDING]
     vectors = [bytes(np.array(vector, dtype=np.float64).tobytes()) for vector in table.column(EMBEDDING).to_pylist()]
     return list(zip(*others, vectors, strict=True))
+
+
+def outputs(data: DataSet) -> list[Path]:
+    return sorted(data.folders.consolidated.glob("*.parquet"))
+
+
+def stray(data: DataSet) -> list[str]:
+    """What a merge must not leave behind."""
+    hot = [path.name for path in data.folders.hot.iterdir() if path.name not in ("ledger", "lock")]
+    cold = [path.name for path in data.folders.consolidated.iterdir()]
+    return hot + [name for name in cold if name.endswith((".inprogress", ".tmp", ".merge-tmp"))]

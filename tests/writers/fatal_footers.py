@@ -28,27 +28,28 @@ def make_fatal(path: Path) -> None:
 def damage_fatally(content: bytes) -> bytes | None:
     """Flip the first bit of a file's footer that makes it fatal; None when there is none."""
     damaged = bytearray(content)
+    schema = pq.ParquetFile(pa.BufferReader(content)).schema_arrow
     n_footer = int.from_bytes(content[-8:-4], "little")
     for at in range(len(content) - 8 - n_footer, len(content) - 8):
         for bit in range(8):
             damaged[at] ^= 1 << bit
-            if _ends_its_reader(bytes(damaged)):
+            if _ends_its_reader(bytes(damaged), schema):
                 return bytes(damaged)
             damaged[at] ^= 1 << bit
     return None
 
 
-def _ends_its_reader(content: bytes) -> bool:
+def _ends_its_reader(content: bytes, schema: pa.Schema) -> bool:
+    """Whether the metadata of its last column is fatal, and its schema is what it was."""
     child = os.fork()
     if not child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         try:
-            metadata = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).metadata
-            for number in range(metadata.num_row_groups):
-                group = metadata.row_group(number)
-                for leaf in range(metadata.num_columns):
-                    group.column(leaf)
+            parquet = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+            if parquet.schema_arrow.equals(schema):
+                for number in range(parquet.num_row_groups):
+                    parquet.metadata.row_group(number).column(parquet.metadata.num_columns - 1)
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGABRT

@@ -18,11 +18,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-import writers.merge.group
 import writers.merge.merge
-import writers.merge.plan
+import writers.merge.outputs.group
+import writers.merge.planning.plan
 import writers.merge.run
-import writers.merge.sort
+import writers.merge.sorting.sort
 from engine.errors import EngineError
 from engine.ledger import durable
 from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD

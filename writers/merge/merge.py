@@ -24,7 +24,7 @@ from writers.workers.tracker import OnProgress, Tracker
 
 ROLE = "merge"
 WORKER_ROLE = "merge-worker"
-_TASKS = ("writers.merge.plan", "writers.merge.group")
+_TASKS = ("writers.merge.planning.plan", "writers.merge.outputs.group")
 
 
 def merge(config: MergeConfig, on_progress: OnProgress | None = None) -> MergeReport:

@@ -14,7 +14,7 @@ from engine.ledger import durable
 from engine.ledger.runfolder import IN_PROGRESS
 from writers.merge.config import MergeConfig
 from writers.merge.ledger import MergeState, PlanState
-from writers.shards import schema as sc
+from writers.shards import schema
 
 
 def recover(config: MergeConfig, state: MergeState) -> None:
@@ -53,7 +53,7 @@ def name_is_taken(path: Path) -> DamageError:
 
 def _is_ours(path: Path, merge_id: str, plan: int, number: int) -> bool:
     try:
-        said = orjson.loads((pq.read_metadata(path).metadata or {})[sc.KEY_MERGE])
+        said = orjson.loads((pq.read_metadata(path).metadata or {})[schema.KEY_MERGE])
     except (OSError, pa.ArrowException, KeyError, orjson.JSONDecodeError):
         return False
     return bool((said["merge"], said["plan"], said["output"]) == (merge_id, plan, number))

@@ -13,9 +13,9 @@ from engine.ledger.log import Ledger, Record, RunState
 from engine.ledger.runfolder import IN_PROGRESS
 from engine.memory.channels import Message
 from writers.merge.config import MergeConfig, MergeReport
-from writers.merge.drops import check_drops
 from writers.merge.ledger import LEDGER, MergeState, PlanFile, PlanState, output_name
-from writers.merge.plan import find_inputs, make_plan
+from writers.merge.planning.drops import check_drops
+from writers.merge.planning.plan import find_inputs, make_plan
 from writers.merge.recovery import (
     delete_temporaries,
     delete_unfinished,
@@ -116,7 +116,7 @@ class Merge:
             self._dropped += int(drops["rows"])
         plan_file = PlanFile(config.target, plan.record)
         if plan.sorted:
-            from writers.merge.ranges import Ranges  # noqa: PLC0415 - Arrow's functions take a while to import
+            from writers.merge.sorting.ranges import Ranges  # noqa: PLC0415 - Arrow's functions take a while to import
 
             Ranges(config, self._ledger, self._pool, self._tracker, self._common(plan)).prepare(plan, plan_file)
         # Many small files take longest for their bytes: begun first, no core waits for them in the end.
@@ -165,13 +165,12 @@ class Merge:
                 "footer": self._footer(plan, number, name),
             }
             if plan.ranges is not None:
-                job["task"] = "writers.merge.sort:gather_output"
+                job["task"] = "writers.merge.sorting.sort:gather_output"
                 job["ranges"] = str(self._config.target / plan.ranges["file"])
                 job["place"] = plan.ranges["places"][number]
                 job["lineage"] = plan.ranges["lineage"]
-                job["expected_rows"] = -(-int(plan.record["rows"]) // plan.n_outputs)
             else:
-                job["task"] = "writers.merge.group:merge_group"
+                job["task"] = "writers.merge.outputs.group:merge_group"
                 job["place"] = plan_file.place(number)
                 job["first"] = sum(plan_file.counts[:number])
             jobs.append(job)

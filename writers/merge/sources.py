@@ -10,10 +10,10 @@ from engine.ledger import durable
 from engine.ledger.log import Ledger
 from engine.memory.channels import Message
 from writers.merge.config import MergeConfig
-from writers.merge.inputs import folder_keys
 from writers.merge.ledger import MergeState, PlanFile, PlannedInput, PlanState
+from writers.merge.planning.listing import folder_keys
 from writers.merge.start import read_run_state
-from writers.parquet.foreign import MergeSchema
+from writers.parquet.merge_schema import MergeSchema
 from writers.workers.pool import Pool, Report
 from writers.workers.tracker import Tracker
 

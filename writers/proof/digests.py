@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import zlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from isal import isal_zlib
 
-from writers.parquet.pages import Matrix
+Matrix = npt.NDArray[Any]
+"""Vectors, (n_rows, dim), float32 or float16, contiguous."""
 
 Words = npt.NDArray[np.uint64]
 MASK = (1 << 64) - 1
@@ -60,19 +61,16 @@ class RowHasher:
             words = words.astype(np.uint64)
         return np.asarray(np.einsum("ij,j->i", words, self._weights), dtype=np.uint64)
 
-    def row_hashes(self, others: pa.Table | pa.RecordBatch, matrix: Matrix | None) -> Words:
-        """One word for each row: of all other columns (the id first), and of the vector unless it is left out."""
-        state = np.zeros(others.num_rows, dtype=np.uint64) if matrix is None else self.vector_hashes(matrix)
-        for term in _column_terms(others):
-            state = mix(state + term)
+    def row_hashes(self, others: pa.Table | pa.RecordBatch, matrix: Matrix) -> Words:
+        """One word for each row: of its vector and of all other columns (the id first)."""
+        return self.with_columns(self.vector_hashes(matrix), others)
+
+    def with_columns(self, vector_hashes: Words, others: pa.Table | pa.RecordBatch) -> Words:
+        """The hashes of rows whose vectors are hashed already."""
+        state = vector_hashes
+        for number, column in enumerate(others.columns):
+            state = mix(state + mix(column_hashes(column) ^ np.uint64(_COLUMN_SEED * (2 * number + 1))))
         return state
-
-
-def _column_terms(others: pa.Table | pa.RecordBatch) -> list[Words]:
-    return [
-        mix(column_hashes(column) ^ np.uint64(_COLUMN_SEED * (2 * number + 1)))
-        for number, column in enumerate(others.columns)
-    ]
 
 
 def ordered(hashes: Words) -> int:
@@ -160,7 +158,7 @@ def _in_microseconds(kind: pa.DataType) -> pa.DataType:
 def _text_hashes(column: pa.Array) -> Words:
     """Values of any length: CRC-32 and length; a call a value is faster here than anything vectorised per byte."""
     values = _raw_values(column.fill_null(b"" if pa.types.is_binary(column.type) else ""))
-    checks = np.fromiter(map(isal_zlib.crc32, values), dtype=np.uint64, count=len(values))
+    checks = np.fromiter(map(zlib.crc32, values), dtype=np.uint64, count=len(values))
     lengths = np.fromiter(map(len, values), dtype=np.uint64, count=len(values))
     return mix(checks | lengths << np.uint64(32))
 

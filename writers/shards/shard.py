@@ -8,8 +8,6 @@ manager after an error writes a valid footer over a part of the rows (both seen 
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,53 +21,23 @@ from engine.errors import CommitFailed, DamageError, SinkError
 from engine.ledger import durable
 from engine.ledger.runfolder import IN_PROGRESS
 from engine.records import ShardFacts
-from writers.shards import schema as sc
-
-
-class HashingFile:
-    """A new file that hashes what is written to it; the sink of pyarrow's writer.
-
-    Attributes:
-        sha256: The running digest of all bytes so far.
-        size_bytes: How many they are.
-        fd: The open descriptor; the caller fsyncs and closes it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.fd = durable.create_exclusive(path)
-        self.sha256 = hashlib.sha256()
-        self.size_bytes = 0
-        self.closed = False
-
-    def write(self, data: Any) -> int:
-        """Write all of a buffer; a short write is continued, never ignored (pyarrow would take it for success)."""
-        view = memoryview(data).cast("B")
-        durable.write_all(self.fd, view)
-        self.sha256.update(view)
-        self.size_bytes += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        """The position, which is the size."""
-        return self.size_bytes
-
-    def flush(self) -> None:
-        """Nothing is buffered here."""
-
-    def close(self) -> None:
-        """pyarrow calls this; the descriptor stays open for fsync."""
-
-    def readable(self) -> bool:
-        """Not readable."""
-        return False
-
-    def writable(self) -> bool:
-        """Writable."""
-        return True
-
-    def seekable(self) -> bool:
-        """Not seekable."""
-        return False
+from writers.shards.new_file import HashedNewFile
+from writers.shards.schema import (
+    ID,
+    KEY_EPOCH,
+    KEY_FINGERPRINT,
+    KEY_ID_DIGEST,
+    KEY_ID_TYPE,
+    KEY_LEDGER,
+    KEY_ROWS,
+    KEY_SHARD,
+    KEY_VERSION,
+    ShardSchema,
+    combine_digests,
+    id_digest,
+    id_text,
+    writer_options,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +59,7 @@ class OpenShard:
         identity: Its name and provenance.
     """
 
-    def __init__(self, folder: Path, identity: ShardIdentity, schema: sc.ShardSchema) -> None:
+    def __init__(self, folder: Path, identity: ShardIdentity, schema: ShardSchema) -> None:
         """Create the file.
 
         Raises:
@@ -111,11 +79,11 @@ class OpenShard:
         self._is_sealed = False
         arrow = schema.arrow()
         try:
-            self._file = HashingFile(self._temporary)
+            self._file = HashedNewFile(self._temporary)
         except OSError as error:
             raise _device_error(folder, error) from error
         try:
-            self._writer = pq.ParquetWriter(self._file, arrow, **sc.writer_options(arrow))
+            self._writer = pq.ParquetWriter(self._file, arrow, **writer_options(arrow))
         except OSError as error:
             self.abort()
             raise _device_error(folder, error) from error
@@ -136,16 +104,16 @@ class OpenShard:
         Raises:
             SinkError: the device refused; the file is removed.
         """
-        ids = table.column(sc.ID)
+        ids = table.column(ID)
         try:
             self._writer.write_table(table, row_group_size=table.num_rows)
         except OSError as error:
             self.abort()
             raise _device_error(self._folder, error) from error
-        self._digests.append(sc.id_digest(ids))
+        self._digests.append(id_digest(ids))
         if not self.rows:
-            self._first_id = sc.id_text(ids[0])
-        self._last_id = sc.id_text(ids[-1])
+            self._first_id = id_text(ids[0])
+        self._last_id = id_text(ids[-1])
         self.rows += table.num_rows
         self._truncated += truncated
         low, high = self._sequences or sequences
@@ -217,24 +185,23 @@ class OpenShard:
     def abort(self) -> None:
         """Throw the file away; a different verb from seal, and never implied by an exception."""
         self._poisoned = True
-        with contextlib.suppress(OSError):  # an error of close changes nothing for a file that goes
-            os.close(self._file.fd)
+        self._file.discard()
         self._temporary.unlink(missing_ok=True)
 
     def _digest(self) -> str:
-        return sc.combine_digests(self._digests)
+        return combine_digests(self._digests)
 
     def _footer(self) -> dict[bytes, bytes]:
         identity = self.identity
         return {
-            sc.KEY_VERSION: identity.version.encode(),
-            sc.KEY_FINGERPRINT: orjson.dumps(identity.fingerprint),
-            sc.KEY_SHARD: identity.name.encode(),
-            sc.KEY_ROWS: str(self.rows).encode(),
-            sc.KEY_EPOCH: str(identity.epoch).encode(),
-            sc.KEY_ID_TYPE: self._schema.id_type.value.encode(),
-            sc.KEY_LEDGER: identity.ledger.encode(),
-            sc.KEY_ID_DIGEST: self._digest().encode(),
+            KEY_VERSION: identity.version.encode(),
+            KEY_FINGERPRINT: orjson.dumps(identity.fingerprint),
+            KEY_SHARD: identity.name.encode(),
+            KEY_ROWS: str(self.rows).encode(),
+            KEY_EPOCH: str(identity.epoch).encode(),
+            KEY_ID_TYPE: self._schema.id_type.value.encode(),
+            KEY_LEDGER: identity.ledger.encode(),
+            KEY_ID_DIGEST: self._digest().encode(),
         }
 
     def _check(self) -> None:

@@ -14,7 +14,20 @@ import pyarrow.parquet as pq
 from engine.errors import DamageError, SinkError
 from engine.memory.ids import IdType
 from engine.records import Fingerprint, ShardFacts
-from writers.shards import schema as sc
+from writers.shards.schema import (
+    EMBEDDING,
+    ID,
+    KEY_EPOCH,
+    KEY_FINGERPRINT,
+    KEY_ID_DIGEST,
+    KEY_LEDGER,
+    KEY_ROWS,
+    TRUNCATED_COLUMN,
+    ShardSchema,
+    combine_digests,
+    id_digest,
+    id_text,
+)
 
 _READ_BYTES = 1 << 20
 
@@ -26,7 +39,7 @@ or a wish for absurd amounts of memory."""
 class ParquetShards:
     """The shards folder of a data set, as the engine's recovery sees it."""
 
-    def __init__(self, folder: Path, schema: sc.ShardSchema, fingerprint: Fingerprint, ledger: str) -> None:
+    def __init__(self, folder: Path, schema: ShardSchema, fingerprint: Fingerprint, ledger: str) -> None:
         self._folder = folder
         self._schema = schema
         self._fingerprint = fingerprint
@@ -43,7 +56,7 @@ class ParquetShards:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
                 for group in range(parquet.num_row_groups):
-                    yield parquet.read_row_group(group, columns=[sc.ID]).column(0).to_pylist()
+                    yield parquet.read_row_group(group, columns=[ID]).column(0).to_pylist()
         except _UNREADABLE as error:
             self._require_folder()
             raise DamageError(
@@ -97,9 +110,9 @@ class ParquetShards:
     def _judge(self, path: Path, parquet: pq.ParquetFile) -> ShardFacts | str:
         footer: dict[bytes, bytes] = parquet.schema_arrow.metadata or {}
         footer = {**footer, **(parquet.metadata.metadata or {})}
-        if footer.get(sc.KEY_LEDGER) != self._ledger.encode():
+        if footer.get(KEY_LEDGER) != self._ledger.encode():
             return "belongs to another ledger"
-        theirs = Fingerprint.from_dict(orjson.loads(footer[sc.KEY_FINGERPRINT]))
+        theirs = Fingerprint.from_dict(orjson.loads(footer[KEY_FINGERPRINT]))
         if differences := self._fingerprint.differences(theirs):
             return f"has another fingerprint: {', '.join(differences)}"
         if not parquet.schema_arrow.equals(self._schema.arrow(), check_metadata=False):
@@ -107,18 +120,18 @@ class ParquetShards:
         digests, first, last, truncated = [], "", "", 0
         for group in range(parquet.num_row_groups):
             table = parquet.read_row_group(group)
-            vectors = table.column(sc.EMBEDDING).combine_chunks()
+            vectors = table.column(EMBEDDING).combine_chunks()
             if vectors.null_count or not np.isfinite(vectors.flatten().to_numpy(zero_copy_only=False)).all():
                 return f"row group {group} holds vectors that are not finite"
-            ids = table.column(sc.ID)
-            digests.append(sc.id_digest(ids))
-            first = first or sc.id_text(ids[0])
-            last = sc.id_text(ids[-1])
+            ids = table.column(ID)
+            digests.append(id_digest(ids))
+            first = first or id_text(ids[0])
+            last = id_text(ids[-1])
             if self._schema.truncated:
-                truncated += int(np.count_nonzero(table.column(sc.TRUNCATED_COLUMN).to_numpy()))
-        digest = sc.combine_digests(digests)
+                truncated += int(np.count_nonzero(table.column(TRUNCATED_COLUMN).to_numpy()))
+        digest = combine_digests(digests)
         rows = parquet.metadata.num_rows
-        if not rows or footer.get(sc.KEY_ROWS) != str(rows).encode() or footer.get(sc.KEY_ID_DIGEST) != digest.encode():
+        if not rows or footer.get(KEY_ROWS) != str(rows).encode() or footer.get(KEY_ID_DIGEST) != digest.encode():
             return "holds other rows than its footer says"
         size, sha256 = _sha256(path)
         return ShardFacts(
@@ -132,7 +145,7 @@ class ParquetShards:
             last_id=last,
             truncated=truncated,
             sequences=(0, 0),
-            epoch=int(footer[sc.KEY_EPOCH]),
+            epoch=int(footer[KEY_EPOCH]),
         )
 
     @property

@@ -1,14 +1,13 @@
 """One file under verification: what its bytes, its footer, its pages and its rows say.
 
 Each level reads more: 0 the bytes (size, SHA-256), 1 the footer, 2 every page of every column against its checksum, 3
-every row. Pages are walked by `writers.parquet.pages`, which can say where damage lies; rows are decoded by pyarrow,
-the general reader, not by the code that wrote them. A file that fails one level is still looked at by the others, so
-that the report says where it is damaged; its rows only count when it passed levels 0 to 2.
+every row; level 3 reads the pages once for both. A file that fails one level is still looked at by level 2, so that the
+report says where it is damaged; its rows do not count then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +18,27 @@ import pyarrow.parquet as pq
 
 from engine.errors import ConfigError, EngineError, SinkError
 from engine.memory.channels import Message
-from writers.parquet.foreign import Matcher, MergeSchema, footer_of
-from writers.parquet.foreign_rows import to_matrix, to_others
-from writers.parquet.inputs import UNREADABLE, WHOLE_BYTES, HashedFile, first_page, open_parquet
-from writers.parquet.pages import Matrix, PageDamage, read_pages
-from writers.proof.digests import MASK, RowHasher, id_keys, total
+from writers.parquet.hashed_file import HashedFile
+from writers.parquet.inputs import BLOCK_BYTES, WHOLE_BYTES
+from writers.parquet.merge_schema import Matcher, MergeSchema
+from writers.parquet.opening import OUT_OF_RESOURCES, UNREADABLE, footer_of, open_parquet
+from writers.parquet.rows import to_matrix, to_others
+from writers.proof.digests import MASK, Matrix, RowHasher, id_keys, total
 from writers.proof.id_spill import IdSpill, places
-from writers.shards import schema as sc
+from writers.shards.schema import (
+    KEY_ID_DIGEST,
+    KEY_LEDGER,
+    KEY_ROW_DIGEST,
+    KEY_ROWS,
+    KEY_SHARD,
+    KEY_VERSION,
+    combine_digests,
+    id_digest,
+)
 from writers.verify.config import Findings
 from writers.workers.current_file import working_on
 from writers.workers.pool import Report
 
-_BATCH_BYTES = 1 << 20
 _REPORT_ROWS = 16384
 _REPORT_FILES = 50
 _SHOWN = 3
@@ -69,7 +77,7 @@ def check_files(job: Message, report: Report) -> Message:
     schema = MergeSchema.from_dict(job["schema"])
     findings = Findings()
     spill = None if job["spill"] is None else IdSpill(Path(job["spill"]), int(job["partitions"]))
-    facts: dict[str, Any] = {"rows": [], "bytes": 0, "without_checksum": 0}
+    facts: dict[str, Any] = {"rows": [], "bytes": 0, "others_files": 0}
     hasher = RowHasher(schema.dim, schema.dtype.itemsize)
     common = _Common(level, schema, Matcher(schema), hasher, bool(job["normed"]), job["fatal"])
     told = 0
@@ -78,7 +86,7 @@ def check_files(job: Message, report: Report) -> Message:
         try:
             facts["rows"].append(checker.check(spill, report))
             facts["bytes"] += checker.size_bytes
-            facts["without_checksum"] += checker.pages_without_checksum
+            facts["others_files"] += checker.by_others
         finally:
             checker.close()
         if len(facts["rows"]) - told >= _REPORT_FILES or item is files[-1]:
@@ -105,7 +113,7 @@ class _FileChecker:
 
     Attributes:
         size_bytes: Its size.
-        pages_without_checksum: Pages whose bytes nothing vouches for.
+        by_others: Whether another program wrote it: its pages may have no checksums.
     """
 
     def __init__(self, item: Expected, common: _Common, findings: Findings) -> None:
@@ -116,7 +124,7 @@ class _FileChecker:
         self._file: HashedFile | None = None
         self._problems: dict[str, list[str]] = {}
         self.size_bytes = 0
-        self.pages_without_checksum = 0
+        self.by_others = False
 
     def check(self, spill: IdSpill | None, report: Report) -> int:
         """Check it; returns its rows, 0 when it is not sound."""
@@ -132,7 +140,7 @@ class _FileChecker:
             return 0
         working_on(self._item.path)
         try:
-            self._file = HashedFile(Path(self._item.path), hashing=bool(self._item.sha256))
+            self._file = HashedFile(self._item.path)
         except FileNotFoundError:
             self._find("missing", "is not there")
             return 0
@@ -144,17 +152,17 @@ class _FileChecker:
             parquet = self._open() if self._level >= 1 else None
             if parquet is not None:
                 self._check_footer(parquet)
-                if self._level >= 2:
-                    self._check_pages(parquet)
-            self._check_bytes()  # what has not been read yet; pages went through the hash on their way
+            self._check_bytes()
             rows = self._item.rows if parquet is None else int(parquet.metadata.num_rows)
             if parquet is not None and self._level >= 3 and not self._problems:
                 self._check_rows(parquet, spill, report)
             else:
+                if parquet is not None and self._level >= 2:
+                    self._check_pages(parquet)
                 report({"rows": max(0, rows)})
             return max(0, rows)
         except UNREADABLE as error:
-            if getattr(error, "errno", None) in (12, 23, 24):
+            if getattr(error, "errno", None) in OUT_OF_RESOURCES:
                 raise SinkError(f"cannot read {self._item.path} ({error}): use fewer --jobs") from error
             self._find("damaged", f"cannot be read: {_first_line(error)}")
             return 0
@@ -179,7 +187,7 @@ class _FileChecker:
 
     def _open(self) -> pq.ParquetFile | None:
         try:
-            return open_parquet("it", pa.OSFile(self._item.path), verifying=False)
+            return open_parquet("it", pa.OSFile(self._item.path))
         except ConfigError as error:
             self._find("mismatched", f"cannot be checked: {error}")
             return None
@@ -199,12 +207,13 @@ class _FileChecker:
             self._find("damaged", f"has a damaged footer: {_first_line(error)}")
             return
         footer, rows = footer_of(parquet), parquet.metadata.num_rows
+        self.by_others = KEY_VERSION not in footer
         said = {
-            "rows": (str(rows), str(item.rows) if item.rows >= 0 else _text(footer, sc.KEY_ROWS)),
-            "name": (Path(item.path).stem, _text(footer, sc.KEY_SHARD)),
-            "id digest": (_text(footer, sc.KEY_ID_DIGEST), item.id_digest),
-            "row digest": (_text(footer, sc.KEY_ROW_DIGEST), item.row_digest),
-            "ledger": (_text(footer, sc.KEY_LEDGER), item.ledger),
+            "rows": (str(rows), str(item.rows) if item.rows >= 0 else _text(footer, KEY_ROWS)),
+            "name": (Path(item.path).stem, _text(footer, KEY_SHARD)),
+            "id digest": (_text(footer, KEY_ID_DIGEST), item.id_digest),
+            "row digest": (_text(footer, KEY_ROW_DIGEST), item.row_digest),
+            "ledger": (_text(footer, KEY_LEDGER), item.ledger),
         }
         for what, (found, expected) in said.items():
             if found and expected and found != expected:
@@ -212,13 +221,20 @@ class _FileChecker:
 
     def _check_pages(self, parquet: pq.ParquetFile) -> None:
         """Level 2."""
-        assert self._file is not None  # it is open
-        for place, where in sorted(_chunks(parquet)):  # in file order, so that the hash goes along
-            try:
-                pages = read_pages(self._file.read_at, place)
-                self.pages_without_checksum += sum(page.crc is None for page in pages)
-            except (PageDamage, OverflowError, MemoryError) as error:
-                self._find("damaged", f"is damaged in {where}: {_first_line(error)}")
+        if damage := _damage(_portions(parquet, self._row_bytes())):
+            self._locate(parquet, damage)
+
+    def _locate(self, parquet: pq.ParquetFile, damage: str) -> None:
+        """Say which column chunks cannot be read; when each can be alone, what was wrong with all together."""
+        found = False
+        for group in range(parquet.num_row_groups):
+            for leaf in range(parquet.metadata.num_columns):
+                path = parquet.schema.column(leaf).path
+                if alone := _damage(_portions(parquet, self._row_bytes(), row_groups=[group], columns=[path])):
+                    self._find("damaged", f"is damaged in row group {group}, column {path}: {alone}")
+                    found = True
+        if not found:
+            self._find("damaged", f"cannot be decoded: {damage}")
 
     def _check_rows(self, parquet: pq.ParquetFile, spill: IdSpill | None, report: Report) -> None:
         """Level 3."""
@@ -238,14 +254,14 @@ class _FileChecker:
             self._find("unsound", f"holds rows that cannot be: {error}")
             return
         except UNREADABLE as error:
-            self._find("damaged", f"cannot be decoded: {_first_line(error)}")
+            self._locate(parquet, _first_line(error))
             return
         report({"rows": rows.rows - told})
         for what, row in rows.unsound.items():
             self._findings.add("unsound", f"{self._item.path} row {row[0]} {what}", row[1])
         footer = footer_of(parquet)
-        id_digest = self._item.id_digest or _text(footer, sc.KEY_ID_DIGEST)
-        row_digest = self._item.row_digest or _text(footer, sc.KEY_ROW_DIGEST)
+        id_digest = self._item.id_digest or _text(footer, KEY_ID_DIGEST)
+        row_digest = self._item.row_digest or _text(footer, KEY_ROW_DIGEST)
         if id_digest and id_digest != rows.id_digest:
             self._find("damaged", f"holds other ids than were written (digest {rows.id_digest}, not {id_digest})")
         if row_digest and row_digest != rows.row_digest:
@@ -253,27 +269,38 @@ class _FileChecker:
 
     def _batches(self, parquet: pq.ParquetFile) -> Iterator[tuple[pa.Table, Matrix]]:
         schema, name = self._schema, Path(self._item.path).name
-        row_bytes = schema.dim * schema.dtype.itemsize
         first_row = 0
-        batches: Iterable[pa.RecordBatch | pa.Table]
-        if max(parquet.metadata.num_rows * row_bytes, self.size_bytes) <= WHOLE_BYTES:
-            batches = [parquet.read(use_threads=False)]  # costs half of what portions cost
-        else:
-            batches = parquet.iter_batches(batch_size=max(1, _BATCH_BYTES // row_bytes), use_threads=False)
-        for batch in batches:
+        for batch in _portions(parquet, self._row_bytes(), whole=self.size_bytes <= WHOLE_BYTES):
             matrix = to_matrix(name, batch.column(schema.vector_source), schema, first_row)
             yield to_others(name, batch, schema), matrix
             first_row += batch.num_rows
+        if first_row != parquet.metadata.num_rows:
+            self._find("damaged", f"holds {first_row} rows, its footer says {parquet.metadata.num_rows}")
+
+    def _row_bytes(self) -> int:
+        return self._schema.dim * self._schema.dtype.itemsize
 
 
-def _chunks(parquet: pq.ParquetFile) -> Iterator[tuple[tuple[int, int, int], str]]:
-    """Place (offset, bytes, values) and name of every column chunk."""
-    metadata = parquet.metadata
-    for group in range(metadata.num_row_groups):
-        for number in range(metadata.num_columns):
-            column = metadata.row_group(group).column(number)
-            where = f"row group {group}, column {column.path_in_schema}"
-            yield (first_page(column), column.total_compressed_size, column.num_values), where
+def _portions(
+    parquet: pq.ParquetFile, row_bytes: int, *, whole: bool = False, **some: Any
+) -> Iterator[pa.RecordBatch | pa.Table]:
+    """The rows of a file, or of `some` row groups and columns, a few at a time; at once if `whole` and they are few."""
+    if whole and parquet.metadata.num_rows * row_bytes <= WHOLE_BYTES:
+        yield parquet.read(use_threads=False)  # costs half of what portions cost
+        return
+    yield from parquet.iter_batches(max(1, BLOCK_BYTES // row_bytes), use_threads=False, **some)
+
+
+def _damage(portions: Iterator[Any]) -> str:
+    """What is wrong with them, or nothing."""
+    try:
+        for _ in portions:
+            pass
+    except UNREADABLE as error:
+        if getattr(error, "errno", None) in OUT_OF_RESOURCES:
+            raise
+        return _first_line(error)
+    return ""
 
 
 class _RowChecker:
@@ -295,7 +322,7 @@ class _RowChecker:
     @property
     def id_digest(self) -> str:
         """`writers.shards.schema.id_digest` of all rows."""
-        return sc.combine_digests(self._id_digests)
+        return combine_digests(self._id_digests)
 
     @property
     def row_digest(self) -> str:
@@ -305,7 +332,7 @@ class _RowChecker:
     def take(self, others: pa.Table, matrix: Matrix) -> None:
         """Check some rows."""
         self._digest = (self._digest + total(self._hasher.row_hashes(others, matrix))) & MASK
-        self._id_digests = [sc.combine_digests([*self._id_digests, sc.id_digest(others.column(0))])]
+        self._id_digests = [combine_digests([*self._id_digests, id_digest(others.column(0))])]
         wide = matrix.astype(np.float32, copy=False)
         squares = np.einsum("ij,ij->i", wide, wide)  # not finite when any number of the row is not
         finite = np.isfinite(squares)

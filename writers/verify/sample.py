@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.ports import IdList
-from writers.parquet.foreign import MergeSchema
-from writers.parquet.foreign_rows import to_matrix
-from writers.shards import schema as sc
+from writers.parquet.merge_schema import MergeSchema
+from writers.parquet.rows import to_matrix
+from writers.shards.schema import ID
 from writers.verify.config import Documents, Embedder, Findings, VerifyConfig
 
 _BATCH_ROWS = 512
@@ -127,7 +127,7 @@ def _rows_of_group(
         inside = [row - start for row in waiting if row < start + batch.num_rows]
         if inside:
             matrix = to_matrix(path, batch.column(schema.vector_source), schema, start)
-            ids = batch.column(schema.id_source).cast(schema.arrow.field(sc.ID).type)
+            ids = batch.column(schema.id_source).cast(schema.arrow.field(ID).type)
             for row in inside:
                 yield ids[row].as_py(), matrix[row].copy()
             waiting = waiting[len(inside) :]

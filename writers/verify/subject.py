@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 from engine.errors import ConfigError
 from engine.ledger.log import RunState
 from engine.ledger.runfolder import IN_PROGRESS, lock_owner
-from writers.merge.inputs import list_folder
 from writers.merge.ledger import MergeState, PlanFile, read_merge_state
+from writers.merge.planning.listing import list_folder
 from writers.merge.start import read_run_state
-from writers.parquet.foreign import MergeSchema, schema_of_run
-from writers.parquet.foreign_folder import schema_of_folder
-from writers.parquet.inputs import UNREADABLE
-from writers.shards import schema as sc
+from writers.parquet.folder_schema import schema_of_folder
+from writers.parquet.merge_schema import MergeSchema, schema_of_run
+from writers.parquet.opening import UNREADABLE
+from writers.shards.schema import KEY_LEDGER
 from writers.verify.config import Findings, VerifyConfig
 from writers.verify.file import Expected
 from writers.verify.ids import LIVE_SHARD, MERGED_SHARD, OUTPUT
@@ -184,7 +184,7 @@ def _ledger_of(path: Path) -> bytes:
         metadata = pq.read_metadata(path).metadata or {}
     except UNREADABLE:
         return b""
-    return bytes(metadata.get(sc.KEY_LEDGER, b""))
+    return bytes(metadata.get(KEY_LEDGER, b""))
 
 
 def _of_folder(config: VerifyConfig, folder: Path, not_checked: list[str]) -> Subject:

@@ -14,7 +14,7 @@ _BYTES = 4096
 _page: mmap.mmap | None = None  # of this process, when it is a worker
 
 
-class LastWords:
+class CurrentFile:
     """The parent's side.
 
     Attributes:

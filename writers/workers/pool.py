@@ -23,7 +23,7 @@ from engine.errors import BY_NAME, DamageError, EngineError, Exit, WorkerDied
 from engine.ledger import durable
 from engine.memory.channels import Channel, Message
 from engine.supervision.interpreter import python
-from writers.workers.current_file import LastWords, inherit
+from writers.workers.current_file import CurrentFile, inherit
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -146,18 +146,18 @@ class _Worker:
     def __init__(self, role: str, inherited_fds: tuple[int, ...], modules: tuple[str, ...]) -> None:
         self.channel, theirs = Channel.pair()
         self._role = role
-        self._last_words = LastWords(role)
-        numbers = [str(number) for number in (theirs.fd, self._last_words.fd, os.getpid())]
+        self._current_file = CurrentFile(role)
+        numbers = [str(number) for number in (theirs.fd, self._current_file.fd, os.getpid())]
         command = python(__name__, role, *numbers, *modules)
         # Blocked signals stay blocked in the child: a Ctrl-C that comes while it starts must not make it complain.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_BUSINESS)
         try:
-            passed = (theirs.fd, self._last_words.fd, *inherited_fds)
+            passed = (theirs.fd, self._current_file.fd, *inherited_fds)
             self.process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
-            self._last_words.inherited()
+            self._current_file.inherited()
 
     def send(self, job: Message) -> None:
         try:
@@ -167,7 +167,7 @@ class _Worker:
 
     def fault(self, job: Message) -> Fault | None:
         """What it ended over, when that was a file."""
-        number, file = -self.process.wait(), self._last_words.name()
+        number, file = -self.process.wait(), self._current_file.name()
         return Fault(job, file, self.process.pid, number) if number in _FAULTS and file else None
 
     def death(self) -> EngineError:
@@ -195,10 +195,10 @@ def _error_of(message: Message) -> EngineError:
 
 
 def main() -> NoReturn:
-    """Entry point of a worker: `role channel_fd last_words_fd parent_pid module...`."""
-    role, (channel_fd, last_words_fd, parent_pid), modules = sys.argv[1], map(int, sys.argv[2:5]), sys.argv[5:]
+    """Entry point of a worker: `role channel_fd current_file_fd parent_pid module...`."""
+    role, (channel_fd, current_file_fd, parent_pid), modules = sys.argv[1], map(int, sys.argv[2:5]), sys.argv[5:]
     _tie_to_parent(role, parent_pid)
-    inherit(last_words_fd)
+    inherit(current_file_fd)
     channel = Channel.from_fd(channel_fd)
     try:
         durable.arm(role)
@@ -233,6 +233,7 @@ def _prepare_arrow() -> None:
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+    pa.set_memory_pool(pa.system_memory_pool())  # gives back what it does not need, and is the quickest of the three
 
 
 def _tie_to_parent(role: str, parent_pid: int) -> None:

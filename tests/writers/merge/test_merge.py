@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +13,17 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from engine.errors import ConfigError, DamageError, Exit, FingerprintMismatch, LockHeld, SinkError
+from engine.errors import ConfigError, DamageError, FingerprintMismatch, SinkError
 from engine.ledger.log import frame
 from engine.ledger.runfolder import RunLock
 from engine.memory.ids import IdType
-from tests.writers.dataset import DataSet, fingerprint, read_outputs, rows_of
+from tests.writers.dataset import DataSet, fingerprint, outputs, read_outputs, rows_of, stray
 from writers.merge.config import MergeConfig
-from writers.merge.ledger import LEDGER, LOCK, read_merge_state
+from writers.merge.ledger import LEDGER, read_merge_state
 from writers.merge.merge import merge
-from writers.merge.plan import _group_bounds
+from writers.merge.planning.plan import _group_bounds
 from writers.proof.digests import RowHasher, total
-from writers.shards import schema as sc
+from writers.shards import schema
 from writers.workers.tracker import Progress
 
 
@@ -36,17 +32,6 @@ def data(tmp_path: Path) -> Iterator[DataSet]:
     made = DataSet(tmp_path)
     yield made
     made.close()
-
-
-def outputs(data: DataSet) -> list[Path]:
-    return sorted(data.folders.consolidated.glob("*.parquet"))
-
-
-def stray(data: DataSet) -> list[str]:
-    """What a merge must not leave behind."""
-    hot = [path.name for path in data.folders.hot.iterdir() if path.name not in ("ledger", "lock")]
-    cold = [path.name for path in data.folders.consolidated.iterdir()]
-    return hot + [name for name in cold if name.endswith((".inprogress", ".tmp", ".merge-tmp"))]
 
 
 KINDS = [
@@ -97,11 +82,11 @@ def test_outputs_carry_checksums_page_indexes_bounded_row_groups_fingerprint_and
     table = pq.read_table(path)
     hasher = RowHasher(data.dim, 4)
     vectors = table.column("embedding").combine_chunks().flatten().to_numpy().reshape(-1, data.dim)
-    assert int(footer[sc.KEY_ROW_DIGEST], 16) == total(hasher.row_hashes(table.select(["_id"]), vectors))
-    assert footer[sc.KEY_ROWS] == b"4000" and footer[sc.KEY_ID_TYPE] == b"int64"
-    assert orjson.loads(footer[sc.KEY_FINGERPRINT]) == fingerprint(data.dim).as_dict()
-    assert footer[sc.KEY_ID_DIGEST].decode() == sc.combine_digests(fact.id_digest for fact in facts)
-    lineage = orjson.loads(footer[sc.KEY_LINEAGE])
+    assert int(footer[schema.KEY_ROW_DIGEST], 16) == total(hasher.row_hashes(table.select(["_id"]), vectors))
+    assert footer[schema.KEY_ROWS] == b"4000" and footer[schema.KEY_ID_TYPE] == b"int64"
+    assert orjson.loads(footer[schema.KEY_FINGERPRINT]) == fingerprint(data.dim).as_dict()
+    assert footer[schema.KEY_ID_DIGEST].decode() == schema.combine_digests(fact.id_digest for fact in facts)
+    lineage = orjson.loads(footer[schema.KEY_LINEAGE])
     assert lineage == {"inputs": 2, "files": [[fact.file, fact.sha256] for fact in facts]}
 
 
@@ -152,55 +137,6 @@ def test_sources_go_only_when_their_documents_are_marked(data: DataSet) -> None:
     assert state is not None and all(len(plan.removed) == plan.n_groups for plan in state.plans.values())
 
 
-@pytest.mark.usefixtures("inline")
-def test_sources_of_a_damaged_output_are_kept(data: DataSet) -> None:
-    data.add_shard(range(0, 300))
-    merge(data.config())
-    (path,) = outputs(data)
-    _flip(path, 500)
-    with pytest.raises(DamageError, match="not what was written: its sources are kept"):
-        merge(data.config(delete_sources=True))
-    assert len(list(data.folders.shards.iterdir())) == 1
-
-
-def _flip(path: Path, offset: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 8
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("sort", ["none", "_id"])
-@pytest.mark.parametrize("where", ["first page", "middle", "footer", "swapped", "missing", "truncated", "foreign"])
-@pytest.mark.usefixtures("inline")
-def test_a_damaged_source_stops_the_merge_with_its_name_and_nothing_is_lost(
-    data: DataSet, sort: str, where: str
-) -> None:
-    facts = [data.add_shard(range(0, 400)), data.add_shard(range(400, 800)), data.add_shard(range(800, 1200))]
-    path = data.folders.shards / facts[1].file
-    content = path.read_bytes()
-    if where == "swapped":
-        path.write_bytes((data.folders.shards / facts[2].file).read_bytes())
-    elif where == "missing":
-        path.unlink()
-    elif where == "truncated":
-        path.write_bytes(content[:-100])
-    elif where == "foreign":
-        pq.write_table(data.table(range(5000, 5400)), path)
-        os.truncate(path, max(len(content), path.stat().st_size))
-    else:
-        _flip(path, {"first page": 40, "middle": len(content) // 2, "footer": len(content) - 300}[where])
-    before = {other.name: other.read_bytes() for other in data.folders.shards.iterdir()}
-    with pytest.raises(DamageError) as caught:
-        merge(data.config(sort=sort, delete_sources=True, file_bytes=1 << 20))
-    assert facts[1].file in str(caught.value) and caught.value.exit_code is Exit.VERIFICATION
-    assert {other.name: other.read_bytes() for other in data.folders.shards.iterdir()} == before
-    assert outputs(data) == []
-    path.write_bytes(content)
-    merge(data.config(sort=sort, file_bytes=1 << 20))
-    assert len(read_outputs(data.folders.consolidated)) == 1200
-    assert stray(data) == []
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -230,7 +166,7 @@ def test_a_shard_of_another_model_is_refused_by_name(data: DataSet) -> None:
     folder.mkdir()
     for number, sha in enumerate(["abc", "abc", "abd"]):
         table = data.table(range(number * 10, number * 10 + 10))
-        said = {sc.KEY_FINGERPRINT: orjson.dumps(fingerprint(data.dim, model_sha=sha).as_dict())}
+        said = {schema.KEY_FINGERPRINT: orjson.dumps(fingerprint(data.dim, model_sha=sha).as_dict())}
         pq.write_table(table.replace_schema_metadata(said), folder / f"{number}.parquet")
     with pytest.raises(FingerprintMismatch, match=r"2\.parquet .* model_sha 'abd' is not 'abc'"):
         merge(MergeConfig(source=folder, target=data.root / "out", jobs=1))
@@ -265,30 +201,6 @@ def test_the_latest_row_of_each_id_wins_also_when_duplicates_are_many(data: Data
     assert rows_of(read_outputs(data.folders.consolidated)) == (sorted(rows) if sort == "_id" else rows)
 
 
-def test_a_second_merge_of_the_same_target_is_refused_at_once(data: DataSet) -> None:
-    data.add_shard(range(10))
-    data.folders.consolidated.mkdir()
-    first = RunLock(data.folders.consolidated / LOCK)
-    with pytest.raises(LockHeld):
-        merge(data.config())
-    first.release()
-    assert merge(data.config()).rows == 10
-
-
-@pytest.mark.usefixtures("inline")
-def test_a_foreign_file_under_an_outputs_name_is_left_alone(data: DataSet) -> None:
-    data.add_shard(range(10))
-    data.folders.consolidated.mkdir()
-    foreign = data.folders.consolidated / "part-0001-000000.parquet"
-    foreign.write_bytes(b"somebody's")
-    for _ in range(2):
-        with pytest.raises(DamageError, match="another program wrote it"):
-            merge(data.config())
-        assert foreign.read_bytes() == b"somebody's"
-    foreign.unlink()
-    assert merge(data.config()).rows == 10 and stray(data) == []
-
-
 def test_an_unfinished_merge_is_finished_with_its_own_settings(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     data.add_shard(range(0, 1200))
     data.add_shard(range(1200, 2400))
@@ -305,64 +217,6 @@ def test_an_unfinished_merge_is_finished_with_its_own_settings(data: DataSet, mo
     assert stray(data) == []
 
 
-@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
-@pytest.mark.parametrize("place", ["durable.write#4", "durable.fsync_file", "durable.create"])
-@pytest.mark.parametrize("sort", ["none", "_id"])
-def test_a_full_or_failing_device_ends_with_5_and_the_same_command_continues(
-    data: DataSet, monkeypatch: pytest.MonkeyPatch, error: str, place: str, sort: str
-) -> None:
-    data.add_shard(range(0, 1500))
-    before = [path.read_bytes() for path in sorted(data.folders.shards.iterdir())]
-    monkeypatch.setenv("ENGINE_FAILPOINTS", f"merge-worker/{place}={error}")
-    with pytest.raises(SinkError) as caught:
-        merge(data.config(delete_sources=True, sort=sort))
-    assert caught.value.exit_code is Exit.OUTPUT_DEVICE
-    assert os.strerror(getattr(__import__("errno"), error)) in str(caught.value)
-    assert [path.read_bytes() for path in sorted(data.folders.shards.iterdir())] == before
-    assert outputs(data) == [] and not list(data.folders.consolidated.glob("*.inprogress"))
-    monkeypatch.delenv("ENGINE_FAILPOINTS")
-    assert merge(data.config(delete_sources=True, sort=sort)).rows == 1500
-    assert stray(data) == []
-
-
-LIMITED = """
-import resource, sys
-from pathlib import Path
-from writers.merge.merge import merge
-from writers.merge.config import MergeConfig
-from engine.errors import EngineError
-limits = {"files": resource.RLIMIT_NOFILE, "size": resource.RLIMIT_FSIZE}
-resource.setrlimit(limits[sys.argv[1]], (int(sys.argv[2]),) * 2)
-try:
-    print(merge(MergeConfig(source=Path(sys.argv[3]), target=Path(sys.argv[4]), jobs=1)).rows)
-except EngineError as error:
-    print(error)
-    sys.exit(error.exit_code)
-"""
-
-
-def _limited(kind: str, limit: int, source: Path, target: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", LIMITED, kind, str(limit), str(source), str(target)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-def test_a_file_size_limit_in_the_middle_of_an_output_ends_with_5(data: DataSet) -> None:
-    """A real short write, not an injected one."""
-    data.add_shard(range(0, 5000))
-    done = _limited("size", 100_000, data.folders.shards, data.root / "out")
-    assert (done.returncode, "File too large" in done.stdout) == (Exit.OUTPUT_DEVICE, True), done.stderr
-    assert not list((data.root / "out").glob("*.parquet")) and not list((data.root / "out").glob("*.inprogress"))
-
-
-def test_many_small_files_need_few_file_handles(data: DataSet) -> None:
-    for number in range(60):
-        data.add_shard(range(number * 3, number * 3 + 3))
-    done = _limited("files", 32, data.folders.shards, data.root / "out")
-    assert done.stdout.strip() == "180", done.stdout + done.stderr
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert soft > 32
-
-
 @pytest.mark.usefixtures("inline")
 def test_progress_counts_up_to_all_rows_in_every_phase(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("writers.workers.tracker._EVERY_S", 0.0)
@@ -376,8 +230,7 @@ def test_progress_counts_up_to_all_rows_in_every_phase(data: DataSet, monkeypatc
 
 
 @pytest.mark.usefixtures("inline")
-def test_what_is_merged_can_be_merged_again_page_by_page(data: DataSet) -> None:
-    """Pages of outputs are copied as they are; small ones are encoded anew."""
+def test_what_is_merged_can_be_merged_again(data: DataSet) -> None:
     for start in range(0, 40_000, 20_000):
         data.add_shard(range(start, start + 20_000))
     merge(data.config(file_bytes=2 << 20, row_group_bytes=4 << 20))
@@ -421,7 +274,7 @@ def test_every_fail_point_of_the_protocol_is_in_the_code_and_the_other_way_round
         re.findall(r"`(merge\.(?:before|after)_[a-z_]+)`", (root / "docs/protocols/merge.md").read_text("utf-8"))
     )
     code = set()
-    for path in (root / "writers").glob("merge*.py"):
+    for path in (root / "writers/merge").rglob("*.py"):
         code |= set(re.findall(r'point\("(merge\.[a-z_]+)"\)', path.read_text("utf-8")))
     assert page == code
 

@@ -19,7 +19,7 @@ from tests.writers.fatal_footers import make_fatal
 from writers.merge.config import MergeConfig, MergeReport
 from writers.merge.ledger import read_merge_state
 from writers.merge.merge import merge
-from writers.shards import schema as sc
+from writers.shards import schema
 from writers.verify.config import VerifyConfig
 from writers.verify.verify import verify
 from writers.workers.pool import Pool
@@ -216,7 +216,7 @@ def test_the_latest_file_wins_by_its_time_not_by_its_name(folder: Path) -> None:
         run(folder)
     assert run(folder, on_duplicate="latest").duplicates_dropped == 5
     check_rows(merged(folder), [*range(0, 10), *range(10, 15)])
-    lineage = pq.read_metadata(next((folder.parent / "target").glob("*.parquet"))).metadata[sc.KEY_LINEAGE]
+    lineage = pq.read_metadata(next((folder.parent / "target").glob("*.parquet"))).metadata[schema.KEY_LINEAGE]
     assert [name for name, _ in orjson.loads(lineage)["files"]] == ["a.parquet", "b.parquet"]
 
 
@@ -292,8 +292,8 @@ def test_a_source_that_changed_after_its_merge_is_not_removed(folder: Path) -> N
 
 
 def test_large_foreign_files_pass_in_portions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("writers.parquet.inputs.WHOLE_BYTES", 1000)
-    monkeypatch.setattr("writers.parquet.inputs._BATCH_BYTES", 1000)
+    monkeypatch.setattr("writers.merge.outputs.group.WHOLE_BYTES", 1000)
+    monkeypatch.setattr("writers.parquet.inputs.BLOCK_BYTES", 1000)
     pq.write_table(table_of(range(0, 500)), folder / "a.parquet", row_group_size=120)
     pq.write_table(table_of(range(500, 700), "fixed"), folder / "b.parquet", use_dictionary=False)
     assert run(folder).rows == 700

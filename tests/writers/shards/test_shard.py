@@ -16,7 +16,7 @@ from engine.errors import DamageError, SinkError
 from engine.ledger import durable
 from engine.memory.ids import IdType, pack_variable
 from engine.records import Fingerprint, ShardFacts
-from writers.shards import schema as sc
+from writers.shards.schema import ShardSchema, combine_digests, id_array, id_digest, vector_array
 from writers.shards.shard import OpenShard, ShardIdentity
 from writers.shards.store import ParquetShards
 
@@ -32,7 +32,7 @@ FINGERPRINT = Fingerprint(
     normalize=True,
     server_version="1",
 )
-SCHEMA = sc.ShardSchema(id_type=IdType.INT64, columns=(), dim=DIM, vector_type="float32")
+SCHEMA = ShardSchema(id_type=IdType.INT64, columns=(), dim=DIM, vector_type="float32")
 
 
 def identity(name: str = "done-012345-e0001-000001") -> ShardIdentity:
@@ -40,7 +40,7 @@ def identity(name: str = "done-012345-e0001-000001") -> ShardIdentity:
     return ShardIdentity(name=name, epoch=1, ledger=LEDGER, version="0", fingerprint=FINGERPRINT.as_dict())
 
 
-def rows(start: int, n_rows: int, schema: sc.ShardSchema = SCHEMA) -> pa.Table:
+def rows(start: int, n_rows: int, schema: ShardSchema = SCHEMA) -> pa.Table:
     """A row group as the writer stage makes it: ids `start`..., unit vectors that depend on the id."""
     ids = range(start, start + n_rows)
     matrix = np.stack([np.roll(np.eye(DIM, dtype="<f4")[0], number) for number in ids])
@@ -50,11 +50,11 @@ def rows(start: int, n_rows: int, schema: sc.ShardSchema = SCHEMA) -> pa.Table:
         blob = b"".join(number.to_bytes(12, "big") for number in ids)
     else:
         blob = pack_variable([f"id-{number}".encode() for number in ids])
-    arrays = [sc.id_array(schema.id_type, blob, n_rows), sc.vector_array(schema, matrix)]
+    arrays = [id_array(schema.id_type, blob, n_rows), vector_array(schema, matrix)]
     return pa.Table.from_arrays(arrays, schema=schema.arrow())
 
 
-def seal_one(folder: Path, schema: sc.ShardSchema = SCHEMA) -> ShardFacts:
+def seal_one(folder: Path, schema: ShardSchema = SCHEMA) -> ShardFacts:
     """A shard of two row groups, seven rows."""
     shard = OpenShard(folder, identity(), schema)
     shard.append(rows(0, 4, schema), truncated=1, sequences=(5, 6))
@@ -67,7 +67,7 @@ def seal_one(folder: Path, schema: sc.ShardSchema = SCHEMA) -> ShardFacts:
 @pytest.mark.parametrize("id_type", list(IdType))
 def test_a_sealed_shard_has_the_contracts_schema_and_footer(tmp_path: Path, id_type: IdType, vector_type: str) -> None:
     """Id first in its own type, fixed-size vectors that are not null, page checksums, statistics on the id only."""
-    schema = sc.ShardSchema(id_type=id_type, columns=(), dim=DIM, vector_type=vector_type)
+    schema = ShardSchema(id_type=id_type, columns=(), dim=DIM, vector_type=vector_type)
 
     facts = seal_one(tmp_path, schema)
 
@@ -236,6 +236,6 @@ def test_digests_add_up_over_parts_in_any_order() -> None:
         pa.array([f"x{number}" for number in range(100)]),
         pa.array([number.to_bytes(12, "big") for number in range(100)], pa.binary(12)),
     ):
-        parts = [sc.id_digest(column.slice(70)), sc.id_digest(column.slice(0, 70))]
-        assert sc.combine_digests(parts) == sc.id_digest(column)
-        assert sc.id_digest(column.slice(1)) != sc.id_digest(column)
+        parts = [id_digest(column.slice(70)), id_digest(column.slice(0, 70))]
+        assert combine_digests(parts) == id_digest(column)
+        assert id_digest(column.slice(1)) != id_digest(column)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,54 +16,17 @@ import pytest
 
 from engine.errors import ConfigError, Exit, LockHeld
 from engine.ledger.runfolder import RunLock
-from engine.memory.channels import Message
 from engine.memory.ids import IdType
 from engine.ports import IdList
-from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD, DataSet, ids_of, rows_of, vectors_of
-from tests.writers.fatal_footers import make_fatal
-from tests.writers.inline_pool import InlinePool
+from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD, DataSet, ids_of, vectors_of
+from tests.writers.verify.checking import check, flip, kinds, shard
 from writers.merge import start as merge_start
 from writers.merge.ledger import LOCK
 from writers.merge.merge import merge
-from writers.parquet.foreign import MergeSchema, schema_of_run
-from writers.proof.id_spill import forget
 from writers.verify import subject as verify_subject
-from writers.verify.config import KINDS, VerifyConfig, VerifyReport
-from writers.verify.file import Expected, check_files
+from writers.verify.config import KINDS, VerifyConfig
+from writers.verify.file import check_files
 from writers.verify.verify import verify
-from writers.workers.pool import Fault, Pool
-
-
-@pytest.fixture(autouse=True)
-def inline(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Workers in this process: most tests are not about processes, and these take half a second to start."""
-    monkeypatch.setattr("writers.merge.merge.Pool", InlinePool)
-    if "in_processes" not in request.node.name:
-        monkeypatch.setattr("writers.verify.verify.Pool", InlinePool)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Iterator[DataSet]:
-    made = DataSet(tmp_path, columns=(("lang", "string"),))
-    made.add_shard(range(0, 250))
-    made.add_shard(range(250, 400))
-    yield made
-    made.close()
-
-
-def check(data: DataSet, level: int = 3, **options: Any) -> VerifyReport:
-    config = VerifyConfig.of_collection(
-        data.root / "hot", data.root / "cold", DATABASE, COLLECTION, DONE_FIELD, level=level, jobs=1
-    )
-    return verify(config, **options)
-
-
-def shard(data: DataSet, number: int) -> Path:
-    return sorted(data.folders.shards.glob("*.parquet"))[number]
-
-
-def kinds(report: VerifyReport) -> set[str]:
-    return set(report.findings)
 
 
 @pytest.mark.parametrize("level", range(4))
@@ -92,132 +54,6 @@ def test_a_data_set_passes_after_a_merge_with_and_without_its_sources(data: Data
         assert part.ok and part.rows == rows
 
 
-def _parts(path: Path) -> dict[str, int]:
-    """An offset inside each part of a file."""
-    with pq.ParquetFile(path) as parquet:
-        group = parquet.metadata.row_group(0)
-        first, vectors = group.column(0), group.column(group.num_columns - 1)
-        size = path.stat().st_size
-        return {
-            "id page header": first.data_page_offset + 3,
-            "id page": first.data_page_offset + first.total_compressed_size - 5,
-            "vector page header": vectors.data_page_offset + 2,
-            "vector page": vectors.data_page_offset + vectors.total_compressed_size // 2,
-            "footer": size - 8 - parquet.metadata.serialized_size // 2,
-            "magic": size - 2,
-        }
-
-
-@pytest.mark.parametrize("part", ["id page header", "id page", "vector page header", "vector page", "footer", "magic"])
-@pytest.mark.parametrize("level", [0, 3])
-def test_one_flipped_bit_anywhere_in_a_shard_is_found_and_named(data: DataSet, part: str, level: int) -> None:
-    path = shard(data, 1)
-    flip(path, _parts(path)[part])
-    report = check(data, level)
-    assert report.exit_code is Exit.VERIFICATION
-    assert report.findings["damaged"]["count"] == 1
-    assert path.name in report.findings["damaged"]["examples"][0]
-
-
-def flip(path: Path, offset: int, bit: int = 4) -> None:
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 1 << bit
-    path.write_bytes(content)
-
-
-def test_a_flipped_bit_in_a_page_is_placed(data: DataSet) -> None:
-    path = shard(data, 0)
-    offset = _parts(path)["vector page"]
-    flip(path, offset)
-    (example,) = check(data).findings["damaged"]["examples"]
-    assert "row group 0, column embedding.list.element: the page at byte" in example
-
-
-def test_any_flipped_bit_is_found_without_a_ledger_or_changes_no_row(tmp_path: Path) -> None:
-    """Footers have no checksum of their own: what no digest covers may only change what is not data."""
-    data = DataSet(tmp_path / "data", dim=8)
-    data.add_shard(range(60))
-    merge(data.config())
-    data.close()
-    (source,) = data.folders.consolidated.glob("*.parquet")
-    schema = schema_of_run(data.ledger.state.run or {}, "ledger")
-    sound = rows_of(pq.read_table(source))
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    random = np.random.Generator(np.random.PCG64(seed))
-    content = source.read_bytes()
-    copy = tmp_path / source.name
-    first = pq.read_metadata(source).row_group(0).column(0).data_page_offset  # before it: room that holds nothing
-    places = [(int(random.integers(first, len(content))), int(random.integers(8))) for _ in range(400)]
-    jobs: list[Message] = []
-    for number, (offset, bit) in enumerate(places):
-        (tmp_path / f"{number}").mkdir()
-        copy = tmp_path / f"{number}" / source.name
-        copy.write_bytes(content)
-        flip(copy, offset, bit)
-        jobs.append(job_of_file(copy, schema))
-    found = 0
-    with Pool("verify", 1) as pool:  # a few of the footers end their reader
-        for job, result in pool.run(jobs, lambda _: None, left_out):
-            if result["findings"]:
-                found += 1
-            else:
-                offset, bit = places[int(Path(job["list"]).parent.name)]
-                same = rows_of(pq.read_table(Path(job["list"]).with_suffix(".parquet"))) == sound
-                assert same, f"bit {bit} of byte {offset} changed rows (seed {seed})"
-    assert found > 300
-
-
-def left_out(fault: Fault) -> Message:
-    """The job without the file that ended its worker."""
-    return {**fault.job, "fatal": {fault.file: "ended its reader"}}
-
-
-def job_of_file(path: Path, schema: MergeSchema) -> Message:
-    """Level 3 of one file."""
-    lists = path.with_suffix(".list")
-    lists.write_bytes(orjson.dumps([tuple(Expected(str(path), 0))]))
-    place = (0, lists.stat().st_size)
-    job = {"list": str(lists), "place": place, "level": 3, "schema": schema.as_dict(), "spill": None, "normed": True}
-    return {"task": "writers.verify.file:check_files", **job, "partitions": 1, "fatal": {}}
-
-
-@pytest.mark.parametrize("cut", [1, 4, 8, 100, 5000])
-def test_a_truncated_shard_is_found(data: DataSet, cut: int) -> None:
-    path = shard(data, 0)
-    os.truncate(path, path.stat().st_size - cut)
-    report = check(data, 0)
-    assert path.name in report.findings["damaged"]["examples"][0]
-    assert "bytes, its ledger says" in report.findings["damaged"]["examples"][0]
-
-
-def test_a_missing_shard_is_found(data: DataSet) -> None:
-    path = shard(data, 0)
-    path.unlink()
-    report = check(data)
-    assert report.findings == {"missing": {"count": 1, "examples": [f"{path} is not there"]}}
-    assert any("count as not there" in text for text in report.not_checked)
-
-
-def test_two_swapped_shards_are_both_found(data: DataSet) -> None:
-    one, other = shard(data, 0), shard(data, 1)
-    one.rename(one.with_suffix(".x"))
-    other.rename(one)
-    one.with_suffix(".x").rename(other)
-    report = check(data, 1)
-    assert report.findings["damaged"]["count"] == 2
-    assert report.findings["mismatched"]["count"] == 2
-    assert "has name" in report.findings["mismatched"]["examples"][0]
-
-
-def test_a_foreign_file_under_a_shards_name_is_found(data: DataSet) -> None:
-    path = shard(data, 0)
-    pq.write_table(pa.table({"a": [1, 2, 3]}), path)
-    report = check(data, 1)
-    assert path.name in report.findings["damaged"]["examples"][0]
-    assert "no column '_id'" in report.findings["mismatched"]["examples"][0]
-
-
 def test_a_parquet_file_that_no_ledger_names_is_extra_unless_it_is_of_another_data_set(data: DataSet) -> None:
     copy = data.folders.shards / "copy.parquet"
     shutil.copyfile(shard(data, 0), copy)
@@ -237,31 +73,6 @@ def test_an_id_in_two_shards_is_found(data: DataSet) -> None:
     assert kinds(check(data, 2)) == set()
 
 
-def test_rows_with_unsound_vectors_are_counted(tmp_path: Path) -> None:
-    folder = tmp_path / "plain"
-    folder.mkdir()
-    matrix = vectors_of(range(50), 8)
-    matrix[3, 2] = np.nan
-    matrix[4, 0] = np.inf
-    matrix[9] = 0
-    matrix[11] *= 1.5
-    data = DataSet(tmp_path / "data", dim=8)
-    data.add_shard(range(50))
-    data.close()
-    table = pq.read_table(shard(data, 0))
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=table.schema.field("embedding").type)
-    table = table.set_column(1, table.schema.field(1), vectors)
-    metadata = {b"engine.fingerprint": pq.read_metadata(shard(data, 0)).metadata[b"engine.fingerprint"]}
-    pq.write_table(table.replace_schema_metadata(metadata), folder / "a.parquet")
-    found = verify(VerifyConfig.of_folder(folder, jobs=1)).findings["unsound"]
-    assert found["count"] == 4
-    assert [text.split("a.parquet ")[1] for text in found["examples"]] == [
-        "row 3 holds a number that is not finite",
-        "row 9 is a zero vector",
-        "row 11 does not have length 1",
-    ]
-
-
 def test_a_plain_folder_of_foreign_files_is_checked_without_a_ledger(tmp_path: Path) -> None:
     folder = tmp_path / "plain"
     folder.mkdir()
@@ -272,7 +83,7 @@ def test_a_plain_folder_of_foreign_files_is_checked_without_a_ledger(tmp_path: P
     report = verify(VerifyConfig.of_folder(folder, jobs=2))
     assert report.ok and (report.files, report.rows) == (3, 30)
     assert any(text.startswith("level 0 ") for text in report.not_checked)
-    assert any("pages carry no checksum" in text for text in report.not_checked)
+    assert any("whether all pages of 3 files carry a checksum" in text for text in report.not_checked)
     assert any(text.startswith("the length of vectors") for text in report.not_checked)
     pq.write_table(pa.table({"id": [5], "embedding": [[0.5] * 6]}), folder / "9.parquet")
     assert verify(VerifyConfig.of_folder(folder, jobs=1)).findings["duplicate"]["count"] == 1
@@ -460,35 +271,3 @@ def test_workers_check_in_processes_of_their_own_what_one_would(data: DataSet) -
     config = VerifyConfig.of_collection(data.root / "hot", data.root / "cold", DATABASE, COLLECTION, DONE_FIELD, jobs=2)
     findings = verify(config).findings
     assert {kind: found["count"] for kind, found in findings.items()} == {"damaged": 1, "duplicate": 1}
-
-
-def test_in_processes_files_that_end_a_worker_are_listed_beside_the_others(
-    data: DataSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a worker had collected of its files before it ended is void, and nothing else is."""
-    for first in (1000, 2000, 3000, 4000):
-        data.add_shard(range(first, first + 50))
-    data.add_shard([300, 4049])
-    fatal = [shard(data, 3), shard(data, 5)]
-    for path in fatal:
-        make_fatal(path)
-    flip(shard(data, 0), 3000)
-    monkeypatch.setattr("writers.verify.verify._CHUNK_FILES", 2)
-    taken_back: list[tuple[int, int]] = []
-
-    def taking_back(folder: Path, process: int, first: int, end: int) -> None:
-        taken_back.append((first, end))
-        assert list(folder.glob(f"*.{process}.keys")), "it had finished other files"
-        forget(folder, process, first, end)
-
-    monkeypatch.setattr("writers.verify.verify.forget", taking_back)
-
-    report = check(data, 3)
-
-    assert {kind: found["count"] for kind, found in report.findings.items()} == {"damaged": 3, "duplicate": 1}
-    examples = report.findings["damaged"]["examples"]
-    for path in fatal:
-        (said,) = [text for text in examples if text.startswith(str(path))]
-        assert "it ended the process that was reading it (signal 6)" in said
-    assert report.rows == 150 + 2 * 50 + 2, "those of sound files, each once"
-    assert taken_back == [(2, 4), (4, 6)]

@@ -24,15 +24,15 @@ from engine.errors import ConfigError, DamageError, EngineError, FingerprintMism
 from engine.ledger.log import Record, RunState
 from engine.memory.channels import Message
 from writers.merge.config import MergeConfig
-from writers.merge.drops import Drops, write_drops
-from writers.merge.duplicates import settle_duplicates
-from writers.merge.earlier import earlier_inputs, without_earlier
-from writers.merge.inputs import CHUNK_INPUTS, Listing, folder_keys, list_committed, list_folder
 from writers.merge.ledger import MergeState, PlannedInput, read_group, write_durable_lines
-from writers.parquet.foreign import Matcher, MergeSchema, schema_of_run
-from writers.parquet.foreign_folder import schema_of_folder
-from writers.parquet.input_scan import InputScan
-from writers.parquet.inputs import WHOLE_BYTES, check_committed
+from writers.merge.planning.drops import Drops, write_drops
+from writers.merge.planning.duplicates import settle_duplicates
+from writers.merge.planning.earlier import earlier_inputs, without_earlier
+from writers.merge.planning.listing import CHUNK_INPUTS, Listing, folder_keys, list_committed, list_folder
+from writers.parquet.folder_schema import schema_of_folder
+from writers.parquet.inputs import Input
+from writers.parquet.merge_schema import Matcher, MergeSchema, schema_of_run
+from writers.parquet.opening import check_committed
 from writers.proof.digests import id_keys
 from writers.proof.id_spill import IdSpill, Places, partitions_for, places, remove_spill
 from writers.workers.pool import Pool, Report
@@ -50,6 +50,7 @@ _MAX_GROUP_INPUTS = 20_000
 """Bounds the lineage in one footer (about 2 MB)."""
 
 _REPORT_FILES = 50
+_SMALL_BYTES = 256 << 10  # reading so small a file whole is quicker than reading its footer and its ids
 _PENDING_ROWS = 8192
 
 
@@ -236,7 +237,7 @@ def _scan(
     row_bytes = schema.dim * schema.dtype.itemsize
     n_partitions = partitions_for(int(listing.sizes.sum() / row_bytes) + sum(item.rows for item in old))
     common = {
-        "task": "writers.merge.plan:scan_inputs",
+        "task": "writers.merge.planning.plan:scan_inputs",
         "schema": schema.as_dict(),
         "spill": str(folder),
         "partitions": n_partitions,
@@ -279,16 +280,16 @@ def scan_inputs(job: Message, report: Report) -> Message:
     if job.get("old"):
         schema = schema.of_outputs()
     matcher = Matcher(schema)
+    small = memoryview(bytearray(_SMALL_BYTES))  # for one file after the other
     inputs = read_group(Path(job["list"]), *job["place"])
     folder = str(job["folder"])
-    image = memoryview(bytearray(WHOLE_BYTES))  # for one file after the other
     ids = _PendingIds(IdSpill(Path(job["spill"]), int(job["partitions"])))
     rows: list[int] = []
     other_bytes: list[int] = []
     told, last = 0, int(job["first"]) + len(inputs) - 1
     for number, item in enumerate(inputs, int(job["first"])):
         try:
-            found = _scan_input(os.path.join(folder, item.name), item, number, matcher, image, ids)
+            found = _scan_input(os.path.join(folder, item.name), item, number, matcher, small, ids)
         except EngineError as error:
             check_committed(Path(folder, item.name), item.name, item.sha256, error)
         rows.append(found[0])
@@ -329,10 +330,10 @@ class _PendingIds:
 
 
 def _scan_input(
-    path: str, item: PlannedInput, number: int, matcher: Matcher, image: memoryview, pending: _PendingIds
+    path: str, item: PlannedInput, number: int, matcher: Matcher, small: memoryview, pending: _PendingIds
 ) -> tuple[int, int]:
     """Read footer and ids of one input; returns its rows and the bytes of all but its vectors."""
-    with InputScan(path, item.name, matcher, image) as opened:
+    with Input(path, item.name, matcher, small) as opened:
         if item.rows not in (-1, opened.rows):
             raise DamageError(
                 f"{item.name} has {opened.rows} rows, its ledger says {item.rows}: restore it from a copy"
@@ -343,4 +344,4 @@ def _scan_input(
                 raise ConfigError(f"{item.name} holds {ids.null_count} rows without an id: remove them first")
             pending.add(number, first_row, ids)
             first_row += len(ids)
-        return opened.rows, opened.other_bytes
+        return opened.rows, opened.other_bytes()

@@ -1,7 +1,8 @@
-"""Footer and ids of an input, of which only the bytes that are needed are read."""
+"""An input: its ids alone, its rows, its SHA-256; read once."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import ConfigError, DamageError
-from writers.parquet.foreign import Matcher, schema_of_file
-from writers.parquet.input_scan import InputScan
+from writers.parquet.inputs import Input
+from writers.parquet.merge_schema import Matcher, schema_of_file
 
 DIM = 16
 
@@ -26,7 +27,7 @@ def write(path: Path, ids: list[int], *, ids_last: bool = False, note: bytes = b
 
 
 def scan(path: Path, matcher: Matcher, image: memoryview) -> tuple[int, list[int]]:
-    with InputScan(str(path), path.name, matcher, image) as opened:
+    with Input(str(path), path.name, matcher, image) as opened:
         return opened.rows, [value for part in opened.ids() for value in part.to_pylist()]
 
 
@@ -49,22 +50,43 @@ def test_ids_are_those_of_this_file_whatever_was_read_before(
         assert scan(tmp_path / "file", matcher, image) == (count, ids)
 
 
-def test_only_the_ends_and_the_ids_are_read(tmp_path: Path, matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes each read out of a file has come to."""
+    counts: list[int] = []
+    pread = os.pread
+
+    def counting(fd: int, count: int, offset: int) -> bytes:
+        data = pread(fd, count, offset)
+        counts.append(len(data))
+        return data
+
+    monkeypatch.setattr("os.pread", counting)
+    return counts
+
+
+def test_of_a_large_file_only_the_ends_and_the_ids_are_read(tmp_path: Path, matcher: Matcher, read: list[int]) -> None:
     path = tmp_path / "file"
     write(path, list(range(20_000)), row_group=30_000)
-    read: list[int] = []
-    preadv = os.preadv
-
-    def counting(fd: int, buffers: list[memoryview], offset: int) -> int:
-        count = preadv(fd, buffers, offset)
-        read.append(count)
-        return count
-
-    monkeypatch.setattr("os.preadv", counting)
-    rows, ids = scan(path, matcher, memoryview(bytearray(8 << 20)))
+    rows, ids = scan(path, matcher, memoryview(bytearray(100)))
     assert (rows, ids) == (20_000, list(range(20_000)))
     chunk = pq.read_metadata(path).row_group(0).column(0)
-    assert sum(read) <= chunk.total_compressed_size + (8 << 10) + 1000 < path.stat().st_size / 2
+    assert sum(read) <= chunk.total_compressed_size + (64 << 10) + 1000 < path.stat().st_size / 2
+
+
+@pytest.mark.parametrize("memory", [1 << 22, 100], ids=["in memory", "file beyond the memory"])
+@pytest.mark.parametrize("ids_last", [False, True])
+def test_rows_and_sha256_come_out_of_the_same_bytes(
+    tmp_path: Path, matcher: Matcher, read: list[int], memory: int, ids_last: bool
+) -> None:
+    """Of columns that lie far apart some are read twice; never all."""
+    path = tmp_path / "file"
+    write(path, list(range(20_000)), ids_last=ids_last, row_group=30_000)
+    with Input(path, "file", matcher, memoryview(bytearray(memory))) as opened:
+        ids = [value for block in opened.blocks() for value in block.others["_id"].to_pylist()]
+        assert opened.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert ids == list(range(20_000))
+    assert sum(read) <= path.stat().st_size * (1.9 if ids_last else 1.2) + (64 << 10)
 
 
 def test_other_bytes_are_those_of_all_but_the_vectors(tmp_path: Path, matcher: Matcher) -> None:
@@ -73,8 +95,8 @@ def test_other_bytes_are_those_of_all_but_the_vectors(tmp_path: Path, matcher: M
     expected = sum(
         metadata.row_group(group).column(leaf).total_uncompressed_size for group in range(3) for leaf in (0, 1)
     )
-    with InputScan(str(tmp_path / "file"), "file", matcher, memoryview(bytearray(1 << 20))) as opened:
-        assert opened.other_bytes == expected
+    with Input(str(tmp_path / "file"), "file", matcher, memoryview(bytearray(1 << 20))) as opened:
+        assert opened.other_bytes() == expected
 
 
 def test_damage_is_told_and_no_handle_stays_open(tmp_path: Path, matcher: Matcher) -> None:
@@ -109,7 +131,7 @@ def test_damage_is_told_and_no_handle_stays_open(tmp_path: Path, matcher: Matche
 def test_a_file_that_becomes_shorter_meanwhile_is_damaged(tmp_path: Path, matcher: Matcher) -> None:
     path = tmp_path / "file"
     write(path, list(range(20_000)))
-    with InputScan(str(path), "file", matcher, memoryview(bytearray(8 << 20))) as opened:
+    with Input(str(path), "file", matcher, memoryview(bytearray(100))) as opened:
         os.truncate(path, 100)
-        with pytest.raises(DamageError, match="shorter"):
+        with pytest.raises(DamageError):
             list(opened.ids())

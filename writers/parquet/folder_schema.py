@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from writers.parquet.foreign import MergeSchema, schema_of_file
-from writers.parquet.inputs import UNREADABLE, open_parquet, unreadable
+from writers.parquet.merge_schema import MergeSchema, schema_of_file
+from writers.parquet.opening import UNREADABLE, open_parquet, unreadable
 
 
 def schema_of_folder(
@@ -45,7 +45,7 @@ def _schema_of(
 ) -> MergeSchema | None:
     """The schema of one file; None when it has no row, unless it may be `empty`."""
     try:
-        parquet = open_parquet(name, pa.OSFile(os.fspath(path)), verifying=False)
+        parquet = open_parquet(name, pa.OSFile(os.fspath(path)))
         if not (parquet.metadata.num_rows or empty):
             return None
         return schema_of_file(name, parquet, id_column, vector_column)

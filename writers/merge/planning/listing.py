@@ -20,7 +20,7 @@ from engine.errors import ConfigError, DamageError
 from engine.ledger.log import RunState
 from writers.merge.ledger import PlannedInput
 from writers.merge.start import parquet_files
-from writers.parquet.foreign import MergeSchema
+from writers.parquet.merge_schema import MergeSchema
 
 CHUNK_INPUTS = 1000
 _BATCH = 20_000

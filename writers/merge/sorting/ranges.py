@@ -14,9 +14,9 @@ from engine.ledger.log import Ledger
 from engine.memory.channels import Message
 from writers.merge.config import MergeConfig
 from writers.merge.ledger import MergeState, PlanFile, PlanState, sources_list, write_durable_lines
-from writers.merge.runs import RunPaths
-from writers.merge.sort import cut_ranges
-from writers.parquet.foreign import MergeSchema
+from writers.merge.sorting.runs import RunPaths
+from writers.merge.sorting.sort import cut_ranges
+from writers.parquet.merge_schema import MergeSchema
 from writers.workers.pool import Pool
 from writers.workers.tracker import Tracker
 
@@ -30,7 +30,7 @@ _EXTRA_ROW_BYTES = 64  # id, hash and their share of the batches, in a sorted ru
 
 
 class Ranges:
-    """Pass 1 of sorting, and the cut between the passes (writers/merge/sort.py)."""
+    """Pass 1 of sorting, and the cut between the passes (writers/merge/sorting/sort.py)."""
 
     def __init__(
         self, config: MergeConfig, ledger: Ledger[MergeState], pool: Pool, tracker: Tracker, common: Message
@@ -65,7 +65,9 @@ class Ranges:
             for group in range(plan.n_groups)
         ]
         sound = self._sound_groups(plan, jobs)
-        missing = [{**job, "task": "writers.merge.runs:spill_group"} for job in jobs if job["group"] not in sound]
+        missing = [
+            {**job, "task": "writers.merge.sorting.runs:spill_group"} for job in jobs if job["group"] not in sound
+        ]
         rows = int(plan.record["rows"]) - sum(int(plan.spilled[group]["rows"]) for group in sound)
         self._check_space(rows)
         self._tracker.begin("sort", rows, len(missing))
@@ -77,7 +79,7 @@ class Ranges:
 
     def _sound_groups(self, plan: PlanState, jobs: list[Message]) -> set[int]:
         checks = [
-            {**job, "task": "writers.merge.runs:check_runs", "facts": plan.spilled[int(job["group"])]}
+            {**job, "task": "writers.merge.sorting.runs:check_runs", "facts": plan.spilled[int(job["group"])]}
             for job in jobs
             if job["group"] in plan.spilled
         ]

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from engine.errors import DamageError
 from engine.memory.channels import Message
 from writers.merge.config import MergeConfig
-from writers.merge.drops import Drops
-from writers.merge.inputs import Listing
 from writers.merge.ledger import PlannedInput
+from writers.merge.planning.drops import Drops
+from writers.merge.planning.listing import Listing
 from writers.proof.id_spill import Partition, row_of, source_of
 from writers.workers.pool import Pool, Report
 from writers.workers.tracker import Tracker
@@ -43,7 +43,7 @@ def settle_duplicates(
         _ranks(listing).tofile(rank_file)
     jobs = [
         {
-            "task": "writers.merge.duplicates:find_duplicates",
+            "task": "writers.merge.planning.duplicates:find_duplicates",
             "spill": str(folder),
             "partition": partition,
             "n_inputs": n_inputs,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
 
 from engine.errors import ConfigError
-from writers.parquet.foreign import MergeSchema
-from writers.parquet.pages import Matrix
+from writers.parquet.merge_schema import MergeSchema
+from writers.proof.digests import Matrix
 
 
 def to_others(name: str, batch: pa.RecordBatch | pa.Table, schema: MergeSchema) -> pa.Table:
@@ -34,44 +32,6 @@ def to_others(name: str, batch: pa.RecordBatch | pa.Table, schema: MergeSchema) 
                 raise ConfigError(f"{name}: column {source!r} does not fit {kind}: {error}") from error
         arrays.append(column)
     return pa.Table.from_arrays(arrays, schema=schema.others)
-
-
-class OthersInOrder:
-    """All columns but the vectors of a file's rows, as many rows at a time as asked for."""
-
-    def __init__(self, name: str, batches: Iterator[pa.RecordBatch | pa.Table], schema: MergeSchema) -> None:
-        """
-        Args:
-            name: The file, for messages.
-            batches: Its rows in their order, without the vectors.
-            schema: Of the merge.
-        """
-        self._name, self._batches, self._schema = name, batches, schema
-        self._tables: list[pa.Table] = []
-        self._rows = 0
-
-    def take(self, n_rows: int) -> pa.Table:
-        """The next rows.
-
-        Raises:
-            ConfigError: see `to_others`.
-            ValueError: there are fewer.
-        """
-        if not n_rows:
-            return self._schema.others.empty_table()
-        while self._rows < n_rows:
-            batch = next(self._batches, None)
-            if batch is None:
-                raise ValueError(f"the vectors are {n_rows - self._rows} rows more than the other columns")
-            self._tables.append(to_others(self._name, batch, self._schema))
-            self._rows += batch.num_rows
-        table = self._tables[0] if len(self._tables) == 1 else pa.concat_tables(self._tables)
-        if self._rows == n_rows:  # nearly always so for small files
-            self._tables, self._rows = [], 0
-            return table
-        self._rows -= n_rows
-        self._tables = [table.slice(n_rows)]
-        return table.slice(0, n_rows)
 
 
 def to_matrix(name: str, column: pa.Array | pa.ChunkedArray, schema: MergeSchema, first_row: int) -> Matrix:

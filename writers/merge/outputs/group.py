@@ -1,7 +1,7 @@
 """One output of a merge: from its inputs to a complete, checked, fsynced file that has no final name yet.
 
     open NAME.inprogress -> rows of every input, hashed as they are decoded; each input's SHA-256 against the ledger
-    -> close, re-open, compare, fsync (writers/merge/output.py)
+    -> close, re-open, compare, fsync (writers/merge/outputs/output.py)
 
 Naming it and recording it is the coordinator's business (writers/merge/merge.py); a worker can be killed at any moment.
 """
@@ -19,14 +19,23 @@ import pyarrow as pa
 
 from engine.errors import DamageError, EngineError
 from engine.memory.channels import Message
-from writers.merge.drops import dropped_rows
 from writers.merge.ledger import PlannedInput, read_group
-from writers.merge.output import Output, Sums
-from writers.parquet.foreign import Matcher, MergeSchema
-from writers.parquet.inputs import Block, Input, Kept, check_committed
-from writers.parquet.pages import EncodedPage
+from writers.merge.outputs.output import Output, Sums
+from writers.merge.planning.drops import dropped_rows
+from writers.parquet.inputs import WHOLE_BYTES, Block, Input
+from writers.parquet.merge_schema import Matcher, MergeSchema
+from writers.parquet.opening import check_committed
 from writers.proof.digests import MASK
-from writers.shards import schema as sc
+from writers.shards.schema import (
+    KEY_EPOCH,
+    KEY_FINGERPRINT,
+    KEY_ID_TYPE,
+    KEY_LINEAGE,
+    KEY_MERGE,
+    KEY_SHARD,
+    KEY_VERSION,
+    combine_digests,
+)
 from writers.workers.pool import Report
 
 _REPORT_ROWS = 8192
@@ -41,19 +50,18 @@ def merge_group(job: Message, report: Report) -> Message:
         schema,
         row_group_bytes=int(job["row_group_bytes"]),
         sorted_by_id=False,
-        expected_rows=sum(item.rows for item in inputs),
     )
     try:
         reader = GroupReader(job, inputs, schema)
         told = 0
-        for block in reader.blocks(copying=True):
+        for block in reader.blocks():
             output.append(block)
-            if output.sums.rows - told >= _REPORT_ROWS:
-                report({"rows": output.sums.rows - told})
-                told = output.sums.rows
+            if output.rows - told >= _REPORT_ROWS:
+                report({"rows": output.rows - told})
+                told = output.rows
         facts = output.seal(merge_footer(job["footer"], schema, lineage(reader.sha256s, inputs)), reader.row_digest)
         reader.check_sums(output.sums)
-        report({"rows": output.sums.rows - told})
+        report({"rows": output.rows - told})
         return facts
     except BaseException:
         output.abort()
@@ -74,7 +82,7 @@ class GroupReader:
         self._first = int(job["first"])
         self._drops = None if job["drops"] is None else Path(job["drops"])
         self._matcher = Matcher(schema)
-        self._kept = Kept(schema)
+        self._small = memoryview(bytearray(WHOLE_BYTES))  # for one file after the other
         self._dropped = 0
         self._digests: list[str] = []
         self._id_digests: list[str] = []
@@ -87,11 +95,8 @@ class GroupReader:
             return ""
         return f"{sum(int(digest, 16) for digest in self._digests) & MASK:016x}"
 
-    def blocks(self, *, copying: bool = False) -> Iterator[Block]:
+    def blocks(self) -> Iterator[Block]:
         """All rows that stay, input after input.
-
-        Args:
-            copying: Whether pages may come as they are.
 
         Raises:
             DamageError: an input is missing, damaged, or not what the ledger says.
@@ -99,13 +104,13 @@ class GroupReader:
         """
         for number, item in enumerate(self._inputs, self._first):
             try:
-                yield from self._of_input(number, item, copying)
+                yield from self._of_input(number, item)
             except EngineError as error:
                 check_committed(Path(self._folder, item.name), item.name, item.sha256, error)
 
-    def _of_input(self, number: int, item: PlannedInput, copying: bool) -> Iterator[Block]:
+    def _of_input(self, number: int, item: PlannedInput) -> Iterator[Block]:
         drops = None if self._drops is None else dropped_rows(self._drops, number)
-        with Input(os.path.join(self._folder, item.name), item.name, self._matcher, self._kept) as opened:
+        with Input(os.path.join(self._folder, item.name), item.name, self._matcher, self._small) as opened:
             if (opened.rows, opened.size_bytes) != (item.rows, item.bytes):
                 raise DamageError(
                     f"{item.name} has {opened.rows} rows in {opened.size_bytes} bytes, but had {item.rows} in "
@@ -117,7 +122,7 @@ class GroupReader:
                     "restore this file with its time of modification, or merge into an empty --target"
                 )
             if drops is None or not len(drops):
-                yield from opened.blocks(copying=copying)
+                yield from opened.blocks()
             else:
                 self._dropped += len(drops)
                 yield from _without(opened.blocks(), drops)
@@ -140,7 +145,7 @@ class GroupReader:
         if sums.rows != rows:
             raise DamageError(f"an output has {sums.rows} rows, its inputs have {rows}: report this")
         digests = self._id_digests
-        if all(digests) and not self._dropped and sc.combine_digests(digests) != sums.id_digest:
+        if all(digests) and not self._dropped and combine_digests(digests) != sums.id_digest:
             raise DamageError(
                 f"the files from {self._inputs[0].name} to {self._inputs[-1].name} hold other ids than the ledger or "
                 "their footers say: find the damaged one with `engine verify --level 3`; nothing was removed"
@@ -148,10 +153,9 @@ class GroupReader:
 
 
 def _without(blocks: Iterator[Block], drops: Any) -> Iterator[Block]:
-    """Leave out rows by their number in the file; the blocks hold matrices."""
+    """Leave out rows by their number in the file."""
     first_row = 0
     for block in blocks:
-        assert not isinstance(block.vectors, EncodedPage)  # not asked for
         n_rows = len(block.vectors)
         low, high = np.searchsorted(drops, [first_row, first_row + n_rows])
         if low == high:
@@ -175,13 +179,13 @@ def lineage(sha256s: list[str], inputs: list[PlannedInput]) -> dict[str, Any]:
 def merge_footer(said: dict[str, Any], schema: MergeSchema, lines: dict[str, Any]) -> dict[bytes, bytes]:
     """The footer of an output, without what depends on its rows."""
     footer = {
-        sc.KEY_VERSION: str(said["version"]).encode(),
-        sc.KEY_EPOCH: str(said["epoch"]).encode(),
-        sc.KEY_SHARD: str(said["name"]).encode(),
-        sc.KEY_ID_TYPE: schema.id_type.value.encode(),
-        sc.KEY_MERGE: orjson.dumps({name: said[name] for name in ("merge", "plan", "output", "sort")}),
-        sc.KEY_LINEAGE: orjson.dumps(lines),
+        KEY_VERSION: str(said["version"]).encode(),
+        KEY_EPOCH: str(said["epoch"]).encode(),
+        KEY_SHARD: str(said["name"]).encode(),
+        KEY_ID_TYPE: schema.id_type.value.encode(),
+        KEY_MERGE: orjson.dumps({name: said[name] for name in ("merge", "plan", "output", "sort")}),
+        KEY_LINEAGE: orjson.dumps(lines),
     }
     if schema.fingerprint is not None:
-        footer[sc.KEY_FINGERPRINT] = orjson.dumps(schema.fingerprint)
+        footer[KEY_FINGERPRINT] = orjson.dumps(schema.fingerprint)
     return footer

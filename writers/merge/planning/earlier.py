@@ -18,10 +18,10 @@ import orjson
 import pyarrow.parquet as pq
 
 from engine.errors import ConfigError, DamageError
-from writers.merge.inputs import Listing, Names
 from writers.merge.ledger import MergeState, PlanFile, PlanState, sources_list
-from writers.parquet.inputs import UNREADABLE, HashedFile, unreadable
-from writers.shards import schema as sc
+from writers.merge.planning.listing import Listing, Names
+from writers.parquet.opening import UNREADABLE, sha256_of, unreadable
+from writers.shards import schema
 
 Numbers = npt.NDArray[np.int64]
 
@@ -101,13 +101,9 @@ def _changed(name: str) -> ConfigError:
 
 def _sha256(path: Path, name: str) -> str:
     try:
-        file = HashedFile(path)
+        return sha256_of(path)
     except OSError as error:
         raise unreadable(name, error) from error
-    try:
-        return file.hexdigest()
-    finally:
-        file.close()
 
 
 class _Recorded:
@@ -139,7 +135,7 @@ class _Recorded:
                 with path.open("rb") as stream:
                     yield from map(orjson.loads, stream)
             else:
-                yield from orjson.loads(pq.read_metadata(path).metadata[sc.KEY_LINEAGE])["files"]
+                yield from orjson.loads(pq.read_metadata(path).metadata[schema.KEY_LINEAGE])["files"]
         except (*UNREADABLE, KeyError) as error:
             raise DamageError(
                 f"{path} cannot be read ({error}), which tells what was merged before: restore it from a copy"

@@ -1,4 +1,4 @@
-"""Sorted runs: pass 1 of sorting by id (writers/merge/sort.py says what for).
+"""Sorted runs: pass 1 of sorting by id (writers/merge/sorting/sort.py says what for).
 
 A task a group of inputs: rows are collected up to `sort_bytes` of vectors, sorted by id, and written as one run after
 the other. Vectors lie raw, back to back, in `GROUP.vectors`; ids, carried columns and each row's hash in `GROUP.rows`,
@@ -22,14 +22,12 @@ import pyarrow.compute as pc
 
 from engine.errors import SinkError
 from engine.memory.channels import Message
-from writers.merge.group import GroupReader
 from writers.merge.ledger import read_group
-from writers.merge.output import Sums
-from writers.parquet.foreign import MergeSchema
+from writers.merge.outputs.group import GroupReader
+from writers.merge.outputs.output import Sums
 from writers.parquet.inputs import Block
-from writers.parquet.pages import EncodedPage, Matrix
-from writers.proof.digests import MASK, RowHasher, total
-from writers.shards import schema as sc
+from writers.parquet.merge_schema import MergeSchema
+from writers.proof.digests import Matrix, RowHasher
 from writers.workers.pool import Report
 
 HASH = "__row_hash"
@@ -154,9 +152,8 @@ class _RunWriter:
             self._rows_sink.close()
 
     def append(self, block: Block) -> None:
-        """Take rows in; the block holds a matrix."""
+        """Take rows in."""
         vectors = block.vectors
-        assert not isinstance(vectors, EncodedPage)  # not asked for
         start = 0
         while start < len(vectors):
             count = min(len(vectors) - start, len(self._matrix) - self._n_rows)
@@ -185,9 +182,7 @@ class _RunWriter:
         others = pa.concat_tables(self._others).combine_chunks()
         matrix = self._matrix[: self._n_rows]
         hashes = self._hasher.row_hashes(others, matrix)
-        self.sums.rows += self._n_rows
-        self.sums.digest = (self.sums.digest + total(hashes)) & MASK
-        self.sums.id_digests.append(sc.id_digest(others.column(0)))
+        self.sums.add(others, hashes)
         order = sort_order(others.column(0))
         for start in range(0, len(order), _WRITE_ROWS):
             piece = matrix[order[start : start + _WRITE_ROWS]].data.cast("B")
@@ -221,7 +216,7 @@ def check_runs(job: Message, _report: Report) -> Message:
                 batch = pa.Table.from_batches([reader.get_batch(number)]).select(names)
                 raw = vectors.read(batch.num_rows * row_bytes)
                 matrix = np.frombuffer(raw, dtype=schema.dtype).reshape(-1, schema.dim)
-                sums.add(hasher, batch, matrix)
+                sums.add(batch, hasher.row_hashes(batch, matrix))
             rest = vectors.read(1)
     except (OSError, ValueError, pa.ArrowException):
         return {"sound": False}

@@ -1,9 +1,9 @@
 """Sorting by id with bounded memory: outputs gathered from ranges of ids out of sorted runs on disk.
 
-Pass 1 (writers/merge/runs.py) makes sorted runs of whole rows. Quantiles of the first ids of their batches cut the ids
-into ranges of about equal size, one range an output. Pass 2, a task an output: the ids of its range are read out of
-every run and sorted, then the vectors are gathered; since runs are sorted, every stretch of sorted rows is one
-contiguous read per run, however many rows there are in all.
+Pass 1 (writers/merge/sorting/runs.py) makes sorted runs of whole rows. Quantiles of the first ids of their batches
+cut the ids into ranges of about equal size, one range an output. Pass 2, a task an output: the ids of its range are
+read out of every run and sorted, then the vectors are gathered; since runs are sorted, every stretch of sorted rows
+is one contiguous read per run, however many rows there are in all.
 
 So every row is written and read once more than without sorting, and memory is bounded by `sort_bytes` in pass 1, by a
 row group's vectors and the ids of one range (in portions, when rows carry much else) in pass 2. Sorting an index and
@@ -31,13 +31,12 @@ import pyarrow.compute as pc
 from engine.errors import DamageError, SinkError
 from engine.ledger.log import Record
 from engine.memory.channels import Message
-from writers.merge.group import merge_footer
-from writers.merge.output import Output
-from writers.merge.runs import BATCH_ROWS, HASH, Rows, RunPaths, read_firsts, sort_order
-from writers.parquet.foreign import MergeSchema
-from writers.parquet.inputs import Block
-from writers.parquet.pages import Matrix, page_rows
-from writers.proof.digests import MASK, Words, total
+from writers.merge.outputs.group import merge_footer
+from writers.merge.outputs.output import Output
+from writers.merge.sorting.runs import BATCH_ROWS, HASH, Rows, RunPaths, read_firsts, sort_order
+from writers.parquet.inputs import BLOCK_BYTES, Block
+from writers.parquet.merge_schema import MergeSchema
+from writers.proof.digests import MASK, Matrix, Words, total
 from writers.workers.pool import Report
 
 _GATHER_BYTES = 48 << 20
@@ -100,7 +99,6 @@ def gather_output(job: Message, report: Report) -> Message:
         schema,
         row_group_bytes=int(job["row_group_bytes"]),
         sorted_by_id=True,
-        expected_rows=int(job["expected_rows"]),
     )
     try:
         gatherer = _Gatherer(Path(job["runs"]), int(job["number"]), groups, schema)
@@ -109,13 +107,13 @@ def gather_output(job: Message, report: Report) -> Message:
             for low, high in itertools.pairwise(bounds):
                 for block in gatherer.blocks(low, high):
                     output.append(block)
-                    if output.sums.rows - told >= _REPORT_ROWS:
-                        report({"rows": output.sums.rows - told})
-                        told = output.sums.rows
+                    if output.rows - told >= _REPORT_ROWS:
+                        report({"rows": output.rows - told})
+                        told = output.rows
         facts = output.seal(merge_footer(job["footer"], schema, job["lineage"]))
         if (output.sums.rows, output.sums.digest) != (gatherer.rows, gatherer.row_digest):
             raise DamageError(f"{output.path} does not hold what was read from the sources: run the same command again")
-        report({"rows": output.sums.rows - told})
+        report({"rows": output.rows - told})
         return facts
     except (OSError, pa.ArrowException) as error:
         output.abort()
@@ -150,7 +148,7 @@ class _Gatherer:
         self._groups = groups
         self._schema = schema
         self._row_bytes = schema.dim * schema.dtype.itemsize
-        self._page_rows = page_rows(schema.dim, schema.dtype.itemsize)
+        self._block_rows = max(1, BLOCK_BYTES // self._row_bytes)
         self._fds: dict[int, int] = {}
         self._staging: Matrix = np.empty((max(1, _GATHER_BYTES // self._row_bytes), schema.dim), dtype=schema.dtype)
 
@@ -161,7 +159,7 @@ class _Gatherer:
         self._fds = {}
 
     def blocks(self, low: int | str | None, high: int | str | None) -> Iterator[Block]:
-        """The rows from `low` to below `high`, sorted, about a page at a time."""
+        """The rows from `low` to below `high`, sorted, about a block at a time."""
         kind = self._schema.others.field(0).type
         stretches, tables = self._select(
             None if low is None else bound_scalar(low, kind), None if high is None else bound_scalar(high, kind)
@@ -181,8 +179,8 @@ class _Gatherer:
         for start in range(0, len(order), len(self._staging)):
             rows = order[start : start + len(self._staging)]
             at = self._stage(stretches, stretch_of[rows], row_of[rows])
-            for first in range(0, len(rows), self._page_rows):
-                piece = slice(first, first + self._page_rows)
+            for first in range(0, len(rows), self._block_rows):
+                piece = slice(first, first + self._block_rows)
                 yield Block(others.take(pa.array(rows[piece])), self._staging[at[piece]])
 
     def _select(self, low: pa.Scalar | None, high: pa.Scalar | None) -> tuple[list[_Stretch], list[pa.Table]]:

@@ -1,7 +1,7 @@
 """What a merge makes of Parquet files, its own or anybody's: one schema for all, and arrays in that schema.
 
 The schema comes from the run's ledger or, for a folder of foreign files, from its first file that holds rows
-(`writers.parquet.foreign_folder`): `_id` first, then the other columns in that file's order, then `embedding` as a
+(`writers.parquet.folder_schema`): `_id` first, then the other columns in that file's order, then `embedding` as a
 fixed-size list. Other files may have their columns in any order, vectors as `list`, `large_list` or `fixed_size_list`
 of any float type, ids as any integer or string type; any other difference is refused with the file's name.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orjson
@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from engine.errors import ConfigError, DamageError, FingerprintMismatch
 from engine.memory.ids import IdType
 from engine.records import Fingerprint
-from writers.parquet.foreign_types import element_of, is_vector, n_leaves, without_views
-from writers.shards import schema as sc
+from writers.parquet.arrow_types import element_of, is_vector, n_leaves, without_views
+from writers.parquet.opening import footer_of
+from writers.shards.schema import EMBEDDING, ID, KEY_FINGERPRINT, KEY_ID_TYPE, ShardSchema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +55,10 @@ class MergeSchema:
 
     def __post_init__(self) -> None:
         # Settled once: a million small files ask for these a million times.
-        vectors = self.arrow.field(sc.EMBEDDING).type
+        vectors = self.arrow.field(EMBEDDING).type
         half = vectors.value_type == pa.float16()
-        others = [item for item in self.arrow if item.name != sc.EMBEDDING]
-        named = tuple((self.id_source if item.name == sc.ID else item.name, item.type) for item in others)
+        others = [item for item in self.arrow if item.name != EMBEDDING]
+        named = tuple((self.id_source if item.name == ID else item.name, item.type) for item in others)
         object.__setattr__(self, "dim", int(vectors.list_size))
         object.__setattr__(self, "dtype", np.dtype(np.float16 if half else np.float32))
         object.__setattr__(self, "vector_type", "float16" if half else "float32")
@@ -66,7 +67,7 @@ class MergeSchema:
 
     def of_outputs(self) -> MergeSchema:
         """The same for files that a merge has written."""
-        return replace(self, id_source=sc.ID, vector_source=sc.EMBEDDING)
+        return replace(self, id_source=ID, vector_source=EMBEDDING)
 
     def as_dict(self) -> dict[str, Any]:
         """As it stands in ledgers and job messages."""
@@ -116,7 +117,7 @@ def fingerprint_differences(mine: dict[str, Any] | None, theirs: dict[str, Any] 
 def schema_of_run(run: dict[str, Any], ledger: str) -> MergeSchema:
     """The schema that a run's RUN record names."""
     described = run["schema"]
-    shard = sc.ShardSchema(
+    shard = ShardSchema(
         id_type=IdType(described["id_type"]),
         columns=tuple((str(name), str(kind)) for name, kind in described["columns"]),
         dim=int(described["dim"]),
@@ -126,8 +127,8 @@ def schema_of_run(run: dict[str, Any], ledger: str) -> MergeSchema:
     return MergeSchema(
         arrow=shard.arrow(),
         id_type=shard.id_type,
-        id_source=sc.ID,
-        vector_source=sc.EMBEDDING,
+        id_source=ID,
+        vector_source=EMBEDDING,
         fingerprint=run["fingerprint"],
         described_by=f"the ledger {ledger}",
     )
@@ -142,24 +143,24 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
     theirs: pa.Schema = parquet.schema_arrow
     if twice := _names_twice(theirs):
         raise ConfigError(f"{name} has several columns {twice[0]!r}: rename them")
-    id_source = _choose(name, theirs, "id", id_column, [sc.ID, "id"])
+    id_source = _choose(name, theirs, "id", id_column, [ID, "id"])
     lists = [item.name for item in theirs if is_vector(item.type)]
-    likely = [sc.EMBEDDING] if sc.EMBEDDING in lists else lists
+    likely = [EMBEDDING] if EMBEDDING in lists else lists
     vector_source = _choose(name, theirs, "vector", vector_column, likely if len(likely) == 1 else [])
     pairs = footer_of(parquet)
-    id_type, id_field = _id_field(name, theirs.field(id_source), pairs.get(sc.KEY_ID_TYPE))
+    id_type, id_field = _id_field(name, theirs.field(id_source), pairs.get(KEY_ID_TYPE))
     fields = [id_field]
     for carried in theirs:
         if carried.name in (id_source, vector_source):
             continue
-        if carried.name in (sc.ID, sc.EMBEDDING):
+        if carried.name in (ID, EMBEDDING):
             raise ConfigError(f"{name}: the column {carried.name!r} stands where the engine writes its own; rename it")
         kind = without_views(carried.type)
         fields.append(carried.remove_metadata().with_type(kind).with_nullable(True))  # a later file may hold nulls
     half = element_of(theirs.field(vector_source).type) == pa.float16()
     element = pa.field("element", pa.float16() if half else pa.float32(), nullable=False)
     vectors = pa.list_(element, _dim_of(name, parquet, vector_source))
-    fields.append(pa.field(sc.EMBEDDING, vectors, nullable=False))
+    fields.append(pa.field(EMBEDDING, vectors, nullable=False))
     return MergeSchema(
         arrow=pa.schema(fields),
         id_type=id_type,
@@ -170,17 +171,11 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
     )
 
 
-def footer_of(parquet: pq.ParquetFile) -> dict[bytes, bytes]:
-    """The key-value metadata of a file."""
-    pairs: dict[bytes, bytes] = dict(parquet.metadata.metadata or {})
-    return pairs
-
-
 def _fingerprint(name: str, pairs: dict[bytes, bytes]) -> dict[str, Any] | None:
-    if sc.KEY_FINGERPRINT not in pairs:
+    if KEY_FINGERPRINT not in pairs:
         return None
     try:
-        fingerprint = orjson.loads(pairs[sc.KEY_FINGERPRINT]) or None
+        fingerprint = orjson.loads(pairs[KEY_FINGERPRINT]) or None
     except orjson.JSONDecodeError as error:
         raise DamageError(f"{name}: the fingerprint in the footer is not JSON: the file is damaged") from error
     if not isinstance(fingerprint, dict | None):
@@ -190,7 +185,7 @@ def _fingerprint(name: str, pairs: dict[bytes, bytes]) -> dict[str, Any] | None:
 
 def _id_type_said(pairs: dict[bytes, bytes]) -> IdType | None:
     """What a footer says of the ids; others may use the same key for something else."""
-    said = pairs.get(sc.KEY_ID_TYPE, b"").decode(errors="replace")
+    said = pairs.get(KEY_ID_TYPE, b"").decode(errors="replace")
     return IdType(said) if said in set(IdType) else None
 
 
@@ -226,8 +221,8 @@ def _id_field(name: str, column: pa.Field, said: bytes | None) -> tuple[IdType, 
         raise ConfigError(
             f"{name}: the id column {column.name!r} has type {column.type}; expected integers, strings or 12 bytes"
         )
-    shard = sc.ShardSchema(id_type=id_type, columns=(), dim=1, vector_type="float32")
-    return id_type, shard.arrow().field(sc.ID)
+    shard = ShardSchema(id_type=id_type, columns=(), dim=1, vector_type="float32")
+    return id_type, shard.arrow().field(ID)
 
 
 def _dim_of(name: str, parquet: pq.ParquetFile, column: str) -> int:
@@ -248,19 +243,6 @@ def _dim_of(name: str, parquet: pq.ParquetFile, column: str) -> int:
     raise ConfigError(f"no file has a row to tell the dimension from; {name} is the first: add files with rows")
 
 
-class Matched(NamedTuple):
-    """What a file's columns turned out to be.
-
-    Attributes:
-        ids, vectors: Numbers of these leaves in the footer; of ids all that pyarrow may read for them.
-        same: Whether all columns are those of the outputs, type by type.
-    """
-
-    ids: list[int]
-    vectors: int
-    same: bool
-
-
 _REMEMBERED = 8
 """Ways to write the same columns, and to say the same of them, that are known at once."""
 
@@ -273,29 +255,27 @@ class Matcher:
 
     def __init__(self, schema: MergeSchema) -> None:
         self.schema = schema
-        self._passed: list[tuple[pa.Schema, Matched]] = []
+        self._passed: list[tuple[pa.Schema, int]] = []
         self._passed_pairs: set[tuple[bytes | None, bytes | None]] = set()
 
-    def check(self, name: str, parquet: pq.ParquetFile) -> Matched:
-        """Check one file (see `check_columns` for what it raises)."""
-        matched = self._columns(name, parquet)
-        _check_numbers(name, parquet, matched.vectors, self.schema)
+    def check(self, name: str, parquet: pq.ParquetFile) -> int:
+        """Check one file (`check_columns` says what raises); returns the number of its vectors' leaf in the footer."""
+        leaf = self._vector_leaf(name, parquet)
+        _check_numbers(name, parquet, leaf, self.schema)
         self._check_pairs(name, footer_of(parquet))
-        return matched
+        return leaf
 
-    def _columns(self, name: str, parquet: pq.ParquetFile) -> Matched:
+    def _vector_leaf(self, name: str, parquet: pq.ParquetFile) -> int:
         theirs: pa.Schema = parquet.schema_arrow
-        for passed, matched in self._passed:
+        for passed, leaf in self._passed:
             if passed.equals(theirs):
-                return matched
-        vectors = check_columns(name, parquet, self.schema)
-        same = theirs.equals(self.schema.arrow, check_metadata=False)
-        matched = Matched(_leaves_named(parquet, self.schema.id_source), vectors, same)
-        self._passed = [*self._passed[1 - _REMEMBERED :], (theirs, matched)]
-        return matched
+                return leaf
+        leaf = check_columns(name, parquet, self.schema)
+        self._passed = [*self._passed[1 - _REMEMBERED :], (theirs, leaf)]
+        return leaf
 
     def _check_pairs(self, name: str, pairs: dict[bytes, bytes]) -> None:
-        said = (pairs.get(sc.KEY_ID_TYPE), pairs.get(sc.KEY_FINGERPRINT))
+        said = (pairs.get(KEY_ID_TYPE), pairs.get(KEY_FINGERPRINT))
         if said not in self._passed_pairs:
             _check_footer(name, pairs, self.schema)
             if len(self._passed_pairs) < _REMEMBERED:
@@ -355,7 +335,7 @@ def _type_differences(name: str, theirs: pa.Schema, schema: MergeSchema) -> list
     elif pa.types.is_fixed_size_list(kind) and kind.list_size != schema.dim:
         found.append(f"dimension {kind.list_size} is not {schema.dim}")
     carried = {item.name: item.type for item in schema.others}
-    del carried[sc.ID]
+    del carried[ID]
     sources = (schema.id_source, schema.vector_source)
     rest = {item.name: without_views(item.type) for item in theirs if item.name not in sources}
     found += [f"no column {missing!r}" for missing in carried if missing not in rest]
@@ -388,9 +368,3 @@ def leaf_number(parquet: pq.ParquetFile, column: str) -> int:
     if path != column and not path.startswith(f"{column}."):
         raise DamageError(f"the footer has no leaf for the column {column!r}: the file is damaged")
     return before
-
-
-def _leaves_named(parquet: pq.ParquetFile, column: str) -> list[int]:
-    """All leaves that pyarrow may take for a column of that name, one with a longer name and a dot included."""
-    paths = [parquet.schema.column(number).path for number in range(len(parquet.schema.names))]
-    return [number for number, path in enumerate(paths) if path == column or path.startswith(f"{column}.")]
