@@ -112,8 +112,11 @@ class _Trial:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with contextlib.suppress(SinkError if kind else ()):  # the first refusal is the one to tell
+        try:
             self._clean()
+        except SinkError:
+            if kind is None:
+                raise  # otherwise the first refusal is the one to tell
 
     def _clean(self) -> None:
         with _needs(self._folder, "remove a file"):
