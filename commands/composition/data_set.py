@@ -135,11 +135,12 @@ def begin_or_continue(
 def _refuse_names_of_other_case(record: Record, config: RunConfig) -> None:
     """Where upper and lower case are one (exFAT, SMB, macOS), two collections would have one folder and one ledger."""
     for name in ("database", "collection", "done_field"):
-        recorded_name, asked = record[name], getattr(config.source, name)
+        asked = getattr(config.source, name)
+        recorded_name = str(record.get(name, asked))
         if recorded_name != asked and recorded_name.casefold() == asked.casefold():
             raise ConfigError(
-                f"the ledger in {config.folders.hot} is that of --{name.replace('_', '-')} {recorded_name}, not {asked}: "
-                "this file system takes upper and lower case for one; name another --hot-dir and --cold-dir"
+                f"the ledger in {config.folders.hot} is that of --{name.replace('_', '-')} {recorded_name}, not of "
+                f"{asked}: this file system takes upper and lower case for one; name another --hot-dir and --cold-dir"
             )
 
 
