@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from commands.terminal.output import complain, discard_output
 from engine.errors import EngineError, Exit, of_os_error
-from engine.supervision.signals import Terminated, raise_when_terminated
+from engine.supervision.signals import Terminated, leave_undisturbed, raise_when_terminated
 
 
 def run_app(app: typer.Typer) -> int:
@@ -61,6 +61,8 @@ def run_app(app: typer.Typer) -> int:
             raise
         complain(f"unexpected error: {type(error).__name__}: {error}; run again with --debug and report it")
         return Exit.UNEXPECTED
+    finally:
+        leave_undisturbed()
 
 
 def _call(app: typer.Typer, arguments: list[str]) -> int:

@@ -140,6 +140,8 @@ class Chaos:
         kills = {trouble.kill for trouble in troubles}
         if ended.code == -signal.SIGKILL and kills & {"group", "supervisor"}:
             pass  # it has said nothing, and must not have
+        elif ended.code == -signal.SIGTERM and "term" in kills:
+            _require(not ended.err, "it was ended before it could say anything, and said something")
         else:
             refused = ended.code == Exit.USAGE and any(trouble.kind.startswith("server") for trouble in troubles)
             if refused and "cannot be used: " in ended.err:  # it was ill when the doctor looked: nothing was begun

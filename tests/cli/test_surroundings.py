@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -217,4 +218,19 @@ def test_a_command_works_where_proc_is_not_mounted(run_folder: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert sys.executable
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("arguments", [["--version"], ["run", "--no-such-option"]], ids=" ".join)
+def test_a_signal_on_the_way_out_changes_nothing(number: signal.Signals, arguments: list[str]) -> None:
+    """While the interpreter takes itself down: no traceback out of a library, and the exit code of the work."""
+    code = (
+        "import atexit, os, signal, sys; import cli; "
+        f"atexit.register(lambda: os.kill(os.getpid(), {int(number)})); sys.argv[1:] = {arguments!r}; cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert done.returncode == (0 if arguments == ["--version"] else 2)
+    assert len(done.stderr.splitlines()) == (0 if arguments == ["--version"] else 1)
