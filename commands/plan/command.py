@@ -7,7 +7,7 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples, option
+from commands.options.declared import examples, option, path_option
 from commands.options.secrets import run_secrets
 from commands.options.values import concurrency_of, listed, retweeted_of, size
 from commands.terminal.output import print_result, set_up_logs, to_json
@@ -48,7 +48,7 @@ def plan(
     shard_seconds: Annotated[float, option("shard-seconds", "... or at this age.")] = 60.0,
     vector_type: shared.VectorType = "float32",
     tuned: Annotated[
-        Path | None, option("tuned", "The file that `engine bench` wrote [default: measure the servers].")
+        Path | None, path_option("tuned", "The file that `engine bench` wrote [default: measure the servers].")
     ] = None,
     max_seconds: Annotated[float, option("max-seconds", "Time for measuring the servers, at most.")] = 60.0,
     gpu_hour_price: shared.GpuHourPrice = None,

@@ -8,7 +8,7 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples, option
+from commands.options.declared import examples, option, path_option
 from commands.options.secrets import run_secrets
 from commands.options.values import concurrency_of, given, listed, retweeted_of, size
 from commands.terminal.output import print_result, say, set_up_logs, to_json
@@ -66,7 +66,7 @@ def run(
     keep_text: Annotated[
         bool, option("keep-text", "Keep texts in the quarantine file.", declared="--keep-text")
     ] = False,
-    tuned: Annotated[Path | None, option("tuned", "The file that `engine bench` wrote.")] = None,
+    tuned: Annotated[Path | None, path_option("tuned", "The file that `engine bench` wrote.")] = None,
     limit: Annotated[int | None, option("limit", "Stop after that many documents; exit 8 when work is left.")] = None,
     max_time: Annotated[float | None, option("max-time", "Stop cleanly after that many seconds.")] = None,
     max_outage: Annotated[

@@ -20,7 +20,7 @@ from commands.run.limits import limits, open_files
 from commands.run.observers import observers
 from engine.config import RunConfig, to_toml
 from engine.errors import EngineError, Exit, SinkError
-from engine.ledger import durable
+from engine.ledger import durable, preflight
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RESERVE_BYTES, RunFolders, RunLock
@@ -111,6 +111,8 @@ def _prepare(
     with _own_files(folders):
         lock = RunLock(folders.lock)
     stack.callback(lock.release)
+    preflight.check_ledger_folder(folders.hot, folders.lock, RESERVE_BYTES + preflight.MIN_FREE_BYTES, config.name)
+    preflight.check_shards_folder(folders.shards, config.sink.shard_bytes, config.source.done_field)
     source = inspect_source(config.source, secrets.mongo_uri, wait_s=wait_s)
     if source.empty:
         return None
