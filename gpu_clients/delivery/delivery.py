@@ -203,7 +203,7 @@ class Delivery:
         drifts = self._lane.drifts
 
         def counted(cut: list[int]) -> None:
-            finding.truncated, finding.truncation_known = cut, True
+            finding.truncated, finding.truncation_known = sorted({*finding.truncated, *cut}), True
             self.take_finding(batch, finding, drifts)
 
         count = find_truncated(batch.texts(), suspects, self._lane.truncation)
