@@ -81,8 +81,9 @@ class Lane:
         route = choose_route(facts, settings.options)
         self.requester = Requester(http, route, dim=settings.dim, normalized=settings.normalize)
         self.admission = self._make_admission(settings, facts)
-        # a server that refuses long texts cuts none
-        self.truncation = TruncationJudge(facts.max_input_length if settings.truncate else None)
+        # a server that refuses long texts cuts none; TEI is told what to do
+        cuts = settings.truncate and (facts.kind == "tei" or facts.auto_truncate is not False)
+        self.truncation = TruncationJudge(facts.max_input_length if cuts else None)
         self.overloaded_since_s = None
 
     def probe(self) -> ServerProbe:

@@ -55,6 +55,7 @@ class Examination:
 _CANARY_TOKENS = (None, 256, 64)
 """Canary texts get shorter until a server takes them that does not say how long a text may be."""
 _MAY_BE_TOO_LONG = (FailureKind.REJECTED, FailureKind.PAYLOAD, FailureKind.TOO_LONG, FailureKind.BACKEND)
+_CHEAP_TOKENS = 4_096
 _LONG_WORDS = 40_000
 _FEWEST_TOKENS_A_WORD = 0.5
 
@@ -102,6 +103,8 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
     if canary.neighbours_matter():
         warnings.append("a long text's vector changes with its peers in a batch (cosine below 0.999)")
     prompt_tokens = (yield from _count_prompt_tokens()) if facts.kind == "tei" else None
+    if facts.kind == "openai" and options.truncate and facts.auto_truncate is None:
+        facts = dataclasses.replace(facts, auto_truncate=(yield from _cuts_long_texts(route, facts.max_input_length)))
     if facts.kind == "openai" and not options.truncate:
         yield from _require_refusal_of_long_texts(route)
     pads = (yield from measure_padding(route, facts, mixed.shape[1])) if with_padding and is_quick else None
@@ -238,6 +241,26 @@ def _count_prompt_tokens() -> Generator[ProbeRequest, Exchange, int | None]:
     if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], list):
         return len(parsed[0])
     return None
+
+
+def _cuts_long_texts(route: Route, limit_tokens: int | None) -> Generator[ProbeRequest, Exchange, bool | None]:
+    """Whether a server cuts a text longer than it says it takes; None when it does not say, or would take long."""
+    if limit_tokens is None or limit_tokens > _CHEAP_TOKENS:
+        return None
+    body = orjson.dumps(["word " * (2 * limit_tokens)])
+    request = ProbeRequest(
+        method="POST",
+        path=route.path,
+        body=(route.prefix, body, route.suffix),
+        max_body_bytes=float_answer_cap_bytes(1, UNKNOWN_DIM),
+    )
+    try:
+        answer = yield from ask(request)
+    except ProbeFailed as error:
+        return None if error.failure.status is None else False
+    cuts = answer.status == 200
+    answer.release()
+    return cuts
 
 
 def _require_refusal_of_long_texts(route: Route) -> Generator[ProbeRequest, Exchange, None]:

@@ -156,6 +156,14 @@ def test_a_text_beyond_the_context_is_cut_and_not_put_into_quarantine(name: str)
         assert 15 in outcome.truncated
 
 
+def test_a_text_that_a_refusing_server_takes_is_not_flagged_as_cut() -> None:
+    """Whatever its bytes make one think: 480 words are within 512."""
+    texts = [*(f"text {number}" for number in range(15)), " ".join(LONG.split()[:480])]
+    outcome, _, _ = run("llama.cpp", texts)
+    outcome.check_exact(MODEL)
+    assert not outcome.truncated
+
+
 @pytest.mark.parametrize("name", [name for name in KNOWN if Manners(**KNOWN[name][0]).refuses])
 def test_a_text_beyond_the_context_is_too_long_when_cutting_is_not_wanted(name: str) -> None:
     texts = [*(f"text {number}" for number in range(15)), LONG]
