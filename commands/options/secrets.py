@@ -12,8 +12,17 @@ import typer
 from commands.options.values import listed, source_of
 from engine.errors import ConfigError
 from engine.telemetry.logs import keep_secret
-from gpu_clients.http.access import parse_header
 
+_WRITTEN_BY_US = (
+    "host",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "connection",
+    "accept-encoding",
+    "accept",
+)
+_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 _LEAST_SECRET = 6
 
 
@@ -119,7 +128,7 @@ def _headers(path: Path | None) -> tuple[tuple[str, str], ...]:
         if not line.strip() or line.startswith("#"):
             continue
         try:
-            name, value = parse_header(line)
+            name, value = _parse_header(line)
         except ConfigError as error:
             raise ConfigError(f"--tei-header-file {path}: line {number} {error}") from error
         headers.append((name, value))
@@ -127,6 +136,23 @@ def _headers(path: Path | None) -> tuple[tuple[str, str], ...]:
             if len(secret) >= _LEAST_SECRET:  # to strike out every "1" would make a log unreadable
                 keep_secret(secret)
     return tuple(headers)
+
+
+def _parse_header(line: str) -> tuple[str, str]:
+    """Read `Name: value`.
+
+    Raises:
+        ConfigError: no header, or one that the client writes itself; the value is never named.
+    """
+    name, colon, value = line.partition(":")
+    name, value = name.strip(), value.strip()
+    if not colon or not name or not set(name.lower()) <= _TOKEN:
+        raise ConfigError("is not of the form `Name: value`")
+    if name.lower() in _WRITTEN_BY_US:
+        raise ConfigError(f"sets {name}, which the client writes itself")
+    if not value.isascii() or not value.isprintable():
+        raise ConfigError(f"gives {name} a value with characters that no header can hold")
+    return name, value
 
 
 def _has_password(uri: str) -> bool:

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from engine.errors import ConfigError
-
-_OURS = ("host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding", "accept")
-_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
@@ -34,20 +29,3 @@ class Access:
 
 NO_ACCESS = Access()
 """A server that asks for nothing."""
-
-
-def parse_header(line: str) -> tuple[str, str]:
-    """Read `Name: value`.
-
-    Raises:
-        ConfigError: no header, or one that the client writes itself; the value is never named.
-    """
-    name, colon, value = line.partition(":")
-    name, value = name.strip(), value.strip()
-    if not colon or not name or not set(name.lower()) <= _TOKEN:
-        raise ConfigError("is not of the form `Name: value`")
-    if name.lower() in _OURS:
-        raise ConfigError(f"sets {name}, which the client writes itself")
-    if not value.isascii() or not value.isprintable():
-        raise ConfigError(f"gives {name} a value with characters that no header can hold")
-    return name, value
