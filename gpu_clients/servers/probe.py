@@ -89,7 +89,7 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
     if repeated_rows(mixed):
         raise misfit("the server gives the same vector for different texts")
     began_s = time.monotonic()
-    equal, _ = yield from embed_canary(route, Arrangement.EQUAL, facts, None)
+    equal, _ = yield from embed_canary(route, Arrangement.EQUAL, facts, mixed.shape[1])
     is_quick = time.monotonic() - began_s < QUICK_S
     _check_sound(equal, options)
     seen = {Arrangement.MIXED: mixed, Arrangement.EQUAL: equal}
