@@ -63,10 +63,10 @@ _SHOWN_IDS = 10
 
 
 class MarksRefused(ConfigError):
-    """The collection refuses the mark of some documents; their rows are committed, and all others are marked.
+    """Some documents cannot take their mark; their rows are committed, and all others are marked.
 
     Attributes:
-        why: What the collection said.
+        why: What keeps them from it.
         ids: The `_id`s of the documents as text.
     """
 
@@ -74,8 +74,8 @@ class MarksRefused(ConfigError):
         shown = ", ".join(ids[:_SHOWN_IDS]) + (", ..." if len(ids) > _SHOWN_IDS else "")
         super().__init__(
             f"{why}: {len(ids):,} documents cannot be marked (_id {shown}), the others of their shards are, and every "
-            "row is safe: let the validator allow the field or mend these documents, then the same command marks them "
-            "and goes on; or go on with --no-mark"
+            "row is safe: let the collection take the field (its validator, a unique index) or mend these documents, "
+            "then the same command marks them and goes on; or go on with --no-mark"
         )
         self.why = why
         self.ids = tuple(ids)

@@ -7,9 +7,9 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples, option
+from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
-from commands.options.values import listed, positive
+from commands.options.values import listed, positive, retweeted_of
 from commands.terminal.output import complain, print_result, set_up_logs, to_json
 
 app = typer.Typer()
@@ -33,7 +33,7 @@ def bench(
     server_kind: shared.ServerKind = "auto",
     model: shared.Model = None,
     texts: Annotated[
-        Path | None, option("texts", "One text a line, or .jsonl with `text` [default: sample the collection].")
+        Path | None, path_option("texts", "One text a line, or .jsonl with `text` [default: sample the collection].")
     ] = None,
     mongo_uri_: shared.MongoUri = shared.DEFAULT_URI,
     mongo_uri_file: shared.MongoUriFile = None,
@@ -43,6 +43,7 @@ def bench(
     done_field: shared.DoneField = "gemma_embedded_768",
     lang: shared.Lang = None,
     filter_: shared.Filter = None,
+    retweeted: shared.Retweeted = "null",
     batch_sizes: Annotated[str, option("batch-sizes", "Texts per request to try, comma-separated.")] = "8,16,32,64",
     concurrency_max: Annotated[
         int | None, option("concurrency-max", "Requests in flight per server [default: what the servers admit].")
@@ -55,8 +56,10 @@ def bench(
     dimensions: shared.Dimensions = None,
     normalize: shared.Normalize = True,
     truncate: shared.TruncateSamples = True,
-    out: Annotated[Path, option("out", "The file that `engine run --tuned` takes.")] = Path("tuned.toml"),
-    plot: Annotated[Path | None, option("plot", "PNG of latency over throughput (needs the extra `plot`).")] = None,
+    out: Annotated[Path, path_option("out", "The file that `engine run --tuned` takes.")] = Path("tuned.toml"),
+    plot: Annotated[
+        Path | None, path_option("plot", "PNG of latency over throughput (needs the extra `plot`).")
+    ] = None,
     json_: shared.Json = False,
     verbose: shared.Verbose = False,
 ) -> None:
@@ -93,6 +96,7 @@ def bench(
         done_field=done_field,
         langs=listed(lang),
         filter=filter_,
+        retweeted=retweeted_of(retweeted),
     )
     settings = BenchConfig(
         run=RunConfig(source=source, servers=servers),

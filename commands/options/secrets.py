@@ -100,7 +100,7 @@ def secret_from_file(option_name: str, path: Path) -> str:
 def _secret_lines(option_name: str, path: Path) -> list[str]:
     try:
         mode = os.stat(path).st_mode
-        text = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8-sig").strip()  # some editors begin a file with a byte order mark
     except OSError as error:
         raise ConfigError(f"{option_name} {path} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -111,11 +111,21 @@ def _secret_lines(option_name: str, path: Path) -> list[str]:
 
 
 def api_keys(key_file: Path | None) -> tuple[str, ...]:
-    """Keys for the servers from ENGINE_TEI_API_KEY (one for all, or one per URL with commas) or a file."""
+    """Keys for the servers from ENGINE_TEI_API_KEY (one for all, or one per URL with commas) or a file.
+
+    Raises:
+        ConfigError: see `secret_from_file`, or a key that no header of a request can hold.
+    """
     text = secret_from_file("--tei-api-key-file", key_file) if key_file else os.environ.get("ENGINE_TEI_API_KEY", "")
     keys = listed(text)
-    for key in keys:
+    for number, key in enumerate(keys, 1):
         keep_secret(key)
+        if (at := next((at for at, letter in enumerate(key, 1) if not "!" <= letter <= "~"), None)) is not None:
+            where = "--tei-api-key-file" if key_file else "ENGINE_TEI_API_KEY"
+            raise ConfigError(
+                f"{where}: character {at} of key {number} is U+{ord(key[at - 1]):04X}, which no header of a request "
+                "can hold; a key has letters, digits and signs of ASCII only: copy it again"
+            )
     return keys
 
 

@@ -7,9 +7,9 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples, option
+from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
-from commands.options.values import concurrency_of, listed, size
+from commands.options.values import concurrency_of, listed, retweeted_of, size
 from commands.terminal.output import print_result, set_up_logs, to_json
 
 EPILOG = examples(
@@ -30,6 +30,7 @@ def plan(
     lang: shared.Lang = None,
     filter_: shared.Filter = None,
     scan: shared.Scan = "queue",
+    retweeted: shared.Retweeted = "null",
     tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
     tei_api_key_file: shared.ApiKeyFile = None,
     tei_header_file: shared.HeaderFile = None,
@@ -49,7 +50,7 @@ def plan(
     shard_seconds: Annotated[float, option("shard-seconds", "... or at this age.")] = 60.0,
     vector_type: shared.VectorType = "float32",
     tuned: Annotated[
-        Path | None, option("tuned", "The file that `engine bench` wrote [default: measure the servers].")
+        Path | None, path_option("tuned", "The file that `engine bench` wrote [default: measure the servers].")
     ] = None,
     max_seconds: Annotated[float, option("max-seconds", "Time for measuring the servers, at most.")] = 60.0,
     gpu_hour_price: shared.GpuHourPrice = None,
@@ -77,6 +78,7 @@ def plan(
             langs=listed(lang),
             filter=filter_,
             scan=scan,
+            retweeted=retweeted_of(retweeted),
         ),
         servers=ServersConfig(
             urls=listed(tei_urls),

@@ -8,9 +8,9 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples, option
+from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
-from commands.options.values import concurrency_of, given, listed, size
+from commands.options.values import concurrency_of, given, listed, retweeted_of, size
 from commands.terminal.output import print_result, say, set_up_logs, to_json
 
 EPILOG = examples(
@@ -33,6 +33,7 @@ def run(
     filter_: shared.Filter = None,
     columns: Annotated[str | None, option("columns", "Further fields carried into Parquet, comma-separated.")] = None,
     scan: shared.Scan = "queue",
+    retweeted: shared.Retweeted = "null",
     no_mark: Annotated[
         bool, option("no-mark", "Never write to MongoDB; resume from the ledger.", declared="--no-mark")
     ] = False,
@@ -67,7 +68,7 @@ def run(
     keep_text: Annotated[
         bool, option("keep-text", "Keep texts in the quarantine file.", declared="--keep-text")
     ] = False,
-    tuned: Annotated[Path | None, option("tuned", "The file that `engine bench` wrote.")] = None,
+    tuned: Annotated[Path | None, path_option("tuned", "The file that `engine bench` wrote.")] = None,
     limit: Annotated[int | None, option("limit", "Stop after that many documents; exit 8 when work is left.")] = None,
     max_time: Annotated[float | None, option("max-time", "Stop cleanly after that many seconds.")] = None,
     max_outage: Annotated[
@@ -118,6 +119,7 @@ def run(
             filter=filter_,
             columns=listed(columns),
             scan=scan,
+            retweeted=retweeted_of(retweeted),
             mark=not no_mark,
         ),
         servers=servers,

@@ -7,7 +7,7 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples, option
+from commands.options.declared import examples, option, path_option
 from commands.options.secrets import mongo_uri, server_secrets
 from commands.options.values import listed
 from commands.terminal.output import print_result, set_up_logs, to_json
@@ -34,9 +34,13 @@ def verify(
     text_field: shared.TextField = "text",
     hot_dir: shared.HotDir = Path("hot"),
     cold_dir: shared.ColdDir = Path("cold"),
-    folder: Annotated[Path | None, option("folder", "A plain folder of Parquet files instead of a collection.")] = None,
+    folder: Annotated[
+        Path | None, path_option("folder", "A plain folder of Parquet files instead of a collection.")
+    ] = None,
     scope: Annotated[str, option("scope", "all, shards or consolidated.")] = "all",
-    target: Annotated[Path | None, option("target", "Where the shards were merged to [default: consolidated].")] = None,
+    target: Annotated[
+        Path | None, path_option("target", "Where the shards were merged to [default: consolidated].")
+    ] = None,
     sample_rows: Annotated[int, option("sample-rows", "Rows that level 5 embeds again.")] = 256,
     min_cosine: Annotated[float, option("min-cosine", "Lowest cosine that level 5 accepts.")] = 0.999,
     tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
