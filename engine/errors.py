@@ -6,6 +6,7 @@
     |   `-- MarksRefused         documents of committed rows that cannot be marked   exit 2
     |-- SourceError            MongoDB does not answer, or not as it must            exit 6
     |-- ServersUnavailable     no healthy embedding server within the limit          exit 7
+    |   `-- SeveralBackends      unlike backends answer behind one URL             exit 7
     |-- SinkError              an output device is full or failing                   exit 5
     |   |-- CommitFailed         nothing became durable; safe to redo                exit 5
     |   `-- CommitUnknown        it may have become durable; look before redoing     exit 5
@@ -92,6 +93,10 @@ class ServersUnavailable(EngineError):
     exit_code = Exit.SERVERS
 
 
+class SeveralBackends(ServersUnavailable):
+    """Unlike backends answer behind one URL: what one of them gives says nothing of the next."""
+
+
 class SinkError(EngineError):
     """An output device is full, failing or not writable."""
 
@@ -155,6 +160,7 @@ BY_NAME: dict[str, type[EngineError]] = {
         FingerprintMismatch,
         SourceError,
         ServersUnavailable,
+        SeveralBackends,
         SinkError,
         CommitFailed,
         CommitUnknown,

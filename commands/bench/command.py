@@ -8,7 +8,7 @@ import typer
 from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
-from commands.options.secrets import run_secrets
+from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
 from commands.options.values import listed, positive, retweeted_of
 from commands.terminal.output import complain, print_result, set_up_logs, to_json
 
@@ -28,6 +28,8 @@ def bench(
     config: Annotated[Path | None, config_option("bench")] = None,
     tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
     tei_api_key_file: shared.ApiKeyFile = None,
+    tei_header_file: shared.HeaderFile = None,
+    tei_ca_file: shared.CaFile = None,
     server_kind: shared.ServerKind = "auto",
     model: shared.Model = None,
     texts: Annotated[
@@ -112,7 +114,13 @@ def bench(
         out=out,
         plot=plot,
     )
-    result = find_operating_point(settings, run_secrets(context, mongo_uri_, mongo_uri_file, tei_api_key_file))
+    result = find_operating_point(
+        settings,
+        RunSecrets(
+            mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file),
+            servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file),
+        ),
+    )
     print_result(to_json(as_dict(result)) if json_ else as_text(result))
     if result.sentence:
         complain(result.sentence)

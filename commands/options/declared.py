@@ -46,6 +46,13 @@ Retweeted = Annotated[
 
 TeiUrls = Annotated[str, option("tei-urls", "Embedding servers, comma-separated; one client process each.")]
 ApiKeyFile = Annotated[Path | None, path_option("tei-api-key-file", "File (mode 600) with the servers' API keys.")]
+HeaderFile = Annotated[
+    Path | None,
+    path_option("tei-header-file", "File (mode 600) with headers for the servers, one `Name: value` a line."),
+]
+CaFile = Annotated[
+    Path | None, path_option("tei-ca-file", "Certificates (PEM) that vouch for the servers [default: system's].")
+]
 ServerKind = Annotated[str, option("server-kind", "auto, tei or openai.")]
 Model = Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")]
 Concurrency = Annotated[str, option("concurrency", "Requests in flight per server, or auto.")]

@@ -11,7 +11,7 @@ from bench.tuner.measure.probe import Probed, probe
 from bench.tuner.texts.corpus import WINDOW_TEXTS, Corpus
 from bench.tuner.tuning import CHARACTERS_PER_TOKEN
 from engine.config import RunConfig
-from engine.errors import ServersUnavailable
+from engine.errors import ServersUnavailable, SeveralBackends
 from engine.memory.ids import IdType
 from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
@@ -87,7 +87,7 @@ def sample_servers(settings: ClientSettings, queue: QueueSample, id_type: IdType
     try:
         fleet = examine(settings)
     except ServersUnavailable as error:
-        if not has_rate:
+        if not has_rate or isinstance(error, SeveralBackends):
             raise
         _log.warning("%s; the forecast goes by --tuned alone", error)
     limit = limit_tokens(fleet)
