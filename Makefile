@@ -13,10 +13,10 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint format docs bench clean
+.PHONY: help setup demo test test-matrix chaos quick lint format docs bench clean
 
 help: ## say what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
 setup: $(READY) ## make the virtual environment with everything in it
 
@@ -37,6 +37,12 @@ demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, m
 test: lint ## lint, types, and every test on real parts
 	$(PYTEST)
 
+test-matrix: $(READY) ## the quick tests on every Python that is found, with the newest and the lowest dependencies
+	$(BIN)/python -m tests.matrix --jobs $(WORKERS) $(MATRIX)
+
+chaos: $(READY) ## random trouble against the real command for MINUTES=5, judged by one oracle; SEED=N repeats
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
+
 quick: $(READY) ## the tests without the crash tests
 	$(PYTEST) -m 'not crash and not slow'
 
@@ -56,4 +62,4 @@ bench: $(READY) ## the engine's own ceiling on this machine, beside a plain scri
 	$(BIN)/python -m bench.measure.pipeline --compare
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .demo .parts .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .matrix .demo .parts .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from engine.supervision.interpreter import python
+
 _HEAD = """# Commands
 
 Made from `engine COMMAND --help` by `make docs`; a test compares. Every option can be set by the environment variable
@@ -36,7 +38,7 @@ def _names() -> list[str]:
 def _help(name: str) -> str:
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *name.split(), "--help"],
+        python("cli", *name.split(), "--help"),
         env=environment,
         capture_output=True,
         text=True,

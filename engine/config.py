@@ -17,6 +17,7 @@ from engine.ledger.runfolder import RunFolders, check_folder_name
 MAX_BATCH_SIZE = 4096
 MIN_RING_BYTES = 16 << 20
 MAX_LIMIT = 1 << 62
+RETWEETED_VALUES = ("null", "false", "any")
 _QUEUE_FIELDS = ("_id", "lang", "classified", "retweeted")
 
 
@@ -55,6 +56,15 @@ def check_done_field(name: str) -> None:
         )
 
 
+def check_retweeted(value: str) -> None:
+    """Refuse what `--retweeted` does not take.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    _one_of("retweeted", value, RETWEETED_VALUES)
+
+
 def _is_path(path: str) -> bool:
     """Whether MongoDB takes it as a field's name or a dotted path."""
     return all(part and not part.startswith("$") and "\0" not in part for part in path.split("."))
@@ -78,6 +88,7 @@ class SourceConfig:
         filter: Extended JSON that is ANDed to the work query, or None.
         columns: Further fields carried into Parquet.
         scan: `queue` for the partial index, `id` for `_id` order over the whole collection.
+        retweeted: Which value of a document's `retweeted` counts: `null` (or missing), `false` or `any`.
     """
 
     database: str = "twitter_data"
@@ -89,11 +100,13 @@ class SourceConfig:
     columns: tuple[str, ...] = ()
     scan: str = "queue"
     mark: bool = True
+    retweeted: str = "null"
 
     def __post_init__(self) -> None:
         for name in ("database", "collection", "done_field"):
             check_folder_name(f"--{name.replace('_', '-')}", getattr(self, name))
         _one_of("scan", self.scan, ("queue", "id"))
+        check_retweeted(self.retweeted)
         check_done_field(self.done_field)
         if not _is_path(self.text_field):
             raise ConfigError(f"--text-field is {self.text_field!r}; expected a field name or a dotted path")
@@ -247,6 +260,7 @@ class RunConfig:
             "filter": source.filter,
             "columns": ",".join(source.columns) or None,
             "scan": source.scan,
+            "retweeted": source.retweeted,
             "no_mark": not source.mark,
             "tei_urls": ",".join(_without_credentials(url) for url in servers.urls),
             "batch_size": servers.batch_size,
@@ -281,6 +295,13 @@ def to_toml(table: str, options: dict[str, Any]) -> str:
     lines = [f"[{table}]"]
     lines += [f"{name} = {json.dumps(value)}" for name, value in options.items()]
     return "\n".join(lines) + "\n"
+
+
+def recorded_option(path: Path, name: str) -> Any:
+    """An option as a run's `config.toml` has it (`to_toml`), None when the run or the option is not there."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    values = [line.partition(" = ")[2] for line in lines if line.startswith(f"{name} = ")]
+    return json.loads(values[0]) if values else None
 
 
 def _without_credentials(url: str) -> str:

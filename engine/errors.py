@@ -6,6 +6,7 @@
     |   `-- MarksRefused         documents of committed rows that cannot be marked   exit 2
     |-- SourceError            MongoDB does not answer, or not as it must            exit 6
     |-- ServersUnavailable     no healthy embedding server within the limit          exit 7
+    |   `-- SeveralBackends      unlike backends answer behind one URL             exit 7
     |-- SinkError              an output device is full or failing                   exit 5
     |   |-- CommitFailed         nothing became durable; safe to redo                exit 5
     |   `-- CommitUnknown        it may have become durable; look before redoing     exit 5
@@ -62,10 +63,10 @@ _SHOWN_IDS = 10
 
 
 class MarksRefused(ConfigError):
-    """The collection refuses the mark of some documents; their rows are committed, and all others are marked.
+    """Some documents cannot take their mark; their rows are committed, and all others are marked.
 
     Attributes:
-        why: What the collection said.
+        why: What keeps them from it.
         ids: The `_id`s of the documents as text.
     """
 
@@ -73,8 +74,8 @@ class MarksRefused(ConfigError):
         shown = ", ".join(ids[:_SHOWN_IDS]) + (", ..." if len(ids) > _SHOWN_IDS else "")
         super().__init__(
             f"{why}: {len(ids):,} documents cannot be marked (_id {shown}), the others of their shards are, and every "
-            "row is safe: let the validator allow the field or mend these documents, then the same command marks them "
-            "and goes on; or go on with --no-mark"
+            "row is safe: let the collection take the field (its validator, a unique index) or mend these documents, "
+            "then the same command marks them and goes on; or go on with --no-mark"
         )
         self.why = why
         self.ids = tuple(ids)
@@ -90,6 +91,10 @@ class ServersUnavailable(EngineError):
     """No healthy embedding server beyond the limit."""
 
     exit_code = Exit.SERVERS
+
+
+class SeveralBackends(ServersUnavailable):
+    """Unlike backends answer behind one URL: what one of them gives says nothing of the next."""
 
 
 class SinkError(EngineError):
@@ -155,6 +160,7 @@ BY_NAME: dict[str, type[EngineError]] = {
         FingerprintMismatch,
         SourceError,
         ServersUnavailable,
+        SeveralBackends,
         SinkError,
         CommitFailed,
         CommitUnknown,

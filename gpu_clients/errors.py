@@ -12,7 +12,7 @@
                     when it is right the batch is divided
 
 The decision is taken by status, content type and the error's declared type, never by the words of a message; those
-only refine the reason that is written beside a document in quarantine.
+only refine the reason that is written beside a document in quarantine, and tell a text that may be cut.
 """
 
 from __future__ import annotations
@@ -132,6 +132,23 @@ _STATUS_KINDS: dict[int, FailureKind] = {
     504: FailureKind.UNAVAILABLE,
 }
 
+_MAY_BE_TOO_LONG = (FailureKind.REJECTED, FailureKind.PAYLOAD, FailureKind.BACKEND)
+_TOO_LONG_WORDS = (
+    "must have less than",  # TEI
+    "maximum context length",  # OpenAI, Azure, vLLM, LiteLLM
+    "longer than the maximum model length",  # vLLM
+    "is too large to process",  # llama.cpp: its physical batch
+    "exceed_context_size",  # llama.cpp
+    "larger than the max context size",
+    "exceeds the available context size",
+    "exceeds the context length",  # Ollama
+    "exceeds maximum context length",
+    "input token count",  # Gemini: ... exceeds the maximum number of tokens allowed
+    "maximum number of tokens",
+    "maximum input length",
+)
+"""How servers say that one text has too many tokens; compared in lower case."""
+
 _TYPE_KINDS: dict[str, FailureKind] = {
     "empty": FailureKind.EMPTY,
     "validation": FailureKind.REJECTED,
@@ -150,7 +167,7 @@ def classify(status: int, body: bytes | memoryview, *, retry_after: str | None =
         kind = FailureKind.UNAVAILABLE if status >= 500 else FailureKind.WRONG_SERVICE
     if declared in _TYPE_KINDS and kind not in (FailureKind.UNAUTHORIZED, FailureKind.WRONG_SERVICE):
         kind = _TYPE_KINDS[declared]
-    if kind is FailureKind.REJECTED and "must have less than" in text:
+    if kind in _MAY_BE_TOO_LONG and any(words in f"{text} {declared}".lower() for words in _TOO_LONG_WORDS):
         kind = FailureKind.TOO_LONG
     return Failure(
         kind=kind, detail=f"HTTP {status}: {text}" if text else f"HTTP {status}", status=status, retry_after=retry_after

@@ -8,7 +8,9 @@ from typing import Any
 
 from gpu_clients.vectors.decode import AnswerForm
 
-_SAME_IN_A_FLEET = ("kind", "model_id", "model_sha", "dtype", "pooling", "version", "max_input_length")
+_SAME_IN_A_FLEET = (
+    "kind", "model_id", "model_sha", "dtype", "pooling", "version", "max_input_length", "canary_tokens", "unit_length",
+)  # fmt: skip
 OPENAI_BASE = "/v1"
 
 
@@ -28,6 +30,11 @@ class ServerFacts:
         tokenization_workers: Tokenizer threads.
         form: How its vectors stand in answers of the OpenAI route: `base64` or `openai floats`, or None when it has
             no such route.
+        is_indexed: Whether it says of each vector which text it belongs to; otherwise they stand in the texts' order.
+        unit_length: Whether its vectors have length 1.
+        cuts_with: The field of a request that makes it cut long texts, when it wants one.
+        short_is_steady: Whether the canary's short text has one vector alone and among others.
+        canary_tokens: Tokens that the canary texts have to fit into, when `max_input_length` does not say so.
         openai_base: What stands in front of `/embeddings` and `/models`; None as long as that is not known.
     """
 
@@ -46,6 +53,11 @@ class ServerFacts:
     tokenization_workers: int | None = None
     form: str | None = AnswerForm.BASE64.value
     openai_base: str | None = OPENAI_BASE
+    is_indexed: bool = True
+    unit_length: bool = True
+    cuts_with: str | None = None
+    short_is_steady: bool = False
+    canary_tokens: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as JSON values."""
@@ -58,6 +70,11 @@ class ServerFacts:
             for name in _SAME_IN_A_FLEET
             if getattr(other, name) != getattr(self, name)
         ]
+
+    @property
+    def canary_limit(self) -> int | None:
+        """Tokens that the canary texts have to fit into; None when any will do."""
+        return self.canary_tokens or self.max_input_length
 
     @property
     def dialect(self) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.errors import ConfigError
 from engine.memory.ids import IdType
+from gpu_clients.http.access import Access
 from gpu_clients.server_facts import EmbedOptions, ServerFacts
 
 DEFAULT_MAX_CONCURRENCY = 64
@@ -36,6 +37,8 @@ class ClientSettings:
         id_type: What stands in the id column.
         keep_text: Whether texts go into the quarantine file.
         api_keys: One key a URL (None: none), or empty. Secret.
+        headers: Further headers for every server, name and value. Secret.
+        ca_file: Certificates of the authorities that may vouch for servers, or None for the system's.
         dim: Numbers in a vector, once the doctor knows; 0 before.
         canary: Reference vectors of the canary texts in base64, once the doctor knows (see
         `gpu_clients.servers.canary`). facts: What the doctor learnt of each server, None for one that did not answer.
@@ -61,6 +64,8 @@ class ClientSettings:
     id_type: IdType = IdType.INT64
     keep_text: bool = False
     api_keys: tuple[str | None, ...] = field(default=(), repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    ca_file: str | None = None
     dim: int = 0
     canary: str = field(default="", repr=False)
     facts: tuple[ServerFacts | None, ...] = ()
@@ -90,16 +95,17 @@ class ClientSettings:
             model=self.model, dimensions=self.dimensions, normalize=self.normalize, truncate=self.truncate
         )
 
-    def api_key(self, index: int) -> str | None:
-        """The key of a server."""
-        return self.api_keys[index] if self.api_keys else None
+    def access(self, index: int) -> Access:
+        """What a server wants to see."""
+        key = self.api_keys[index] if self.api_keys else None
+        return Access(api_key=key, headers=self.headers, ca_file=self.ca_file)
 
     def facts_of(self, index: int) -> ServerFacts | None:
         """What is known of a server."""
         return self.facts[index] if self.facts else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON values; holds the keys, never log it."""
+        """The settings as JSON values; holds the keys and headers, never log it."""
         values: dict[str, Any] = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         values["id_type"] = self.id_type.value
         values["facts"] = [facts.as_dict() if facts else None for facts in self.facts]
@@ -112,6 +118,7 @@ class ClientSettings:
         changed = {
             "urls": tuple(values["urls"]),
             "api_keys": tuple(values["api_keys"]),
+            "headers": tuple((name, value) for name, value in values["headers"]),
             "id_type": IdType(values["id_type"]),
             "facts": facts,
         }

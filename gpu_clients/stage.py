@@ -72,10 +72,12 @@ class ClientStage:
         canary = Canary.decode(settings.canary) if settings.canary else None
         self._lane = lane = Lane(settings, settings.index, poller, rng)
         self._peers = Peers(settings, poller, rng)
-        self._rejoin = Rejoin(settings, lane, canary, drifted=partial(self._refuse_rows_of, settings.index))
-        self._token_counter = TokenCounter(HttpClient(lane.address, poller, api_key=settings.api_key(settings.index)))
+        self._token_counter = TokenCounter(HttpClient(lane.address, poller, settings.access(settings.index)))
         self._side_requests = SideRequests(settings.index, self._peers.ask, self._token_counter.count)
         self._counters = Counters()
+        self._reports = Reports(context, settings.urls, lane=lane, counters=self._counters, peers=self._peers)
+        refuse_own_rows = partial(self._refuse_rows_of, settings.index)
+        self._rejoin = Rejoin(settings, lane, canary, drifted=refuse_own_rows, several=self._reports.several_backends)
         self._in_flight = InFlight(context, self._counters)
         self._bisection_context = partial(context_of, lane, settings, self._peers.known, canary)
         self._bisections = Bisections(lane, self._side_requests, self._bisection_context, found=self._found)
@@ -119,7 +121,6 @@ class ClientStage:
             told=self._proved,
             failed=self._canary_failed,
         )
-        self._reports = Reports(context, settings.urls, lane=lane, counters=self._counters, peers=self._peers)
         self._commands_wait = True
         self._stop_by_s: float | None = None
         self._stopped = False
@@ -174,10 +175,9 @@ class ClientStage:
             self._canary_schedule.advance(now_s)
         self._proof.advance(now_s)
         if self._tail and self._in_flight.sent and not self._context.documents_ready.waiting():
-            median_s = self._lane.admission.median_s() or 0.0
             self._peers.hedge(
                 self._in_flight.sent,
-                older_than_s=max(HEDGE_AFTER_S, median_s),
+                older_than_s=max(HEDGE_AFTER_S, self._lane.admission.median_s() or 0.0),
                 n_requests=self._counters.requests,
                 check_canary=self._check_canary,
             )
@@ -362,7 +362,7 @@ class ClientStage:
             self._peers.forget(batch)
         in_flight.give_back_all(died=failure.kind in (FailureKind.LOST, FailureKind.REFUSED))
         if failure.kind is FailureKind.DRIFTED:
-            lane.drifts += 1
+            lane.drifted()
             self._delivery.take_back()
         self._own_requests.refuse()
         self._report()

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.config import RETWEETED_VALUES
 from engine.errors import ConfigError
 from engine.memory.ids import IdType
 
@@ -26,6 +27,7 @@ class ReaderSettings:
         filter: Extended JSON of a further condition, ANDed to the work query.
         columns: Name (dotted allowed) and type (`COLUMN_TYPES`) of fields carried into the output.
         scan: `queue` reads by the partial work-queue index, `id` by `_id` order without it.
+        retweeted: Which value of a document's `retweeted` counts (`engine.config.RETWEETED_VALUES`).
         id_type: What stands in the id column (`engine.memory.ids.IdType`).
         prompt: Text put before every document's text, or None.
         batch_size: Texts in a batch, and rows in a batch without duplicates.
@@ -57,6 +59,7 @@ class ReaderSettings:
     filter: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
     scan: str = "queue"
+    retweeted: str = "null"
     id_type: str
     prompt: str | None = None
     batch_size: int = 32
@@ -96,6 +99,8 @@ class ReaderSettings:
                 _check_range(name, value, 1, 1 << 62)
         if self.scan not in SCANS:
             raise ConfigError(f"scan is {self.scan!r}; expected one of {', '.join(SCANS)}")
+        if self.retweeted not in RETWEETED_VALUES:
+            raise ConfigError(f"retweeted is {self.retweeted!r}; expected one of {', '.join(RETWEETED_VALUES)}")
         id_types = [kind.value for kind in IdType]
         if self.id_type not in id_types:
             raise ConfigError(f"id_type is {self.id_type!r}; expected one of {', '.join(id_types)}")

@@ -78,7 +78,9 @@ class Reader:
         self._context = context
         self._settings = settings
         self._collection: Documents = open_collection(client, settings.database, settings.collection)
-        self._query = WorkQuery.of(settings.done_field, settings.langs, settings.filter, settings.scan)
+        self._query = WorkQuery.of(
+            settings.done_field, settings.langs, settings.filter, settings.scan, settings.retweeted
+        )
         id_type = IdType(settings.id_type)
         ids = MongoIds(id_type)
         self._skip = SkipSet(
@@ -152,7 +154,7 @@ class Reader:
     def _make_pass(self) -> None:
         self._pass += 1
         before = self._documents
-        self._skip.follow_quarantine()
+        self._skip.follow_quarantine(self._poll_commands)
         self._state = "reading"
         self._fetcher = PageFetcher(self._open_queue, self._page_size, self._outage)
         try:

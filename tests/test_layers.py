@@ -36,6 +36,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "readers": [
         {"batching"},
         {"mongo"},
+        {"preflight"},
         {"settings"},
         {"stage"},
     ],

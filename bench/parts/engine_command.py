@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from engine.supervision.interpreter import python
 
 STOP_PATIENCE_S = 5.0
 
@@ -55,7 +56,7 @@ class EngineCommand:
     def start(self, *arguments: str, merge_output: bool = False) -> subprocess.Popen[str]:
         """Start `engine ARGUMENTS` with its output in pipes; with `merge_output` stderr goes into stdout's."""
         return subprocess.Popen(
-            [sys.executable, "-m", "cli", *arguments],
+            python("cli", *arguments),
             env={
                 **os.environ,
                 "ENGINE_MONGO_URI": self.uri,

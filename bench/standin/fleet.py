@@ -7,7 +7,6 @@ import dataclasses
 import os
 import selectors
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -21,6 +20,7 @@ from bench.standin.arguments import API_KEY_ENV, to_arguments
 from bench.standin.config import StandinConfig
 from bench.standin.errors import FleetError
 from bench.standin.faults.script import for_positions
+from engine.supervision.interpreter import python
 
 _START_S = 60.0
 _STOP_S = 30.0
@@ -40,7 +40,7 @@ class _Child:
             environment.setdefault("OPENBLAS_NUM_THREADS", "1")
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.standin", *to_arguments(config)],
+            python("bench.standin.__main__", *to_arguments(config)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -29,6 +29,7 @@ from gpu_clients.settings import ClientSettings
 from readers.mongo.connection import open_client, open_collection, ping
 from readers.mongo.sample import QueueSample, sample_queue
 from readers.mongo.work_queue import WorkQuery
+from readers.preflight.empty_queue import why_empty
 
 _log = logging.getLogger("engine.bench")
 
@@ -162,8 +163,9 @@ def _sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
     with open_client(uri, name="engine-sample") as client:
         ping(client, uri)
         collection = open_collection(client, source.database, source.collection)
-        query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan)
+        query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan, source.retweeted)
         found = sample_queue(collection, query, source.text_field, n_texts)
+        why_none = None if found.n_drawn else why_empty(collection, query)
     if found.no_index is not None:
         _log.warning("%s", found.no_index)
     if not found.texts:
@@ -171,7 +173,7 @@ def _sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
             f"none of {found.n_drawn:,} documents can be embedded, `engine run` puts them into quarantine: "
             f"{by_reason(found.refused)}"
             if found.n_drawn
-            else "it is empty"
+            else why_none or "it is empty"
         )
         raise ConfigError(
             f"the work queue of {config.namespace} has no texts ({why}): check --collection, --done-field and "

@@ -7,9 +7,9 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples, option
-from commands.options.secrets import run_secrets
-from commands.options.values import listed, positive
+from commands.options.declared import examples, option, path_option
+from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
+from commands.options.values import listed, positive, retweeted_of
 from commands.terminal.output import complain, print_result, set_up_logs, to_json
 
 app = typer.Typer()
@@ -28,10 +28,12 @@ def bench(
     config: Annotated[Path | None, config_option("bench")] = None,
     tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
     tei_api_key_file: shared.ApiKeyFile = None,
+    tei_header_file: shared.HeaderFile = None,
+    tei_ca_file: shared.CaFile = None,
     server_kind: shared.ServerKind = "auto",
     model: shared.Model = None,
     texts: Annotated[
-        Path | None, option("texts", "One text a line, or .jsonl with `text` [default: sample the collection].")
+        Path | None, path_option("texts", "One text a line, or .jsonl with `text` [default: sample the collection].")
     ] = None,
     mongo_uri_: shared.MongoUri = shared.DEFAULT_URI,
     mongo_uri_file: shared.MongoUriFile = None,
@@ -41,6 +43,7 @@ def bench(
     done_field: shared.DoneField = "gemma_embedded_768",
     lang: shared.Lang = None,
     filter_: shared.Filter = None,
+    retweeted: shared.Retweeted = "null",
     batch_sizes: Annotated[str, option("batch-sizes", "Texts per request to try, comma-separated.")] = "8,16,32,64",
     concurrency_max: Annotated[
         int | None, option("concurrency-max", "Requests in flight per server [default: what the servers admit].")
@@ -53,8 +56,10 @@ def bench(
     dimensions: shared.Dimensions = None,
     normalize: shared.Normalize = True,
     truncate: shared.TruncateSamples = True,
-    out: Annotated[Path, option("out", "The file that `engine run --tuned` takes.")] = Path("tuned.toml"),
-    plot: Annotated[Path | None, option("plot", "PNG of latency over throughput (needs the extra `plot`).")] = None,
+    out: Annotated[Path, path_option("out", "The file that `engine run --tuned` takes.")] = Path("tuned.toml"),
+    plot: Annotated[
+        Path | None, path_option("plot", "PNG of latency over throughput (needs the extra `plot`).")
+    ] = None,
     json_: shared.Json = False,
     verbose: shared.Verbose = False,
 ) -> None:
@@ -91,6 +96,7 @@ def bench(
         done_field=done_field,
         langs=listed(lang),
         filter=filter_,
+        retweeted=retweeted_of(retweeted),
     )
     settings = BenchConfig(
         run=RunConfig(source=source, servers=servers),
@@ -108,7 +114,13 @@ def bench(
         out=out,
         plot=plot,
     )
-    result = find_operating_point(settings, run_secrets(context, mongo_uri_, mongo_uri_file, tei_api_key_file))
+    result = find_operating_point(
+        settings,
+        RunSecrets(
+            mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file),
+            servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file),
+        ),
+    )
     print_result(to_json(as_dict(result)) if json_ else as_text(result))
     if result.sentence:
         complain(result.sentence)

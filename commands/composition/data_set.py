@@ -120,6 +120,7 @@ def begin_or_continue(
         }
         ledger.append(record)
         return from_record(record)
+    _refuse_names_of_other_case(ledger.state.run or {}, config)
     if differences := known.fingerprint.differences(fingerprint):
         raise FingerprintMismatch(
             f"this run would not continue the data set of {config.folders.hot}: {'; '.join(differences)}. "
@@ -129,6 +130,18 @@ def begin_or_continue(
     _compare_columns(known, config)
     _warn_of_missing_shards(ledger.state, config)
     return known
+
+
+def _refuse_names_of_other_case(record: Record, config: RunConfig) -> None:
+    """Where upper and lower case are one (exFAT, SMB, macOS), two collections would have one folder and one ledger."""
+    for name in ("database", "collection", "done_field"):
+        asked = getattr(config.source, name)
+        recorded_name = str(record.get(name, asked))
+        if recorded_name != asked and recorded_name.casefold() == asked.casefold():
+            raise ConfigError(
+                f"the ledger in {config.folders.hot} is that of --{name.replace('_', '-')} {recorded_name}, not of "
+                f"{asked}: this file system takes upper and lower case for one; name another --hot-dir and --cold-dir"
+            )
 
 
 def _warn_of_missing_shards(state: RunState, config: RunConfig) -> None:

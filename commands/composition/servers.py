@@ -6,9 +6,9 @@ import logging
 import time
 
 from commands.composition.patience import Patience
-from commands.options.secrets import RunSecrets
+from commands.options.secrets import RunSecrets, ServerSecrets
 from engine.config import RunConfig
-from engine.errors import ConfigError, ServersUnavailable
+from engine.errors import ConfigError, ServersUnavailable, SeveralBackends
 from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
 
@@ -21,10 +21,7 @@ def client_settings(config: RunConfig, secrets: RunSecrets) -> ClientSettings:
     Raises:
         ConfigError: the keys do not match the servers.
     """
-    servers, n_keys = config.servers, len(secrets.api_keys)
-    if n_keys not in (0, 1, len(servers.urls)):
-        raise ConfigError(f"{n_keys} API keys for {len(servers.urls)} servers: give one for all, or one for each URL")
-    keys = secrets.api_keys * len(servers.urls) if n_keys == 1 else secrets.api_keys
+    servers = config.servers
     return ClientSettings(
         urls=servers.urls,
         server_kind=servers.kind,
@@ -39,8 +36,22 @@ def client_settings(config: RunConfig, secrets: RunSecrets) -> ClientSettings:
         normalize=servers.normalize,
         truncate=servers.truncate,
         keep_text=config.sink.keep_text,
-        api_keys=keys,
+        api_keys=keys_for(servers.urls, secrets.servers),
+        headers=secrets.servers.headers,
+        ca_file=secrets.servers.ca_file,
     )
+
+
+def keys_for(urls: tuple[str, ...], secrets: ServerSecrets) -> tuple[str, ...]:
+    """One key for each server, or none at all.
+
+    Raises:
+        ConfigError: the keys do not match the servers.
+    """
+    keys = secrets.api_keys
+    if len(keys) not in (0, 1, len(urls)):
+        raise ConfigError(f"{len(keys)} API keys for {len(urls)} servers: give one for all, or one for each URL")
+    return keys * len(urls) if len(keys) == 1 else keys
 
 
 def examine_patiently(settings: ClientSettings, *, wait_s: float, with_padding: bool = False) -> Fleet:
@@ -58,6 +69,8 @@ def examine_patiently(settings: ClientSettings, *, wait_s: float, with_padding: 
     while True:
         try:
             fleet = examine(settings, with_padding=with_padding)
+        except SeveralBackends:
+            raise  # no waiting mends it
         except ServersUnavailable as error:
             if patience.is_over():
                 raise

@@ -10,13 +10,15 @@ from commands.composition.patience import SAY_AFTER_S, Patience
 from engine.config import SourceConfig
 from engine.errors import SourceError
 from engine.memory.ids import IdType
+from readers.mongo.collection_kind import require_ordinary
 from readers.mongo.columns import sample_columns
 from readers.mongo.connection import Client, open_client, open_collection, ping, selection_ms
 from readers.mongo.errors import attempt
 from readers.mongo.ids import decide_id_type
 from readers.mongo.index import require_collection, require_queue_index
-from readers.mongo.preflight import require_text_field
 from readers.mongo.work_queue import WorkQuery
+from readers.preflight.empty_queue import why_empty
+from readers.preflight.text_field import require_text_field
 
 _log = logging.getLogger("engine.source")
 
@@ -29,11 +31,13 @@ class Source:
         empty: Whether there is no document at all.
         id_type: What its ids are.
         columns: Carried columns with their types.
+        why_idle: Why nothing is in the work queue although nothing was ever marked; None when something is or was.
     """
 
     empty: bool
     id_type: IdType = IdType.INT64
     columns: tuple[tuple[str, str], ...] = ()
+    why_idle: str | None = None
 
 
 def inspect_source(config: SourceConfig, uri: str, *, wait_s: float) -> Source:
@@ -50,17 +54,23 @@ def inspect_source(config: SourceConfig, uri: str, *, wait_s: float) -> Source:
     with open_client(uri, name="engine-preflight", selection_ms=selection_ms(min(SAY_AFTER_S, wait_s))) as client:
         _ping_patiently(client, uri, wait_s)
         collection = open_collection(client, config.database, config.collection)
+        require_ordinary(collection)
         first = attempt(lambda: collection.find_one({}, {"_id": 1}), f"reading {collection.full_name}")
         if first is None:
             require_collection(collection)
             return Source(empty=True)
-        query = WorkQuery.of(config.done_field, config.langs, config.filter, config.scan)
-        require_queue_index(collection, query, (config.text_field,))
-        require_text_field(collection, query, config.text_field)
+        query = WorkQuery.of(config.done_field, config.langs, config.filter, config.scan, config.retweeted)
+        queue = require_queue_index(collection, query, (config.text_field,))
+        has_work = require_text_field(collection, queue, config.text_field)
         inferred = sample_columns(collection, config.columns)
         for name in inferred.absent:
             _log.warning("column_absent name=%s: no document of a sample has it; it is written as strings", name)
-        return Source(empty=False, id_type=decide_id_type(collection), columns=inferred.columns)
+        return Source(
+            empty=False,
+            id_type=decide_id_type(collection),
+            columns=inferred.columns,
+            why_idle=None if has_work else why_empty(collection, query),
+        )
 
 
 def _ping_patiently(client: Client, uri: str, wait_s: float) -> None:

@@ -126,6 +126,7 @@ class StageComposer:
             filter=source.filter,
             columns=self._data_set.schema.columns,
             scan=source.scan,
+            retweeted=source.retweeted,
             id_type=self._data_set.schema.id_type.value,
             prompt=servers.prompt,
             batch_size=self._fleet.batch_size,

@@ -6,14 +6,16 @@ from typing import Annotated
 import typer
 
 from commands.options import declared as shared
-from commands.options.declared import examples, option
+from commands.options.declared import examples, option, path_option
 from commands.terminal.output import set_up_logs
 
 EPILOG = examples("engine demo", "engine demo --folder demo --question 'rain on my wedding day'")
 
 
 def demo(
-    folder: Annotated[Path | None, option("folder", "New folder that keeps the result [default: temporary].")] = None,
+    folder: Annotated[
+        Path | None, path_option("folder", "New folder that keeps the result [default: temporary].")
+    ] = None,
     mongod: shared.Mongod = None,
     question: Annotated[str | None, option("question", "A text whose nearest tweets are shown.")] = None,
 ) -> None:

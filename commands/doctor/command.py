@@ -6,7 +6,7 @@ from typing import Annotated
 from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option
-from commands.options.secrets import RunSecrets, api_keys
+from commands.options.secrets import RunSecrets, server_secrets
 from commands.options.values import concurrency_of, listed
 from commands.terminal.output import print_result, set_up_logs, to_json
 
@@ -17,6 +17,8 @@ def doctor(
     config: Annotated[Path | None, config_option("doctor")] = None,
     tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
     tei_api_key_file: shared.ApiKeyFile = None,
+    tei_header_file: shared.HeaderFile = None,
+    tei_ca_file: shared.CaFile = None,
     server_kind: shared.ServerKind = "auto",
     model: shared.Model = None,
     batch_size: Annotated[int, option("batch-size", "Texts per request that a run would send.")] = 32,
@@ -46,6 +48,6 @@ def doctor(
         normalize=normalize,
         truncate=truncate,
     )
-    secrets = RunSecrets(mongo_uri="", api_keys=api_keys(tei_api_key_file))
+    secrets = RunSecrets(mongo_uri="", servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file))
     fleet = examine(client_settings(RunConfig(servers=servers), secrets), with_padding=True)
     print_result(to_json(as_dict(fleet)) if json_ else as_text(fleet))

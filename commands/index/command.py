@@ -9,7 +9,7 @@ from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option
 from commands.options.secrets import mongo_uri
-from commands.options.values import listed
+from commands.options.values import listed, retweeted_of
 from commands.terminal.output import print_result, set_up_logs, to_json
 
 EPILOG = examples("engine index --collection tweets,tweets_usa", "engine index --check --json")
@@ -23,6 +23,7 @@ def index(
     database: shared.Database = "twitter_data",
     collection: Annotated[str, option("collection", "One collection, or several with commas.")] = "tweets",
     done_field: shared.DoneField = "gemma_embedded_768",
+    retweeted: shared.Retweeted = "null",
     check: Annotated[bool, option("check", "Only report; exit 2 when one is missing.", declared="--check")] = False,
     json_: shared.Json = False,
 ) -> None:
@@ -32,7 +33,13 @@ def index(
 
     set_up_logs(verbose=False)
     reports = create_or_check(
-        IndexConfig(database=database, collections=listed(collection), done_field=done_field, check=check),
+        IndexConfig(
+            database=database,
+            collections=listed(collection),
+            done_field=done_field,
+            check=check,
+            retweeted=retweeted_of(retweeted),
+        ),
         mongo_uri(context, mongo_uri_, mongo_uri_file),
     )
     print_result(to_json([report.as_dict() for report in reports]) if json_ else as_text(reports))

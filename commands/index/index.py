@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from engine.config import check_done_field
+from engine.config import check_done_field, check_retweeted
 from engine.errors import ConfigError, Exit
 from readers.mongo.connection import open_client, open_collection, ping
 from readers.mongo.index import IndexReport, check_indexes, create_indexes
@@ -14,12 +14,13 @@ from readers.mongo.index import IndexReport, check_indexes, create_indexes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """Which collections of which database, for which done field."""
+    """Which collections of which database, for which done field and which value of `retweeted`."""
 
     database: str
     collections: tuple[str, ...]
     done_field: str
     check: bool
+    retweeted: str = "null"
 
 
 def create_or_check(config: IndexConfig, uri: str) -> list[IndexReport]:
@@ -29,6 +30,7 @@ def create_or_check(config: IndexConfig, uri: str) -> list[IndexReport]:
         EngineError: see `readers.mongo.index`.
     """
     check_done_field(config.done_field)
+    check_retweeted(config.retweeted)
     if not config.collections:
         raise ConfigError("--collection is empty; name at least one collection")
     reports: list[IndexReport] = []
@@ -37,9 +39,14 @@ def create_or_check(config: IndexConfig, uri: str) -> list[IndexReport]:
         for name in config.collections:
             collection = open_collection(client, config.database, name)
             if config.check:
-                reports += check_indexes(collection, config.done_field)
+                reports += check_indexes(collection, config.done_field, retweeted=config.retweeted)
             else:
-                reports += create_indexes(collection, config.done_field, on_progress=_tell(collection.full_name))
+                reports += create_indexes(
+                    collection,
+                    config.done_field,
+                    retweeted=config.retweeted,
+                    on_progress=_tell(collection.full_name),
+                )
     return reports
 
 

@@ -7,7 +7,7 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples, option
+from commands.options.declared import examples, option, path_option
 from commands.options.values import size
 from commands.terminal.output import print_result, set_up_logs, to_json
 
@@ -24,9 +24,11 @@ def merge(
     done_field: shared.DoneField = "gemma_embedded_768",
     hot_dir: shared.HotDir = Path("hot"),
     cold_dir: shared.ColdDir = Path("cold"),
-    source: Annotated[Path | None, option("source", "A plain folder of Parquet files instead of a collection.")] = None,
+    source: Annotated[
+        Path | None, path_option("source", "A plain folder of Parquet files instead of a collection.")
+    ] = None,
     target: Annotated[
-        Path | None, option("target", "Where the files go; needed with --source [default: consolidated].")
+        Path | None, path_option("target", "Where the files go; needed with --source [default: consolidated].")
     ] = None,
     file_bytes: Annotated[str, option("file-bytes", "Size of a consolidated file, at most.")] = "1GiB",
     row_group_bytes: Annotated[str, option("row-group-bytes", "Bytes in a row group before compression.")] = "64MiB",

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from commands.options.paths import expanded_path
 from engine.errors import ConfigError
 
 OWN_TABLES = ("run", "bench", "merge")
@@ -20,6 +21,7 @@ def config_option(table: str) -> Any:
 
     def load(context: typer.Context, path: Path | None) -> Path | None:
         if path is not None:
+            path = expanded_path("--config", path)
             context.default_map = {**(context.default_map or {}), **_read_table(context, path, table)}
         return path
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from commands.options.paths import path_callback
+
 DEFAULT_URI = "mongodb://localhost:27017"
 DEFAULT_URLS = ",".join(f"http://localhost:{port}/embed" for port in range(18080, 18084))
 
@@ -19,13 +21,18 @@ def option(name: str, help_text: str, **more: Any) -> Any:
     return typer.Option(declared, help=help_text, envvar=environment, show_envvar=False, **more)
 
 
+def path_option(name: str, help_text: str) -> Any:
+    """An `option` whose value is a path: see `commands.options.paths`."""
+    return option(name, help_text, callback=path_callback)
+
+
 def examples(*lines: str) -> str:
     """The end of a command's help: how it is called."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 MongoUri = Annotated[str, option("mongo-uri", "MongoDB; a password belongs in ENGINE_MONGO_URI or --mongo-uri-file.")]
-MongoUriFile = Annotated[Path | None, option("mongo-uri-file", "File (mode 600) that holds the MongoDB URI.")]
+MongoUriFile = Annotated[Path | None, path_option("mongo-uri-file", "File (mode 600) that holds the MongoDB URI.")]
 Database = Annotated[str, option("database", "Database of the collection.")]
 Collection = Annotated[str, option("collection", "Collection of the documents.")]
 DoneField = Annotated[str, option("done-field", "Field set to true once a document's shard is committed.")]
@@ -33,9 +40,19 @@ TextField = Annotated[str, option("text-field", "Field with the text; dotted pat
 Lang = Annotated[str | None, option("lang", "Languages of the work queue, comma-separated [default: all].")]
 Filter = Annotated[str | None, option("filter", "Extended JSON, ANDed to the work query.")]
 Scan = Annotated[str, option("scan", "queue: the partial index; id: the whole collection in _id order.")]
+Retweeted = Annotated[
+    str, option("retweeted", "Which documents count by their field retweeted: null (or missing), false or any.")
+]
 
 TeiUrls = Annotated[str, option("tei-urls", "Embedding servers, comma-separated; one client process each.")]
-ApiKeyFile = Annotated[Path | None, option("tei-api-key-file", "File (mode 600) with the servers' API keys.")]
+ApiKeyFile = Annotated[Path | None, path_option("tei-api-key-file", "File (mode 600) with the servers' API keys.")]
+HeaderFile = Annotated[
+    Path | None,
+    path_option("tei-header-file", "File (mode 600) with headers for the servers, one `Name: value` a line."),
+]
+CaFile = Annotated[
+    Path | None, path_option("tei-ca-file", "Certificates (PEM) that vouch for the servers [default: system's].")
+]
 ServerKind = Annotated[str, option("server-kind", "auto, tei or openai.")]
 Model = Annotated[str | None, option("model", "Model name to ask an OpenAI-compatible server for.")]
 Concurrency = Annotated[str, option("concurrency", "Requests in flight per server, or auto.")]
@@ -50,13 +67,13 @@ TruncateSamples = Annotated[
 ]
 LatencyTarget = Annotated[float | None, option("target-p95", "Seconds that the 95th percentile of latency may take.")]
 
-HotDir = Annotated[Path, option("hot-dir", "NVMe: lock, ledger, checkpoints, quarantine, temporaries.")]
-ColdDir = Annotated[Path, option("cold-dir", "Final Parquet.")]
+HotDir = Annotated[Path, path_option("hot-dir", "NVMe: lock, ledger, checkpoints, quarantine, temporaries.")]
+ColdDir = Annotated[Path, path_option("cold-dir", "Final Parquet.")]
 ShardBytes = Annotated[str, option("shard-bytes", "A shard is sealed at this size ...")]
 VectorType = Annotated[str, option("vector-type", "float32 or float16.")]
 TempDir = Annotated[
     Path | None,
-    option("temp-dir", "Temporaries: id keys, sorted runs [default: hot folder, --target or the system's]."),
+    path_option("temp-dir", "Temporaries: id keys, sorted runs [default: hot folder, --target or the system's]."),
 ]
 IdColumn = Annotated[str | None, option("id-column", "Name of the id column in foreign files.")]
 VectorColumn = Annotated[str | None, option("vector-column", "Name of the vectors in foreign files.")]
@@ -64,6 +81,6 @@ Jobs = Annotated[int, option("jobs", "Worker processes [default: cores].")]
 
 GpuHourPrice = Annotated[float | None, option("gpu-hour-price", "Price of one GPU for an hour.")]
 Gpus = Annotated[int | None, option("gpus", "How many GPUs that price is paid for [default: servers].")]
-Mongod = Annotated[Path | None, option("mongod", "A mongod binary [default: PATH, or the bundled part].")]
+Mongod = Annotated[Path | None, path_option("mongod", "A mongod binary [default: PATH, or the bundled part].")]
 Json = Annotated[bool, option("json", "One JSON object on stdout.", declared="--json")]
 Verbose = Annotated[bool, option("verbose", "Log debug events too.")]

@@ -53,6 +53,11 @@ def listed(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
+def retweeted_of(text: str) -> str:
+    """What `--retweeted` was given; a TOML file may hold the truth value false, which arrives as `False`."""
+    return str(text).strip().lower()
+
+
 def source_of(context: typer.Context, name: str) -> str:
     """Where a parameter's value comes from: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP (the TOML file) or DEFAULT."""
     source = context.get_parameter_source(name)

@@ -7,9 +7,9 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples, option
-from commands.options.secrets import run_secrets
-from commands.options.values import concurrency_of, listed, size
+from commands.options.declared import examples, option, path_option
+from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
+from commands.options.values import concurrency_of, listed, retweeted_of, size
 from commands.terminal.output import print_result, set_up_logs, to_json
 
 EPILOG = examples(
@@ -30,8 +30,11 @@ def plan(
     lang: shared.Lang = None,
     filter_: shared.Filter = None,
     scan: shared.Scan = "queue",
+    retweeted: shared.Retweeted = "null",
     tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
     tei_api_key_file: shared.ApiKeyFile = None,
+    tei_header_file: shared.HeaderFile = None,
+    tei_ca_file: shared.CaFile = None,
     server_kind: shared.ServerKind = "auto",
     model: shared.Model = None,
     batch_size: Annotated[int, option("batch-size", "Texts per request.")] = 32,
@@ -47,7 +50,7 @@ def plan(
     shard_seconds: Annotated[float, option("shard-seconds", "... or at this age.")] = 60.0,
     vector_type: shared.VectorType = "float32",
     tuned: Annotated[
-        Path | None, option("tuned", "The file that `engine bench` wrote [default: measure the servers].")
+        Path | None, path_option("tuned", "The file that `engine bench` wrote [default: measure the servers].")
     ] = None,
     max_seconds: Annotated[float, option("max-seconds", "Time for measuring the servers, at most.")] = 60.0,
     gpu_hour_price: shared.GpuHourPrice = None,
@@ -75,6 +78,7 @@ def plan(
             langs=listed(lang),
             filter=filter_,
             scan=scan,
+            retweeted=retweeted_of(retweeted),
         ),
         servers=ServersConfig(
             urls=listed(tei_urls),
@@ -105,6 +109,9 @@ def plan(
             gpus=gpus,
             max_seconds=max_seconds,
         ),
-        run_secrets(context, mongo_uri_, mongo_uri_file, tei_api_key_file),
+        RunSecrets(
+            mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file),
+            servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file),
+        ),
     )
     print_result(to_json(figures) if json_ else as_text(figures))

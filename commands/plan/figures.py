@@ -13,6 +13,7 @@ from commands.plan.config import PlanConfig
 from commands.plan.rate import Rate
 from commands.plan.samples import PROBE_TEXTS, Samples, limit_tokens
 from commands.terminal.phrases import by_reason
+from readers.mongo.sample import QueueSample
 from writers.shards.schema import ShardSchema
 
 
@@ -55,6 +56,7 @@ def figures_of(config: PlanConfig, samples: Samples, rate: Rate, tuned: Tuned | 
         "documents": documents,
         "unusable": {**sample.refused, **(probed.refused if probed is not None else {})},
         "in_quarantine": sample.n_quarantined,
+        "without_text": documents_without_text(sample),
         "characters": _lengths(fc.Lengths.of(samples.corpus.lengths)),
         "tokens": {
             **_lengths(tokens.lengths),
@@ -86,6 +88,16 @@ def figures_of(config: PlanConfig, samples: Samples, rate: Rate, tuned: Tuned | 
     }
 
 
+def documents_without_text(sample: QueueSample) -> int | None:
+    """Documents of the queue that have no text, counted, or from their share of the sample; None when not known."""
+    if sample.n_without_text is not None:
+        return sample.n_without_text
+    if sample.size is None or not sample.n_drawn:
+        return None
+    refused = sum(sample.refused.get(reason, 0) for reason in ("missing", "not_text", "empty"))
+    return round(sample.size.n_rows * refused / sample.n_drawn)
+
+
 def _tokens(samples: Samples, tuned: Tuned | None) -> fc.TokenEstimate:
     lengths = samples.corpus.lengths
     counted = None
@@ -105,6 +117,10 @@ def _notes(samples: Samples, tokens: fc.TokenEstimate, *, has_vectors: bool) -> 
         found.append("the work queue could not be counted cheaply: the figures are for 1,000,000 documents")
     elif not queue.size.is_exact:
         found.append("the size of the work queue is an estimate from a random sample of the collection")
+    without = documents_without_text(queue)
+    if without:
+        how = "" if queue.n_without_text is not None else "about "
+        found.append(f"{how}{without:,} documents of the work queue have no text: a run keeps them in quarantine")
     if queue.refused:
         found.append(
             f"{queue.n_unusable / queue.n_drawn:.2%} of the documents have no usable text "

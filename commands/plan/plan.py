@@ -23,12 +23,12 @@ def forecast_run(config: PlanConfig, secrets: RunSecrets) -> dict[str, Any]:
         ServersUnavailable: no server answers, and there is no tuned file to go by.
     """
     tuned = read_tuned(config.tuned) if config.tuned is not None else None
-    queue, id_type = sample_documents(config.run, secrets.mongo_uri)
+    queue, id_type, why_none = sample_documents(config.run, secrets.mongo_uri)
     if not queue.texts:
-        return nothing_to_embed(config, queue)
+        return nothing_to_embed(config, queue, why_none=why_none)
     settings = client_settings(config.run, secrets)
     samples = sample_servers(settings, queue, id_type, has_rate=tuned is not None)
     if samples.probed is not None and not len(samples.probed.vectors):
-        return nothing_to_embed(config, queue, samples.probed.refused)
+        return nothing_to_embed(config, queue, refused=samples.probed.refused)
     rate = tuned_rate(tuned, samples.fleet) if tuned is not None else measured_rate(config, settings, samples)
     return figures_of(config, samples, rate, tuned)

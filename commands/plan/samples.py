@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.tuner.measure.probe import Probed, probe
 from bench.tuner.texts.corpus import WINDOW_TEXTS, Corpus
 from bench.tuner.tuning import CHARACTERS_PER_TOKEN
 from engine.config import RunConfig
-from engine.errors import ServersUnavailable
+from engine.errors import ServersUnavailable, SeveralBackends
 from engine.memory.ids import IdType
 from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
-from readers.batching.skip import QuarantineLog
+from readers.batching.skip import QuarantinedKeys, QuarantineLog
 from readers.mongo.connection import open_client, open_collection, ping
 from readers.mongo.ids import decide_id_type, key_of_text
 from readers.mongo.sample import QueueSample, sample_queue
 from readers.mongo.work_queue import WorkQuery
+from readers.preflight.empty_queue import why_empty
 
 _log = logging.getLogger("engine.plan")
 
@@ -43,8 +46,8 @@ class Samples:
     probed: Probed | None
 
 
-def sample_documents(config: RunConfig, uri: str) -> tuple[QueueSample, IdType]:
-    """Texts of the work queue at random, without what is in quarantine, and the type of the ids.
+def sample_documents(config: RunConfig, uri: str) -> tuple[QueueSample, IdType, str | None]:
+    """Texts of the work queue at random, without what is in quarantine; the type of the ids; why the queue is empty.
 
     Raises:
         ConfigError, SourceError: the collection cannot be read.
@@ -53,10 +56,20 @@ def sample_documents(config: RunConfig, uri: str) -> tuple[QueueSample, IdType]:
     with open_client(uri, name="engine-plan") as client:
         ping(client, uri)
         collection = open_collection(client, source.database, source.collection)
-        query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan)
-        quarantined = QuarantineLog(str(config.folders.quarantine), key_of_text).new_keys()
-        queue = sample_queue(collection, query, source.text_field, WINDOW_TEXTS, quarantined=quarantined)
-        return queue, decide_id_type(collection)
+        query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan, source.retweeted)
+        quarantined = QuarantinedKeys(Path(tempfile.gettempdir()))
+        for keys in QuarantineLog(str(config.folders.quarantine), key_of_text).new_keys():
+            quarantined.add(keys)
+        queue = sample_queue(
+            collection,
+            query,
+            source.text_field,
+            WINDOW_TEXTS,
+            quarantined=quarantined,
+            counts_without_text=True,
+        )
+        why_none = None if queue.n_drawn or not queue.n_documents else why_empty(collection, query)
+        return queue, decide_id_type(collection), why_none
 
 
 def sample_servers(settings: ClientSettings, queue: QueueSample, id_type: IdType, *, has_rate: bool) -> Samples:
@@ -74,7 +87,7 @@ def sample_servers(settings: ClientSettings, queue: QueueSample, id_type: IdType
     try:
         fleet = examine(settings)
     except ServersUnavailable as error:
-        if not has_rate:
+        if not has_rate or isinstance(error, SeveralBackends):
             raise
         _log.warning("%s; the forecast goes by --tuned alone", error)
     limit = limit_tokens(fleet)

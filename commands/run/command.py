@@ -8,9 +8,9 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples, option
-from commands.options.secrets import run_secrets
-from commands.options.values import concurrency_of, given, listed, size
+from commands.options.declared import examples, option, path_option
+from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
+from commands.options.values import concurrency_of, given, listed, retweeted_of, size
 from commands.terminal.output import print_result, say, set_up_logs, to_json
 
 EPILOG = examples(
@@ -33,11 +33,14 @@ def run(
     filter_: shared.Filter = None,
     columns: Annotated[str | None, option("columns", "Further fields carried into Parquet, comma-separated.")] = None,
     scan: shared.Scan = "queue",
+    retweeted: shared.Retweeted = "null",
     no_mark: Annotated[
         bool, option("no-mark", "Never write to MongoDB; resume from the ledger.", declared="--no-mark")
     ] = False,
     tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
     tei_api_key_file: shared.ApiKeyFile = None,
+    tei_header_file: shared.HeaderFile = None,
+    tei_ca_file: shared.CaFile = None,
     server_kind: shared.ServerKind = "auto",
     model: shared.Model = None,
     batch_size: Annotated[int, option("batch-size", "Texts per request; never above what the server admits.")] = 32,
@@ -65,7 +68,7 @@ def run(
     keep_text: Annotated[
         bool, option("keep-text", "Keep texts in the quarantine file.", declared="--keep-text")
     ] = False,
-    tuned: Annotated[Path | None, option("tuned", "The file that `engine bench` wrote.")] = None,
+    tuned: Annotated[Path | None, path_option("tuned", "The file that `engine bench` wrote.")] = None,
     limit: Annotated[int | None, option("limit", "Stop after that many documents; exit 8 when work is left.")] = None,
     max_time: Annotated[float | None, option("max-time", "Stop cleanly after that many seconds.")] = None,
     max_outage: Annotated[
@@ -116,6 +119,7 @@ def run(
             filter=filter_,
             columns=listed(columns),
             scan=scan,
+            retweeted=retweeted_of(retweeted),
             mark=not no_mark,
         ),
         servers=servers,
@@ -132,7 +136,10 @@ def run(
             limit=limit, max_time_s=max_time, max_outage_s=max_outage, ring_bytes=size("ring-bytes", ring_bytes)
         ),
     )
-    secrets = run_secrets(context, mongo_uri_, mongo_uri_file, tei_api_key_file)
+    secrets = RunSecrets(
+        mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file),
+        servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file),
+    )
     result = run_to_the_end(configuration, secrets, show_progress=show, metrics_port=metrics_port, tuned=tuned)
     if json_:
         print_result(to_json(result.summary))

@@ -20,7 +20,7 @@ from commands.run.limits import limits, open_files
 from commands.run.observers import observers
 from engine.config import RunConfig, to_toml
 from engine.errors import EngineError, Exit, SinkError
-from engine.ledger import durable
+from engine.ledger import durable, preflight
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RESERVE_BYTES, RunFolders, RunLock
@@ -46,7 +46,7 @@ class RunResult:
 
     Attributes:
         summary: What it did, also when it failed: what was committed by then counts.
-        sentence: Why it ended early, or None.
+        sentence: Why it ended early, or why it found nothing to do, or None.
         error: What it failed with, or None; its exit code is the summary's.
     """
 
@@ -72,13 +72,24 @@ def run(
     try:
         supervisor = None
         with ExitStack() as stack:
-            supervisor = _prepare(config, secrets, show_progress, metrics_port, tuned, stack)
-            if supervisor is None:
+            prepared = _prepare(config, secrets, show_progress, metrics_port, tuned, stack)
+            if prepared is None:
                 return _nothing_to_do(config)
-            return RunResult(summary=supervisor.run(), sentence=supervisor.stop_sentence)
+            supervisor = prepared.supervisor
+            done = supervisor.run()
+            why_idle = prepared.why_idle if not done["read"] else None
+            return RunResult(summary=done, sentence=supervisor.stop_sentence or why_idle)
     except EngineError as error:
         code = error.exit_code
         return RunResult(summary=supervisor.summary(code) if supervisor else _empty_summary(config, code), error=error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A run that can start, and why it will find nothing to do (see `Source.why_idle`)."""
+
+    supervisor: Supervisor
+    why_idle: str | None
 
 
 def _prepare(
@@ -88,7 +99,7 @@ def _prepare(
     metrics_port: int | None,
     tuned: Path | None,
     stack: ExitStack,
-) -> Supervisor | None:
+) -> _Prepared | None:
     """Everything up to the point where processes start; None when the collection is empty.
 
     Raises:
@@ -100,6 +111,8 @@ def _prepare(
     with _own_files(folders):
         lock = RunLock(folders.lock)
     stack.callback(lock.release)
+    preflight.check_ledger_folder(folders.hot, folders.lock, RESERVE_BYTES + preflight.MIN_FREE_BYTES, config.name)
+    preflight.check_shards_folder(folders.shards, config.sink.shard_bytes, config.source.done_field)
     source = inspect_source(config.source, secrets.mongo_uri, wait_s=wait_s)
     if source.empty:
         return None
@@ -127,7 +140,7 @@ def _prepare(
     rings = plan_rings(config, fleet, data_set)
     composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger)
     durable.arm("supervisor")
-    return Supervisor(
+    supervisor = Supervisor(
         plan=RunPlan(
             name=config.name,
             collection=config.namespace,
@@ -149,6 +162,7 @@ def _prepare(
         ),
         signals=SignalInbox(),
     )
+    return _Prepared(supervisor, source.why_idle)
 
 
 def _warn_of_another_fleet(tuned: Path, fleet: Fleet) -> None:

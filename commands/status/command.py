@@ -5,7 +5,8 @@ from typing import Annotated
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples
+from commands.options.declared import examples, option
+from commands.options.values import retweeted_of
 from commands.terminal.output import print_result, to_json
 
 EPILOG = examples(
@@ -18,6 +19,9 @@ def status(
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
     done_field: shared.DoneField = "gemma_embedded_768",
+    retweeted: Annotated[
+        str | None, option("retweeted", "Which queue `left` is about: null, false or any [default: the last run's].")
+    ] = None,
     hot_dir: shared.HotDir = Path("hot"),
     cold_dir: shared.ColdDir = Path("cold"),
     gpu_hour_price: shared.GpuHourPrice = None,
@@ -30,5 +34,6 @@ def status(
     from engine.ledger.runfolder import RunFolders
 
     folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
-    figures = collect(folders, gpu_hour_price=gpu_hour_price, n_gpus=gpus)
+    queue = None if retweeted is None else retweeted_of(retweeted)
+    figures = collect(folders, gpu_hour_price=gpu_hour_price, n_gpus=gpus, retweeted=queue)
     print_result(to_json(figures) if json_ else as_text(figures, folders.hot))

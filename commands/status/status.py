@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from engine.config import check_range
+from engine.config import check_range, check_retweeted, recorded_option
 from engine.errors import Exit
 from engine.ledger.log import RunState
-from engine.ledger.quarantine import read_quarantine
+from engine.ledger.quarantine import each_entry
 from engine.ledger.runfolder import RunFolders, lock_owner
 from engine.telemetry.progress import duration
 from engine.telemetry.status import read_status
 
 
-def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | None) -> dict[str, Any]:
+def collect(
+    folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | None, retweeted: str | None = None
+) -> dict[str, Any]:
     """The figures of a run, from its folder alone; nothing is locked or changed.
+
+    Args:
+        retweeted: Which queue is asked about (`engine.config.RETWEETED_VALUES`), None for that of the last run. What is
+            left of another queue than the last run read is not known.
 
     Raises:
         ConfigError: there is no such run, or a price is no price.
@@ -26,13 +33,16 @@ def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | 
     for name, value, least in (("gpu-hour-price", gpu_hour_price, 0.0), ("gpus", n_gpus, 1)):
         if value is not None:
             check_range(name, value, least)
+    if retweeted is not None:
+        check_retweeted(retweeted)
+    read = recorded_option(folders.config, "retweeted") or "null"
     state = RunState.of(folders.ledger)
     live = read_status(folders.status)
     owner = lock_owner(folders.lock)
     running = owner is not None
-    entries = read_quarantine(folders.quarantine)
+    reasons = Counter(entry["reason"] for entry in each_entry(folders.quarantine))
     rate = float(live["rate_of_minutes"]) if live and (running or state.stop is None) else _recent_rate(state)
-    left = _left(live, state, running)
+    left = _left(live, state, running) if retweeted in (None, read) else None
     left_s = 0.0 if left == 0 else left / rate if left is not None and rate else None
     servers = n_gpus or len(live["clients"] if live and live["clients"] else []) or 4
     return {
@@ -48,6 +58,7 @@ def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | 
             "in_open_shard": _open_rows(live) if running else 0,
             "left": left,
         },
+        "retweeted": read,
         "rate": round(rate, 1),
         "seconds_left": round(left_s) if left_s is not None else None,
         "cost_left": round(left_s / 3600 * servers * gpu_hour_price, 2)
@@ -56,7 +67,7 @@ def collect(folders: RunFolders, *, gpu_hour_price: float | None, n_gpus: int | 
         "shards": len(state.commits),
         "bytes": sum(commit["bytes"] for commit in state.commits.values()),
         "epoch": state.epoch,
-        "quarantine": {"documents": len(entries), "reasons": _reasons(entries)},
+        "quarantine": {"documents": reasons.total(), "reasons": dict(reasons)},
         "fingerprint": state.run["fingerprint"] if state.run else None,
         "last_error": live.get("last_error") if live else None,
         "exit": state.stop["exit"] if state.stop else None,
@@ -95,24 +106,18 @@ def _recent_rate(state: RunState) -> float:
     return rows / seconds if seconds > 0 else 0.0
 
 
-def _reasons(entries: list[dict[str, Any]]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for entry in entries:
-        counts[entry["reason"]] = counts.get(entry["reason"], 0) + 1
-    return counts
-
-
 def as_text(figures: dict[str, Any], hot: Path) -> str:
     """The figures for a person."""
     documents = figures["documents"]
     left = f"{documents['left']:,}" if documents["left"] is not None else "unknown"
+    queue = "" if figures["retweeted"] == "null" else f" (the last run read --retweeted {figures['retweeted']})"
     if documents["left"]:
         left += f" at {figures['rate']:,.0f}/s: {duration(figures['seconds_left'])}"
     rows = [
         ("run", f"{figures['run']}  ({hot})"),
         ("state", figures["state"] + (f", process {figures['pid']}" if figures["running"] else "")),
         ("documents", f"{documents['committed']:,} committed, {documents['in_open_shard']:,} in the open shard"),
-        ("left", left),
+        ("left", left + queue),
         ("shards", f"{figures['shards']:,}, {figures['bytes']:,} bytes, {documents['unmarked_shards']} not yet marked"),
         ("quarantine", _quarantine_text(figures["quarantine"])),
     ]

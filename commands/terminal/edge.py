@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -10,7 +11,7 @@ from typer.exceptions import TyperException
 
 from commands.terminal.output import complain, discard_output
 from engine.errors import EngineError, Exit, of_os_error
-from engine.supervision.signals import Terminated, raise_when_terminated
+from engine.supervision.signals import Terminated, leave_undisturbed, raise_when_terminated
 
 
 def run_app(app: typer.Typer) -> int:
@@ -18,6 +19,7 @@ def run_app(app: typer.Typer) -> int:
     debug = "--debug" in sys.argv[1:] or os.environ.get("ENGINE_DEBUG", "") not in ("", "0")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     _open_missing_streams()
+    _print_whatever_comes()
     raise_when_terminated()
     try:
         return _call(app, arguments)
@@ -41,11 +43,26 @@ def run_app(app: typer.Typer) -> int:
         known = of_os_error(error)
         complain(str(known))
         return known.exit_code
+    except UnicodeError as error:  # a file's name, an argument: whatever is printed cannot fail like that
+        if debug:
+            raise
+        complain(
+            f"a text cannot be written in this environment's encoding ({_without_text(error)}): set LC_ALL=C.UTF-8, "
+            "or PYTHONUTF8=1, and run the same command again"
+        )
+        return Exit.USAGE
+    except MemoryError:
+        if debug:
+            raise
+        complain("this process may not have more memory: free some or raise its limit, and run the same command again")
+        return Exit.UNEXPECTED
     except Exception as error:
         if debug:
             raise
         complain(f"unexpected error: {type(error).__name__}: {error}; run again with --debug and report it")
         return Exit.UNEXPECTED
+    finally:
+        leave_undisturbed()
 
 
 def _call(app: typer.Typer, arguments: list[str]) -> int:
@@ -64,6 +81,19 @@ def _call(app: typer.Typer, arguments: list[str]) -> int:
         complain("stopped by SIGINT")
         return Exit.SIGINT
     return outcome if isinstance(outcome, int) else Exit.DONE
+
+
+def _without_text(error: UnicodeError) -> str:
+    """What a UnicodeError says, without the text that it is about."""
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.encoding} has no U+{ord(error.object[error.start]):04X}"
+    return str(error.encoding) if isinstance(error, UnicodeDecodeError) else type(error).__name__
+
+
+def _print_whatever_comes() -> None:
+    """Escape the characters that standard output's encoding does not have, as standard error does by itself."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _open_missing_streams() -> None:

@@ -7,8 +7,8 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.config_file import config_option
-from commands.options.declared import examples, option
-from commands.options.secrets import api_keys, mongo_uri
+from commands.options.declared import examples, option, path_option
+from commands.options.secrets import mongo_uri, server_secrets
 from commands.options.values import listed
 from commands.terminal.output import print_result, set_up_logs, to_json
 
@@ -34,13 +34,19 @@ def verify(
     text_field: shared.TextField = "text",
     hot_dir: shared.HotDir = Path("hot"),
     cold_dir: shared.ColdDir = Path("cold"),
-    folder: Annotated[Path | None, option("folder", "A plain folder of Parquet files instead of a collection.")] = None,
+    folder: Annotated[
+        Path | None, path_option("folder", "A plain folder of Parquet files instead of a collection.")
+    ] = None,
     scope: Annotated[str, option("scope", "all, shards or consolidated.")] = "all",
-    target: Annotated[Path | None, option("target", "Where the shards were merged to [default: consolidated].")] = None,
+    target: Annotated[
+        Path | None, path_option("target", "Where the shards were merged to [default: consolidated].")
+    ] = None,
     sample_rows: Annotated[int, option("sample-rows", "Rows that level 5 embeds again.")] = 256,
     min_cosine: Annotated[float, option("min-cosine", "Lowest cosine that level 5 accepts.")] = 0.999,
     tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
     tei_api_key_file: shared.ApiKeyFile = None,
+    tei_header_file: shared.HeaderFile = None,
+    tei_ca_file: shared.CaFile = None,
     jobs: shared.Jobs = 0,
     temp_dir: shared.TempDir = None,
     id_column: shared.IdColumn = None,
@@ -78,7 +84,8 @@ def verify(
                 CollectionName(database, collection, done_field, text_field),
             )
         if level >= 5:
-            partners.embed_with(settings, listed(tei_urls), api_keys(tei_api_key_file))
+            secrets = server_secrets(tei_api_key_file, tei_header_file, tei_ca_file)
+            partners.embed_with(settings, listed(tei_urls), secrets)
         report = verify_files(settings, progress, documents=partners.documents, embedder=partners.embedder)
     print_result(to_json(report.as_dict()) if json_ else as_text(report))
     raise typer.Exit(int(report.exit_code))

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import orjson
 
 from commands.composition.data_set import DataSet, recorded
+from commands.composition.servers import keys_for
+from commands.options.secrets import ServerSecrets
 from engine.errors import ConfigError, FingerprintMismatch, ServersUnavailable
 from engine.ledger.log import RunState
 from engine.memory.ids import IdType
@@ -99,7 +101,7 @@ class ServerEmbedder:
         index, server = alive[0]
         assert server.facts is not None  # chosen so
         self._poller = Poller()
-        http = HttpClient(Address.parse(server.url), self._poller, api_key=settings.api_key(index))
+        http = HttpClient(Address.parse(server.url), self._poller, settings.access(index))
         self._requester = Requester(
             http, choose_route(server.facts, settings.options), dim=fleet.dim, normalized=settings.normalize
         )
@@ -170,7 +172,7 @@ class Partners:
             id_type=_data_set(config).schema.id_type,
         )
 
-    def embed_with(self, config: VerifyConfig, urls: tuple[str, ...], keys: tuple[str, ...]) -> None:
+    def embed_with(self, config: VerifyConfig, urls: tuple[str, ...], secrets: ServerSecrets) -> None:
         """Find a server that embeds as the data set's run did.
 
         Raises:
@@ -183,7 +185,9 @@ class Partners:
             prompt=known.fingerprint.prompt,
             dimensions=None,
             normalize=known.fingerprint.normalize,
-            api_keys=keys * len(urls) if len(keys) == 1 else keys,
+            api_keys=keys_for(urls, secrets),
+            headers=secrets.headers,
+            ca_file=secrets.ca_file,
         )
         fleet = examine(settings)
         if fleet.dim > known.fingerprint.dim:

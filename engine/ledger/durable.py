@@ -4,7 +4,9 @@ All durable I/O of the engine goes through this module, so that a test can fail,
 N = 1, 2, 3, ... until a run needs no more. The rules it keeps (docs/protocols/commit.md):
 
 * a file is fsynced before it is named, and its folder after;
-* a final name is taken by `link`, which never replaces an existing file;
+* a final name is taken by `link`, which never replaces an existing file; a file system without hard links (exFAT,
+  many FUSE and cloud mounts) gets a rename that never replaces (`renameat2` with RENAME_NOREPLACE), which is as safe;
+* where a folder cannot be fsynced (SMB shares), its whole file system is (`syncfs`);
 * an error of `fsync` is final for that file: Linux may report success the next time although the pages are gone
   (Source: PostgreSQL, "PANIC on fsync() failure"), so nobody calls it twice;
 * small files are replaced whole: temporary, fsync, rename, fsync of the folder.
@@ -17,12 +19,17 @@ Fail points come from `ENGINE_FAILPOINTS`: `[role/]name[#hit]=action` separated 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
+import functools
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from engine.errors import ConfigError
 
@@ -137,23 +144,75 @@ def fsync_file(fd: int) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable, with the whole file system where a folder alone cannot be."""
     point("durable.fsync_folder")
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        try:
+            point("durable.fsync_folder_alone")
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in _NO_FOLDER_FSYNC:
+                raise  # EIO among others: what was lost stays lost, and nobody may ask a second time
+            _system_call("syncfs", fd)
     finally:
         os.close(fd)
 
 
-def link_new(source: Path, target: Path) -> None:
-    """Give `source` its final name too; never replaces.
+def name_new(source: Path, target: Path) -> None:
+    """Give `source` its final name; never replaces. It may keep its old name too, so the caller removes that.
 
     Raises:
         FileExistsError: the final name is taken: a second writer or a foreign file.
+        OSError: the device refuses; EOPNOTSUPP when its file system knows neither of the two ways.
     """
-    point("durable.link")
-    os.link(source, target)
+    try:
+        point("durable.link")
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _rename_new(source, target)
+
+
+_RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+"""What `link` says where there are no hard links: EPERM on exFAT, vFAT and FUSE, the others elsewhere."""
+_NO_RENAME = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+_NO_FOLDER_FSYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.EBADF, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+
+def _rename_new(source: Path, target: Path) -> None:
+    point("durable.rename_new")
+    try:
+        _system_call("renameat2", _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        why = "the file system has neither hard links nor a rename that never replaces an existing file"
+        raise OSError(errno.EOPNOTSUPP, why, str(target)) from error
+
+
+def _system_call(name: str, *arguments: int | bytes) -> None:
+    """A call of the C library that Python has no name for.
+
+    Raises:
+        OSError: it failed; ENOSYS when this C library does not have it.
+    """
+    function = _of_c_library(name)
+    if function is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if function(*arguments):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@functools.cache
+def _of_c_library(name: str) -> Callable[..., Any] | None:
+    return getattr(ctypes.CDLL(None, use_errno=True), name, None)
 
 
 def unlink(path: Path) -> None:
@@ -167,12 +226,17 @@ def replace_file(path: Path, data: bytes, mode: int = 0o640) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
-        write_all(fd, data)
-        fsync_file(fd)
-    finally:
-        os.close(fd)
-    point("durable.rename")
-    temporary.replace(path)
+        try:
+            write_all(fd, data)
+            fsync_file(fd)
+        finally:
+            os.close(fd)
+        point("durable.rename")
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     fsync_folder(path.parent)
 
 

@@ -1,6 +1,7 @@
 """The quarantine: documents that could not be embedded, one JSON object a line, never marked, never lost.
 
 An `_id` stands there as people write it: a number, a string, and any other type as extended JSON (`{"$oid": "..."}`).
+A collection may hold any number of documents without a text: what is remembered of them lies on disk (`KeyTable`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import orjson
 
 from engine.errors import DamageError, SinkError
 from engine.ledger import durable
+from engine.ledger.key_table import KeyTable, digest_of
 
 
 class Quarantine:
@@ -27,11 +29,11 @@ class Quarantine:
     def __init__(self, path: Path) -> None:
         """Open or create it; a torn last line (power cut) is cut off, its document will be read again."""
         self._path = path
-        self._ids: set[str] = set()
+        self._known = KeyTable(path.parent)
         end = 0
         if path.exists():
             for entry, offset in _entries(path):
-                self._ids.add(id_text(entry))
+                self._known.put(_digest(entry), 1)
                 end = offset
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
         os.ftruncate(self._fd, end)
@@ -41,7 +43,7 @@ class Quarantine:
     @property
     def count(self) -> int:
         """Documents in quarantine."""
-        return len(self._ids)
+        return len(self._known)
 
     def add(self, entries: Iterable[dict[str, Any]]) -> int:
         """Append entries (`engine.records.Quarantined` as dicts); returns how many are new.
@@ -53,10 +55,10 @@ class Quarantine:
         lines = []
         for entry in entries:
             line = {"_id": _plain_id(entry["id"]), **{name: value for name, value in entry.items() if name != "id"}}
-            identity = id_text(line)
-            if identity in self._ids:
+            digest = _digest(line)
+            if self._known.get(digest):
                 continue
-            self._ids.add(identity)
+            self._known.put(digest, 1)
             if line.get("text") is None:
                 line.pop("text", None)
             lines.append(orjson.dumps(line) + b"\n")
@@ -87,11 +89,16 @@ class Quarantine:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+        self._known.close()
 
 
 def id_text(entry: dict[str, Any]) -> str:
     """The `_id` of an entry of the file as compact JSON: what tells it from all others."""
     return orjson.dumps(entry["_id"]).decode()
+
+
+def _digest(entry: dict[str, Any]) -> bytes:
+    return digest_of(orjson.dumps(entry["_id"]))
 
 
 def _plain_id(identity: str) -> Any:
@@ -107,7 +114,14 @@ def _plain_id(identity: str) -> Any:
 
 def read_quarantine(path: Path) -> list[dict[str, Any]]:
     """All entries of a quarantine file, oldest first; none when there is no file."""
-    return [entry for entry, _ in _entries(path)] if path.exists() else []
+    return list(each_entry(path))
+
+
+def each_entry(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a quarantine file one by one, oldest first; none when there is no file."""
+    if path.exists():
+        for entry, _ in _entries(path):
+            yield entry
 
 
 def _entries(path: Path) -> Iterable[tuple[dict[str, Any], int]]:

@@ -118,6 +118,8 @@ class RunLock:
 
         Raises:
             LockHeld: another run holds it and its supervisor lives.
+            SinkError: the file system keeps no locks.
+            OSError: the file cannot be opened.
         """
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         deadline = time.monotonic() + LOCK_GRACE_S
@@ -134,6 +136,12 @@ class RunLock:
                         "or run another collection"
                     ) from None
                 time.sleep(0.05)
+            except OSError as error:  # ENOLCK, ENOSYS, EOPNOTSUPP: NFS without its lock service, Lustre without flock
+                os.close(self.fd)
+                raise SinkError(
+                    f"the file system of {path} keeps no locks ({error.strerror}), so two runs could write there at "
+                    "once: name a --hot-dir on another one, or mount this one with locks"
+                ) from error
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
 
@@ -153,8 +161,19 @@ def _lives(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
+        return not Path("/proc/self").exists() and _takes_signals(pid)
     return stat.rpartition(")")[2].split()[:1] not in (["Z"], ["X"])
+
+
+def _takes_signals(pid: int) -> bool:
+    """Whether there is such a process, asked without /proc; zombies count."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def lock_owner(path: Path) -> int | None:

@@ -43,9 +43,7 @@ _SHARE_OF_AVAILABLE = 0.8
 
 def available_bytes() -> int:
     """Memory that may still be used: what the kernel says, or what the control group leaves, whichever is less."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        kibibytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    limits = [kibibytes << 10]
+    limits = [_free_bytes()]
     for folder, maximum, current in _CGROUPS:
         try:
             limit = Path(folder, maximum).read_text(encoding="ascii").strip()
@@ -54,6 +52,16 @@ def available_bytes() -> int:
         except (OSError, ValueError):
             continue  # another version of control groups, or no limit ("max")
     return max(0, min(limits))
+
+
+def _free_bytes() -> int:
+    """What the kernel says; without /proc (some jails and containers) its count of free pages, which is less."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) << 10
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_AVPHYS_PAGES")
+        return (free if free > 0 else os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
 
 
 _CGROUPS = (

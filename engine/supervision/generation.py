@@ -5,22 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from engine.memory.channels import Channel, Message
 from engine.memory.shared_rings import RingSizes, SharedRings
+from engine.supervision.interpreter import python
 from engine.supervision.run_plan import StagePlan
 from engine.supervision.worker import job_message
 from engine.telemetry.reporting import StageFigures
 
-_START = (
-    "import sys; sys.path[:] = [p for p in sys.path if p] + [{root!r}]; "
-    "from engine.supervision.worker import main; main()"
-)
 _SIGNALS_OF_DEATH = {
     signal.SIGKILL: "killed, by an operator or for lack of memory",
     signal.SIGBUS: "bus error: shared memory exhausted",
@@ -112,9 +107,8 @@ class Generation:
 
     def _start(self, plan: StagePlan, epoch: int, inherit: list[int], commands: list[Message]) -> Child:
         ours, theirs = Channel.pair()
-        root = str(Path(__file__).resolve().parents[2])
         process = subprocess.Popen(
-            [sys.executable, "-c", _START.format(root=root), plan.role, str(theirs.fd), str(os.getpid())],
+            python("engine.supervision.worker", plan.role, str(theirs.fd), str(os.getpid())),
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fd, *inherit, *self.rings.fds()],
         )

@@ -35,6 +35,16 @@ def raise_when_terminated() -> None:
             signal.signal(number, _raise_terminated)
 
 
+def leave_undisturbed() -> None:
+    """Ignore what would end this process from now on: its work is done, its exit code is known, it is on its way out.
+
+    A signal that came while the interpreter takes itself down could only interrupt what libraries do there at last, and
+    make a traceback of it.
+    """
+    for number in _WATCHED:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _raise_terminated(number: int, frame: FrameType | None) -> None:
     raise Terminated(signal.Signals(number))
 

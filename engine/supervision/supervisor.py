@@ -247,6 +247,8 @@ class Supervisor:
             self._commits.settle([[message["sequence"], message["sequence"]]])
         elif event in ("prove", "proof", "drift"):
             self._take_proof(child, event, message)
+        elif event == "several_backends":
+            self._request_stop(Stop(Exit.SERVERS, f"{message['url']} cannot be used: {message['reason']}"))
         elif event == "sealed":
             self._commits.commit(ShardFacts(**message["facts"]), message["ranges"])
         else:

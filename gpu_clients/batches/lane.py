@@ -46,6 +46,7 @@ class Lane:
         truncation: Judges which texts the server has cut.
         last_answer_s: When the last good answer came, monotonic seconds.
         overloaded_since_s: When the first 429 came after the last good answer, monotonic seconds, or None.
+        drifted_s: When its vectors last turned out to be wrong, monotonic seconds, or None.
         drifts: How often its vectors turned out to be wrong; what was embedded before is not delivered afterwards.
     """
 
@@ -60,6 +61,7 @@ class Lane:
         self.resume_s = 0.0
         self.last_answer_s = 0.0
         self.overloaded_since_s: float | None = None
+        self.drifted_s: float | None = None
         self.drifts = 0
         self.truncation = TruncationJudge(None)
         self._settings = settings
@@ -75,19 +77,25 @@ class Lane:
         """Take in what an examination found out."""
         settings = self._settings
         self.facts = facts
-        http = HttpClient(self.address, self._poller, api_key=settings.api_key(self.index))
+        http = HttpClient(self.address, self._poller, settings.access(self.index))
         route = choose_route(facts, settings.options)
         self.requester = Requester(http, route, dim=settings.dim, normalized=settings.normalize)
         self.admission = self._make_admission(settings, facts)
-        # a server that refuses long texts cuts none
-        self.truncation = TruncationJudge(facts.max_input_length if settings.truncate else None)
+        # a server that refuses long texts cuts none; TEI is told what to do
+        cuts = settings.truncate and (facts.kind == "tei" or facts.auto_truncate is not False)
+        self.truncation = TruncationJudge(facts.max_input_length if cuts else None)
         self.overloaded_since_s = None
 
     def probe(self) -> ServerProbe:
         """Begin to examine the server."""
         settings = self._settings
-        http = HttpClient(self.address, self._poller, api_key=settings.api_key(self.index))
+        http = HttpClient(self.address, self._poller, settings.access(self.index))
         return ServerProbe(http, examine_server(settings.server_kind, settings.options), timeout_s=PROBE_TIMEOUT_S)
+
+    def drifted(self) -> None:
+        """Take note of wrong vectors."""
+        self.drifts += 1
+        self.drifted_s = time.monotonic()
 
     @property
     def timeout_s(self) -> float:

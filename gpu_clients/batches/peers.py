@@ -63,7 +63,7 @@ class Peers:
         """Ask another server for a second opinion."""
         requester = self._lane(ask.server).requester
         assert requester is not None  # only servers with known facts are asked
-        requester.submit([ask.body], ask.n_texts, timeout_s=self._timeout_s, tag=side_request)
+        requester.submit([ask.body], ask.n_texts, timeout_s=self._timeout_s, tag=side_request, fresh=ask.fresh)
 
     def check_deadlines(self) -> None:
         """Fail what is overdue."""

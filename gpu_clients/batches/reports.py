@@ -80,6 +80,10 @@ class Reports:
         """
         self._context.tell("drift", server=server, url=self._urls[server], rows=rows)
 
+    def several_backends(self, reason: str) -> None:
+        """Unlike backends answer behind the server's URL: the run ends."""
+        self._context.tell("several_backends", url=self._lane.address.url, reason=reason)
+
     def server_back(self) -> None:
         """The server works again."""
         self._context.log("info", "server_back", url=self._lane.address.url)

@@ -203,10 +203,12 @@ class Delivery:
         drifts = self._lane.drifts
 
         def counted(cut: list[int]) -> None:
-            finding.truncated, finding.truncation_known = cut, True
+            finding.truncated, finding.truncation_known = sorted({*finding.truncated, *cut}), True
             self.take_finding(batch, finding, drifts)
 
-        count = find_truncated(batch.texts(), suspects, self._lane.truncation)
+        facts = self._lane.facts
+        can_count = facts is not None and facts.kind == "tei"
+        count = find_truncated(batch.texts(), suspects, self._lane.truncation, can_count=can_count)
         self._side_requests.start(count, counted, time.monotonic())
 
     def _scratch_matrix(self, n_texts: int) -> Matrix:

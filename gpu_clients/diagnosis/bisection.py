@@ -44,6 +44,9 @@ overload."""
 _TRIES = 2
 """Requests for one piece that may fail for the server's reasons before that counts as the piece's failure."""
 _DEATHS = (FailureKind.LOST, FailureKind.UNAVAILABLE)
+_CUT_PRECISION = 32
+_SHORTEST_CUT = 16
+"""A text is cut to within a 32nd of what the server takes; one of so few characters is not cut."""
 _GONE = (FailureKind.REFUSED, *_DEATHS)
 """How a server that dies, and one that has died, looks; behind a proxy it answers 502 or 503."""
 _NOT_SERVED = (FailureKind.UNAUTHORIZED, FailureKind.WRONG_SERVICE)
@@ -184,14 +187,17 @@ class _Bisection:
         else:
             yield from self.divide(right, by_size=False)
 
-    def _ask_own(self, rows: list[int]) -> Generator[Step, Reply, Reply]:
+    def _ask_own(self, rows: list[int], texts: list[str] | None = None) -> Generator[Step, Reply, Reply]:
         """Ask our server; its own failures are taken for the texts' only when they repeat beside a good canary.
 
         That a request is not allowed, or not known, is not repeated: a text that fails so alone is judged beside the
         canary all the same.
+
+        Args:
+            texts: What is sent for the rows, when that is not all of their texts.
         """
         for _ in range(_TRIES):
-            reply = yield from self._ask_for(self._context.own, rows)
+            reply = yield from self._ask_for(self._context.own, rows, texts)
             failure = reply.failure
             if failure is None or failure.action is Action.DIVIDE or failure.kind in _NOT_SERVED:
                 break
@@ -213,6 +219,8 @@ class _Bisection:
     def _confirm_failure(self, row: int, failure: Failure) -> _Act:
         """A text failed alone on our server: is it the text?"""
         yield from self.check_own_server()
+        if failure.kind is FailureKind.TOO_LONG and self._context.cuts and (yield from self._embed_cut(row)):
+            return
         for _ in range(self._context.rounds - 1):
             reply = yield from self._ask_for(self._context.own, [row])
             if reply.sound:
@@ -220,6 +228,28 @@ class _Bisection:
                 return
             yield from self.check_own_server()
         yield from self.second_opinion(row, failure, self._context.own)
+
+    def _embed_cut(self, row: int) -> _Steps:
+        """Embed the longest beginning of a text that our server takes, to a 32nd of it; False when it takes none.
+
+        The server has no option to cut, or heeds none, so its limit is looked for by halving. What is found hangs on
+        the text and the server's limit alone: another try gives the same beginning.
+        """
+        text = self._texts[row]
+        taken, refused = 0, len(text)
+        while refused - taken > max(1, refused // _CUT_PRECISION) and refused >= _SHORTEST_CUT:
+            middle = (taken + refused) // 2
+            reply = yield from self._ask_own([row], [text[:middle]])
+            if reply.sound:
+                taken = middle
+                self.finding.matrix[row] = reply.matrix[0]
+            elif reply.failure is not None and reply.failure.kind is FailureKind.TOO_LONG:
+                refused = middle
+            else:
+                return False  # something else is the matter with it: it is judged whole
+        if taken:
+            self.finding.truncated.append(row)
+        return bool(taken)
 
     def second_opinion(self, row: int, first: Failure, first_server: int, *, died: bool = False) -> _Act:
         """Put a text that failed alone on one server before another one; the first itself comes last.
@@ -275,13 +305,13 @@ class _Bisection:
         quiet = (self._quiet if quiet is None else quiet) and server == self._context.own
         return (yield from check_canary(server, Arrangement.MIXED, self._context, quiet=quiet, at_once=at_once))
 
-    def _ask_for(self, server: int, rows: list[int]) -> Generator[Step, Reply, Reply]:
+    def _ask_for(self, server: int, rows: list[int], texts: list[str] | None = None) -> Generator[Step, Reply, Reply]:
         """Ask a server for some texts.
 
         Overload is waited out. When it lasts while the canary is taken at once, time and again, the texts are too much
         for a request: the failure is one of their size then.
         """
-        body = orjson.dumps([self._texts[row] for row in rows])
+        body = orjson.dumps(texts or [self._texts[row] for row in rows])
         ask = Ask(server, body, len(rows), self._quiet and server == self._context.own)
         enough = _TIMES_BESIDE_CANARY if len(rows) == 1 else _TIMES_BESIDE_CANARY_TOGETHER
         in_a_row = 0

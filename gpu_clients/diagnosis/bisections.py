@@ -36,8 +36,10 @@ def context_of(lane: Lane, settings: ClientSettings, others: Sequence[int], cana
         own=lane.index,
         others=others,
         canary=canary,
-        max_input_length=lane.facts.max_input_length if lane.facts else None,
+        max_input_length=lane.facts.canary_limit if lane.facts else None,
         dim=settings.dim,
+        short_is_steady=lane.facts is not None and lane.facts.short_is_steady,
+        cuts=settings.truncate,
         rounds=ROUNDS_WHEN_UNSTEADY if lane.is_unsteady else 1,
         last_answer_s=lambda: lane.last_answer_s,
     )

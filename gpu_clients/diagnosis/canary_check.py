@@ -24,6 +24,8 @@ class BisectionContext:
         canary: Reference vectors, or None when there are none (a measurement without a doctor).
         max_input_length: What the canary texts depend on.
         dim: Numbers in a vector.
+        cuts: Whether a text that the server refuses as too long is cut here, because the run wants long texts cut.
+        short_is_steady: Whether the canary's short text may be asked for alone.
         rounds: How often a text has to fail alone on each server.
         last_answer_s: When our server last gave a good answer, monotonic seconds.
     """
@@ -33,6 +35,8 @@ class BisectionContext:
     canary: Canary | None
     max_input_length: int | None
     dim: int
+    cuts: bool = False
+    short_is_steady: bool = False
     rounds: int = 1
     last_answer_s: Callable[[], float] = lambda: -math.inf
 
@@ -47,7 +51,7 @@ def check_canary(
         at_once: Whether overload is a failure too, instead of being waited out.
     """
     body, n_texts = canary_body(arrangement, context.max_input_length)
-    ask = Ask(server, body, n_texts, quiet)
+    ask = Ask(server, body, n_texts, quiet, fresh=True)
     reply = (yield ask) if at_once else (yield from _ask(ask))
     if reply.failure is not None:
         return reply.failure

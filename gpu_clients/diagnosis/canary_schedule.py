@@ -9,12 +9,13 @@ from functools import partial
 
 from gpu_clients.diagnosis.canary_check import BisectionContext, check_canary
 from gpu_clients.diagnosis.proof import UnprovenRows
-from gpu_clients.errors import Failure
+from gpu_clients.errors import Failure, FailureKind
 from gpu_clients.servers.canary import Arrangement
 from gpu_clients.servers.side_requests import SideRequests
 
 FIRST_S = 0.5
 """Soon after the start: a server that mixes up its answers under load did not show it to the doctor."""
+LOOKS = 4
 _TURNS = (Arrangement.ALONE, Arrangement.EQUAL, Arrangement.MIXED)
 
 
@@ -22,6 +23,8 @@ class CanarySchedule:
     """Asks for the canary every so often, one arrangement after the other; all of them at once at the start.
 
     The long text of the canary makes a GPU batch of short ones dear on a model that pads, so one check at a time.
+    Beside it go a few looks at the short text: every request has a connection of its own, so that several backends
+    behind one URL are found out sooner.
 
     Args:
         unproven: Gets the rows that a right canary confirms.
@@ -51,17 +54,18 @@ class CanarySchedule:
         self._sick = sick
         self._is_urgent = False
         self._n_checks = 0
+        self._n_looking = 0
         self._due_s = time.monotonic() + min(FIRST_S, every_s)
 
     @property
     def n_out(self) -> int:
-        """Checks that are going on: one, or none."""
-        return int(self._due_s == math.inf)
+        """Checks and looks that are going on."""
+        return int(self._due_s == math.inf) + self._n_looking
 
     def ask_soon(self) -> None:
         """Check as soon as can be: batches fail, and the canary tells whose fault that is."""
         self._is_urgent = True
-        self._due_s = math.inf if self.n_out else 0.0
+        self._due_s = math.inf if self._due_s == math.inf else 0.0
 
     def advance(self, now_s: float) -> None:
         """Ask when it is time."""
@@ -73,6 +77,15 @@ class CanarySchedule:
         context = self._context()
         answered = partial(self._answered, context.own, self._unproven.rows(context.own))
         self._side_requests.start(check_canary(context.own, arrangement, context), answered, now_s)
+        if context.short_is_steady and not self._is_urgent and not self._n_looking:
+            self._n_looking = LOOKS
+            for _ in range(LOOKS):
+                self._side_requests.start(check_canary(context.own, Arrangement.SHORT, context), self._looked, now_s)
+
+    def _looked(self, failure: Failure | None) -> None:
+        self._n_looking -= 1
+        if failure is not None and failure.kind is FailureKind.DRIFTED:
+            self._failed(failure)
 
     def _answered(self, own: int, rows: int, failure: Failure | None) -> None:
         self._due_s = time.monotonic() + (self._every_s if self._n_checks >= len(_TURNS) else 0.0)

@@ -50,7 +50,7 @@ class OwnServerRequests:
                 return False
             waiting.popleft()
             self._asked.add(side_request)
-            lane.requester.submit([ask.body], ask.n_texts, timeout_s=lane.timeout_s, tag=side_request)
+            lane.requester.submit([ask.body], ask.n_texts, timeout_s=lane.timeout_s, tag=side_request, fresh=ask.fresh)
             if ask.quiet:
                 self._quiet_for = side_request
                 return False

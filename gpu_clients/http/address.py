@@ -57,6 +57,14 @@ class Address:
 
     @property
     def authority(self) -> str:
-        """`host:port` for the Host header and for messages."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        """`host:port` for messages."""
+        return f"{self._bracketed_host}:{self.port}"
+
+    @property
+    def host_header(self) -> str:
+        """What stands in the Host header: routers compare it literally, so a scheme's own port is left out."""
+        return self._bracketed_host if self.port == (443 if self.tls else 80) else self.authority
+
+    @property
+    def _bracketed_host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from gpu_clients.errors import Failure, FailureKind
+from gpu_clients.http.access import NO_ACCESS, Access
 from gpu_clients.http.address import Address
 from gpu_clients.http.answers import AnswerReader
 from gpu_clients.http.connection import Buffer, Connection, Exchange, Target
@@ -29,25 +30,27 @@ class HttpClient:
 
     Attributes:
         address: Where the server is.
+        access: What it wants to see.
         poller: Who watches the sockets; may be shared by several clients.
         finished: Exchanges that came to an end, for the owner to take.
         n_connected: Connections opened so far.
         n_resent: Requests that went out again because a kept-alive connection was stale.
     """
 
-    def __init__(self, address: Address, poller: Poller, *, api_key: str | None = None) -> None:
+    def __init__(self, address: Address, poller: Poller, access: Access = NO_ACCESS) -> None:
         self.address = address
+        self.access = access
         self.poller = poller
         self._connection_type = Connection
         if address.tls:
-            from gpu_clients.http.tls import TlsConnection  # noqa: PLC0415 - `ssl` costs every client's start 10 ms
+            from gpu_clients.http.tls import TlsConnection, trust_of  # noqa: PLC0415 - `ssl` takes 10 ms of every start
 
+            trust_of(access.ca_file)  # a file that cannot be used is refused now, not taken for a server's fault
             self._connection_type = TlsConnection
         self.finished: deque[Exchange] = deque()
         self.n_connected = 0
         self.n_resent = 0
-        self._authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-        self._heads: dict[tuple[str, str], bytes] = {}
+        self._heads: dict[tuple[str, str, bool], bytes] = {}
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._targets: list[tuple[int, Target]] = []
@@ -62,6 +65,7 @@ class HttpClient:
         deadline_s: float,
         max_body_bytes: int,
         tag: object = None,
+        fresh: bool = False,
     ) -> Exchange:
         """Begin a request; its exchange appears in `finished` once it came to an end.
 
@@ -72,12 +76,15 @@ class HttpClient:
             deadline_s: Monotonic time by which the whole answer must be there.
             max_body_bytes: Cap on the answer's body.
             tag: The caller's own mark.
+            fresh: Whether it gets a connection of its own, which is closed afterwards: behind a balancer, kept-alive
+                connections may all lead to one and the same backend.
         """
         n_bytes = sum(map(len, body))
-        head = self._heads.get((method, path)) or self._make_head(method, path)
+        head = self._heads.get((method, path, fresh)) or self._make_head(method, path, fresh=fresh)
         exchange = Exchange([head % n_bytes, *body], tag, deadline_s, max_body_bytes)
         exchange.bytes_out = n_bytes
-        if self._idle:
+        exchange.fresh = fresh
+        if self._idle and not fresh:
             self._idle.pop().start(exchange)
         else:
             self._connect(exchange)
@@ -112,12 +119,14 @@ class HttpClient:
             connection.close()
         self.finished.clear()
 
-    def _make_head(self, method: str, path: str) -> bytes:
+    def _make_head(self, method: str, path: str, *, fresh: bool) -> bytes:
+        closing = "Connection: close\r\n" if fresh else ""
         head = (
-            f"{method} {self.address.base}{path} HTTP/1.1\r\nHost: {self.address.authority}\r\n{self._authorization}"
-            "Accept: application/json\r\nContent-Type: application/json\r\nContent-Length: "
+            f"{method} {self.address.base}{path} HTTP/1.1\r\nHost: {self.address.host_header}\r\n"
+            f"{self.access.head_lines()}Accept: application/json\r\nAccept-Encoding: identity\r\n"
+            f"{closing}Content-Type: application/json\r\nContent-Length: "
         )
-        made = self._heads[method, path] = head.replace("%", "%%").encode("ascii") + b"%d\r\n\r\n"
+        made = self._heads[method, path, fresh] = head.replace("%", "%%").encode("ascii") + b"%d\r\n\r\n"
         return made
 
     def _connect(self, exchange: Exchange) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from engine.errors import ProtocolError
 from gpu_clients.errors import Failure, FailureKind
+from gpu_clients.http.access import Access
 from gpu_clients.http.address import Address
 from gpu_clients.http.answers import AnswerReader, BadAnswer
 from gpu_clients.http.polling import READ, WRITE, Poller
@@ -35,12 +36,13 @@ class Exchange:
         started_s, finished_s: Monotonic seconds.
         bytes_out, bytes_in: Size of the request body and of the answer's body.
         resent: Whether a stale kept-alive connection made it go out twice.
+        fresh: Whether its connection is its own, and closed afterwards.
         n_refused: Addresses of the server that took no connection for it.
         connection: Who holds the answer.
     """
 
     __slots__ = (
-        "body", "bytes_in", "bytes_out", "connection", "deadline_s", "failure", "finished_s", "headers",
+        "body", "bytes_in", "bytes_out", "connection", "deadline_s", "failure", "finished_s", "fresh", "headers",
         "max_body_bytes", "n_refused", "parts", "resent", "started_s", "status", "tag",
     )  # fmt: skip
 
@@ -58,6 +60,7 @@ class Exchange:
         self.bytes_out = 0
         self.bytes_in = 0
         self.resent = False
+        self.fresh = False
         self.n_refused = 0
         self.connection: Connection | None = None
 
@@ -75,10 +78,12 @@ class ConnectionOwner(Protocol):
 
     Attributes:
         address: Where the server is.
+        access: What the server wants to see.
         poller: Who watches the socket.
     """
 
     address: Address
+    access: Access
     poller: Poller
 
     def try_next_target(self, exchange: Exchange) -> bool:
@@ -325,7 +330,7 @@ class Connection:
         if early:
             self.move(ConnectionState.RECEIVING)
         self.move(ConnectionState.ANSWERED)
-        self._may_reuse = reader.keeps_alive and not early
+        self._may_reuse = reader.keeps_alive and not early and not exchange.fresh
         self._served += 1
         self._owner.has_answer(exchange, reader, self)
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 import functools
 import ssl
 
+from engine.errors import ConfigError
 from gpu_clients.http.connection import Buffer, Connection, ConnectionState
 
 
 @functools.cache
-def _context() -> ssl.SSLContext:
-    """Certificates are verified against the system's authorities (or SSL_CERT_FILE), always."""
-    return ssl.create_default_context()
+def trust_of(ca_file: str | None) -> ssl.SSLContext:
+    """Certificates are verified, always: against these authorities, or the system's (or SSL_CERT_FILE).
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no certificate.
+    """
+    if ca_file is None:
+        return ssl.create_default_context()
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        why = "holds no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"the file of authorities {ca_file} cannot be used ({why})") from error
 
 
 class TlsConnection(Connection):
@@ -22,7 +33,7 @@ class TlsConnection(Connection):
     def established(self) -> None:
         self.move(ConnectionState.HANDSHAKE)
         # wrap_socket takes the descriptor over, so the poller's registration stays valid
-        self.sock = _context().wrap_socket(
+        self.sock = trust_of(self._owner.access.ca_file).wrap_socket(
             self.sock, server_hostname=self.host, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
         self.handshake()

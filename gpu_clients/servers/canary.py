@@ -1,7 +1,8 @@
 """The canary: fixed texts whose vectors are known from the start, asked for again whenever a server is in doubt.
 
 Three texts of unlike length, in arrangements that make servers err in different ways: *mixed* (all three), *equal*
-(the long one twice: a batch without padding, where TEI's Gemma loses its sliding-window mask) and *alone*. A server
+(the long one twice: a batch without padding, where TEI's Gemma loses its sliding-window mask) and *alone*; the *short*
+one by itself costs next to nothing and is asked for many times. A server
 whose vectors hang on the neighbours is warned about at start; later a text's vector has to match one of those seen
 at start, whatever the arrangement, because under load a server mixes requests anyway.
 """
@@ -39,12 +40,14 @@ class Arrangement(enum.Enum):
     MIXED = "mixed"
     EQUAL = "equal"
     ALONE = "alone"
+    SHORT = "short"
 
 
 _TEXTS: dict[Arrangement, tuple[int, ...]] = {
     Arrangement.MIXED: (0, 1, 2),
     Arrangement.EQUAL: (2, 2),
     Arrangement.ALONE: (2,),
+    Arrangement.SHORT: (0,),
 }
 
 

@@ -13,13 +13,14 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 
-from engine.errors import ConfigError, ServersUnavailable
+from engine.errors import ConfigError, ServersUnavailable, SeveralBackends
 from engine.records import Fingerprint
 from gpu_clients.http.address import Address
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.polling import Poller
 from gpu_clients.server_facts import ServerFacts, version_numbers
-from gpu_clients.servers.probe import Examination, ProbeFailed, ServerProbe, examine_server
+from gpu_clients.servers.probe import Examination, ServerProbe, examine_server
+from gpu_clients.servers.probe_request import ProbeFailed
 from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.soundness import MIN_COSINE
 
@@ -99,6 +100,7 @@ def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S, w
         ConfigError: something else stands behind a URL, servers differ in what decides their vectors, or the limits
             can never be kept.
         ServersUnavailable: no server answers.
+        SeveralBackends: unlike backends answer behind one URL.
     """
     reports = _interview(settings, timeout_s, with_padding=with_padding)
     alive = [(report, report.examination) for report in reports if report.examination is not None]
@@ -161,7 +163,7 @@ def _interview(settings: ClientSettings, timeout_s: float, *, with_padding: bool
     poller = Poller()
     probes = [
         ServerProbe(
-            HttpClient(address, poller, api_key=settings.api_key(index)),
+            HttpClient(address, poller, settings.access(index)),
             examine_server(settings.server_kind, settings.options, with_padding=with_padding),
             timeout_s=timeout_s,
         )
@@ -182,6 +184,8 @@ def _report(url: str, outcome: Examination | ProbeFailed | None, settings: Clien
     if isinstance(outcome, Examination):
         warnings = (*outcome.warnings, *_server_warnings(outcome.facts, settings))
         return ServerReport(url=url, reachable=True, examination=outcome, warnings=warnings)
+    if outcome.several:
+        raise SeveralBackends(f"{url} cannot be used: {outcome.failure.detail}") from outcome
     if outcome.misconfigured:
         raise ConfigError(f"{url} cannot be used: {outcome.failure.detail}") from outcome
     return ServerReport(url=url, reachable=False, trouble=outcome.failure.detail)
@@ -248,7 +252,10 @@ def _server_warnings(facts: ServerFacts, settings: ClientSettings) -> list[str]:
         if facts.dtype == "float32" and "gemma" not in name and any(word in name for word in _FLASH_MODEL_WORDS):
             warnings.append("dtype float32 turns flash attention off on a GPU: float16 is much faster for this model")
     if facts.auto_truncate is None and facts.kind == "openai" and settings.truncate:
-        warnings.append("an OpenAI-compatible server decides itself about long texts; it may refuse or cut them")
+        warnings.append(
+            "an OpenAI-compatible server decides itself about long texts: those that it refuses as too long are cut by "
+            "the client, others it may cut without saying so"
+        )
     return warnings
 
 

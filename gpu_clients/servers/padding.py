@@ -39,7 +39,7 @@ def measure_padding(route: Route, facts: ServerFacts, dim: int) -> Generator[Pro
     n_texts = min(_TEXTS, facts.max_client_batch_size or _TEXTS, facts.max_concurrent_requests or _TEXTS)
     if n_texts < _ONE_LONG_IN:
         return None
-    long_text = canary_texts(facts.max_input_length)[2]
+    long_text = canary_texts(facts.canary_limit)[2]
     # long ones last in each four: TEI may send the first text to the GPU before it has the others
     mixed = [long_text if number % _ONE_LONG_IN == _ONE_LONG_IN - 1 else "a" for number in range(n_texts)]
     mixed_s = all_s = math.inf

@@ -21,7 +21,9 @@ from gpu_clients.http.client import HttpClient
 from gpu_clients.http.connection import Buffer, Exchange
 from gpu_clients.servers.routes import Route
 from gpu_clients.vectors.decode import Matrix, VectorDecoder, float_answer_cap_bytes
-from gpu_clients.vectors.soundness import unsound_rows
+from gpu_clients.vectors.soundness import scale_to_unit, unsound_rows
+
+_JSON_TYPES = (b"application/json", b"text/json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,12 @@ class Completion:
     """
 
     __slots__ = (
-        "_decoder", "_exchange", "_normalized", "bytes_in", "bytes_out", "failure", "latency_s", "n_texts", "tag",
-        "tokens",
+        "_decoder", "_exchange", "_normalized", "_scale", "bytes_in", "bytes_out", "failure", "latency_s", "n_texts",
+        "tag", "tokens",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, decoder: VectorDecoder, *, normalized: bool) -> None:
+    def __init__(self, exchange: Exchange, decoder: VectorDecoder, *, normalized: bool, scale: bool) -> None:
+        self._scale = scale
         self._exchange = exchange
         self._decoder = decoder
         self._normalized = normalized
@@ -95,6 +98,8 @@ class Completion:
             BadAnswer: the answer is not what was asked for.
         """
         self.tokens = self._decoder.decode_into(self._exchange.body, out)
+        if self._scale:
+            scale_to_unit(out)
         return unsound_rows(out, normalized=self._normalized)
 
     def release(self) -> None:
@@ -119,9 +124,11 @@ class Requester:
         self.in_flight_texts = 0
         self._dim = dim
         self._normalized = normalized
-        self._decoder = VectorDecoder(route.form, dim)
+        self._decoder = VectorDecoder(route.form, dim, is_indexed=route.is_indexed)
 
-    def submit(self, texts: list[Buffer], n_texts: int, *, timeout_s: float, tag: object = None) -> Exchange:
+    def submit(
+        self, texts: list[Buffer], n_texts: int, *, timeout_s: float, tag: object = None, fresh: bool = False
+    ) -> Exchange:
         """Send a request; what is returned is good for `cancel`.
 
         Args:
@@ -129,6 +136,7 @@ class Requester:
             n_texts: Texts in the array.
             timeout_s: Time for the whole answer.
             tag: The caller's own mark.
+            fresh: Whether it goes over a connection of its own.
         """
         route = self.route
         self.in_flight += 1
@@ -140,6 +148,7 @@ class Requester:
             deadline_s=time.monotonic() + timeout_s,
             max_body_bytes=float_answer_cap_bytes(n_texts, self._dim),
             tag=(tag, n_texts),
+            fresh=fresh,
         )
 
     def completions(self) -> list[Completion]:
@@ -147,7 +156,9 @@ class Requester:
         finished = self.http.finished
         done = []
         while finished:
-            completion = Completion(finished.popleft(), self._decoder, normalized=self._normalized)
+            completion = Completion(
+                finished.popleft(), self._decoder, normalized=self._normalized, scale=self.route.scale
+            )
             self.in_flight -= 1
             self.in_flight_texts -= completion.n_texts
             done.append(completion)
@@ -181,7 +192,8 @@ def _failure_of(exchange: Exchange) -> Failure | None:
             exchange.status, exchange.body, retry_after=retry_after.decode("latin-1") if retry_after else None
         )
     kind, _, parameters = exchange.headers.get(b"content-type", b"").lower().partition(b";")
-    if kind.strip() != b"application/json":
+    kind = kind.strip()
+    if kind not in _JSON_TYPES and not kind.endswith(b"+json"):
         return Failure(kind=FailureKind.MALFORMED, detail=f"HTTP 200 with content type {kind[:40]!r}", status=200)
     if b"charset" in parameters and b"utf-8" not in parameters:
         return Failure(kind=FailureKind.MALFORMED, detail=f"HTTP 200 with {parameters[:40]!r}", status=200)

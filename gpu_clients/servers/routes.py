@@ -21,12 +21,16 @@ class Route:
         path: Path on the server.
         prefix, suffix: What stands before and behind the array.
         form: How vectors stand in the answer.
+        is_indexed: Whether the answer says which vector belongs to which text.
+        scale: Whether the client brings the vectors to length 1, because the server does not.
     """
 
     path: str
     prefix: bytes
     suffix: bytes
     form: AnswerForm
+    is_indexed: bool = True
+    scale: bool = False
 
 
 def choose_route(facts: ServerFacts, options: EmbedOptions) -> Route:
@@ -48,8 +52,17 @@ def choose_route(facts: ServerFacts, options: EmbedOptions) -> Route:
         fields["encoding_format"] = "base64"
     if options.dimensions is not None:
         fields["dimensions"] = options.dimensions
+    if facts.cuts_with is not None and options.truncate:
+        fields[facts.cuts_with] = -1  # the model's own limit
     base = OPENAI_BASE if facts.openai_base is None else facts.openai_base
-    return Route(path=f"{base}/embeddings", prefix=b'{"input":', suffix=_rest(fields), form=form)
+    return Route(
+        path=f"{base}/embeddings",
+        prefix=b'{"input":',
+        suffix=_rest(fields),
+        form=form,
+        is_indexed=facts.is_indexed,
+        scale=options.normalize and not facts.unit_length,
+    )
 
 
 def _native(options: EmbedOptions) -> Route:

@@ -31,12 +31,14 @@ class Ask:
         body: JSON array of texts.
         n_texts: Texts in it.
         quiet: Only while nothing else is in flight at our own server.
+        fresh: Over a connection of its own, so that a balancer does not always lead it to the same backend.
     """
 
     server: int
     body: bytes
     n_texts: int
     quiet: bool = False
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

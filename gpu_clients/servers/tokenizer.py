@@ -51,12 +51,20 @@ class TokenCounter:
         self._http.check_deadlines()
 
 
-def find_truncated(texts: list[str], suspects: Suspects, judge: TruncationJudge) -> Generator[Step, Reply, list[int]]:
-    """The texts that were cut: those that surely were, and of the unsure ones what the tokenizer says."""
+def find_truncated(
+    texts: list[str], suspects: Suspects, judge: TruncationJudge, *, can_count: bool = True
+) -> Generator[Step, Reply, list[int]]:
+    """The texts that were cut: those that surely were, and of the unsure ones what the tokenizer says.
+
+    Args:
+        can_count: Whether the server has TEI's `/tokenize`; otherwise the estimate counts.
+    """
     cut = list(suspects.cut)
     limit = judge.limit_tokens
     asked = [texts[number] for number in suspects.unsure]
-    if asked and limit is not None:
+    if asked and not can_count:
+        cut += [number for number in suspects.unsure if judge.estimate(texts[number])]
+    elif asked and limit is not None:
         sizes = [len(text.encode()) for text in asked]
         reply = yield Count(orjson.dumps(asked), len(asked), sum(sizes))
         if reply.failure is not None:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import orjson
 import pybase64
 
-from gpu_clients.errors import FailureKind
+from gpu_clients.errors import FailureKind, classify
 from gpu_clients.http.answers import BadAnswer
 
 Matrix = npt.NDArray[np.float32]
@@ -67,9 +67,12 @@ class VectorDecoder:
     Args:
         form: How vectors stand in the answers.
         dim: Numbers expected in a vector; None takes what the first answer has (a probe).
+        is_indexed: Whether each vector must say which text it belongs to; otherwise vectors that do not stand in the
+            order of the texts.
     """
 
-    def __init__(self, form: AnswerForm, dim: int | None) -> None:
+    def __init__(self, form: AnswerForm, dim: int | None, *, is_indexed: bool = True) -> None:
+        self._is_indexed = is_indexed
         self._form = form
         self._dim = dim
         self._layout: _Layout | None = None
@@ -133,7 +136,7 @@ class VectorDecoder:
         return True, _usage_tokens(rest)
 
     def _decode_base64(self, body: memoryview, out: Matrix) -> int | None:
-        parsed, rows, in_order = _openai_rows(body, len(out))
+        parsed, rows, in_order = _openai_rows(body, len(out), is_indexed=self._is_indexed)
         row_chars = _row_chars(out.shape[1])
         for row in rows:
             if type(row) is not str or len(row) != row_chars:
@@ -161,7 +164,7 @@ class VectorDecoder:
     # -- JSON numbers ----------------------------------------------------------------------------------
 
     def _decode_openai_floats(self, body: memoryview, out: Matrix) -> int | None:
-        parsed, rows, _ = _openai_rows(body, len(out))
+        parsed, rows, _ = _openai_rows(body, len(out), is_indexed=self._is_indexed)
         _place_numbers(rows, out)
         return _usage_tokens(parsed)
 
@@ -209,19 +212,23 @@ def _load(body: memoryview) -> Any:
         raise malformed(f"the answer is not JSON ({error})") from error
 
 
-def _openai_rows(body: memoryview, n_rows: int) -> tuple[dict[str, Any], list[Any], bool]:
+def _openai_rows(body: memoryview, n_rows: int, *, is_indexed: bool) -> tuple[dict[str, Any], list[Any], bool]:
     """The parsed answer, its embeddings by index, and whether they stood in that order."""
     parsed = _load(body)
     data = parsed.get("data") if isinstance(parsed, dict) else None
+    if not isinstance(data, list) and isinstance(parsed, dict) and parsed.get("error"):
+        raise _error_in_answer(parsed["error"], body)
     if not isinstance(data, list) or len(data) != n_rows:
         found = f"{len(data)} vectors" if isinstance(data, list) else "no data"
         raise malformed(f"{n_rows} vectors expected, got {found}")
     rows: list[Any] = [None] * n_rows
     seen = 0
     in_order = True
-    for position, item in enumerate(data):
-        index = item.get("index") if isinstance(item, dict) else None
-        if type(index) is not int or not 0 <= index < n_rows or "embedding" not in item:
+    indexes = [item.get("index") if isinstance(item, dict) else None for item in data]
+    if not is_indexed:
+        indexes = _completed(indexes)
+    for position, (index, item) in enumerate(zip(indexes, data, strict=True)):
+        if type(index) is not int or not 0 <= index < n_rows or not isinstance(item, dict) or "embedding" not in item:
             raise malformed(f"index {index!r} among {n_rows} vectors")
         in_order = in_order and index == position
         if rows[index] is None:
@@ -230,6 +237,23 @@ def _openai_rows(body: memoryview, n_rows: int) -> tuple[dict[str, Any], list[An
     if seen != n_rows:
         raise malformed("an index is missing or stands twice, or a vector is null")
     return parsed, rows, in_order
+
+
+def _completed(indexes: list[Any]) -> list[Any]:
+    """The indexes of an answer that leaves out some: all of them, or the 0 alone, as protobuf does in JSON."""
+    if all(index is None for index in indexes):
+        return list(range(len(indexes)))
+    if indexes.count(None) == 1:
+        return [0 if index is None else index for index in indexes]
+    return indexes
+
+
+def _error_in_answer(error: object, body: memoryview) -> BadAnswer:
+    """The failure that an error means which a gateway sends with status 200; by the code that stands in it."""
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    status = int(code) if code.isdecimal() and 400 <= int(code) <= 599 else 500
+    failure = classify(status, body)
+    return BadAnswer(failure.kind, f"an error with status 200: {failure.detail}")
 
 
 def _place_numbers(rows: list[Any], out: Matrix) -> None:

@@ -36,6 +36,13 @@ def unsound_rows(matrix: Matrix, *, normalized: bool) -> list[int]:
     return rows
 
 
+def scale_to_unit(matrix: Matrix) -> None:
+    """Bring every row of a float32 matrix (n, dim) to length 1, in place; rows without a length stay as they are."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
+    usable = (lengths > 0.0) & (lengths < np.inf)
+    matrix /= np.where(usable, lengths, 1.0).astype(np.float32)[:, None]
+
+
 def _any_equal_pair(matrix: Matrix) -> bool:
     return bool((matrix[:, 0] == matrix[:, min(1, matrix.shape[1] - 1)]).any()) and matrix.shape[1] > 1
 

@@ -5,24 +5,33 @@
 * *Quarantined* documents: never marked, so they stay in the queue for good.
 * *Done* documents, only when nothing is marked (`--no-mark`): those of committed shards.
 
-Unsettled ids are bounded by what is in flight plus the lag of marking; quarantined ones by the quarantine.
+Unsettled ids are bounded by what is in flight plus the lag of marking. Of quarantined ones there may be any number (a
+hundred million documents without a text); beyond `KEPT_IN_MEMORY` they are digests in a file.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from engine.ledger.key_table import KeyTable, digest_of
 from engine.ledger.quarantine import id_text
 from readers.batching.ports import SourceIds
 
 if TYPE_CHECKING:
     from readers.batching.done_ids import DoneIds
+
+
+KEPT_IN_MEMORY = 50_000
+"""Quarantined keys that are held as they are; more of them are digests in a file, at about 2 us a look."""
+
+_NEW, _BEFORE, _MET = 1, 2, 3  # added in this generation; there before it; there before it, and met
+_CHUNK_BYTES = 256 << 10
 
 
 class QuarantineLog:
@@ -35,24 +44,103 @@ class QuarantineLog:
             key_of_text: The key of an id in it (`readers.batching.ports.SourceIds.key_of_text`).
         """
         self._key_of_text = key_of_text
-        self._path = None if path is None else Path(path)
+        self.path = None if path is None else Path(path)
         self._offset = 0
 
-    def new_keys(self) -> set[Hashable]:
-        """The keys of the documents that were added since the last call; a line in the making waits for the next."""
-        if self._path is None or not self._path.exists() or self._path.stat().st_size <= self._offset:
-            return set()
-        with self._path.open("rb") as stream:
-            stream.seek(self._offset)
-            data = stream.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        keys = set()
-        for line in whole.split(b"\n"):
-            # an _id that was too long for a message was cut: its document is read, and refused, once more
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                keys.add(self._key_of_text(id_text(orjson.loads(line))))
-        return keys
+    def new_keys(self) -> Iterator[list[Hashable]]:
+        """The keys of the documents that were added since the last call, in portions of a bounded size.
+
+        A line in the making waits for the next call.
+        """
+        if self.path is None or not self.path.exists() or self.path.stat().st_size <= self._offset:
+            return
+        with self.path.open("rb") as stream:
+            offset = self._offset
+            stream.seek(offset)
+            while lines := stream.readlines(_CHUNK_BYTES):
+                keys = []
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        break
+                    offset += len(line)
+                    # an _id that was too long for a message was cut: its document is read, and refused, once more
+                    with contextlib.suppress(ValueError, TypeError, KeyError):
+                        keys.append(self._key_of_text(id_text(orjson.loads(line))))
+                self._offset = max(self._offset, offset)
+                yield keys
+
+
+class QuarantinedKeys:
+    """The keys of quarantined documents: any number of them in bounded memory."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """
+        Args:
+            folder: Where a file may lie when there are many; None keeps all in memory.
+        """
+        self._folder = folder
+        self._few: dict[Hashable, int] = {}
+        self._many: KeyTable | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._few) or self._many is not None
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, Hashable) and bool(self.get(key))
+
+    def isdisjoint(self, keys: set[Hashable]) -> bool:
+        """Whether surely none of the keys is among them; where there are many, each has to be looked up by itself."""
+        return self._many is None and self._few.keys().isdisjoint(keys)
+
+    def get(self, key: Hashable) -> int:
+        """The state of a key, 0 when it is not among them."""
+        return self._few.get(key, 0) if self._many is None else self._many.get(_digest(key))
+
+    def meet(self, key: Hashable) -> int:
+        """The state of a key before it was met; one that was `_BEFORE` is `_MET` from now on."""
+        if self._many is not None:
+            return self._many.change(_digest(key), _BEFORE, _MET)
+        state = self._few.get(key, 0)
+        if state == _BEFORE:
+            self._few[key] = _MET
+        return state
+
+    def add(self, keys: Iterable[Hashable], state: int = _BEFORE) -> None:
+        """Add keys; those that are there keep their state.
+
+        Raises:
+            SinkError: the device of the file is full or failing.
+        """
+        for key in keys:
+            if not self.get(key):
+                self.put(key, state)
+
+    def put(self, key: Hashable, state: int) -> None:
+        """Add a key, or change its state.
+
+        Raises:
+            SinkError: the device of the file is full or failing.
+        """
+        if self._many is not None:
+            self._many.put(_digest(key), state)
+            return
+        self._few[key] = state
+        if len(self._few) > KEPT_IN_MEMORY and self._folder is not None:
+            self._many = KeyTable(self._folder)
+            for one, its_state in self._few.items():
+                self._many.put(_digest(one), its_state)
+            self._few = {}
+
+
+def _digest(key: Hashable) -> bytes:
+    """The digest of a key; keys that are equal have equal ones, whatever their types (`Int64(7) == 7`)."""
+    if isinstance(key, int):
+        return digest_of(b"i%d" % key)
+    if isinstance(key, bytes):
+        return digest_of(b"b" + key)
+    if isinstance(key, str):
+        return digest_of(b"s" + key.encode("utf-8", "surrogatepass"))
+    return digest_of(b"o" + str(key).encode())
 
 
 class SkipSet:
@@ -68,19 +156,28 @@ class SkipSet:
         self._ids = ids
         self._key_of, self._keys_of = ids.key, ids.keys
         self._unsettled: set[Hashable] = set()
-        self._quarantined_before = quarantine.new_keys()
-        self._quarantined = set(self._quarantined_before)
+        self._quarantined = QuarantinedKeys(None if quarantine.path is None else quarantine.path.parent)
+        self._has_read_log = False
         self._published: deque[tuple[int, list[Any]]] = deque()
         self.skipped = 0
 
-    def follow_quarantine(self) -> None:
-        """Take in what was quarantined meanwhile by others."""
-        self._quarantined |= self._log.new_keys()
+    def follow_quarantine(self, is_enough: Callable[[], bool] = lambda: False) -> None:
+        """Take in what was quarantined by others since the last call; at the first one, what was there before.
+
+        Args:
+            is_enough: Asked after every portion of the first call, which may take a while; True ends it.
+        """
+        state = _NEW if self._has_read_log else _BEFORE
+        for keys in self._log.new_keys():
+            self._quarantined.add(keys, state)
+            if state == _BEFORE and is_enough():
+                return
+        self._has_read_log = True
 
     def quarantine(self, value: Any) -> None:
         """Note the `_id` of a document that the reader itself quarantines; it is unsettled no more."""
         key = self._key_of(value)
-        self._quarantined.add(key)
+        self._quarantined.add((key,), _NEW)
         self._unsettled.discard(key)
 
     def new_rows(self, ids: list[Any]) -> list[int] | None:
@@ -98,8 +195,8 @@ class SkipSet:
         done = self._done_among(ids)
         rows = []
         for row, key in enumerate(keys):
-            if key in self._quarantined:
-                self._count_skip(key)
+            if state := self._quarantined.meet(key):
+                self.skipped += state == _BEFORE
             elif key not in self._unsettled and not done[row]:
                 self._unsettled.add(key)
                 rows.append(row)
@@ -109,7 +206,7 @@ class SkipSet:
         """Whether a page holds anything that may be read; remembers nothing."""
         done = self._done_among(ids)
         return any(
-            key not in self._quarantined and key not in self._unsettled and not done[row]
+            not self._quarantined.get(key) and key not in self._unsettled and not done[row]
             for row, key in enumerate(self._keys_of(ids))
         )
 
@@ -135,11 +232,6 @@ class SkipSet:
     def unsettled(self) -> int:
         """Documents read and not yet settled."""
         return len(self._unsettled)
-
-    def _count_skip(self, key: Hashable) -> None:
-        if key in self._quarantined_before:
-            self._quarantined_before.discard(key)
-            self.skipped += 1
 
     def _done_among(self, ids: list[Any]) -> list[bool]:
         if self._done is None:

@@ -26,6 +26,9 @@ CODEC: CodecOptions[Document] = CodecOptions(
 """Decodes whatever a collection may hold. Invalid UTF-8 becomes lone surrogates, which no text may have, so such a
 document is found later without spoiling its page; dates may lie outside the years that Python knows."""
 
+MAJORITY_WAIT_MS = 10_000
+"""How long one write waits for a majority of the replica set before that is said; it is then sent again."""
+
 _SELECTION_MS = 5_000
 _SHORTEST_SELECTION_MS = 500
 _CONNECT_MS = 10_000
@@ -96,12 +99,25 @@ def open_collection(client: Client, database: str, collection: str) -> Documents
             codec_options=CODEC,
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),
-            write_concern=WriteConcern(w="majority", j=True, wtimeout=60_000),
+            write_concern=WriteConcern(w="majority", j=True, wtimeout=MAJORITY_WAIT_MS),
         )
     except PyMongoError as error:
         raise ConfigError(
             f"--database {database!r} with --collection {collection!r} is not a name that MongoDB allows ({error})"
         ) from error
+
+
+def silent_members(client: Client) -> tuple[str, ...]:
+    """Members of the replica set that do not answer, as the driver knows it; asks nothing.
+
+    Returns:
+        `host:port` of each, sorted; empty for a set whose members all answer, and for a server that is in none.
+    """
+    topology = client.topology_description
+    if not topology.topology_type_name.startswith("ReplicaSet"):
+        return ()
+    servers = topology.server_descriptions().items()
+    return tuple(sorted(f"{host}:{port}" for (host, port), server in servers if server.server_type_name == "Unknown"))
 
 
 def hosts_of(uri: str) -> str:

@@ -87,6 +87,8 @@ def is_refusal(error: OperationFailure) -> bool:
 
 def describe(error: BaseException) -> str:
     """What the error says, in one line of at most 300 characters, without secrets."""
+    if isinstance(error, WTimeoutError):
+        return f"the primary took the write, but no majority of the replica set has confirmed it (code {error.code})"
     if isinstance(error, OperationFailure) and isinstance(error.details, dict):
         text = f"{error.details.get('errmsg') or error} (code {error.code})"
     else:
@@ -114,6 +116,11 @@ def translate(error: PyMongoError, where: str) -> EngineError:
         return ConfigError(
             f"{where}: MongoDB refuses the credentials or their rights ({said}): check the user, the password and "
             "authSource in --mongo-uri, and that the user may read and write this collection"
+        )
+    if isinstance(error, WTimeoutError):
+        return SourceError(
+            f"{where}: {said}: start the secondary that is down or far behind, or take it out of the set; the same "
+            "command continues afterwards"
         )
     if is_away(error):
         return SourceError(
@@ -176,6 +183,12 @@ class Outage:
         now = time.monotonic()
         if self._since is None:
             self._since = now
+        elif now - self._since > self._max_outage_s and isinstance(error, WTimeoutError):
+            raise SourceError(
+                f"{self._where}: {self.last_error} for {now - self._since:.0f} s, longer than --max-outage "
+                f"{self._max_outage_s:.0f}: start the secondary that is down or far behind, or take it out of the set; "
+                "the same command continues then"
+            ) from error
         elif now - self._since > self._max_outage_s:
             raise SourceError(
                 f"{self._where}: MongoDB has not answered for {now - self._since:.0f} s, longer than --max-outage "

@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 
 from readers.batching.ports import Document
 from readers.mongo.connection import Documents
-from readers.mongo.work_queue import ID_INDEX, WorkQuery
+from readers.mongo.work_queue import BY_ID, ID_INDEX, WorkQuery
 
 EXACT_UP_TO_ROWS = 50_000
 SAMPLE_ROWS = 2_000
@@ -42,7 +42,9 @@ def queue_size(collection: Documents, query: WorkQuery, index: str) -> QueueSize
     predicates = query.predicates()
     try:
         if index != ID_INDEX:
-            counted = collection.count_documents(predicates, hint=index, limit=EXACT_UP_TO_ROWS, maxTimeMS=MAX_TIME_MS)
+            counted = collection.count_documents(
+                predicates, hint=index, limit=EXACT_UP_TO_ROWS, maxTimeMS=MAX_TIME_MS, collation=query.collation
+            )
             if counted < EXACT_UP_TO_ROWS:
                 return QueueSize(counted, True)
         else:
@@ -50,12 +52,31 @@ def queue_size(collection: Documents, query: WorkQuery, index: str) -> QueueSize
         total = collection.estimated_document_count(maxTimeMS=MAX_TIME_MS)
         pipeline: list[Document] = [{"$sample": {"size": SAMPLE_ROWS}}, {"$match": predicates}, {"$count": "n"}]
         if total <= SAMPLE_ROWS:
-            return QueueSize(collection.count_documents(predicates, maxTimeMS=MAX_TIME_MS), True)
-        found = list(collection.aggregate(pipeline, maxTimeMS=MAX_TIME_MS))
+            counted = collection.count_documents(predicates, maxTimeMS=MAX_TIME_MS, collation=query.collation)
+            return QueueSize(counted, True)
+        found = list(collection.aggregate(pipeline, maxTimeMS=MAX_TIME_MS, collation=query.collation))
     except PyMongoError:  # too slow, or away: a figure for progress is worth no second try
         return None
     hits = found[0]["n"] if found else 0
     return QueueSize(max(counted, round(total * hits / SAMPLE_ROWS)), False)
+
+
+def count_without_text(collection: Documents, query: WorkQuery, index: str, text_field: str) -> int | None:
+    """How many documents of the work queue have no text to embed (missing, no string, empty); None when too many.
+
+    Those of white space alone are not among them: the server would have to search every text.
+
+    Args:
+        index: The index that the queue follows.
+    """
+    text = f"${text_field}"
+    has_none: Document = {"$expr": {"$or": [{"$ne": [{"$type": text}, "string"]}, {"$eq": [text, ""]}]}}
+    condition: Document = {"$and": [query.predicates(), has_none]}
+    hint: str | Document = BY_ID if query.scan == "id" else index
+    try:
+        return collection.count_documents(condition, hint=hint, maxTimeMS=MAX_TIME_MS, collation=query.collation)
+    except PyMongoError:  # too slow, or away: the sample tells about how many
+        return None
 
 
 class EstimateInBackground:

@@ -78,6 +78,8 @@ def key_of_text(text: str) -> Hashable:
     Raises:
         ValueError, TypeError, KeyError: the text is none.
     """
+    if text.isascii() and text.isdecimal():
+        return int(text)  # the usual id; `from_canonical` takes ten times as long
     try:
         return key_of(from_canonical(text))
     except BSONError as error:

@@ -3,31 +3,47 @@
 `embedding_work_queue`   {lang: 1, classified: 1, _id: 1}, partial on {retweeted: null, <done-field>: null}
 `processed_monitor_idx`  {<done-field>: 1}, sparse
 
-A second done field on the same collection gets indexes of its own, under the same names with the field's name
-behind. Indexes are recognised by what they are, not by how they are called.
+With `--retweeted false` or `any` the first is partial on {retweeted: false, <done-field>: null} or {<done-field>: null}
+and has `_retweeted_false` or `_retweeted_any` in its name. A second done field on the same collection gets indexes of
+its own, under the same names with the field's name behind. Indexes are recognised by what they are, not by how they are
+called. They compare text byte by byte, also in a collection that has a collation of its own.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from pymongo.errors import OperationFailure, PyMongoError
 
+from engine.config import RETWEETED_VALUES
 from engine.errors import ConfigError
 from readers.batching.ports import Document
-from readers.mongo.connection import Client, Documents
-from readers.mongo.errors import attempt, describe, is_missing_collection, is_refusal, translate
-from readers.mongo.work_queue import CLASSIFIED, ID_INDEX, LANG, RETWEETED, WorkQuery, WorkQueue
+from readers.mongo.collection_kind import require_ordinary
+from readers.mongo.connection import Documents
+from readers.mongo.errors import attempt, describe, is_away, is_missing_collection, is_refusal, translate
+from readers.mongo.index_build import BuildProgress, build_progress
+from readers.mongo.work_queue import (
+    BY_ID,
+    CLASSIFIED,
+    ID_INDEX,
+    LANG,
+    RETWEETED,
+    SIMPLE,
+    WorkQuery,
+    WorkQueue,
+    queue_conditions,
+)
 
 QUEUE_NAME = "embedding_work_queue"
 MONITOR_NAME = "processed_monitor_idx"
 
 _INDEX_EXISTS_CODES = frozenset((85, 86))  # IndexOptionsConflict, IndexKeySpecsConflict
-_PROGRESS_PERIOD_S = 0.5
+_MOST_INDEXES = 1_000
+"""More than a collection may have (64): the whole list comes in one answer."""
 
 
 class IndexState(str, Enum):
@@ -36,6 +52,7 @@ class IndexState(str, Enum):
     PRESENT = "present"
     CREATED = "created"
     MISSING = "missing"
+    BUILDING = "building"
     HIDDEN = "hidden"
     DIFFERS = "differs"
 
@@ -75,7 +92,7 @@ class _Wanted:
     options: Document
 
     def create_on(self, collection: Documents, name: str) -> None:
-        collection.create_index(list(self.keys), name=name, **self.options)
+        collection.create_index(list(self.keys), name=name, collation=SIMPLE, **self.options)
 
     def is_met_by(self, found: Document) -> bool:
         """Whether an existing index does the same, whatever its name; hidden ones included."""
@@ -83,7 +100,7 @@ class _Wanted:
             _conditions(found.get("partialFilterExpression"))
             == _conditions(self.options.get("partialFilterExpression"))
             and bool(found.get("sparse")) == bool(self.options.get("sparse"))
-            and not found.get("collation")
+            and (not found.get("collation") or self.name == MONITOR_NAME)  # no collation orders marks otherwise
         )
 
     def has_keys_of(self, found: Document) -> bool:
@@ -91,11 +108,11 @@ class _Wanted:
         return tuple(found["key"].items()) == self.keys
 
 
-def _wanted(done_field: str) -> tuple[_Wanted, _Wanted]:
+def _wanted(done_field: str, retweeted: str) -> tuple[_Wanted, _Wanted]:
     queue = _Wanted(
-        QUEUE_NAME,
+        QUEUE_NAME if retweeted == "null" else f"{QUEUE_NAME}_{RETWEETED}_{retweeted}",
         ((LANG, 1), (CLASSIFIED, 1), ("_id", 1)),
-        {"partialFilterExpression": {RETWEETED: None, done_field: None}},
+        {"partialFilterExpression": queue_conditions(done_field, retweeted)},
     )
     return queue, _Wanted(MONITOR_NAME, ((done_field, 1),), {"sparse": True})
 
@@ -110,35 +127,45 @@ def _conditions(expression: Document | None) -> Document | None:
     }
 
 
-def check_indexes(collection: Documents, done_field: str) -> list[IndexReport]:
+def check_indexes(collection: Documents, done_field: str, *, retweeted: str = "null") -> list[IndexReport]:
     """What there is of the two indexes; changes nothing.
 
+    Args:
+        retweeted: See `readers.mongo.work_queue.queue_conditions`.
+
     Raises:
-        ConfigError, SourceError: MongoDB refuses or does not answer.
+        ConfigError, SourceError: the collection is no ordinary one, or MongoDB refuses or does not answer.
     """
+    require_ordinary(collection)
     existing = _existing(collection)
-    return [_judge(collection, wanted, done_field, existing) for wanted in _wanted(done_field)]
+    return [_judge(collection, one, done_field, retweeted, existing) for one in _wanted(done_field, retweeted)]
 
 
 def create_indexes(
-    collection: Documents, done_field: str, *, on_progress: Callable[[str, float], None] | None = None
+    collection: Documents,
+    done_field: str,
+    *,
+    retweeted: str = "null",
+    on_progress: Callable[[str, float], None] | None = None,
 ) -> list[IndexReport]:
-    """Create what is missing of the two indexes; does nothing when both are there.
+    """Create what is missing of the two indexes, or wait for what is being built; does nothing when both are there.
 
     Args:
+        retweeted: See `readers.mongo.work_queue.queue_conditions`.
         on_progress: Gets the index's name and how much of it is built, 0 to 1, about twice a second.
 
     Raises:
-        ConfigError: there is no such collection, an index of that name is there and different, or the rights do
-            not suffice.
+        ConfigError: there is no such collection, it is no ordinary one, an index of that name is there and different,
+            or the rights do not suffice.
         SourceError: MongoDB refuses or does not answer.
     """
     require_collection(collection)
+    require_ordinary(collection)
     reports = []
-    for wanted in _wanted(done_field):
-        report = _judge(collection, wanted, done_field, _existing(collection))
-        if report.state is IndexState.MISSING:
-            with _Progress(collection, report.name, on_progress):
+    for wanted in _wanted(done_field, retweeted):
+        report = _judge(collection, wanted, done_field, retweeted, _existing(collection))
+        if report.state in (IndexState.MISSING, IndexState.BUILDING):  # the same build asked for twice is one build
+            with BuildProgress(collection, report.name, on_progress):
                 _create(collection, wanted, report.name)
             report = IndexReport(collection=report.collection, name=report.name, state=IndexState.CREATED)
         elif not report.usable:
@@ -174,9 +201,10 @@ def require_queue_index(collection: Documents, query: WorkQuery, fields: tuple[s
         fields: Paths of the fields to fetch besides `_id`.
 
     Raises:
-        ConfigError: there is no usable index; names the command that creates it.
+        ConfigError: there is no usable index, names the command that creates it; or the collection is no ordinary one.
         SourceError: MongoDB refuses or does not answer.
     """
+    require_ordinary(collection)
     return attempt(lambda: open_queue(collection, query, fields), f"checking the index of {collection.full_name}")
 
 
@@ -189,7 +217,8 @@ def open_queue(collection: Documents, query: WorkQuery, fields: tuple[str, ...])
     """
     name = ID_INDEX
     if query.scan != "id":
-        report = _judge(collection, _wanted(query.done_field)[0], query.done_field, _listed(collection))
+        wanted, _ = _wanted(query.done_field, query.retweeted)
+        report = _judge(collection, wanted, query.done_field, query.retweeted, _listed(collection))
         if not report.usable:
             raise ConfigError(report.detail)
         name = report.name
@@ -210,13 +239,22 @@ def open_queue(collection: Documents, query: WorkQuery, fields: tuple[str, ...])
 def _require_plan(plan: Document, name: str, collection: Documents) -> None:
     stages = list(_stages(plan))
     kinds = [stage["stage"] for stage in stages]
-    scans = [stage for stage in stages if stage["stage"] in ("IXSCAN", "COLLSCAN")]
-    follows = bool(scans) and all(scan.get("indexName") == name for scan in scans)
-    if not follows or "SORT" in kinds or (name != ID_INDEX and not all(scan.get("isPartial") for scan in scans)):
+    scans = [stage for stage in stages if stage["stage"] in ("IXSCAN", "COLLSCAN", "CLUSTERED_IXSCAN")]
+    follows = _follows_id if name == ID_INDEX else partial(_follows_queue, name)
+    if not scans or not all(map(follows, scans)) or "SORT" in kinds:
         raise ConfigError(
             f"MongoDB does not follow the index {name} of {collection.full_name} (its plan: {' <- '.join(kinds)}): "
             "run `engine index --check` and create the index anew"
         )
+
+
+def _follows_id(scan: Document) -> bool:
+    """Whether a scan goes by `_id`: by its index, or by the documents themselves where these are clustered by it."""
+    return scan["stage"] == "CLUSTERED_IXSCAN" or scan.get("keyPattern") == BY_ID
+
+
+def _follows_queue(name: str, scan: Document) -> bool:
+    return scan.get("indexName") == name and bool(scan.get("isPartial"))
 
 
 def _stages(plan: Any) -> Any:
@@ -236,23 +274,41 @@ def _existing(collection: Documents) -> list[Document]:
 
 
 def _listed(collection: Documents) -> list[Document]:
+    """The indexes as the server describes them; one that is still being built has `building`."""
+    command: Document = {"listIndexes": collection.name, "cursor": {"batchSize": _MOST_INDEXES}}
     try:
-        return [dict(found) for found in collection.list_indexes()]
+        try:
+            answer = collection.database.command({**command, "includeBuildUUIDs": True})
+        except OperationFailure as error:
+            if is_away(error) or is_missing_collection(error):
+                raise
+            answer = collection.database.command(command)  # a server, or a strict API, without that field
     except OperationFailure as error:
         if is_missing_collection(error):
             return []
         raise
+    found: list[Document] = answer["cursor"]["firstBatch"]
+    return [{**one["spec"], "building": True} if "spec" in one else one for one in found]
 
 
-def _judge(collection: Documents, wanted: _Wanted, done_field: str, existing: list[Document]) -> IndexReport:
+def _judge(
+    collection: Documents, wanted: _Wanted, done_field: str, retweeted: str, existing: list[Document]
+) -> IndexReport:
     def report(name: str, state: IndexState, detail: str = "") -> IndexReport:
         return IndexReport(collection=collection.full_name, name=name, state=state, detail=detail)
 
     same = [found for found in existing if wanted.is_met_by(found)]
     for found in same:
-        if not found.get("hidden"):
+        if not found.get("hidden") and not found.get("building"):
             return report(found["name"], IndexState.PRESENT)
-    command = _command(collection, done_field)
+    command = _command(collection, done_field, retweeted)
+    for found in same:
+        if found.get("building"):
+            detail = (
+                f"the index {found['name']} of {collection.full_name} is still being built"
+                f"{_how_far(collection, found['name'])}: wait for it (`{command}` does, and says how far it is)"
+            )
+            return report(found["name"], IndexState.BUILDING, detail)
     if same:
         name = same[0]["name"]
         detail = f"the index {name} of {collection.full_name} is hidden, so no query may use it: unhide it (collMod)"
@@ -263,30 +319,40 @@ def _judge(collection: Documents, wanted: _Wanted, done_field: str, existing: li
         if name not in by_name:
             missing = f"{collection.full_name} has no index {name} for {done_field}: run `{command}`"
             return report(name, IndexState.MISSING, missing)
-        if _belongs_to(by_name[name], wanted, done_field):
+        if _belongs_to(by_name[name], wanted, done_field, retweeted):
             break  # not another done field's index but a spoilt one of ours
     else:
         name = own_name
     detail = (
         f"the index {name} of {collection.full_name} is not what the engine needs (expected keys "
-        f"{dict(wanted.keys)} with {wanted.options}): drop it and run `{command}`"
+        f"{dict(wanted.keys)} with {wanted.options} and the simple collation): drop it and run `{command}`"
     )
     return report(name, IndexState.DIFFERS, detail)
 
 
-def _belongs_to(found: Document, wanted: _Wanted, done_field: str) -> bool:
-    """Whether an index of one of our names is not simply the same index of another done field."""
+def _how_far(collection: Documents, name: str) -> str:
+    try:
+        share = build_progress(collection.database.client, collection.full_name, name)
+    except PyMongoError:  # no right to look
+        return ""
+    return "" if share is None else f" ({share:.0%})"
+
+
+def _belongs_to(found: Document, wanted: _Wanted, done_field: str, retweeted: str) -> bool:
+    """Whether an index of one of our names is not simply the right index of another work queue."""
     if wanted.name == MONITOR_NAME:
         return list(found["key"]) == [done_field] or len(found["key"]) != 1 or not found.get("sparse")
     expression = _conditions(found.get("partialFilterExpression")) or {}
     others = [name for name in expression if name != RETWEETED]
-    is_plain = len(others) == 1 and expression == {RETWEETED: None, others[0]: None}
-    return not (wanted.has_keys_of(found) and is_plain and others[0] != done_field)
+    queues = [(others[0], value) for value in RETWEETED_VALUES] if len(others) == 1 else []
+    whose = [queue for queue in queues if expression == queue_conditions(*queue)]
+    return not (wanted.has_keys_of(found) and whose and whose[0] != (done_field, retweeted))
 
 
-def _command(collection: Documents, done_field: str) -> str:
+def _command(collection: Documents, done_field: str, retweeted: str) -> str:
     return (
         f"engine index --database {collection.database.name} --collection {collection.name} --done-field {done_field}"
+        + (f" --retweeted {retweeted}" if retweeted != "null" else "")
     )
 
 
@@ -302,63 +368,3 @@ def _create(collection: Documents, wanted: _Wanted, name: str) -> None:
         raise translate(error, f"creating the index {name} of {collection.full_name}") from error
     except PyMongoError as error:
         raise translate(error, f"creating the index {name} of {collection.full_name}") from error
-
-
-class _Progress:
-    """Watches an index build from a second connection while the block runs."""
-
-    def __init__(self, collection: Documents, name: str, tell: Callable[[str, float], None] | None) -> None:
-        self._client: Client = collection.database.client
-        self._namespace = collection.full_name
-        self._name = name
-        self._tell = tell
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="index-progress", daemon=True)
-
-    def __enter__(self) -> _Progress:
-        if self._tell is not None:
-            self._tell(self._name, 0.0)
-            self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
-        if self._tell is not None:
-            self._over.set()
-            self._thread.join()
-            if kind is None:
-                self._tell(self._name, 1.0)
-
-    def _watch(self) -> None:
-        while not self._over.wait(_PROGRESS_PERIOD_S):
-            try:
-                share = build_progress(self._client, self._namespace, self._name)
-            except PyMongoError:
-                return  # no right to look, or no connection: the build itself reports what matters
-            if share is not None and self._tell is not None:
-                self._tell(self._name, share)
-
-
-def build_progress(client: Client, namespace: str, name: str) -> float | None:
-    """How much of an index that is being built is done, 0 to 1; None when no such build is under way.
-
-    Raises:
-        pymongo.errors.PyMongoError: the server refuses or does not answer.
-    """
-    operations = client.admin.aggregate(
-        [
-            {"$currentOp": {"allUsers": True, "idleConnections": False}},
-            {"$match": {"ns": namespace, "progress.total": {"$gt": 0}}},
-        ]
-    )
-    shares = [
-        operation["progress"]["done"] / operation["progress"]["total"]
-        for operation in operations
-        if any(index.get("name") == name for index in _indexes_of(operation))
-        or "Index Build" in operation.get("msg", "")
-    ]
-    return min(1.0, max(shares)) if shares else None
-
-
-def _indexes_of(operation: Document) -> list[Document]:
-    command = operation.get("command")
-    return list(command.get("indexes", ())) if isinstance(command, dict) else []

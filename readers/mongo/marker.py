@@ -4,11 +4,17 @@ A mark is `update_many({_id: {$in: ids}, <done-field>: null}, {$set: {<done-fiel
 majority. The condition makes it a compare-and-set, so it may be repeated at will: after any error the same chunk is
 simply sent again (drivers never retry an update of many). What a chunk did not match is looked up: such a document
 bears the mark already, or is gone.
+
+An update of many stops at the first document that cannot take the mark, whatever keeps it from that: a validator, the
+16 MB that a document may have, a unique index on the done field. The chunk's documents are then marked one by one, all
+that can be are, and the others are named with what the server said of them.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,13 +26,14 @@ from bson import ObjectId
 from bson.int64 import Int64
 from bson.min_key import MinKey
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, PyMongoError, WriteError
+from pymongo.errors import BulkWriteError, PyMongoError, WriteConcernError, WriteError, WTimeoutError
 
 from engine.errors import MarksRefused, SourceError
 from readers.batching.ports import Document
-from readers.mongo.connection import open_client, open_collection, ping, selection_ms
+from readers.mongo.connection import open_client, open_collection, ping, selection_ms, silent_members
 from readers.mongo.errors import Outage, attempt, describe, is_away
 from readers.mongo.ids import canonical, key_of
+from readers.mongo.work_queue import BY_ID
 
 T = TypeVar("T")
 
@@ -36,6 +43,11 @@ CHUNK_BYTES = 8 << 20
 
 N_THREADS = 2
 _VALIDATION_FAILED = 121
+_MOST_CAUSES = 3
+_TIMED_OUT = 64  # WriteConcernFailed
+_SAY_EVERY_S = 60.0
+
+_log = logging.getLogger("engine.marker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +97,7 @@ class Marker:
         self._done_field = done_field
         self._max_outage_s = max_outage_s
         self._closed = threading.Event()
+        self._said_at_s = -_SAY_EVERY_S
         self._threads = ThreadPoolExecutor(N_THREADS, thread_name_prefix="mark")
 
     def ping(self) -> None:
@@ -105,7 +118,7 @@ class Marker:
         Raises:
             SourceError: MongoDB is away for longer than allowed, refuses the update, or a document stays unmarked.
             ConfigError: the credentials do not allow the update.
-            MarksRefused: a validator does not allow it for some documents; all others are marked.
+            MarksRefused: some documents cannot take the mark; all others are marked.
         """
         total = MarkResult()
         refused: list[MarksRefused] = []
@@ -120,7 +133,10 @@ class Marker:
             for future in futures:
                 future.cancel()
         if refused:
-            raise MarksRefused(refused[0].why, [identity for error in refused for identity in error.ids])
+            raise MarksRefused(
+                "; ".join(dict.fromkeys(error.why for error in refused)),
+                [identity for error in refused for identity in error.ids],
+            )
         return total
 
     def are_marked(self, ids: Sequence[Any]) -> list[bool | None]:
@@ -164,7 +180,7 @@ class Marker:
         rows = self._collection.find(
             {self._done_field: True},
             {"_id": 1},
-            hint="_id_",
+            hint=BY_ID,
             min={"_id": lower},
             limit=-CHUNK_ROWS,
             batch_size=CHUNK_ROWS,
@@ -182,34 +198,42 @@ class Marker:
                 return self._mark_once(values, is_repeated)
             except PyMongoError as error:
                 is_repeated = True  # it may have happened although its answer was lost: marks may be ours from now on
-                if isinstance(error, WriteError) and not is_away(error):
-                    if error.code != _VALIDATION_FAILED or is_one_by_one:
-                        raise SourceError(
-                            f"marking {self._collection.full_name}: MongoDB refused: {describe(error)}"
-                        ) from error
-                    is_one_by_one = True  # an update of many stops at the first document that a validator refuses
+                if isinstance(error, WriteError) and not is_away(error) and not is_one_by_one:
+                    is_one_by_one = True  # an update of many stops at the first document that cannot take it
                     continue
                 self._pause(outage, error)
 
     def _mark_one_by_one(self, values: list[Any]) -> None:
-        """Mark every document that a validator allows to be marked.
+        """Mark every document that can take the mark.
 
         Raises:
-            MarksRefused: it refuses some; the others are marked.
+            MarksRefused: some cannot; the others are marked.
+            pymongo.errors.PyMongoError: MongoDB was away for some of them, or no majority has confirmed it.
         """
         mark = {"$set": {self._done_field: True}}
         updates = [UpdateOne({"_id": value, self._done_field: None}, mark) for value in values]
         try:
             self._collection.bulk_write(updates, ordered=False)
         except BulkWriteError as error:
-            failed = error.details["writeErrors"]
-            refused = sorted(one["index"] for one in failed if one["code"] == _VALIDATION_FAILED)
-            if not refused:
-                raise
-            raise MarksRefused(
-                f"a validator of {self._collection.full_name} refuses {self._done_field}: true",
-                [canonical(values[index]) for index in refused],
-            ) from error
+            failed = [WriteError(one["errmsg"], one["code"], one) for one in error.details["writeErrors"]]
+            for one in failed:
+                if is_away(one):
+                    raise one from error
+            if not failed:
+                raise _of_write_concern(error) from error
+            places = sorted(one["index"] for one in error.details["writeErrors"])
+            raise MarksRefused(self._why_refused(failed), [canonical(values[place]) for place in places]) from error
+
+    def _why_refused(self, failed: list[WriteError]) -> str:
+        """What keeps documents from their mark, each cause once."""
+        name = self._collection.full_name
+        causes = dict.fromkeys(
+            f"a validator of {name} refuses {self._done_field}: true"
+            if one.code == _VALIDATION_FAILED
+            else f"{name} does not take {self._done_field}: true ({describe(one)})"
+            for one in failed
+        )
+        return "; ".join(list(causes)[:_MOST_CAUSES])
 
     def _mark_once(self, values: list[Any], is_repeated: bool) -> MarkResult:
         """One attempt.
@@ -259,8 +283,21 @@ class Marker:
                 self._pause(outage, error)
 
     def _pause(self, outage: Outage, error: PyMongoError) -> None:
+        if isinstance(error, WTimeoutError):
+            self._say_what_is_waited_for(error)
         if self._closed.wait(outage.pause_s(error)):
             raise SourceError(f"marking {self._collection.full_name} was given up: {outage.last_error}") from error
+
+    def _say_what_is_waited_for(self, error: WTimeoutError) -> None:
+        """Once for each time that a majority goes missing; the retries that follow are many."""
+        if time.monotonic() - self._said_at_s > _SAY_EVERY_S:
+            self._said_at_s = time.monotonic()
+            _log.warning(
+                "waiting_for_a_majority collection=%s not_answering=%s: %s; rows stay safe and unmarked until then",
+                self._collection.full_name,
+                ",".join(silent_members(self._client)) or "unknown",
+                describe(error),
+            )
 
     def _outage(self) -> Outage:
         return Outage(self._max_outage_s, f"marking {self._collection.full_name}")
@@ -280,6 +317,15 @@ def probe_write_right(uri: str, database: str, collection: str, done_field: str)
             lambda: documents.update_many(never, {"$set": {done_field: True}}),
             f"checking the right to mark {documents.full_name}",
         )
+
+
+def _of_write_concern(error: BulkWriteError) -> PyMongoError:
+    """What an update of many would have raised for a bulk write that no majority has confirmed."""
+    concerns = error.details.get("writeConcernErrors") or []
+    if not concerns:
+        return error
+    kind = WTimeoutError if concerns[0].get("code") == _TIMED_OUT else WriteConcernError
+    return kind(concerns[0].get("errmsg", "no majority"), concerns[0].get("code"), concerns[0])
 
 
 def _chunks(ids: Sequence[Any]) -> Iterator[list[Any]]:

@@ -15,9 +15,10 @@ from readers.batching.paths import getter
 from readers.batching.ports import Document
 from readers.batching.screening import problem_of
 from readers.batching.unicode import is_encodable
+from readers.mongo.collection_kind import require_ordinary
 from readers.mongo.connection import Documents
 from readers.mongo.errors import attempt
-from readers.mongo.estimate import QueueSize, queue_size
+from readers.mongo.estimate import QueueSize, count_without_text, queue_size
 from readers.mongo.ids import key_of
 from readers.mongo.index import require_queue_index
 from readers.mongo.work_queue import ID_INDEX, WorkQuery, WorkQueue
@@ -42,6 +43,8 @@ class QueueSample:
         n_drawn: Documents of the queue that were looked at.
         refused: Documents among them that a run would put into quarantine unasked, by reason.
         n_quarantined: Documents among them that are in quarantine already.
+        n_without_text: Documents of the queue that have no text at all, in quarantine or not; None when they are too
+            many to count, and then the sample tells their share.
         size: How many documents the queue holds, None when that cannot be had cheaply.
         n_documents: Documents of the collection, about.
         no_index: Why a run could not follow the queue yet, None when it could.
@@ -54,6 +57,7 @@ class QueueSample:
     size: QueueSize | None
     n_documents: int
     no_index: str | None = None
+    n_without_text: int | None = None
 
     @property
     def n_unusable(self) -> int:
@@ -76,6 +80,7 @@ def sample_queue(
     n_texts: int,
     *,
     quarantined: Container[Hashable] = frozenset(),
+    counts_without_text: bool = False,
 ) -> QueueSample:
     """Draw texts from the work queue.
 
@@ -84,12 +89,14 @@ def sample_queue(
 
     Args:
         quarantined: Keys (`readers.mongo.ids.key_of`) of documents that a run passes over.
+        counts_without_text: Whether to count the documents without a text, which may take some seconds.
 
     Raises:
         ConfigError: MongoDB does not take the query, or nothing is drawn and there is no index to look for the rest.
         SourceError: MongoDB does not answer.
     """
     name = collection.full_name
+    require_ordinary(collection)
     n_documents = attempt(lambda: collection.estimated_document_count(maxTimeMS=_COUNT_MS), f"counting {name}")
     if not n_documents:
         return QueueSample(texts=(), n_drawn=0, refused={}, n_quarantined=0, size=QueueSize(0, True), n_documents=0)
@@ -103,11 +110,14 @@ def sample_queue(
     if no_index is not None and not drawn:
         raise no_index
     if queue is not None and len(drawn) < n_texts:
-        page = attempt(lambda: queue.read(queue.start(), n_texts), f"reading {name}")
-        drawn = _distinct([*drawn, *page.documents])[:n_texts]
+        first = attempt(lambda: queue.first(n_texts), f"reading {name}")
+        drawn = _distinct([*drawn, *first])[:n_texts]
     get = getter(text_field)
     asked = [get(document) for document in drawn if key_of(document["_id"]) not in quarantined]
     problems = [_problem_of(text) for text in asked]
+    n_without_text = None
+    if counts_without_text and queue is not None:
+        n_without_text = count_without_text(collection, query, queue.index, text_field)
     return QueueSample(
         texts=tuple(text for text, problem in zip(asked, problems, strict=True) if problem is None),
         n_drawn=len(drawn),
@@ -116,6 +126,7 @@ def sample_queue(
         size=queue_size(collection, query, ID_INDEX if queue is None else queue.index),
         n_documents=n_documents,
         no_index=str(no_index) if no_index is not None else None,
+        n_without_text=n_without_text,
     )
 
 
@@ -129,16 +140,16 @@ def _draw(collection: Documents, query: WorkQuery, text_field: str, n_texts: int
             {"$limit": 2 * n_texts},  # a sample may hold a document twice
             {"$project": {text_field: 1}},
         ]
-        found = attempt(functools.partial(_in_time, collection, pipeline), f"sampling {collection.full_name}")
+        found = attempt(functools.partial(_in_time, collection, query, pipeline), f"sampling {collection.full_name}")
         if found is not None:
             return _distinct(found)[:n_texts]
         size //= _FEWER
     return []
 
 
-def _in_time(collection: Documents, pipeline: list[Document]) -> list[Document] | None:
+def _in_time(collection: Documents, query: WorkQuery, pipeline: list[Document]) -> list[Document] | None:
     try:
-        return list(collection.aggregate(pipeline, maxTimeMS=_DRAW_MS))
+        return list(collection.aggregate(pipeline, maxTimeMS=_DRAW_MS, collation=query.collation))
     except ExecutionTimeout:
         return None
 

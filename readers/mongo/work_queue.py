@@ -5,8 +5,12 @@ restart of MongoDB costs nothing but the same query once more. Pages follow an i
 the last key of the page before. Such bounds are inclusive and, unlike `{_id: {$gt: last}}`, know no type brackets,
 so a collection that mixes types of `_id` is read completely.
 
-Every query literally contains `retweeted: null` and `<done-field>: null`. The server does not check that a hinted
-partial index covers the query; without these conditions the answer would be incomplete without a word.
+Every query literally contains the conditions of its index (`queue_conditions`), by default `retweeted: null` and
+`<done-field>: null`. The server does not check that a hinted partial index covers the query; without these conditions
+the answer would be incomplete without a word.
+
+The partial index compares text byte by byte (`SIMPLE`), whatever collation the collection has: bounds are then the keys
+themselves. The index of `_id` has the collection's own collation, and so has a query that follows it.
 """
 
 from __future__ import annotations
@@ -33,6 +37,12 @@ RETWEETED = "retweeted"
 LANG = "lang"
 CLASSIFIED = "classified"
 ID_INDEX = "_id_"
+SIMPLE: Document = {"locale": "simple"}
+"""The collation that compares text byte by byte."""
+
+BY_ID: Document = {"_id": 1}
+"""How the index of `_id` is named in a hint: in a clustered collection it may have any name."""
+
 LARGEST_ANSWER_BYTES = 16 << 20
 """The server ends a batch at this size, so a page is never larger, whatever its documents are."""
 
@@ -44,6 +54,17 @@ _RAW_CODEC: CodecOptions[RawBSONDocument] = CodecOptions(
 IndexKey = Mapping[str, Any]
 
 
+def queue_conditions(done_field: str, retweeted: str) -> Document:
+    """What a document has to fulfil to be in the work queue; also the filter of its partial index.
+
+    Args:
+        retweeted: `null` takes documents whose `retweeted` is null or missing, `false` those that say false (as
+            Twitter's API v1.1 gives it), `any` all.
+    """
+    conditions: dict[str, Document] = {"null": {RETWEETED: None}, "false": {RETWEETED: False}, "any": {}}
+    return {**conditions[retweeted], done_field: None}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkQuery:
     """Which documents are to be embedded.
@@ -53,15 +74,19 @@ class WorkQuery:
         langs: Only these languages; empty for all.
         condition: A further condition, or None.
         scan: `queue` follows the partial index, `id` follows `_id_`.
+        retweeted: Which value of `retweeted` counts, one of `engine.config.RETWEETED_VALUES`.
     """
 
     done_field: str
     langs: tuple[str, ...] = ()
     condition: Document | None = None
     scan: str = "queue"
+    retweeted: str = "null"
 
     @classmethod
-    def of(cls, done_field: str, langs: tuple[str, ...], condition: str | None, scan: str) -> WorkQuery:
+    def of(
+        cls, done_field: str, langs: tuple[str, ...], condition: str | None, scan: str, retweeted: str = "null"
+    ) -> WorkQuery:
         """Read the user's words.
 
         Args:
@@ -75,11 +100,17 @@ class WorkQuery:
             langs=tuple(dict.fromkeys(langs)),
             condition=None if condition is None else parse_condition(condition),
             scan=scan,
+            retweeted=retweeted,
         )
+
+    @property
+    def collation(self) -> Document | None:
+        """The collation of its queries, None for the collection's own."""
+        return None if self.scan == "id" else SIMPLE
 
     def predicates(self, lang: str | None = None) -> Document:
         """The query's filter, for one language when `lang` is given, else for all that are wanted."""
-        found: Document = {RETWEETED: None, self.done_field: None}
+        found = queue_conditions(self.done_field, self.retweeted)
         if lang is not None:
             found[LANG] = lang
         elif self.langs:
@@ -161,6 +192,9 @@ class WorkQueue:
         """
         self._collection = collection
         self.index = index
+        self._hint: str | Document = BY_ID if query.scan == "id" else index
+        self._collation = query.collation
+        self._is_by_id = query.scan == "id"
         self._key_fields = ("_id",) if query.scan == "id" else (LANG, CLASSIFIED, "_id")
         self._projection = _projection((*fields, *self._key_fields))
         self._segments = _segments(query)
@@ -169,6 +203,20 @@ class WorkQueue:
     def start(self) -> Position:
         """The beginning of the queue."""
         return Position(0, self._segments[0].lower)
+
+    def first(self, n_rows: int) -> list[Document]:
+        """The first documents of the queue, at most `n_rows` and about so many; none when it is empty.
+
+        Raises:
+            pymongo.errors.PyMongoError, SourceError: see `read`.
+        """
+        position: Position | None = self.start()
+        while position is not None:
+            page = self.read(position, n_rows)
+            if page.documents:
+                return page.documents[:n_rows]
+            position = page.position
+        return []
 
     def read(self, position: Position, n_rows: int) -> Page:
         """About `n_rows` documents from `position` on; none at a segment's end.
@@ -208,9 +256,11 @@ class WorkQueue:
             "find": self._collection.name,
             "filter": segment.predicates,
             "projection": self._projection,
-            "hint": self.index,
+            "hint": self._hint,
             "limit": 1,
         }
+        if self._collation is not None:
+            command["collation"] = self._collation
         if segment.lower is not None:
             command["min"] = segment.lower
         if segment.upper is not None:
@@ -226,7 +276,9 @@ class WorkQueue:
         # One more, because the first one is the last of the page before unless somebody removed it. A negative
         # limit asks for a single batch; without a batch size the server would cut that batch at 101 documents.
         n_rows += position.last is not None
-        found: dict[str, Any] = {"hint": self.index, "limit": -n_rows, "batch_size": n_rows}
+        found: dict[str, Any] = {"hint": self._hint, "limit": -n_rows, "batch_size": n_rows}
+        if self._collation is not None:
+            found["collation"] = self._collation
         if position.lower is not None:
             found["min"] = position.lower
         if segment.upper is not None:
@@ -253,7 +305,8 @@ class WorkQueue:
     def _read_with_care(self, position: Position, n_rows: int) -> Page:
         """The page again, with the server telling the index key; the last key is taken over as raw bytes."""
         predicates = self._segments[position.segment].predicates
-        projection = {**self._projection, _KEY_FIELD: {"$meta": "indexKey"}}
+        key = {"_id": "$_id"} if self._is_by_id else {"$meta": "indexKey"}  # which clustered collections do not tell
+        projection = {**self._projection, _KEY_FIELD: key}
         with self._collection.find_raw_batches(predicates, projection, **self._arguments(position, n_rows)) as cursor:
             batches: list[bytes] = list(cursor)  # type: ignore[arg-type]  # raw batches are bytes
         blob = b"".join(batches)

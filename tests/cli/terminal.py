@@ -31,6 +31,7 @@ class Terminal:
         with self._monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["engine", *arguments])
             patch.setattr(edge, "raise_when_terminated", lambda: None)  # the test's own process keeps its handlers
+            patch.setattr(edge, "leave_undisturbed", lambda: None)
             for name, value in environment.items():
                 patch.setenv(name, value)
             self._capsys.readouterr()

@@ -149,8 +149,8 @@ class Job:
         assert documents
         rows = self.rows()
         assert self.quarantined() == quarantined
-        expected = {_plain(document["_id"]): document for document in documents}
-        assert set(rows) == set(expected) - {_plain(key) for key in quarantined}
+        expected = {plain(document["_id"]): document for document in documents}
+        assert set(rows) == set(expected) - {plain(key) for key in quarantined}
         texts = [expected[key]["text"] for key in rows]
         if self.urls and rows:
             np.testing.assert_allclose(
@@ -158,7 +158,7 @@ class Job:
             )
         for document in documents:
             is_marked = document.get(DONE) is True
-            is_rejected = _plain(document["_id"]) in {_plain(key) for key in quarantined}
+            is_rejected = plain(document["_id"]) in {plain(key) for key in quarantined}
             assert is_marked == (marked and not is_rejected), document["_id"]
         self.assert_clean()
 
@@ -177,11 +177,11 @@ def _key(value: Any, id_type: bytes) -> Any:
         return ObjectId(value)
     if id_type == b"extjson":
         # canonical extended JSON in, the same key out as for the document's own id
-        return _plain(json_util.loads(value, json_options=CANONICAL_JSON_OPTIONS))
+        return plain(json_util.loads(value, json_options=CANONICAL_JSON_OPTIONS))
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Something that can be a key of a dict and keeps `1`, `True` and `1.0` apart."""
     if isinstance(value, str | ObjectId):
         return value

@@ -32,7 +32,7 @@ from gpu_clients.errors import ACTIONS, Action, FailureKind, classify
         (307, b"", FailureKind.WRONG_SERVICE),
         (404, b"\xff\xfe", FailureKind.WRONG_SERVICE),
         (400, b"[1]", FailureKind.REJECTED),
-        (400, b'{"error":{"message":"maximum context length","type":"BadRequestError"}}', FailureKind.REJECTED),
+        (400, b'{"error":{"message":"maximum context length","type":"BadRequestError"}}', FailureKind.TOO_LONG),
     ],
 )
 def test_errors_of_both_dialects_are_told_apart_by_status_and_type(status: int, body: bytes, kind: FailureKind) -> None:

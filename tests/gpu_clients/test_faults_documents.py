@@ -6,6 +6,7 @@ import pytest
 
 from bench.standin import StandinConfig, StandinFleet
 from gpu_clients.batches.failure_policy import SUSPICIOUS_ATTEMPTS
+from gpu_clients.diagnosis.canary_schedule import LOOKS
 from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.harness import Harness
 
@@ -42,7 +43,10 @@ def test_a_text_that_fails_always_is_found_and_its_neighbours_are_embedded(
             fleet.control(port, faults=[f"{fault},contains={POISON}"])
         settings = ClientSettings(urls=fleet.urls, batch_size=64)
         texts = texts_with_poison(1280, 700)
-        outcome = Harness(fleet.urls, texts, batch_rows=64, settings=settings).run()
+        harness = Harness(fleet.urls, texts, batch_rows=64, settings=settings)
+        for port in fleet.ports:
+            fleet.control(port, reset_counters=True)
+        outcome = harness.run()
         sent = sum(report["embed_requests"] for report in fleet.reports())
     outcome.check_exact(MODEL)
     assert set(outcome.quarantined) == {700}
@@ -50,8 +54,8 @@ def test_a_text_that_fails_always_is_found_and_its_neighbours_are_embedded(
     assert (entry["reason"], entry["attempts"], entry["text"]) == (reason, 2, None)
     assert not outcome.told("server_out")
     needed = len(texts) // 64
-    doctor_and_canaries = 2 * 2 + 2 * 3
-    assert sent <= needed + doctor_and_canaries + 20
+    canaries = 2 * 3 * (1 + LOOKS)
+    assert sent <= needed + canaries + 20
 
 
 def test_a_text_whose_failures_look_like_the_servers_is_found_after_a_few() -> None:

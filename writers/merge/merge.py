@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from engine.errors import SinkError
-from engine.ledger import durable
+from engine.ledger import durable, preflight
 from engine.ledger.runfolder import RunLock
 from writers.merge.config import MergeConfig, MergeReport
 from writers.merge.ledger import LOCK
@@ -41,7 +41,6 @@ def merge(config: MergeConfig, on_progress: OnProgress | None = None) -> MergeRe
         LockHeld: another merge works on the same target (exit 11).
     """
     started = time.monotonic()
-    durable.arm(ROLE)
     check_source(config)  # a mistyped name must not leave an empty folder behind
     try:
         durable.make_folder(config.target)
@@ -49,6 +48,8 @@ def merge(config: MergeConfig, on_progress: OnProgress | None = None) -> MergeRe
     except OSError as error:
         raise _refused(config.target, error) from error
     try:
+        preflight.check_final_names(config.target, "merge")
+        durable.arm(ROLE)
         with Pool(WORKER_ROLE, config.jobs, (lock.fd,), _TASKS) as pool:
             # Imported while the workers, which have just been started, import the same.
             from writers.merge.run import Merge  # noqa: PLC0415

@@ -195,7 +195,7 @@ class Merge:
         final = self._config.target / output_name(plan.number, number)
         durable.point("merge.before_link")
         try:
-            durable.link_new(temporary, final)
+            durable.name_new(temporary, final)
         except FileExistsError as error:
             raise name_is_taken(final) from error
         durable.point("merge.after_link")

@@ -152,7 +152,7 @@ class OpenShard:
             raise CommitFailed(f"shard {self.identity.name} cannot be named before it is sealed")
         final = self._folder / f"{self.identity.name}.parquet"
         try:
-            durable.link_new(self._temporary, final)
+            durable.name_new(self._temporary, final)
             durable.point("writer.after_link")
             durable.unlink(self._temporary)
             durable.fsync_folder(self._folder)

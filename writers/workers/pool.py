@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 from engine.errors import BY_NAME, DamageError, EngineError, Exit, WorkerDied
 from engine.ledger import durable
 from engine.memory.channels import Channel, Message
+from engine.supervision.interpreter import python
 from writers.workers.current_file import CurrentFile, inherit
 
 _PR_SET_PDEATHSIG = 1
@@ -147,7 +148,7 @@ class _Worker:
         self._role = role
         self._current_file = CurrentFile(role)
         numbers = [str(number) for number in (theirs.fd, self._current_file.fd, os.getpid())]
-        command = [sys.executable, "-m", __name__, role, *numbers, *modules]
+        command = python(__name__, role, *numbers, *modules)
         # Blocked signals stay blocked in the child: a Ctrl-C that comes while it starts must not make it complain.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_BUSINESS)
         try:
@@ -245,7 +246,3 @@ def _tie_to_parent(role: str, parent_pid: int) -> None:
     for number in _PARENTS_BUSINESS:
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-if __name__ == "__main__":
-    main()

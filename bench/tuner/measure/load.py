@@ -131,7 +131,7 @@ class FleetLoad:
         for index, report in enumerate(self.fleet.servers):
             if report.facts is None:
                 continue
-            http = HttpClient(Address.parse(report.url), self._poller, api_key=self.settings.api_key(index))
+            http = HttpClient(Address.parse(report.url), self._poller, self.settings.access(index))
             route = choose_route(report.facts, self.settings.options)
             requester = Requester(http, route, dim=self.fleet.dim, normalized=self.settings.normalize)
             self._lanes.append(_Lane(report.url, requester))

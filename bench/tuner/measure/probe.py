@@ -56,7 +56,7 @@ def probe(fleet: Fleet, settings: ClientSettings, texts: list[bytes]) -> Probed:
     facts = report.facts
     assert facts is not None
     poller = Poller()
-    http = HttpClient(Address.parse(report.url), poller, api_key=settings.api_key(index))
+    http = HttpClient(Address.parse(report.url), poller, settings.access(index))
     route = choose_route(facts, settings.options)
     requester = Requester(http, route, dim=fleet.dim, normalized=settings.normalize)
     at_once = min(_TEXTS_AT_ONCE, fleet.batch_size)

@@ -16,7 +16,7 @@ from bench.parts.local_mongod import LocalMongod
 from bench.standin import StandinConfig, StandinFleet
 from commands.composition.data_set import begin_or_continue
 from engine.config import RunConfig, SinkConfig
-from engine.errors import FingerprintMismatch
+from engine.errors import ConfigError, FingerprintMismatch
 from engine.ledger.log import Ledger, Record, RunState, frame
 from engine.memory.ids import IdType
 from gpu_clients.servers.doctor import Fleet, examine
@@ -132,3 +132,19 @@ def test_the_canary_of_the_first_start_is_the_one_that_counts(tmp_path: Path, fl
 
     ledger.close()
     assert config.folders.ledger.read_bytes() == there
+
+
+@pytest.mark.parametrize("name", ["database", "collection", "done_field"])
+def test_a_ledger_of_a_name_in_other_case_is_refused_and_a_renamed_one_is_not(
+    tmp_path: Path, fleet: Fleet, name: str
+) -> None:
+    """Where a file system takes `Tweets` and `tweets` for one, two collections would share a folder."""
+    usual = str(getattr(RunConfig().source, name))
+    config, ledger = begun(tmp_path / "case", fleet, {name: usual.upper()})
+    with pytest.raises(ConfigError, match="takes upper and lower case for one"):
+        go_on(ledger, config, fleet, fleet.canary)
+    ledger.close()
+
+    config, ledger = begun(tmp_path / "renamed", fleet, {name: "before"})
+    go_on(ledger, config, fleet, fleet.canary)
+    ledger.close()

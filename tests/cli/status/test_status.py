@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from commands.status.status import as_text, collect
+from engine.config import to_toml
 from engine.errors import ConfigError, Exit
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.runfolder import RunFolders, RunLock
@@ -119,3 +120,31 @@ def test_no_run_is_said_with_what_to_check(tmp_path: Path) -> None:
     """Exit 2."""
     with pytest.raises(ConfigError, match="no run in"):
         collect(RunFolders.of(tmp_path, tmp_path, "db", "c", "done"), gpu_hour_price=None, n_gpus=None)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "asked", "left"),
+    [
+        (None, None, 700),
+        (None, "null", 700),
+        (None, "false", None),
+        ("false", None, 700),
+        ("false", "false", 700),
+        ("false", "null", None),
+        ("any", "false", None),
+    ],
+)
+def test_what_is_left_is_said_of_the_queue_that_the_last_run_read_and_of_no_other(
+    folders: RunFolders, recorded: str | None, asked: str | None, left: int | None
+) -> None:
+    if recorded is not None:
+        folders.config.write_text(to_toml("run", {"lang": "en", "retweeted": recorded}))
+    figures = collect(folders, gpu_hour_price=None, n_gpus=None, retweeted=asked)
+    assert (figures["documents"]["left"], figures["retweeted"]) == (left, recorded or "null")
+    shown = as_text(figures, folders.hot)
+    assert ("the last run read --retweeted" in shown) == (recorded is not None)
+
+
+def test_a_queue_that_there_is_not_is_refused(folders: RunFolders) -> None:
+    with pytest.raises(ConfigError, match="--retweeted is 'true'; allowed is null, false or any"):
+        collect(folders, gpu_hour_price=None, n_gpus=None, retweeted="true")

@@ -52,7 +52,7 @@ def test_a_name_that_is_taken_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         durable.create_exclusive(tmp_path / "taken")
     with pytest.raises(FileExistsError):
-        durable.link_new(tmp_path / "ours", tmp_path / "taken")
+        durable.name_new(tmp_path / "ours", tmp_path / "taken")
 
     assert (tmp_path / "taken").read_text() == "theirs"
 

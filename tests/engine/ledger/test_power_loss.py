@@ -95,7 +95,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     watch("write_all", None)
     watch("fsync_file", model.sync_file)
     watch("fsync_folder", model.sync_folder)
-    watch("link_new", None)
+    watch("name_new", None)
     watch("unlink", None)
     return model
 

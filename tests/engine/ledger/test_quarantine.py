@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from engine.errors import SinkError
 from engine.ledger import durable
-from engine.ledger.quarantine import Quarantine, id_text, read_quarantine, replace_quarantine
+from engine.ledger.quarantine import Quarantine, each_entry, id_text, read_quarantine, replace_quarantine
 
 
 def entry(identity: str) -> dict[str, Any]:
@@ -83,3 +84,25 @@ def test_a_device_that_fails_is_exit_5_and_names_the_file(tmp_path: Path, call: 
 
     durable.arm("test", "")
     quarantine.close()
+
+
+def test_memory_does_not_grow_with_the_number_of_documents_in_quarantine(tmp_path: Path) -> None:
+    """Neither in the run that puts them there nor in the next one, nor for who looks at them one by one."""
+    path = tmp_path / "quarantine.jsonl"
+    quarantine = Quarantine(path)
+    quarantine.add(entry(str(number)) for number in range(20_000))
+    tracemalloc.start()
+    try:
+        for start in range(20_000, 60_000, 50):
+            quarantine.add([entry(str(number)) for number in range(start, start + 50)])
+        grown = tracemalloc.get_traced_memory()[0]
+        quarantine.close()
+        again = Quarantine(path)
+        counted = sum(1 for _ in each_entry(path))
+        grown = max(grown, tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert (again.count, counted) == (60_000, 60_000)
+    assert again.add([entry("59999"), entry("60000")]) == 1
+    again.close()
+    assert grown < 400_000, f"{grown} bytes for 40,000 documents"

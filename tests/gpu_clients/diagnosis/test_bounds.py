@@ -14,7 +14,14 @@ MOST_REQUESTS = 2 * 2 * (2 * N - 1)
 STATUSES = range(300, 600)
 NO_ANSWERS = [
     Failure(kind=kind, detail=f"no answer: {kind.value}")
-    for kind in (FailureKind.LOST, FailureKind.TIMEOUT, FailureKind.MALFORMED, FailureKind.OVERSIZED)
+    for kind in (
+        FailureKind.REFUSED,
+        FailureKind.LOST,
+        FailureKind.TIMEOUT,
+        FailureKind.MALFORMED,
+        FailureKind.OVERSIZED,
+        FailureKind.UNSOUND,
+    )
 ]
 BODIES = (b"", b"<html>Forbidden</html>", b'{"error": "no", "error_type": "overloaded"}')
 
@@ -50,6 +57,17 @@ def test_whatever_becomes_of_every_request_to_one_server_nothing_is_blamed_and_i
         assert not finding.rejected
         assert finding.sick is not None
         assert finding.sick.detail == answer.detail
+        assert len(fleet.asked) <= 8, answer
+
+
+def test_whatever_every_server_answers_to_everything_nothing_is_blamed() -> None:
+    """All four of them: the batch goes back, our server is out, and so are the others by the same reasoning."""
+    texts = batch(N)
+    for answer in answers():
+        fleet = Fleet([lambda _, answer=answer: answer] * 4)  # type: ignore[misc]
+        finding = fleet.run(bisect(texts, answer, context(1, 2, 3, rounds=4)))
+        assert not finding.complete and not finding.rejected, answer
+        assert finding.sick is not None
         assert len(fleet.asked) <= 8, answer
 
 

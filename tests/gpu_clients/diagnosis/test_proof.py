@@ -106,15 +106,18 @@ def test_every_server_with_open_rows_is_asked(liar: int) -> None:
 
 
 def test_a_server_under_suspicion_works_only_after_a_right_canary() -> None:
-    """As after an outage; one that has drifted too often does not come back."""
+    """As after an outage, and only after one; a server that has drifted too often does not come back at all."""
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         settings = ClientSettings(urls=fleet.urls, canary_every_s=NEVER_S)
         harness = Harness(fleet.urls, texts(3000), settings=settings)
         outcome = harness.outcome
         harness.start()
+        fleet.control(fleet.ports[0], faults=["refuse:down_s=600"], reset_connections=True)
         harness.command("client-0", do="suspect", for_good=False)
         harness.command("client-1", do="suspect", for_good=True)
         try:
+            harness.work(lambda: any("cannot connect" in str(line) for line in outcome.told("log", "client-0")))
+            fleet.control(fleet.ports[0], clear_faults=True)
             harness.work(lambda: harness.accounted >= 3000)
         finally:
             harness.finish()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from gpu_clients.http.access import NO_ACCESS, Access
 from gpu_clients.http.address import Address
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.connection import Exchange
@@ -64,10 +65,10 @@ def read_request(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def client(url: str, **options: str) -> Iterator[HttpClient]:
+def client(url: str, access: Access = NO_ACCESS) -> Iterator[HttpClient]:
     """A client with a poller of its own."""
     poller = Poller()
-    http = HttpClient(Address.parse(url), poller, **options)
+    http = HttpClient(Address.parse(url), poller, access)
     try:
         yield http
     finally:

@@ -11,6 +11,8 @@ import pytest
 from bench.standin import StandinConfig, StandinFleet
 from engine.errors import ProtocolError
 from gpu_clients.errors import FailureKind
+from gpu_clients.http.access import Access
+from gpu_clients.http.address import Address
 from gpu_clients.http.connection import _MOVES, Connection, ConnectionState, Exchange
 from tests.gpu_clients.http.sockets import OK, client, exchange, read_request, server
 
@@ -34,7 +36,10 @@ def test_a_request_is_written_as_http_wants_it() -> None:
         seen.append(read_request(connection))
         connection.sendall(OK)
 
-    with server(script) as url, client(url + "/base/embed", api_key="k%y") as http:
+    with (
+        server(script) as url,
+        client(url + "/base/embed", Access(api_key="k%y", headers=(("X-Tenant", "a%b"),))) as http,
+    ):
         assert exchange(http, b"[1,2]").failure is None
     head, _, body = seen[0].partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
@@ -42,8 +47,44 @@ def test_a_request_is_written_as_http_wants_it() -> None:
     assert b"Authorization: Bearer k%y" in lines
     assert b"Content-Type: application/json" in lines
     assert b"Content-Length: 5" in lines
-    assert not any(line.lower().startswith(b"accept-encoding") for line in lines)
+    assert b"X-Tenant: a%b" in lines
+    assert b"Accept-Encoding: identity" in lines
+    assert b"Host: " + url.removeprefix("http://").encode() in lines
     assert body == b"[1,2]"
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://example.org/embed", "example.org"),
+        ("http://example.org:80", "example.org"),
+        ("https://example.org:443/v1/embeddings", "example.org"),
+        ("https://example.org:80", "example.org:80"),
+        ("http://example.org:443", "example.org:443"),
+        ("http://[::1]/embed", "[::1]"),
+        ("http://[::1]:18080", "[::1]:18080"),
+    ],
+)
+def test_the_host_header_leaves_the_schemes_own_port_out(url: str, host: str) -> None:
+    assert Address.parse(url).host_header == host
+
+
+def test_an_authorization_among_the_headers_stands_in_the_place_of_the_keys() -> None:
+    lines = Access(api_key="k", headers=(("authorization", "Basic dTpw"),)).head_lines()
+    assert lines == "authorization: Basic dTpw\r\n"
+
+
+def test_a_fresh_request_has_a_connection_of_its_own_that_is_closed_afterwards() -> None:
+    """Behind a balancer a kept one would lead to the same backend again."""
+    with StandinFleet(StandinConfig(backend="canned")) as fleet, client(fleet.urls[0]) as http:
+        assert exchange(http).failure is None
+        for fresh in (True, True, False):
+            http.start("POST", "/x", [b"1"], deadline_s=time.monotonic() + 60, max_body_bytes=1000, fresh=fresh)
+            while not http.finished:
+                http.poller.run(1.0)
+            http.finished.popleft().release()
+        assert http.n_connected == 3
+        assert len(http._open) == 1
 
 
 def test_a_connection_that_was_closed_while_idle_is_replaced_without_a_failure() -> None:

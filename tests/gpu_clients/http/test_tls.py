@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.standin import StandinConfig, StandinFleet
+from engine.errors import ConfigError, ServersUnavailable
 from gpu_clients.http import tls
 from gpu_clients.servers.doctor import examine
 from gpu_clients.settings import ClientSettings
@@ -91,15 +92,31 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 def test_https_is_verified_and_works_like_http(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with StandinFleet(StandinConfig(backend="sim")) as fleet, tls_front(fleet.ports[0], *certificate) as port:
         url = f"https://localhost:{port}"
-        tls._context.cache_clear()
+        tls.trust_of.cache_clear()
         with client(url) as http:
             failure = exchange(http).failure
             assert failure is not None and "TLS" in failure.detail, "nobody vouches for the certificate"
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-        tls._context.cache_clear()
+        tls.trust_of.cache_clear()
         texts = [f"secret text {number}" for number in range(300)]
         settings = ClientSettings(urls=(url,), concurrency=2)
         outcome = Harness((url,), texts, settings=settings, fleet=examine(settings)).run()
-        tls._context.cache_clear()
+        tls.trust_of.cache_clear()
     outcome.check_exact("google/embeddinggemma-300m")
     assert not outcome.told("server_out")
+
+
+def test_a_file_of_authorities_vouches_for_a_server_beside_the_systems(certificate: tuple[Path, Path]) -> None:
+    with StandinFleet(StandinConfig(backend="sim")) as fleet, tls_front(fleet.ports[0], *certificate) as port:
+        url = f"https://localhost:{port}"
+        assert examine(ClientSettings(urls=(url,), ca_file=str(certificate[0]))).dim == 768
+        with pytest.raises(ServersUnavailable, match="TLS"):
+            examine(ClientSettings(urls=(url,)))
+
+
+def test_a_file_of_authorities_without_a_certificate_is_refused_by_name(tmp_path: Path) -> None:
+    empty = tmp_path / "none.pem"
+    empty.write_text("nothing")
+    for path in (empty, tmp_path / "missing.pem"):
+        with pytest.raises(ConfigError, match=path.name):
+            examine(ClientSettings(urls=("https://localhost:1",), ca_file=str(path)))

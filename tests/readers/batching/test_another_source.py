@@ -68,6 +68,7 @@ def test_documents_of_any_source_become_slots(tmp_path: Path) -> None:
         text_field="text", prompt="", max_text_bytes=1000, max_characters=None, truncate=True, keep_text=False
     )
     skip = SkipSet(QuarantineLog(str(quarantine), ids.key_of_text), None, ids)
+    skip.follow_quarantine()
     screening = Screening(policy, ids, skip, ColumnReader(columns, PYTHON_TYPES, lambda *_: None))
     window = Window(
         BatchLimits(max_texts=8, max_rows=8, max_characters=1000, max_tokens=None),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from readers.mongo import estimate
 from readers.mongo.connection import Documents
-from readers.mongo.estimate import QueueSize, queue_size
+from readers.mongo.estimate import QueueSize, count_without_text, queue_size
 from readers.mongo.index import create_indexes, require_queue_index
 from readers.mongo.work_queue import WorkQuery
 from tests.readers.harness import DONE
@@ -34,3 +36,13 @@ def test_a_short_queue_is_counted_and_a_long_one_estimated(
 def test_a_size_that_cannot_be_had_is_none(documents: Documents) -> None:
     documents.insert_one({"_id": 1, "text": "x"})
     assert queue_size(documents, QUERY, "no_such_index") is None
+
+
+@pytest.mark.parametrize("scan", ["queue", "id"])
+def test_documents_without_a_text_are_counted(documents: Documents, scan: str) -> None:
+    """Missing, null, no string, an array, empty; not those that are done, and none that has a text."""
+    without: list[dict[str, Any]] = [{}, {"t": None}, {"t": {}}, {"t": {"x": 7}}, {"t": {"x": ["a"]}}, {"t": {"x": ""}}]
+    documents.insert_many([*without, {"t": {"x": "a text"}}, {DONE: True}, {"retweeted": 1}])
+    create_indexes(documents, DONE)
+    query = WorkQuery(done_field=DONE, scan=scan)
+    assert count_without_text(documents, query, "embedding_work_queue", "t.x") == len(without)

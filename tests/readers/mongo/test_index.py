@@ -17,11 +17,11 @@ from readers.mongo.index import (
     MONITOR_NAME,
     QUEUE_NAME,
     IndexState,
-    build_progress,
     check_indexes,
     create_indexes,
     require_queue_index,
 )
+from readers.mongo.index_build import build_progress
 from readers.mongo.work_queue import WorkQuery
 from tests.readers.harness import DONE, WAIT_S
 

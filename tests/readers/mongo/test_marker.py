@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import bson
 import pytest
 from bson import ObjectId
 from bson.int64 import Int64
@@ -12,7 +14,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from bench.parts.local_mongod import LocalMongod
-from engine.errors import ConfigError, SourceError
+from engine.errors import ConfigError, MarksRefused, SourceError
 from engine.memory.ids import IdType
 from readers.mongo import marker as marker_module
 from readers.mongo.ids import from_bson_ids, to_bson_ids
@@ -125,6 +127,73 @@ def test_a_validator_that_refuses_the_mark_is_named(documents: Documents, marker
     documents.database.command("collMod", documents.name, validator={DONE: {"$exists": False}})
     with pytest.raises(ConfigError, match="validator"):
         marker.mark([0, 1, 2], ours_before=False)
+
+
+def fill_to_the_brim(documents: Documents, number: int) -> None:
+    """Insert a document that is so large that no field fits into it any more."""
+    empty = len(bson.encode({"_id": number, "text": ""}))
+    documents.insert_one({"_id": number, "text": "x" * (16 * 1024 * 1024 - empty - 8)})
+
+
+def test_a_document_with_no_room_for_the_mark_is_named_and_all_others_are_marked(
+    documents: Documents, marker: Marker
+) -> None:
+    """Within bytes of 16 MB; it is no validator that refuses."""
+    for number in range(6):
+        fill_to_the_brim(documents, number) if number == 3 else documents.insert_one({"_id": number, "text": "x"})
+    for _ in range(2):  # the next start finds the same
+        with pytest.raises(MarksRefused, match=r"larger than 16777216 \(code 17419\).*1 documents cannot") as refused:
+            marker.mark(list(range(6)), ours_before=True)
+        assert refused.value.ids == ('{"$numberInt": "3"}',)
+    assert [row["_id"] for row in documents.find({DONE: True})] == [0, 1, 2, 4, 5]
+
+
+def test_a_unique_index_on_the_done_field_lets_one_mark_through_and_names_the_others(
+    documents: Documents, marker: Marker
+) -> None:
+    fill(documents, 4)
+    documents.create_index(DONE, unique=True, partialFilterExpression={DONE: True})
+    with pytest.raises(MarksRefused, match=r"duplicate key error.*3 documents cannot be marked"):
+        marker.mark([0, 1, 2, 3], ours_before=False)
+    assert n_marked(documents) == 1
+
+
+def test_every_cause_is_told_when_documents_are_refused_for_several(documents: Documents, marker: Marker) -> None:
+    fill_to_the_brim(documents, 0)
+    documents.insert_many([{"_id": 1, "locked": True}, {"_id": 2}])
+    rule = {"$or": [{DONE: {"$exists": False}}, {"locked": {"$exists": False}}]}
+    documents.database.command("collMod", documents.name, validator=rule)
+    with pytest.raises(MarksRefused, match=r"(?s)(17419.*a validator|a validator.*17419).*2 documents cannot"):
+        marker.mark([0, 1, 2], ours_before=False)
+    assert n_marked(documents) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"writeConcernError": {"code": 64, "errmsg": "waiting timed out"}},
+        {"errorCode": 11602},
+        {"closeConnection": True},
+    ],
+)
+def test_a_fault_while_documents_are_marked_one_by_one_is_waited_out(
+    documents: Documents, marker: Marker, fault: dict[str, Any]
+) -> None:
+    """Such a chunk is refused in the end for what it holds, not for the fault."""
+    fill_to_the_brim(documents, 0)
+    documents.insert_many([{"_id": number} for number in range(1, 4)])
+    admin = documents.database.client.admin
+    data = {"failCommands": ["update"], "appName": "engine-marker", **fault}
+    admin.command("configureFailPoint", "failCommand", mode={"skip": 1}, data=data)
+    timer = threading.Timer(1.0, lambda: admin.command("configureFailPoint", "failCommand", mode="off"))
+    timer.start()
+    try:
+        with pytest.raises(MarksRefused, match="1 documents cannot be marked"):
+            marker.mark([0, 1, 2, 3], ours_before=False)
+    finally:
+        timer.cancel()
+        admin.command("configureFailPoint", "failCommand", mode="off")
+    assert n_marked(documents) == 3
 
 
 @pytest.mark.parametrize("id_type", list(IdType))

@@ -1,0 +1,72 @@
+"""One request for the canary texts in an examination, and its answer as vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from gpu_clients.errors import Action, Failure, FailureKind, classify
+from gpu_clients.http.answers import BadAnswer
+from gpu_clients.http.connection import Exchange
+from gpu_clients.server_facts import ServerFacts
+from gpu_clients.servers.canary import Arrangement, canary_body
+from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit
+from gpu_clients.servers.routes import Route
+from gpu_clients.vectors.decode import AnswerForm, Matrix, VectorDecoder, float_answer_cap_bytes
+from gpu_clients.vectors.soundness import scale_to_unit
+
+UNKNOWN_DIM = 16_384
+"""Only for the cap on an answer."""
+
+
+def embed_canary(
+    route: Route, arrangement: Arrangement, facts: ServerFacts, dim: int | None, *, fresh: bool = False
+) -> Generator[ProbeRequest, Exchange, tuple[Matrix, bool]]:
+    """The vectors, float32 (texts, dim), and whether each says which text it belongs to.
+
+    Args:
+        dim: Numbers expected in a vector; None takes what comes.
+        fresh: Whether the request goes over a connection of its own.
+
+    Raises:
+        ProbeFailed: no answer, or none that can be used.
+    """
+    body, n_texts = canary_body(arrangement, facts.canary_limit)
+    if facts.max_client_batch_size is not None and facts.max_client_batch_size < n_texts:
+        raise misfit(f"the server takes {facts.max_client_batch_size} texts in a request, at least 3 are needed")
+    answer = yield from ask(
+        ProbeRequest(
+            method="POST",
+            path=route.path,
+            body=(route.prefix, body, route.suffix),
+            max_body_bytes=float_answer_cap_bytes(n_texts, dim or UNKNOWN_DIM),
+            fresh=fresh,
+        )
+    )
+    try:
+        if answer.status != 200:
+            raise _refused(classify(answer.status, answer.body))
+        return _decoded(route, answer.body, n_texts, dim)
+    except BadAnswer as error:
+        raise ProbeFailed(Failure(kind=error.kind, detail=str(error)), misconfigured=True) from error
+    finally:
+        answer.release()
+
+
+def _refused(failure: Failure) -> ProbeFailed:
+    if failure.status in (401, 403):
+        return misfit(f"the server wants another API key (HTTP {failure.status})")
+    # a validation error on texts that every server can take is a matter of options, not of health
+    divisible = (FailureKind.REJECTED, FailureKind.PAYLOAD, FailureKind.TOO_LONG)
+    return ProbeFailed(failure, misconfigured=failure.action is Action.SUSPECT_SERVER or failure.kind in divisible)
+
+
+def _decoded(route: Route, body: memoryview, n_texts: int, dim: int | None) -> tuple[Matrix, bool]:
+    try:
+        matrix, is_indexed = VectorDecoder(route.form, dim, is_indexed=route.is_indexed).decode(body, n_texts), True
+    except BadAnswer:
+        if route.form is AnswerForm.NATIVE_FLOATS:
+            raise
+        matrix, is_indexed = VectorDecoder(route.form, dim, is_indexed=False).decode(body, n_texts), False
+    if route.scale:
+        scale_to_unit(matrix)
+    return matrix, is_indexed

@@ -1,0 +1,150 @@
+"""A server that speaks `/v1/embeddings` in one of many manners, as the documentation of several products has them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+
+from bench.standin.backends.vectors import text_rows
+
+MODEL = "acme/embed-small"
+DIM = 768
+
+
+@dataclass(kw_only=True)
+class Manners:
+    """How a server behaves.
+
+    Attributes:
+        base: Where its routes are.
+        listing: What it answers to `/models`; None for 404.
+        info: Status and body of `/info`.
+        wants: Headers that every request must have, else 401.
+        serves: Names of models that it knows; None when it takes any.
+        knows_base64: Whether it heeds `encoding_format`.
+        fields: Fields that a request may have, else 400; None when it ignores what it does not know.
+        index: Which vectors say their place: `all`, `none`, or `all but 0` as protobuf writes it.
+        length: Length of its vectors.
+        most_words: Words after which it cuts, or refuses, a text.
+        cuts_with: A field that makes it cut instead of refusing.
+        refuses: Whether it refuses; otherwise it cuts, and counts what is left.
+        refuses_with: Status of a refusal.
+        refusal: What it says then.
+        words_refused: Texts with such a word are answered with an error in an answer of status 200.
+        usage: Whether it counts tokens.
+        asked: Bodies of the embedding requests it had.
+    """
+
+    base: str = "/v1"
+    listing: Any = field(default_factory=lambda: {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+    info: tuple[int, bytes] = (404, b'{"detail": "Not Found"}')
+    wants: dict[str, str] = field(default_factory=dict)
+    serves: tuple[str, ...] | None = None
+    knows_base64: bool = True
+    fields: tuple[str, ...] | None = None
+    index: str = "all"
+    length: float = 1.0
+    most_words: int = 512
+    cuts_with: str | None = None
+    refuses: bool = True
+    refuses_with: int = 400
+    refusal: str = "This model's maximum context length is 512 tokens"
+    words_refused: str | None = None
+    usage: bool = True
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+
+def vectors(texts: list[str], manners: Manners) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The server's vectors, float32 (texts, DIM)."""
+    cut = [
+        " ".join(text.split()[: manners.most_words]) if len(text.split()) > manners.most_words else text
+        for text in texts
+    ]
+    return (text_rows(MODEL, cut, DIM) * np.float32(manners.length)).astype(np.float32)
+
+
+def _data(asked: dict[str, Any], manners: Manners) -> list[dict[str, Any]]:
+    encoded = manners.knows_base64 and asked.get("encoding_format") == "base64"
+    data: list[dict[str, Any]] = []
+    for number, row in enumerate(vectors(asked["input"], manners)):
+        value = base64.b64encode(row.astype("<f4").tobytes()).decode() if encoded else row.tolist()
+        item: dict[str, Any] = {"object": "embedding", "embedding": value}
+        if manners.index == "all" or (manners.index == "all but 0" and number):
+            item["index"] = number
+        data.append(item)
+    return data
+
+
+@contextmanager
+def serving(manners: Manners) -> Iterator[str]:
+    """Such a server; its base URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _answer(self, status: int, value: Any) -> None:
+            body = value if isinstance(value, bytes) else json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _is_let_in(self) -> bool:
+            return all(self.headers.get(name) == value for name, value in manners.wants.items())
+
+        def do_GET(self) -> None:
+            if self.path == "/info":
+                self._answer(*manners.info)
+            elif not self._is_let_in():
+                self._answer(401, {"error": {"message": "no"}})
+            elif self.path == f"{manners.base}/models" and manners.listing is not None:
+                self._answer(200, manners.listing)
+            else:
+                self._answer(404, {"detail": "Not Found"})
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if not self._is_let_in():
+                self._answer(401, {"error": {"message": "no"}})
+            elif self.path != f"{manners.base}/embeddings":
+                self._answer(404, {"detail": "Not Found"})
+            else:
+                manners.asked.append(asked)
+                self._answer(*self._embedded(asked))
+
+        def _embedded(self, asked: dict[str, Any]) -> tuple[int, Any]:
+            if manners.serves is not None and asked["model"] not in manners.serves:
+                return 404, {"error": {"message": f"model {asked['model']!r} not found", "type": "api_error"}}
+            if manners.fields is not None and not set(asked) <= set(manners.fields):
+                return 400, {"error": {"code": 400, "message": "Invalid JSON payload received. Unknown name"}}
+            if manners.words_refused and any(manners.words_refused in text for text in asked["input"]):
+                return 200, {"error": {"code": 400, "message": "Input was flagged"}}
+            words = [len(text.split()) for text in asked["input"]]
+            cuts = manners.cuts_with is not None and manners.cuts_with in asked
+            if manners.refuses and not cuts and max(words) > manners.most_words:
+                return manners.refuses_with, {"error": {"message": manners.refusal, "type": "BadRequestError"}}
+            answer = {"object": "list", "model": MODEL, "data": _data(asked, manners)}
+            if manners.usage:
+                answer["usage"] = {"prompt_tokens": sum(min(count, manners.most_words) for count in words)}
+            return 200, answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
