@@ -1,6 +1,6 @@
 """The Java and the Rust program, built once from the sources beside this file, by the tests themselves.
 
-Libraries come from Maven Central and crates.io through `mvn` and `cargo`. What is built is kept in `.parts/` at the
+Libraries come from the public registries through `mvn` and `cargo`. What is built is kept in `.parts/` at the
 root of the repository under a digest of the sources, behind a lock: two test workers, or two runs, build it once.
 """
 
@@ -59,7 +59,7 @@ def _build_java(source: Path, into: Path) -> None:
 def _build_rust(source: Path, into: Path) -> None:
     target = CACHE / "rust-target"  # kept: a change of our own source then costs seconds
     host = next(line for line in _run(["rustc", "-vV"], source).splitlines() if line.startswith("host: ")).split()[1]
-    _download("crates.io", ["cargo", "fetch", "--locked", "--target", host], source)
+    _download("the registry of Rust crates", ["cargo", "fetch", "--locked", "--target", host], source)
     _run(["cargo", "build", "--locked", "--offline", "--target-dir", str(target)], source)
     into.mkdir()
     shutil.copy2(target / "debug" / "read-rows", into / "read-rows")

@@ -57,5 +57,5 @@ def test_a_tool_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_registry_that_does_not_answer_is_no_failed_build(sources: Path) -> None:
-    with pytest.raises(builds.Unavailable, match=r"crates\.io cannot be reached.*no answer"):
-        builds._download("crates.io", ["sh", "-c", "echo no answer >&2; exit 1"], sources)
+    with pytest.raises(builds.Unavailable, match=r"the registry of Rust crates cannot be reached.*no answer"):
+        builds._download("the registry of Rust crates", ["sh", "-c", "echo no answer >&2; exit 1"], sources)
