@@ -13,11 +13,11 @@ from typing import Any
 
 from engine.errors import ConfigError
 from engine.ledger.runfolder import RunFolders, check_folder_name
+from engine.records import RETWEETED_VALUES
 
 MAX_BATCH_SIZE = 4096
 MIN_RING_BYTES = 16 << 20
 MAX_LIMIT = 1 << 62
-RETWEETED_VALUES = ("null", "false", "any")
 _QUEUE_FIELDS = ("_id", "lang", "classified", "retweeted")
 
 

@@ -6,6 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+RETWEETED_VALUES = ("null", "false", "any")
+"""Which value of a document's `retweeted` may count; here, because the reader's process loads no configuration."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.config import RETWEETED_VALUES
 from engine.errors import ConfigError
 from engine.memory.ids import IdType
+from engine.records import RETWEETED_VALUES
 
 SCANS = ("queue", "id")
 COLUMN_TYPES = ("int64", "double", "bool", "string", "timestamp", "json")
@@ -27,7 +27,7 @@ class ReaderSettings:
         filter: Extended JSON of a further condition, ANDed to the work query.
         columns: Name (dotted allowed) and type (`COLUMN_TYPES`) of fields carried into the output.
         scan: `queue` reads by the partial work-queue index, `id` by `_id` order without it.
-        retweeted: Which value of a document's `retweeted` counts (`engine.config.RETWEETED_VALUES`).
+        retweeted: Which value of a document's `retweeted` counts (`engine.records.RETWEETED_VALUES`).
         id_type: What stands in the id column (`engine.memory.ids.IdType`).
         prompt: Text put before every document's text, or None.
         batch_size: Texts in a batch, and rows in a batch without duplicates.

@@ -22,8 +22,8 @@ def collect(
     """The figures of a run, from its folder alone; nothing is locked or changed.
 
     Args:
-        retweeted: Which queue is asked about (`engine.config.RETWEETED_VALUES`), None for that of the last run. What is
-            left of another queue than the last run read is not known.
+        retweeted: Which queue is asked about (`engine.records.RETWEETED_VALUES`), None for that of the last run.
+            What is left of another queue than the last run read is not known.
 
     Raises:
         ConfigError: there is no such run, or a price is no price.

@@ -19,8 +19,8 @@ from typing import Any
 
 from pymongo.errors import OperationFailure, PyMongoError
 
-from engine.config import RETWEETED_VALUES
 from engine.errors import ConfigError
+from engine.records import RETWEETED_VALUES
 from readers.batching.ports import Document
 from readers.mongo.collection_kind import require_ordinary
 from readers.mongo.connection import Documents

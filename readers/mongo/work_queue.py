@@ -74,7 +74,7 @@ class WorkQuery:
         langs: Only these languages; empty for all.
         condition: A further condition, or None.
         scan: `queue` follows the partial index, `id` follows `_id_`.
-        retweeted: Which value of `retweeted` counts, one of `engine.config.RETWEETED_VALUES`.
+        retweeted: Which value of `retweeted` counts, one of `engine.records.RETWEETED_VALUES`.
     """
 
     done_field: str

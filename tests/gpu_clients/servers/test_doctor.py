@@ -7,7 +7,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -18,6 +18,7 @@ from gpu_clients.server_facts import ServerFacts, version_numbers
 from gpu_clients.servers.doctor import examine
 from gpu_clients.servers.routes import choose_route
 from gpu_clients.settings import ClientSettings
+from tests.gpu_clients.servers.served import served
 
 SIM = StandinConfig(backend="sim")
 
@@ -38,14 +39,8 @@ def other_service(status: int, content_type: str, body: bytes) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Handler) as url:
+        yield url
 
 
 def test_it_learns_what_the_servers_are() -> None:
