@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-import engine
+from engine import __version__
 from commands.bench.command import app as bench
 from commands.demo import command as demo
 from commands.doctor import command as doctor
@@ -33,7 +33,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"engine {engine.__version__}")
+        print(f"engine {__version__}")
         raise typer.Exit
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import engine
+from engine import __version__
 from bench.tuner.measure.probe import probe
 from bench.tuner.measure.visit import Visit
 from bench.tuner.report import report
@@ -207,7 +207,7 @@ def _write_tuned(path: Path, outcome: Outcome) -> tuple[Path, ...]:
         fingerprint=outcome.fleet.fingerprint,
         servers=servers_of(outcome.fleet),
         written_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        engine_version=engine.__version__,
+        engine_version=__version__,
     )
     try:
         write_tuned(path, tuned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import engine
+from engine import __version__
 from commands.composition.data_set import DataSet
 from engine.config import RunConfig
 from engine.errors import SinkError
@@ -191,6 +191,6 @@ class StageComposer:
             truncated=data_set.schema.truncated,
             fingerprint=data_set.fingerprint.as_dict(),
             ledger=data_set.ledger,
-            version=engine.__version__,
+            version=__version__,
             row_group_bytes=min(ROW_GROUP_BYTES, sink.shard_bytes),
         )
