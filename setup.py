@@ -2,7 +2,7 @@
 
 The source tree has its layers side by side (`engine`, `readers`, ...), which are names that other projects use too.
 In site-packages they lie inside `embedding_engine`, and each `from engine.x import y` says
-`from embedding_engine.engine.x import y` (docs/adr/0016). Lines keep their numbers.
+`from embedding_engine._layers.engine.x import y` (ADR 16). Lines keep their numbers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from setuptools.command.build_py import build_py
 from setuptools.command.egg_info import egg_info
 
 PACKAGE = "embedding_engine"
+INSIDE = "_layers"
+"""Their folder in it: `embedding_engine.bench` is a function of the library, not the layer."""
 LAYERS = ("engine", "readers", "gpu_clients", "writers", "bench", "commands", "cli")
 _FROM = re.compile(rf"^(\s*from )({'|'.join(LAYERS)})(?=[.\s])", re.MULTILINE)
 
@@ -31,7 +33,7 @@ def under_one_name(source: str, name: str) -> str:
     Raises:
         ValueError: the module imports one of ours in a form that cannot be carried over, `import engine`.
     """
-    moved = _FROM.sub(rf"\1{PACKAGE}.\2", source)
+    moved = _FROM.sub(rf"\1{PACKAGE}.{INSIDE}.\2", source)
     for node in ast.walk(ast.parse(moved, name)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -56,10 +58,14 @@ class BuildUnderOneName(build_py):
         shutil.rmtree(self.build_lib, ignore_errors=True)  # what an earlier build left would be packed too
         super().run()
         root = Path(self.build_lib)
+        (root / PACKAGE / INSIDE).mkdir()
+        (root / PACKAGE / INSIDE / "__init__.py").write_text(
+            '"""The layers of the engine, as they lie side by side in its source."""\n'
+        )
         for layer in LAYERS:
             for path in (root / layer, root / f"{layer}.py"):
                 if path.exists():
-                    shutil.move(str(path), root / PACKAGE / path.name)
+                    shutil.move(str(path), root / PACKAGE / INSIDE / path.name)
         for path in sorted((root / PACKAGE).rglob("*.py")):
             path.write_text(under_one_name(path.read_text("utf-8"), str(path)), "utf-8")
 
@@ -73,4 +79,5 @@ class OneTopLevelName(egg_info):
         (Path(self.egg_info) / "top_level.txt").write_text(f"{PACKAGE}\n", "utf-8")
 
 
-setup(cmdclass={"build_py": BuildUnderOneName, "egg_info": OneTopLevelName})
+if __name__ == "__main__":
+    setup(cmdclass={"build_py": BuildUnderOneName, "egg_info": OneTopLevelName})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine import __version__
 from commands.composition.data_set import DataSet
+from engine import __version__
 from engine.config import RunConfig
 from engine.errors import SinkError
 from engine.ledger.log import Ledger, RunState

@@ -4,7 +4,7 @@
 `engine/` there would be imported in place of the real one, in the child alone.
 
 In the source tree a module is called `readers.stage`; an installed package holds the whole tree under one name, so
-there it is `embedding_engine.readers.stage`. Names of modules in strings are those of the source tree everywhere.
+there it is `embedding_engine._layers.readers.stage`. A module's name in a string is always that of the source tree.
 """
 
 from __future__ import annotations
