@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from engine.errors import DamageError
-from writers.parquet.hashed_file import HashedFile
+from writers.files.hashed_file import HashedFile
 from writers.parquet.merge_schema import Matcher
 from writers.parquet.opening import UNREADABLE, footer_of, open_parquet, unreadable
 from writers.parquet.rows import to_matrix, to_others

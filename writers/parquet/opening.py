@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import ConfigError, DamageError, EngineError, SinkError
-from writers.parquet.hashed_file import size_and_sha256
+from writers.files.hashed_file import size_and_sha256
 
 UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
 """What reading a damaged file raises: also text that is not UTF-8, and sizes beyond memory."""

@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 
 from engine.errors import DamageError, SinkError
 from engine.ledger import durable
+from writers.files.new_file import NewFile
 from writers.merge.outputs.check import read_again
 from writers.merge.outputs.row_group import GroupSum, RowGroup
 from writers.parquet.inputs import BLOCK_BYTES, Block
 from writers.parquet.merge_schema import MergeSchema
 from writers.parquet.opening import UNREADABLE, unreadable
 from writers.proof.digests import MASK, Matrix, RowHasher, Words, total
-from writers.shards.new_file import NewFile
 from writers.shards.schema import (
     EMBEDDING,
     KEY_ID_DIGEST,
