@@ -13,7 +13,7 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help wheel setup demo test test-matrix chaos quick lint format docs bench clean
+.PHONY: help site wheel setup demo test test-matrix chaos quick lint format docs bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -57,6 +57,9 @@ format: $(READY) ## format the code
 
 docs: $(READY) ## write docs/cli.md and the manual page anew from --help
 	$(BIN)/python -m commands.reference docs
+
+site: $(READY) ## build the documentation into site/, strictly
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 wheel: $(READY) ## build the wheel and the source distribution into dist/
 	rm -rf dist
