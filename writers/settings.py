@@ -23,6 +23,9 @@ class WriterSettings:
         shard_bytes: A shard is sealed when its file has grown to that.
         shard_seconds: A shard is sealed when its first row is that old.
         row_group_bytes: Bytes of vectors in a row group.
+        names_file: For files as a source, whose slots hold positions in place of ids: where the files' names stand
+            (`writers.shards.positions.read_names`). None when slots hold ids.
+        has_id_field: Whether the first carried value of such a slot is the id; without it the id is `file#row`.
         id_type, columns, dim, vector_type, truncated: See `writers.shards.schema.ShardSchema`.
         fingerprint: For the footer (`engine.records.Fingerprint.as_dict`).
         ledger: Id of the ledger, for the footer.
@@ -42,6 +45,8 @@ class WriterSettings:
     ledger: str
     version: str
     row_group_bytes: int = ROW_GROUP_BYTES
+    names_file: str | None = None
+    has_id_field: bool = False
 
     def schema(self) -> ShardSchema:
         """The columns of a shard."""

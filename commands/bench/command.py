@@ -9,6 +9,7 @@ from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
+from commands.options.source import source_options
 from commands.options.values import listed, positive, retweeted_of
 from commands.terminal.output import complain, print_result, set_up_logs, to_json
 
@@ -20,6 +21,7 @@ app = typer.Typer()
     epilog=examples(
         "engine bench --texts texts.jsonl --target-p95 10 --out tuned.toml --plot curve.png",
         "engine bench --collection tweets --batch-sizes 16,32 --json",
+        "engine bench --source /data/articles --text-field body",
         "engine bench pipeline --compare",
     ),
 )
@@ -39,6 +41,8 @@ def bench(
     mongo_uri_file: shared.MongoUriFile = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    name: shared.Name = None,
     text_field: shared.TextField = "text",
     done_field: shared.DoneField = "gemma_embedded_768",
     lang: shared.Lang = None,
@@ -89,9 +93,8 @@ def bench(
         kind=server_kind,
         model=model,
     )
-    source = SourceConfig(
-        database=database,
-        collection=collection,
+    configured = SourceConfig(
+        **source_options(source, name, database, collection),
         text_field=text_field,
         done_field=done_field,
         langs=listed(lang),
@@ -99,7 +102,7 @@ def bench(
         retweeted=retweeted_of(retweeted),
     )
     settings = BenchConfig(
-        run=RunConfig(source=source, servers=servers),
+        run=RunConfig(source=configured, servers=servers),
         plan=TuningPlan(
             batch_sizes=sizes,
             concurrency_max=concurrency_max,

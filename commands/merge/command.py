@@ -8,6 +8,7 @@ import typer
 from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
+from commands.options.source import named
 from commands.options.values import size
 from commands.terminal.output import print_result, set_up_logs, to_json
 
@@ -21,6 +22,7 @@ def merge(
     config: Annotated[Path | None, config_option("merge")] = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    name: shared.Name = None,
     done_field: shared.DoneField = "gemma_embedded_768",
     hot_dir: shared.HotDir = Path("hot"),
     cold_dir: shared.ColdDir = Path("cold"),
@@ -71,7 +73,7 @@ def merge(
         )
     else:
         settings = MergeConfig.of_collection(
-            hot_dir, cold_dir, database, collection, done_field, target=target, **options
+            hot_dir, cold_dir, *named(None, name, database, collection), done_field, target=target, **options
         )
     with ProgressLine(quiet=json_) as progress:
         report = merge_files(settings, progress)

@@ -6,6 +6,7 @@ from typing import Annotated
 from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option
+from commands.options.source import named
 from commands.options.values import retweeted_of
 from commands.terminal.output import print_result, to_json
 
@@ -18,6 +19,8 @@ def status(
     config: Annotated[Path | None, config_option("status")] = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    name: shared.Name = None,
     done_field: shared.DoneField = "gemma_embedded_768",
     retweeted: Annotated[
         str | None, option("retweeted", "Which queue `left` is about: null, false or any [default: the last run's].")
@@ -33,7 +36,7 @@ def status(
     from commands.status.status import as_text, collect
     from engine.ledger.runfolder import RunFolders
 
-    folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
+    folders = RunFolders.of(hot_dir, cold_dir, *named(source, name, database, collection), done_field)
     queue = None if retweeted is None else retweeted_of(retweeted)
     figures = collect(folders, gpu_hour_price=gpu_hour_price, n_gpus=gpus, retweeted=queue)
     print_result(to_json(figures) if json_ else as_text(figures, folders.hot))

@@ -9,12 +9,14 @@ from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import mongo_uri, server_secrets
+from commands.options.source import named, source_options
 from commands.options.values import listed
 from commands.terminal.output import print_result, set_up_logs, to_json
 
 EPILOG = examples(
     "engine verify --collection tweets --level 3",
     "engine verify --level 4 --json",
+    "engine verify --source /data/articles --id-field url --level 4",
     "engine verify --folder merged --level 2",
 )
 
@@ -30,6 +32,9 @@ def verify(
     mongo_uri_file: shared.MongoUriFile = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    id_field: shared.IdField = None,
+    name: shared.Name = None,
     done_field: shared.DoneField = "gemma_embedded_768",
     text_field: shared.TextField = "text",
     hot_dir: shared.HotDir = Path("hot"),
@@ -59,6 +64,7 @@ def verify(
     from commands.terminal.progress_line import ProgressLine
     from commands.verify.partners import CollectionName, Partners
     from commands.verify.report import as_text
+    from engine.config import RunConfig, SinkConfig, SourceConfig
     from writers.verify.config import VerifyConfig
     from writers.verify.verify import verify as verify_files
 
@@ -73,11 +79,25 @@ def verify(
     if folder is not None:
         settings = VerifyConfig.of_folder(folder, id_column=id_column, vector_column=vector_column, **options)
     else:
+        database, collection = named(source, name, database, collection)
         settings = VerifyConfig.of_collection(
             hot_dir, cold_dir, database, collection, done_field, scope=scope, target=target, **options
         )
     with ProgressLine(quiet=json_) as progress, Partners() as partners:
-        if level >= 4:
+        if level >= 4 and source is not None:
+            partners.read_files(
+                settings,
+                RunConfig(
+                    source=SourceConfig(
+                        **source_options(source, name, database, collection),
+                        id_field=id_field,
+                        text_field=text_field,
+                        done_field=done_field,
+                    ),
+                    sink=SinkConfig(hot_dir=hot_dir, cold_dir=cold_dir),
+                ),
+            )
+        elif level >= 4:
             partners.connect(
                 settings,
                 mongo_uri(context, mongo_uri_, mongo_uri_file),

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from engine.errors import DamageError, SinkError
 from engine.memory.ids import IdType
 from engine.records import Fingerprint, ShardFacts
+from writers.shards.positions import count_of
 from writers.shards.schema import (
     EMBEDDING,
     ID,
@@ -21,6 +22,7 @@ from writers.shards.schema import (
     KEY_FINGERPRINT,
     KEY_ID_DIGEST,
     KEY_LEDGER,
+    KEY_POSITIONS,
     KEY_ROWS,
     TRUNCATED_COLUMN,
     ShardSchema,
@@ -133,6 +135,9 @@ class ParquetShards:
         rows = parquet.metadata.num_rows
         if not rows or footer.get(KEY_ROWS) != str(rows).encode() or footer.get(KEY_ID_DIGEST) != digest.encode():
             return "holds other rows than its footer says"
+        positions = footer[KEY_POSITIONS].decode() if KEY_POSITIONS in footer else None
+        if positions is not None and count_of(positions) != rows:
+            return "holds other rows of its source than its footer says"
         size, sha256 = _sha256(path)
         return ShardFacts(
             shard=path.name.removesuffix(".parquet"),
@@ -146,6 +151,7 @@ class ParquetShards:
             truncated=truncated,
             sequences=(0, 0),
             epoch=int(footer[KEY_EPOCH]),
+            positions=positions,
         )
 
     @property
