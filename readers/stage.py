@@ -51,8 +51,8 @@ def run(context: StageContext) -> None:
     """Read until told to exit; see `engine.supervision.worker` for how the supervisor starts this.
 
     Raises:
-        ConfigError: the source cannot be read as it is (no usable index, wrong credentials, a file that has changed), or
-            settings that do not fit the rings.
+        ConfigError: the source cannot be read as it is (no usable index, wrong credentials, a file that has changed),
+            or settings that do not fit the rings.
         SourceError: the source is away for longer than allowed, or refuses.
     """
     settings = ReaderSettings.from_dict(context.settings)

@@ -35,7 +35,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "readers": [
         {"batching"},
-        {"mongo"},
+        {"mongo", "files"},
         {"preflight"},
         {"settings"},
         {"stage"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from engine.ledger.runfolder import RunFolders
 from engine.memory.ids import IdType
 from readers.batching.columns import infer_columns
 from readers.batching.paths import getter
-from readers.files.catalogue import Catalogue, SourceFile, catalogue, write_plan
+from readers.files.catalogue import Catalogue, catalogue, write_plan
 from readers.files.documents import Fields
 from readers.files.ids import RowNaming, row_of
 from readers.files.place import Place
@@ -73,10 +74,7 @@ class Files:
         path = folders.hot / PLAN
         settled = settled_rows(folders.ledger)
         files = [
-            SourceFile(
-                file.number, file.name, file.path, file.bytes, file.mtime_ns, tuple(settled.get(file.number, ()))
-            )
-            for file in self.catalogue.files
+            dataclasses.replace(file, settled=tuple(settled.get(file.number, ()))) for file in self.catalogue.files
         ]
         try:
             write_plan(path, files)
@@ -101,8 +99,8 @@ def inspect_files(config: RunConfig) -> Files:
     """Look at the files; refuse what cannot be read, or is not what it was.
 
     Raises:
-        ConfigError: no files, files that have changed, no text in the text field, an id field of several types, or a data
-            set that was begun with another source.
+        ConfigError: no files, files that have changed, no text in the text field, an id field of several types, or a
+            data set that was begun with another source.
         SourceError: a file cannot be read.
     """
     source = config.source

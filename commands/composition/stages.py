@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import engine
 from commands.composition.data_set import DataSet
-from commands.composition.ports import FilePlans
 from engine.config import RunConfig
 from engine.errors import SinkError
 from engine.ledger.log import Ledger, RunState
+from engine.ledger.runfolder import RunFolders
 from engine.memory.ids import IdType
 from engine.memory.ring import MAX_SLOTS
 from engine.memory.shared_rings import RingSizes
@@ -78,6 +78,13 @@ def max_request_tokens(fleet: Fleet) -> int | None:
 
 def _round_up(size_bytes: int) -> int:
     return -(-size_bytes // 64) * 64
+
+
+class FilePlans(Protocol):
+    """Files as the source of a run (`commands.composition.files.Files`, which only such runs import)."""
+
+    def plan(self, folders: RunFolders) -> dict[str, Any]:
+        """Write what the next generation reads; what its reader is told of it."""
 
 
 class StageComposer:

@@ -37,10 +37,7 @@ Database = Annotated[str, option("database", "Database of the collection.")]
 Collection = Annotated[str, option("collection", "Collection of the documents.")]
 Source = Annotated[
     str | None,
-    option(
-        "source",
-        "Folder, glob or file of Parquet, JSONL (.jsonl, .ndjson) or CSV, also .gz, .zst, in place of MongoDB.",
-    ),
+    option("source", "Folder or glob of .parquet, .jsonl, .ndjson, .csv (.gz, .zst) in place of MongoDB."),
 ]
 Name = Annotated[str | None, option("name", "Name of a data set of files [default: the folder's name].")]
 IdField = Annotated[

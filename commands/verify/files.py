@@ -51,7 +51,7 @@ class FileRows:
         if self._id_field is None:
             gone = {file.name for file in self._files if file.path is None}
             return ["gone" if str(value).rpartition("#")[0] in gone else "unmarked" for value in ids]
-        is_there = {value for value in self._find(ids, self._id_field)}
+        is_there = set(self._find(ids, self._id_field))
         lost = "gone" if any(file.path is None for file in self._files) else "unmarked"
         return ["unmarked" if value in is_there else lost for value in ids]
 

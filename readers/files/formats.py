@@ -1,8 +1,8 @@
 """The formats: a file becomes chunks of rows, each a document, an `Unreadable` with why it is none, or a blank line.
 
 A chunk is the number of its first row and its rows. A row's number is its place in the file, from 0: in JSONL the
-line's, blank ones counted; in CSV the record's, the header not counted; in Parquet the row's over all row groups. Chunks
-whose rows are all settled are passed over as cheaply as the format allows.
+line's, blank ones counted; in CSV the record's, the header not counted; in Parquet the row's over all row groups.
+Chunks whose rows are all settled are passed over as cheaply as the format allows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
@@ -36,6 +36,13 @@ class Unreadable:
     """What stands for a row that cannot be read."""
 
     detail: str
+
+
+class ByteStream(Protocol):
+    """What bytes are read from, from the beginning to the end."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """At most so many bytes, at least one; none at the end."""
 
 
 BLANK = None
@@ -63,7 +70,7 @@ def chunks(path: Path, fields: tuple[str, ...], settled: Settled) -> Iterator[Ch
         yield from jsonl_chunks(stream, settled) if form.kind == "jsonl" else csv_chunks(stream, settled)
 
 
-def jsonl_chunks(stream: IO[bytes], settled: Settled) -> Iterator[Chunk]:
+def jsonl_chunks(stream: ByteStream, settled: Settled) -> Iterator[Chunk]:
     """One JSON object a line."""
     row = 0
     for block, cut in _whole_lines(stream):
@@ -83,7 +90,7 @@ def jsonl_chunks(stream: IO[bytes], settled: Settled) -> Iterator[Chunk]:
         row += n_rows
 
 
-def _whole_lines(stream: IO[bytes]) -> Iterator[tuple[bytes, str | None]]:
+def _whole_lines(stream: ByteStream) -> Iterator[tuple[bytes, str | None]]:
     """Blocks of whole lines without the last line break; a line that is too long alone, cut, with a word about it."""
     rest = b""
     is_first = True
@@ -104,7 +111,7 @@ def _whole_lines(stream: IO[bytes]) -> Iterator[tuple[bytes, str | None]]:
         yield rest, None
 
 
-def _behind_line(stream: IO[bytes]) -> bytes:
+def _behind_line(stream: ByteStream) -> bytes:
     """Read to the end of the line; what was read of the next one."""
     while data := stream.read(CHUNK_BYTES):
         _, found, rest = data.partition(b"\n")
@@ -131,10 +138,10 @@ def _parsed_line(line: bytes) -> Any:
     return row if isinstance(row, dict) else Unreadable("the line is no JSON object")
 
 
-def csv_chunks(stream: IO[bytes], settled: Settled) -> Iterator[Chunk]:
+def csv_chunks(stream: io.RawIOBase | io.BufferedIOBase, settled: Settled) -> Iterator[Chunk]:
     """Records with a header; the delimiter is the one of comma, semicolon, tab and bar that the header has most of."""
     text = io.TextIOWrapper(
-        io.BufferedReader(stream, CHUNK_BYTES),  # type: ignore[type-var]  # a raw stream, or gzip's
+        io.BufferedReader(stream, CHUNK_BYTES),
         encoding="utf-8-sig",
         errors="surrogateescape",
         newline="",

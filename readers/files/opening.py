@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError, EngineError, SourceError
 
@@ -73,7 +73,7 @@ def checksum(path: Path, size_bytes: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def open_stream(path: Path, compression: str) -> IO[bytes]:
+def open_stream(path: Path, compression: str) -> io.RawIOBase | io.BufferedIOBase:
     """A file's content from its beginning, decompressed."""
     if compression == ".gz":
         return gzip.open(path, "rb")

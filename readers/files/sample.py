@@ -215,5 +215,6 @@ def require_documents(sample: FileSample, where: str) -> None:
     if sample.rows and not sample.documents:
         fault = next(row for row in sample.rows if isinstance(row, Unreadable))
         raise SourceError(
-            f"none of {len(sample.rows)} rows of {where} can be read ({fault.detail}): are the files what their names say?"
+            f"none of {len(sample.rows)} rows of {where} can be read ({fault.detail}): are the files what their names "
+            "say?"
         )

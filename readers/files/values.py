@@ -17,7 +17,7 @@ from readers.batching.unicode import is_encodable
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 _INT64 = range(-(1 << 63), 1 << 63)
 
-FIELD_TYPES = {IdType.INT64: int, IdType.STRING: str}
+FIELD_TYPES: dict[IdType, type] = {IdType.INT64: int, IdType.STRING: str}
 """What an id field may hold, by the type of the id column."""
 
 
@@ -71,7 +71,7 @@ def id_check(id_type: IdType) -> Callable[[list[Any]], bool]:
     wanted = {FIELD_TYPES[id_type]}
     if id_type is IdType.INT64:
         return lambda values: set(map(type, values)) <= wanted and min(values) in _INT64 and max(values) in _INT64
-    return lambda values: set(map(type, values)) <= wanted and is_encodable("".join(values))
+    return lambda values: set(map(type, values)) <= wanted and is_encodable("".join(map(str, values)))
 
 
 def misfit_of(value: Any, id_type: IdType) -> str | None:
@@ -82,4 +82,4 @@ def misfit_of(value: Any, id_type: IdType) -> str | None:
         return f"the id field holds a value of the type {type(value).__name__}, the id column is {id_type.value}"
     if isinstance(value, int):
         return None if value in _INT64 else f"the id {value} does not fit into 64 bits"
-    return None if is_encodable(value) else "the id holds text that is not valid UTF-8"
+    return None if is_encodable(str(value)) else "the id holds text that is not valid UTF-8"
