@@ -135,8 +135,6 @@ def _prepare(
             columns=source.columns,
             canary=fleet.canary,
         )
-        if source.files is not None:
-            source.files.record(ledger)
         durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
         quarantine = Quarantine(folders.quarantine, None if source.files is None else source.files.naming.name_of_text)
         stack.callback(quarantine.close)
@@ -144,6 +142,8 @@ def _prepare(
     rings = plan_rings(config, fleet, data_set)
     composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger, source.files)
     durable.arm("supervisor")
+    if source.files is not None:
+        source.files.record(ledger)
     supervisor = Supervisor(
         plan=RunPlan(
             name=config.name,

@@ -103,7 +103,7 @@ class Place:
     def _walk(self, left_out: set[Path]) -> Iterator[tuple[str, Path]]:
         """Name and path of what matches; hidden names only where the pattern spells them out."""
         wanted = None if self.pattern is None else _matcher(self.pattern)
-        is_deep = self.pattern is None or "/" in self.pattern
+        is_deep = self.pattern is None or "/" in self.pattern or "**" in self.pattern
 
         def refuse(error: OSError) -> None:
             raise ConfigError(f"the folder {error.filename} cannot be read ({error.strerror}): make it readable")
