@@ -110,6 +110,15 @@ class SourceConfig:
     files: str | None = None
     id_field: str | None = None
 
+    @classmethod
+    def of_files(cls, source: str, name: str, **options: Any) -> SourceConfig:
+        """A folder, glob or file as the source.
+
+        Args:
+            name: What the data set is called in folders, ledger and summary.
+        """
+        return cls(files=source, database=FILES_DATABASE, collection=name, mark=False, **options)
+
     def __post_init__(self) -> None:
         for name in ("database", "collection", "done_field"):
             option = "--name" if name == "collection" and self.files is not None else f"--{name.replace('_', '-')}"

@@ -136,6 +136,9 @@ def bench_pipeline(
     dim: Annotated[int, option("dim", "Numbers in a vector.")] = 768,
     batch_size: Annotated[int, option("batch-size", "Texts per request.")] = 32,
     compare: Annotated[bool, typer.Option("--compare", help="Run the plain script beside it.")] = False,
+    files: Annotated[
+        str | None, option("files", "Also from files, comma-separated: parquet, jsonl [default: MongoDB only].")
+    ] = None,
     mongod: shared.Mongod = None,
     json_: shared.Json = False,
 ) -> None:
@@ -145,6 +148,13 @@ def bench_pipeline(
 
     set_up_logs(verbose=False, quiet=True)
     figures = measure(
-        PipelineConfig(n_documents=documents, dim=dim, batch_size=batch_size, compare=compare, mongod=mongod)
+        PipelineConfig(
+            n_documents=documents,
+            dim=dim,
+            batch_size=batch_size,
+            compare=compare,
+            files=listed(files),
+            mongod=mongod,
+        )
     )
     print_result(to_json(figures) if json_ else as_text(figures))

@@ -142,29 +142,30 @@ def look(config: RunConfig, n_rows: int = SAMPLE_ROWS) -> tuple[Catalogue, FileS
         SourceError: a file cannot be read.
     """
     source = config.source
-    found = catalogue_of(config)
+    found = catalogue_of(source, config.folders.ledger, without=(config.sink.hot_dir, config.sink.cold_dir))
     needed = Fields.of(source.text_field, source.columns, source.id_field, IdType.STRING).needed
     sample = sample_files(found.files, needed, n_rows)
     require_documents(sample, source.files or "")
     return found, sample
 
 
-def catalogue_of(config: RunConfig) -> Catalogue:
-    """The files of a run, compared with what its ledger knows.
+def catalogue_of(source: SourceConfig, ledger: Path, *, without: tuple[Path, ...]) -> Catalogue:
+    """The files of a data set, compared with what its ledger knows.
+
+    Args:
+        without: Folders that are not looked into: those that runs write.
 
     Raises:
         ConfigError: no files, or files that have changed.
         SourceError: a file cannot be read.
     """
-    source, folders = config.source, config.folders
     place = place_of(source)
-    known = RunState.of(folders.ledger) if folders.ledger.exists() else RunState()
-    require_same_source(known.run, source, folders)
-    files = place.files(without=(config.sink.hot_dir, config.sink.cold_dir))
-    return catalogue(known.files, files, place)
+    known = RunState.of(ledger) if ledger.exists() else RunState()
+    require_same_source(known.run, source, ledger.parent)
+    return catalogue(known.files, place.files(without=without), place)
 
 
-def require_same_source(record: Record | None, source: SourceConfig, folders: RunFolders) -> None:
+def require_same_source(record: Record | None, source: SourceConfig, folder: Path) -> None:
     """Refuse to go on with a data set that another kind of source, or another id field, began.
 
     Raises:
@@ -176,12 +177,12 @@ def require_same_source(record: Record | None, source: SourceConfig, folders: Ru
     if (known is None) != (source.files is None):
         began = "a collection of MongoDB" if known is None else "files (--source)"
         raise ConfigError(
-            f"the data set of {folders.hot} was begun with {began}: continue it so, or begin another one with another "
+            f"the data set of {folder} was begun with {began}: continue it so, or begin another one with another "
             "--name or --done-field"
         )
     if known is not None and known["id_field"] != source.id_field:
         raise ConfigError(
-            f"--id-field is {source.id_field or 'empty'}, but the data set in {folders.hot} was begun with "
+            f"--id-field is {source.id_field or 'empty'}, but the data set in {folder} was begun with "
             f"{known['id_field'] or 'none'}: use the same, or begin another data set with another --name"
         )
 

@@ -64,7 +64,8 @@ def verify(
     from commands.terminal.progress_line import ProgressLine
     from commands.verify.partners import CollectionName, Partners
     from commands.verify.report import as_text
-    from engine.config import RunConfig, SinkConfig, SourceConfig
+    from engine.config import SourceConfig
+    from engine.errors import ConfigError
     from writers.verify.config import VerifyConfig
     from writers.verify.verify import verify as verify_files
 
@@ -84,18 +85,12 @@ def verify(
             hot_dir, cold_dir, database, collection, done_field, scope=scope, target=target, **options
         )
     with ProgressLine(quiet=json_) as progress, Partners() as partners:
+        if level >= 4 and source is None and name is not None:
+            raise ConfigError(f"--level {level} compares with the files themselves: name them with --source")
         if level >= 4 and source is not None:
+            names = source_options(source, name, database, collection)
             partners.read_files(
-                settings,
-                RunConfig(
-                    source=SourceConfig(
-                        **source_options(source, name, database, collection),
-                        id_field=id_field,
-                        text_field=text_field,
-                        done_field=done_field,
-                    ),
-                    sink=SinkConfig(hot_dir=hot_dir, cold_dir=cold_dir),
-                ),
+                settings, SourceConfig(**names, id_field=id_field, text_field=text_field, done_field=done_field)
             )
         elif level >= 4:
             partners.connect(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.composition.files import catalogue_of, settled_rows
-from engine.config import RunConfig
+from engine.config import SourceConfig
 from engine.memory.ids import IdType
 from engine.ports import IdList
 from readers.batching.paths import MISSING, getter
@@ -23,15 +23,17 @@ class FileRows:
 
     has_marks = False
 
-    def __init__(self, config: RunConfig, id_type: IdType) -> None:
+    def __init__(self, source: SourceConfig, ledger: Path, id_type: IdType, *, without: tuple[Path, ...]) -> None:
         """Look at the files.
+
+        Args:
+            without: Folders that are not looked into: those that runs write.
 
         Raises:
             ConfigError: there are none, or one has changed since it was read.
         """
-        source = config.source
-        self._files = catalogue_of(config).files
-        self._settled = settled_rows(config.folders.ledger)
+        self._files = catalogue_of(source, ledger, without=without).files
+        self._settled = settled_rows(ledger)
         self._id_field = source.id_field
         self._text_field = source.text_field
         self._id_type = id_type

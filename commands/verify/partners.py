@@ -15,7 +15,7 @@ import orjson
 from commands.composition.data_set import DataSet, recorded
 from commands.composition.servers import keys_for
 from commands.options.secrets import ServerSecrets
-from engine.config import RunConfig
+from engine.config import SourceConfig
 from engine.errors import ConfigError, FingerprintMismatch, ServersUnavailable
 from engine.ledger.log import RunState
 from engine.memory.ids import IdType
@@ -178,7 +178,7 @@ class Partners:
             id_type=_data_set(config).schema.id_type,
         )
 
-    def read_files(self, config: VerifyConfig, run: RunConfig) -> None:
+    def read_files(self, config: VerifyConfig, source: SourceConfig) -> None:
         """Look at the files of a data set.
 
         Raises:
@@ -186,7 +186,10 @@ class Partners:
         """
         from commands.verify.files import FileRows  # noqa: PLC0415 - only data sets of files need it
 
-        self.documents = FileRows(run, _data_set(config).schema.id_type)
+        known = _data_set(config)
+        assert config.run_ledger is not None  # the data set is there
+        written = (config.run_ledger.parent.parent, *(() if config.shards is None else (config.shards.parent.parent,)))
+        self.documents = FileRows(source, config.run_ledger, known.schema.id_type, without=written)
 
     def embed_with(self, config: VerifyConfig, urls: tuple[str, ...], secrets: ServerSecrets) -> None:
         """Find a server that embeds as the data set's run did.
