@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import engine
 from commands.composition.data_set import DataSet
+from engine import __version__
 from engine.config import RunConfig
 from engine.errors import SinkError
 from engine.ledger.log import Ledger, RunState
@@ -216,7 +216,7 @@ class StageComposer:
             truncated=data_set.schema.truncated,
             fingerprint=data_set.fingerprint.as_dict(),
             ledger=data_set.ledger,
-            version=engine.__version__,
+            version=__version__,
             row_group_bytes=min(ROW_GROUP_BYTES, sink.shard_bytes),
             names_file=None if files is None else files["plan"],
             has_id_field=self._config.source.id_field is not None,
