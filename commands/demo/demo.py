@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +23,13 @@ from bench.parts.engine_command import EngineCommand
 from bench.parts.local_mongod import LocalMongod
 from bench.parts.tweets import documents
 from bench.standin import ModelMissing, StandinConfig, StandinFleet
+from engine.config import FILES_DATABASE
 from engine.errors import ConfigError, Exit
 
 DATABASE, COLLECTION, DONE_FIELD = "twitter_data", "tweets", "minilm_embedded_384"
 N_TWEETS = 4200
 N_SERVERS = 4
+N_FILES = 4
 QUESTIONS = ("my phone battery died again and I missed the call", "so happy that our team won tonight")
 
 
@@ -37,11 +41,35 @@ class DemoConfig:
         folder: Where it works; None makes a temporary folder that goes at the end.
         mongod: A mongod binary, or None to look for one.
         question: A text whose nearest tweets are shown, or None for two of its own.
+        source: `mongodb`, or `files` for a folder of JSONL and no database.
     """
 
     folder: Path | None = None
     mongod: Path | None = None
     question: str | None = None
+    source: str = "mongodb"
+
+    def __post_init__(self) -> None:
+        if self.source not in ("mongodb", "files"):
+            raise ConfigError(f"--source is {self.source!r}; allowed is mongodb or files")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What the demo embeds from, and the steps that differ with it.
+
+    Attributes:
+        uri: MongoDB, empty for files.
+        database, collection: In the names of the folders.
+        steps: Title and arguments of the commands before the search.
+        texts: Makes the texts of ids.
+    """
+
+    uri: str
+    database: str
+    collection: str
+    steps: tuple[tuple[str, tuple[str, ...]], ...]
+    texts: Callable[[list[Any]], list[str]]
 
 
 def demo(config: DemoConfig) -> int:
@@ -49,39 +77,29 @@ def demo(config: DemoConfig) -> int:
     started_s = time.monotonic()
     with ExitStack() as stack:
         folder = _folder(config, stack)
-        _say("1. A real MongoDB: starting mongod on a free port of 127.0.0.1")
-        mongod = stack.enter_context(LocalMongod(folder / "mongod", mongod=config.mongod))
-        n_queue = _load(mongod.uri)
-        _say(f"   {N_TWEETS:,} real tweets loaded, {n_queue:,} of them are not retweets: the work queue")
+        part = _files(folder) if config.source == "files" else _mongodb(folder, config, stack)
         _say(f"2. {N_SERVERS} embedding servers with a real small model (all-MiniLM-L6-v2, 384 dimensions)")
         try:
             fleet = stack.enter_context(StandinFleet(StandinConfig(backend="minilm", ports=(0,) * N_SERVERS)))
         except ModelMissing as error:
             raise ConfigError(f"{error} (`make setup` installs it)") from error
         engine = EngineCommand(
-            uri=mongod.uri,
-            database=DATABASE,
-            collection=COLLECTION,
+            uri=part.uri,
+            database=part.database,
+            collection=part.collection,
             done_field=DONE_FIELD,
             urls=fleet.urls,
             folder=folder,
         )
-        steps: tuple[tuple[str, tuple[str, ...]], ...] = (
-            ("3. The indexes of the work queue", ("index",)),
-            ("4. The run: MongoDB -> four servers -> Parquet", ("run", "--shard-bytes", "2MiB")),
-            ("5. The same command again: nothing is left to do", ("run",)),
-            ("6. Consolidation of the shards", ("merge",)),
-            ("7. The proof: files, checksums, ids, vectors, and MongoDB's marks", ("verify", "--level", "4")),
-        )
-        for title, arguments in steps:
+        for title, arguments in part.steps:
             _say(title)
             code = _call(engine, *arguments)
             if code != Exit.DONE:
                 _say(f"   that ended with exit code {code}; the demo stops here")
                 return code
         _show_files(engine.cold)
-        _say("8. A search over the result")
-        _search(engine, config.question)
+        _say(f"{len(part.steps) + 3}. A search over the result")
+        _search(engine, part, config.question)
         _say(f"Done in {time.monotonic() - started_s:.0f} s. Everything that was started has been stopped.")
         if config.folder is not None:
             _say(f"The Parquet files stay in {folder / 'cold'}.")
@@ -101,6 +119,58 @@ def _folder(config: DemoConfig, stack: ExitStack) -> Path:
         raise ConfigError(f"--folder {config.folder} is not empty: name a new folder for the demo")
     config.folder.mkdir(parents=True, exist_ok=True)
     return config.folder
+
+
+def _mongodb(folder: Path, config: DemoConfig, stack: ExitStack) -> _Part:
+    _say("1. A real MongoDB: starting mongod on a free port of 127.0.0.1")
+    mongod = stack.enter_context(LocalMongod(folder / "mongod", mongod=config.mongod))
+    n_queue = _load(mongod.uri)
+    _say(f"   {N_TWEETS:,} real tweets loaded, {n_queue:,} of them are not retweets: the work queue")
+
+    def texts(ids: list[Any]) -> list[str]:
+        with MongoClient[dict[str, Any]](mongod.uri) as client:
+            collection = client[DATABASE][COLLECTION]
+            found = [collection.find_one({"_id": value}) or {} for value in ids]
+        return [document.get("text", "?") for document in found]
+
+    steps = (
+        ("3. The indexes of the work queue", ("index",)),
+        ("4. The run: MongoDB -> four servers -> Parquet", ("run", "--shard-bytes", "2MiB")),
+        ("5. The same command again: nothing is left to do", ("run",)),
+        ("6. Consolidation of the shards", ("merge",)),
+        ("7. The proof: files, checksums, ids, vectors, and MongoDB's marks", ("verify", "--level", "4")),
+    )
+    return _Part(uri=mongod.uri, database=DATABASE, collection=COLLECTION, steps=steps, texts=texts)
+
+
+def _files(folder: Path) -> _Part:
+    source = folder / COLLECTION
+    source.mkdir()
+    by_id: dict[str, str] = {}
+    wanted = list(documents(N_TWEETS, retweeted=False))
+    for number in range(N_FILES):
+        path = source / f"part-{number}.jsonl.gz"
+        chosen = wanted[number::N_FILES]
+        with gzip.open(path, "wt", encoding="utf-8") as stream:
+            stream.writelines(json.dumps({"text": document["text"]}) + "\n" for document in chosen)
+        by_id |= {f"{path.name}#{row}": document["text"] for row, document in enumerate(chosen)}
+    _say(f"1. A folder of files: {N_TWEETS:,} real tweets as {N_FILES} files of compressed JSONL, and no database")
+    steps = (
+        ("3. The run: files -> four servers -> Parquet", ("run", "--source", str(source), "--shard-bytes", "2MiB")),
+        ("4. The same command again: nothing is left to do", ("run", "--source", str(source))),
+        ("5. Consolidation of the shards", ("merge", "--name", COLLECTION)),
+        (
+            "6. The proof: files, checksums, ids, vectors, and the rows of the source",
+            ("verify", "--source", str(source), "--level", "4"),
+        ),
+    )
+    return _Part(
+        uri="",
+        database=FILES_DATABASE,
+        collection=COLLECTION,
+        steps=steps,
+        texts=lambda ids: [by_id.get(value, "?") for value in ids],
+    )
 
 
 def _load(uri: str) -> int:
@@ -126,7 +196,7 @@ def _show_files(cold: Path) -> None:
             _say(f"   {folder}/{path.name}  {path.stat().st_size:,} bytes")
 
 
-def _search(engine: EngineCommand, question: str | None) -> None:
+def _search(engine: EngineCommand, part: _Part, question: str | None) -> None:
     """Show the tweets nearest to a question by cosine, which is the inner product of vectors of length 1."""
     table: pa.Table = ds.dataset(engine.cold / "shards", format="parquet").to_table(columns=["_id", "embedding"])
     vectors = table.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
@@ -136,11 +206,9 @@ def _search(engine: EngineCommand, question: str | None) -> None:
     answer = requests.post(url, json={"inputs": questions}, timeout=30)
     answer.raise_for_status()
     asked = np.asarray(answer.json(), dtype=np.float32)
-    with MongoClient[dict[str, Any]](engine.uri) as client:
-        collection = client[DATABASE][COLLECTION]
-        for text, vector in zip(questions, asked, strict=True):
-            _say(f"   {json.dumps(text)}")
-            scores = vectors @ vector
-            for row in np.argsort(-scores)[:3]:
-                found = collection.find_one({"_id": ids[row]}) or {}
-                _say(f"     {scores[row]:.3f}  {found.get('text', '?')[:100]}")
+    for text, vector in zip(questions, asked, strict=True):
+        _say(f"   {json.dumps(text)}")
+        scores = vectors @ vector
+        best = np.argsort(-scores)[:3]
+        for row, found in zip(best, part.texts([ids[row] for row in best]), strict=True):
+            _say(f"     {scores[row]:.3f}  {found[:100]}")
