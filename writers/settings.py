@@ -24,7 +24,7 @@ class WriterSettings:
         shard_seconds: A shard is sealed when its first row is that old.
         row_group_bytes: Bytes of vectors in a row group.
         names_file: For files as a source, whose slots hold positions in place of ids: where the files' names stand
-            (`writers.shards.positions.read_names`). None when slots hold ids.
+            (`writers.shards.positions.RowNames`). None when slots hold ids.
         has_id_field: Whether the first carried value of such a slot is the id; without it the id is `file#row`.
         id_type, columns, dim, vector_type, truncated: See `writers.shards.schema.ShardSchema`.
         fingerprint: For the footer (`engine.records.Fingerprint.as_dict`).

@@ -250,6 +250,7 @@ def test_the_other_commands_know_a_data_set_of_files(job: FilesJob) -> None:
     status = job.call("status", "--json").summary
     assert status["documents"]["committed"] == len(job.texts)
     assert status["documents"]["left"] == 0
+    assert status["documents"]["unmarked_shards"] == 0
     assert status["quarantine"]["documents"] == len(job.broken)
     listed = job.call("quarantine", "list", "--name", "articles", "--json", ENGINE_SOURCE="")
     assert {entry["_id"] for entry in listed.summary} == set(job.broken)
