@@ -190,7 +190,7 @@ def _sample_files(config: RunConfig, n_texts: int) -> QueueSample:
     Raises:
         ConfigError: no files, or none with a text.
     """
-    from commands.composition.sampling import sample_texts  # noqa: PLC0415 - only files need it
+    from commands.composition.files.sampling import sample_texts  # noqa: PLC0415 - only files need it
 
     found, _ = sample_texts(config, n_texts)
     if not found.texts:

@@ -81,7 +81,7 @@ def _round_up(size_bytes: int) -> int:
 
 
 class FilePlans(Protocol):
-    """Files as the source of a run (`commands.composition.files.Files`, which only such runs import)."""
+    """Files as the source of a run (`commands.composition.files.inspection.Files`, which only such runs import)."""
 
     def plan(self, folders: RunFolders) -> dict[str, Any]:
         """Write what the next generation reads; what its reader is told of it."""

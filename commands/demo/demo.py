@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.dataset as ds
-import requests
 from pymongo import MongoClient
 
 from bench.parts.engine_command import EngineCommand
@@ -62,14 +58,14 @@ class _Part:
         uri: MongoDB, empty for files.
         database, collection: In the names of the folders.
         steps: Title and arguments of the commands before the search.
-        texts: Makes the texts of ids.
+        named: Arguments of a command that reads texts.
     """
 
     uri: str
     database: str
     collection: str
     steps: tuple[tuple[str, tuple[str, ...]], ...]
-    texts: Callable[[list[Any]], list[str]]
+    named: tuple[str, ...] = ()
 
 
 def demo(config: DemoConfig) -> int:
@@ -99,7 +95,8 @@ def demo(config: DemoConfig) -> int:
                 return code
         _show_files(engine.cold)
         _say(f"{len(part.steps) + 3}. A search over the result")
-        _search(engine, part, config.question)
+        for question in [config.question] if config.question else QUESTIONS:
+            _call(engine, "search", "--text", question, "--k", "3", "--with-text", *part.named)
         _say(f"Done in {time.monotonic() - started_s:.0f} s. Everything that was started has been stopped.")
         if config.folder is not None:
             _say(f"The Parquet files stay in {folder / 'cold'}.")
@@ -127,12 +124,6 @@ def _mongodb(folder: Path, config: DemoConfig, stack: ExitStack) -> _Part:
     n_queue = _load(mongod.uri)
     _say(f"   {N_TWEETS:,} real tweets loaded, {n_queue:,} of them are not retweets: the work queue")
 
-    def texts(ids: list[Any]) -> list[str]:
-        with MongoClient[dict[str, Any]](mongod.uri) as client:
-            collection = client[DATABASE][COLLECTION]
-            found = [collection.find_one({"_id": value}) or {} for value in ids]
-        return [document.get("text", "?") for document in found]
-
     steps = (
         ("3. The indexes of the work queue", ("index",)),
         ("4. The run: MongoDB -> four servers -> Parquet", ("run", "--shard-bytes", "2MiB")),
@@ -140,20 +131,18 @@ def _mongodb(folder: Path, config: DemoConfig, stack: ExitStack) -> _Part:
         ("6. Consolidation of the shards", ("merge",)),
         ("7. The proof: files, checksums, ids, vectors, and MongoDB's marks", ("verify", "--level", "4")),
     )
-    return _Part(uri=mongod.uri, database=DATABASE, collection=COLLECTION, steps=steps, texts=texts)
+    return _Part(uri=mongod.uri, database=DATABASE, collection=COLLECTION, steps=steps)
 
 
 def _files(folder: Path) -> _Part:
     source = folder / COLLECTION
     source.mkdir()
-    by_id: dict[str, str] = {}
     wanted = list(documents(N_TWEETS, retweeted=False))
     for number in range(N_FILES):
         path = source / f"part-{number}.jsonl.gz"
         chosen = wanted[number::N_FILES]
         with gzip.open(path, "wt", encoding="utf-8") as stream:
             stream.writelines(json.dumps({"text": document["text"]}) + "\n" for document in chosen)
-        by_id |= {f"{path.name}#{row}": document["text"] for row, document in enumerate(chosen)}
     _say(f"1. A folder of files: {N_TWEETS:,} real tweets as {N_FILES} files of compressed JSONL, and no database")
     steps = (
         ("3. The run: files -> four servers -> Parquet", ("run", "--source", str(source), "--shard-bytes", "2MiB")),
@@ -169,7 +158,7 @@ def _files(folder: Path) -> _Part:
         database=FILES_DATABASE,
         collection=COLLECTION,
         steps=steps,
-        texts=lambda ids: [by_id.get(value, "?") for value in ids],
+        named=("--source", str(source)),
     )
 
 
@@ -182,7 +171,7 @@ def _load(uri: str) -> int:
 
 def _call(engine: EngineCommand, *arguments: str) -> int:
     """Run a command with its output indented below ours; returns its exit code."""
-    _say(f"   $ engine {' '.join(arguments)}")
+    _say(f"   $ engine {shlex.join(arguments)}")
     with engine.running(*arguments, merge_output=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -194,21 +183,3 @@ def _show_files(cold: Path) -> None:
     for folder in ("shards", "consolidated"):
         for path in sorted((cold / folder).glob("*.parquet")):
             _say(f"   {folder}/{path.name}  {path.stat().st_size:,} bytes")
-
-
-def _search(engine: EngineCommand, part: _Part, question: str | None) -> None:
-    """Show the tweets nearest to a question by cosine, which is the inner product of vectors of length 1."""
-    table: pa.Table = ds.dataset(engine.cold / "shards", format="parquet").to_table(columns=["_id", "embedding"])
-    vectors = table.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-    ids = table.column("_id").to_pylist()
-    questions = [question] if question else list(QUESTIONS)
-    url = engine.urls[0].rstrip("/").removesuffix("/embed") + "/embed"
-    answer = requests.post(url, json={"inputs": questions}, timeout=30)
-    answer.raise_for_status()
-    asked = np.asarray(answer.json(), dtype=np.float32)
-    for text, vector in zip(questions, asked, strict=True):
-        _say(f"   {json.dumps(text)}")
-        scores = vectors @ vector
-        best = np.argsort(-scores)[:3]
-        for row, found in zip(best, part.texts([ids[row] for row in best]), strict=True):
-            _say(f"     {scores[row]:.3f}  {found[:100]}")

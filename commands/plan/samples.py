@@ -54,7 +54,7 @@ def sample_documents(config: RunConfig, uri: str) -> tuple[QueueSample, IdType, 
     """
     source = config.source
     if source.files is not None:
-        from commands.composition.sampling import sample_texts  # noqa: PLC0415 - only files need it
+        from commands.composition.files.sampling import sample_texts  # noqa: PLC0415 - only files need it
 
         files, kind = sample_texts(config, WINDOW_TEXTS)
         return files, kind, None if files.n_drawn else "every row is embedded or in quarantine"

@@ -33,7 +33,7 @@ from engine.telemetry.tally import Tally
 from gpu_clients.servers.doctor import Fleet
 
 if TYPE_CHECKING:
-    from commands.composition.files import Files
+    from commands.composition.files.inspection import Files
     from commands.composition.marking import ShardMarker
 
 _log = logging.getLogger("engine.run")
@@ -182,7 +182,7 @@ class _Source:
 def _inspect(config: RunConfig, secrets: RunSecrets, wait_s: float) -> _Source | None:
     """Look at the source; each kind imports what it needs. None for an empty collection."""
     if config.source.files is not None:
-        from commands.composition.files import inspect_files  # noqa: PLC0415
+        from commands.composition.files.inspection import inspect_files  # noqa: PLC0415
 
         files = inspect_files(config)
         return _Source(id_type=files.id_type, columns=files.columns, files=files)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from commands.composition.files import catalogue_of, settled_rows
+from commands.composition.files.inspection import catalogue_of, settled_rows
 from engine.config import SourceConfig
 from engine.memory.ids import IdType
 from engine.ports import IdList
@@ -16,6 +16,7 @@ from readers.files.documents import require_unchanged
 from readers.files.formats import chunks
 from readers.files.opening import reading
 from readers.files.settled import Settled
+from writers.verify.config import VerifyConfig
 
 
 class FileRows:
@@ -37,6 +38,16 @@ class FileRows:
         self._id_field = source.id_field
         self._text_field = source.text_field
         self._id_type = id_type
+
+    @classmethod
+    def of_data_set(cls, config: VerifyConfig, ledger: Path, source: SourceConfig, id_type: IdType) -> FileRows:
+        """The files of a data set that is looked at.
+
+        Raises:
+            ConfigError: see `FileRows`.
+        """
+        written = [ledger.parent.parent, *(() if config.shards is None else (config.shards.parent.parent,))]
+        return cls(source, ledger, id_type, without=tuple(written))
 
     def marked_ids(self) -> Iterator[IdList]:
         """See the protocol: ids of the rows that are there and in a committed shard by the ledger's word."""

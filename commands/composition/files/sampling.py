@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from commands.composition.files import look, settled_rows
+from commands.composition.files.inspection import look, settled_rows
 from engine.config import RunConfig
 from engine.ledger.quarantine import each_entry
 from engine.memory.ids import IdType

@@ -35,7 +35,7 @@ from readers.mongo.marker import Marker
 from writers.verify.config import VerifyConfig
 
 if TYPE_CHECKING:
-    from commands.verify.files import FileRows
+    from commands.composition.files.rows import FileRows
 
 _REQUEST_TIMEOUT_S = 60.0
 _TEXT_CHUNK = 1000
@@ -184,12 +184,11 @@ class Partners:
         Raises:
             ConfigError: there is no such data set, or a file has changed.
         """
-        from commands.verify.files import FileRows  # noqa: PLC0415 - only data sets of files need it
+        from commands.composition.files.rows import FileRows  # noqa: PLC0415 - only data sets of files need it
 
         known = _data_set(config)
         assert config.run_ledger is not None  # the data set is there
-        written = (config.run_ledger.parent.parent, *(() if config.shards is None else (config.shards.parent.parent,)))
-        self.documents = FileRows(source, config.run_ledger, known.schema.id_type, without=written)
+        self.documents = FileRows.of_data_set(config, config.run_ledger, source, known.schema.id_type)
 
     def embed_with(self, config: VerifyConfig, urls: tuple[str, ...], secrets: ServerSecrets) -> None:
         """Find a server that embeds as the data set's run did.
