@@ -156,7 +156,7 @@ class SourceConfig:
                 raise ConfigError("--filter must be a JSON object, a MongoDB query in extended JSON")
 
     def _check_files(self) -> None:
-        if self.id_field is not None and not _is_path(self.id_field):
+        if self.id_field is not None and not all(self.id_field.split(".")):  # `_id.$oid` is one of a MongoDB export
             raise ConfigError(f"--id-field is {self.id_field!r}; expected a field name or a dotted path")
         narrowed = {"lang": bool(self.langs), "filter": self.filter is not None, "scan": self.scan != "queue"}
         narrowed["retweeted"] = self.retweeted != "null"

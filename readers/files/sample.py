@@ -21,6 +21,7 @@ _PLACES = 24
 """Places that are looked at, in as many files or in fewer."""
 
 _COUNTED_FOOTERS = 2_000
+_NAMED_ROWS, _NAMED_FILES, _MOST_NAMES = 100, 3, 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +32,13 @@ class FileSample:
         rows: Documents, and `Unreadable` for those that are none.
         n_rows: Rows of all files.
         is_exact: Whether they were counted; else about that many.
+        names: Names of the fields that are there, for messages.
     """
 
     rows: tuple[Document | Unreadable, ...]
     n_rows: int
     is_exact: bool
+    names: tuple[str, ...] = ()
 
     @property
     def documents(self) -> list[Document]:
@@ -82,7 +85,11 @@ def sample_files(files: Sequence[SourceFile], fields: tuple[str, ...], n_rows: i
                     measure.rows += len(found)
                     measure.bytes += n_bytes
     n_all, is_exact = _count(there, measured)
-    return FileSample(rows=tuple(rows[:n_rows]), n_rows=n_all, is_exact=is_exact)
+    names = {name for row in rows[:_NAMED_ROWS] if isinstance(row, dict) for name in row}
+    names.update(*(_columns(file.path) for file in chosen[:_NAMED_FILES] if file.path is not None))
+    return FileSample(
+        rows=tuple(rows[:n_rows]), n_rows=n_all, is_exact=is_exact, names=tuple(sorted(names)[:_MOST_NAMES])
+    )
 
 
 def _places(
@@ -112,6 +119,16 @@ def _of_parquet(
             if len(rows) >= wanted:
                 break
         yield rows
+
+
+def _columns(path: Path) -> list[str]:
+    """The columns of a Parquet file, of which a sample reads only those that are asked for; none of other files."""
+    if known_format(path.name).kind != "parquet":
+        return []
+    import pyarrow.parquet as pq  # noqa: PLC0415 - as below
+
+    with reading(path), open_ranges(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+        return list(file.schema_arrow.names)
 
 
 def _group_rows(path: Path) -> list[int]:

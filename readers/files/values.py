@@ -43,8 +43,11 @@ FILE_TYPES = ValueTypes(
 """Types as orjson, csv and pyarrow give them; a time without a zone is taken for UTC."""
 
 
-def decide_id_type(sample: Sequence[Document], id_field: str | None) -> IdType:
+def decide_id_type(sample: Sequence[Document], id_field: str | None, names: Sequence[str]) -> IdType:
     """The type of the id column: that of the id field, or string for `file#row`.
+
+    Args:
+        names: Names of the fields that are there, for the message.
 
     Raises:
         ConfigError: the documents of the sample do not have the field, or hold values of several types in it, or of one
@@ -55,8 +58,7 @@ def decide_id_type(sample: Sequence[Document], id_field: str | None) -> IdType:
     get = getter(id_field)
     met = {type(value) for value in map(get, sample)} - {type(MISSING), type(None)}
     if not met and sample:
-        there = ", ".join(sorted({name for document in sample for name in document})[:20])
-        raise ConfigError(f"no document of a sample has the field --id-field {id_field}; there is {there}")
+        raise ConfigError(f"no document of a sample has the field --id-field {id_field}; there is {', '.join(names)}")
     for id_type, one in FIELD_TYPES.items():
         if met <= {one}:
             return id_type

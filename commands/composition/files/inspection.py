@@ -108,16 +108,15 @@ def inspect_files(config: RunConfig) -> Files:
     documents = sample.documents
     get_text = getter(source.text_field)
     if documents and not any(isinstance(get_text(document), str) for document in documents):
-        there = ", ".join(sorted({name for document in documents for name in document if name})[:20])
         raise ConfigError(
             f"none of {len(documents)} documents of a sample has a text in --text-field {source.text_field}; there is "
-            f"{there}"
+            f"{', '.join(sample.names)}"
         )
     inferred = infer_columns(documents, source.columns, FILE_TYPES)
     for name in inferred.absent:
         _log.warning("column_absent name=%s: no document of a sample has it; it is written as strings", name)
     known = RunState.of(config.folders.ledger) if config.folders.ledger.exists() else RunState()
-    id_type = decide_id_type(documents, source.id_field)
+    id_type = decide_id_type(documents, source.id_field, sample.names)
     columns = inferred.columns
     if known.run is not None:  # a data set that is there decides for itself
         id_type = IdType(known.run["schema"]["id_type"])

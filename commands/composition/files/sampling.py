@@ -53,4 +53,4 @@ def sample_texts(config: RunConfig, n_texts: int) -> tuple[QueueSample, IdType]:
         size=QueueSize(left, sample.is_exact),
         n_documents=sample.n_rows,
     )
-    return queue, decide_id_type(sample.documents, config.source.id_field)
+    return queue, decide_id_type(sample.documents, config.source.id_field, sample.names)
