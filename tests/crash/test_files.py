@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.standin import StandinFleet
-from tests.crash.files_job import FilesJob
+from tests.crash.files_job import FilesJob, text_of
 from tests.crash.job import SLOW, finish, full_speed, roles, slow_down, wait_for_commit
 
 pytestmark = pytest.mark.crash
@@ -210,6 +210,27 @@ def test_a_clean_stop_and_a_limit_go_on_where_they_ended(job: FilesJob, fleet: S
     job.options = ("--shard-bytes", "64KiB", "--batch-size", "8")
     assert job.run().code == QUARANTINED
     job.assert_exact()
+
+
+def test_a_text_that_no_server_takes_goes_into_quarantine_under_its_row(job: FilesJob, fleet: StandinFleet) -> None:
+    """The clients know rows by their positions only; people see the file and the row, also with an id field."""
+    job.add_jsonl("a.jsonl", range(200))
+    path = job.source / "a.jsonl"
+    path.write_text(path.read_text().replace(text_of(33), "this one is POISON for all"))
+    for port in fleet.ports:
+        fleet.control(port, faults=["poison:contains=POISON,code=424"])
+
+    for _ in range(2):
+        ended = job.run("--id-field", "id")
+        assert ended.code == QUARANTINED, ended.err
+        assert list(job.quarantined()) == ["a.jsonl#33"]
+        assert set(job.rows()) == set(range(200)) - {33}
+
+    for port in fleet.ports:
+        fleet.control(port, clear_faults=True)
+    assert job.call("quarantine", "retry", "--json").summary == {"released": 1}
+    assert job.run("--id-field", "id").code == 0
+    assert set(job.rows()) == set(range(200))
 
 
 def test_rows_with_one_id_are_all_embedded_and_verify_names_them(job: FilesJob) -> None:

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.errors import DamageError, ProtocolError
 
@@ -161,6 +160,8 @@ class RowNames:
 
     def of(self, positions: Int64s) -> pa.Array:
         """The names of rows, string (rows,)."""
+        import pyarrow.compute as pc  # noqa: PLC0415 - it takes a while to import, and only files need it
+
         files = self._names.take(pa.array(positions >> ROW_BITS))
         rows = pa.array(positions & ((1 << ROW_BITS) - 1)).cast(pa.string())
         return pc.binary_join_element_wise(files, rows, "#")

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from readers.files.catalogue import catalogue, read_plan, write_plan
+from engine.memory.ids import IdType
+from readers.files.catalogue import SourceFile, catalogue, read_plan, write_plan
+from readers.files.documents import Fields, pages
 from readers.files.place import Place
 
 FILES = ("a.jsonl", "b.parquet", "sub/c.csv.gz", "sub/deep/d.NDJSON.zst", ".hidden.jsonl", "_tmp/e.jsonl", "notes.txt")
@@ -83,3 +85,18 @@ def test_a_file_keeps_its_number_and_new_ones_come_behind(folder: Path) -> None:
     plan = folder.parent / "plan"
     write_plan(plan, again.files)
     assert read_plan(plan) == list(again.files)
+
+
+@pytest.mark.parametrize("when", ["before", "midway"])
+def test_a_file_that_is_written_to_while_it_is_read_is_refused(tmp_path: Path, when: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "some text"}\n' * 100_000)
+    stat = path.stat()
+    file = SourceFile(0, path.name, path, stat.st_size, stat.st_mtime_ns)
+    read = pages(file, Fields.of("text", (), None, IdType.STRING))
+    if when == "midway":
+        assert len(next(read)) > 1000
+    with path.open("a") as stream:
+        stream.write('{"text": "one more"}\n')
+    with pytest.raises(ConfigError, match=r"a\.jsonl was written to while the run read it"):
+        list(read)
