@@ -166,8 +166,8 @@ def _head(path: Path, size_bytes: int, fields: tuple[str, ...], wanted: int) -> 
     n_bytes = size_bytes
     for _, chunk in chunks(path, fields, Settled([])):
         rows += chunk
-        if len(rows) >= wanted:
-            n_bytes = _bytes_of_rows(path, size_bytes, len(rows))
+        if len(rows) >= wanted and size_bytes > CHUNK_BYTES:  # a small file is read to its end, and so counted
+            n_bytes = min(size_bytes - 1, _bytes_of_rows(path, size_bytes, len(rows)))
             break
     return rows, n_bytes
 

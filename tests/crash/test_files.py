@@ -276,6 +276,8 @@ def test_the_other_commands_know_a_data_set_of_files(job: FilesJob) -> None:
     listed = job.call("quarantine", "list", "--name", "articles", "--json", ENGINE_SOURCE="")
     assert {entry["_id"] for entry in listed.summary} == set(job.broken)
     assert job.call("plan", "--json").summary["documents"] == 0
+    (nearest,) = job.call("search", "--text", text_of(3), "--k", "1", "--with-text", "--json").summary
+    assert (nearest["_id"], nearest["text"]) == ("part-0.jsonl#3", text_of(3))
     verified = job.call("verify", "--level", "4", "--json")
     assert verified.code == 0, verified.out
 
