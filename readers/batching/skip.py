@@ -37,13 +37,20 @@ _CHUNK_BYTES = 256 << 10
 class QuarantineLog:
     """Follows `quarantine.jsonl` while the supervisor appends to it."""
 
-    def __init__(self, path: str | None, key_of_text: Callable[[str], Hashable]) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        key_of_text: Callable[[str], Hashable],
+        note: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
         """
         Args:
             path: The file; None when there is none.
             key_of_text: The key of an id in it (`readers.batching.ports.SourceIds.key_of_text`).
+            note: Called with every entry, once.
         """
         self._key_of_text = key_of_text
+        self._note = note
         self.path = None if path is None else Path(path)
         self._offset = 0
 
@@ -65,7 +72,10 @@ class QuarantineLog:
                     offset += len(line)
                     # an _id that was too long for a message was cut: its document is read, and refused, once more
                     with contextlib.suppress(ValueError, TypeError, KeyError):
-                        keys.append(self._key_of_text(id_text(orjson.loads(line))))
+                        entry = orjson.loads(line)
+                        keys.append(self._key_of_text(id_text(entry)))
+                        if self._note is not None:
+                            self._note(entry)
                 self._offset = max(self._offset, offset)
                 yield keys
 
@@ -147,7 +157,7 @@ class SkipSet:
     """Decides which documents of a page are new, and remembers those that were.
 
     Attributes:
-        skipped: Documents met that were in quarantine before this generation, each counted once.
+        left_out: Documents of the queue that were in quarantine before this generation and are in no page at all.
     """
 
     def __init__(self, quarantine: QuarantineLog, done: DoneIds | None, ids: SourceIds) -> None:
@@ -159,7 +169,13 @@ class SkipSet:
         self._quarantined = QuarantinedKeys(None if quarantine.path is None else quarantine.path.parent)
         self._has_read_log = False
         self._published: deque[tuple[int, list[Any]]] = deque()
-        self.skipped = 0
+        self._met = 0
+        self.left_out = 0
+
+    @property
+    def skipped(self) -> int:
+        """Documents in the queue that were in quarantine before this generation, each counted once."""
+        return self._met + self.left_out
 
     def follow_quarantine(self, is_enough: Callable[[], bool] = lambda: False) -> None:
         """Take in what was quarantined by others since the last call; at the first one, what was there before.
@@ -196,7 +212,7 @@ class SkipSet:
         rows = []
         for row, key in enumerate(keys):
             if state := self._quarantined.meet(key):
-                self.skipped += state == _BEFORE
+                self._met += state == _BEFORE
             elif key not in self._unsettled and not done[row]:
                 self._unsettled.add(key)
                 rows.append(row)
