@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ from readers.mongo.fetch import PageFetcher, PageSize
 from readers.mongo.ids import MongoIds
 from readers.mongo.index import open_queue
 from readers.mongo.work_queue import WorkQuery, WorkQueue
-from readers.preflight.without_text import KnownSums, leave_out_known
+from readers.preflight.without_text import LeavingOut
 from readers.settings import ReaderSettings
 
 if TYPE_CHECKING:
@@ -86,11 +85,12 @@ class Reader:
         )
         id_type = IdType(settings.id_type)
         ids = MongoIds(id_type)
-        self._known = KnownSums()
+        self._leaving_out = LeavingOut()
         self._skip = SkipSet(
-            QuarantineLog(settings.quarantine_file, ids.key_of_text, self._known.note),
+            QuarantineLog(settings.quarantine_file, ids.key_of_text),
             _done_ids(settings, id_type),
             ids,
+            self._leaving_out.may_wait,
         )
         self._columns = ColumnReader(settings.columns, BSON_TYPES, self._log_misfit) if settings.columns else None
         policy = TextPolicy(
@@ -162,7 +162,8 @@ class Reader:
         before = self._documents
         self._skip.follow_quarantine(self._poll_commands)
         self._state = "reading"
-        self._fetcher = PageFetcher(partial(self._open_queue, self._known.copy()), self._page_size, self._outage)
+        self._leaving_out.begin_pass()
+        self._fetcher = PageFetcher(self._open_queue, self._page_size, self._outage)
         try:
             is_complete = self._read_pages(self._fetcher)
         finally:
@@ -184,22 +185,18 @@ class Reader:
         self._report()
         self._context.tell("stopped", documents=self._documents, work_left=work_left)
 
-    def _open_queue(self, known: KnownSums) -> WorkQueue:
+    def _open_queue(self) -> WorkQueue:
         """Called by the fetching thread, which retries it."""
         text_field = self._settings.text_field
         fields = (text_field, *(name for name, _ in self._settings.columns))
         queue = open_queue(self._collection, self._query, fields)
         self._index = queue.index
         try:
-            narrowed = leave_out_known(self._collection, self._query, queue.index, text_field, known)
-        except PyMongoError as error:  # as good as too few of them: they are passed over one by one
+            narrowed = self._leaving_out.narrowed(self._collection, self._query, queue.index, text_field)
+        except PyMongoError as error:
             self._context.log("warning", "documents_without_text_are_read_again", error=str(error)[:200])
             return queue
-        if narrowed is None:
-            return queue
-        if self._pass == 1:  # those that a later pass leaves out besides were quarantined in this generation
-            self._skip.left_out = narrowed.n_left_out
-        return open_queue(self._collection, narrowed.query, fields)
+        return queue if narrowed is None else open_queue(self._collection, narrowed, fields)
 
     def _read_pages(self, fetcher: PageFetcher) -> bool:
         """Publish page after page until the end, a stop or the limit; whether nothing is left that could be read."""
@@ -213,6 +210,8 @@ class Reader:
                 continue
             starving_since = None
             self._state = "reading"
+            if not self._leaving_out.take_in(self._skip, self._poll_commands):
+                return False
             if not documents:
                 self._publish_window(flush=True)
                 return not self._stop

@@ -16,13 +16,16 @@ from __future__ import annotations
 import hashlib
 import struct
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from readers.batching.ports import Document
+from readers.batching.skip import Entry, SkipSet
 from readers.mongo.connection import Documents
 from readers.mongo.estimate import has_no_text
 from readers.mongo.work_queue import BY_ID, WorkQuery
@@ -57,24 +60,23 @@ class KnownSums:
     _firsts: array[int] = field(default_factory=lambda: array("q"))
     _seconds: array[int] = field(default_factory=lambda: array("q"))
 
-    def note(self, entry: dict[str, Any]) -> None:
-        """Add an entry of the quarantine file.
+    def note(self, entry: Entry) -> bool:
+        """Add an entry of the quarantine file; whether it was one that is added.
 
         An `_id` that is no integer, string or ObjectId is not added: its bucket will not agree, and so be read.
         """
-        if entry.get("reason") not in REASONS:
-            return
-        hashed = hash_of(entry["_id"])
+        hashed = _hash_of_entry(entry)
         if hashed is None:
-            return
+            return False
         if not self._counts:
             for sums in (self._counts, self._firsts, self._seconds):
                 sums.frombytes(bytes(8 * _N_SLOTS))
-        slot = _remainder(hashed, _BUCKETS) + _BUCKETS
+        slot = _bucket_of(hashed) + _BUCKETS
         self._counts[slot] += 1
         self._firsts[slot] += _remainder(hashed, _FIRST)
         self._seconds[slot] += _remainder(hashed, _SECOND)
         self.n_known += 1
+        return True
 
     def copy(self) -> KnownSums:
         """The sums as they are now, for another thread."""
@@ -94,10 +96,68 @@ class Narrowed:
     Attributes:
         query: What is to be read.
         n_left_out: Documents of the queue that are not.
+        buckets: The buckets whose documents are not.
     """
 
     query: WorkQuery
     n_left_out: int
+    buckets: frozenset[int]
+
+
+class LeavingOut:
+    """What the passes of one reader leave out of their pages.
+
+    reader's thread      begin_pass()                                take_in()  pages ...
+    fetching thread                      narrowed() -> first page ->
+    """
+
+    def __init__(self) -> None:
+        self._sums = KnownSums()
+        self._of_pass = KnownSums()
+        self._narrowed: Narrowed | None = None
+        self._n_passes = 0
+        self._is_taken_in = False
+        self._has_all = False
+
+    def may_wait(self, entry: Entry) -> bool:
+        """Note an entry of the quarantine; whether its document may turn out to be in no page."""
+        return self._sums.note(entry)
+
+    def begin_pass(self) -> None:
+        """Go by what is in quarantine now."""
+        self._n_passes += 1
+        self._of_pass = self._sums.copy()
+        self._narrowed = None
+        self._is_taken_in = False
+
+    def narrowed(self, collection: Documents, query: WorkQuery, index: str, text_field: str) -> WorkQuery | None:
+        """The query of the pass's pages; None for the whole queue.
+
+        Raises:
+            pymongo.errors.PyMongoError: see `leave_out_known`; the whole queue is to be read then.
+        """
+        self._narrowed = leave_out_known(collection, query, index, text_field, self._of_pass)
+        return None if self._narrowed is None else self._narrowed.query
+
+    def take_in(self, skip: SkipSet, is_enough: Callable[[], bool]) -> bool:
+        """See to it, once a pass and before its first page, that those in the pages are in the skip set.
+
+        Returns:
+            False when `is_enough` ended it: then no page may be looked at.
+        """
+        if self._is_taken_in:
+            return True
+        found, is_first = self._narrowed, self._n_passes == 1
+        if found is not None and is_first:  # what a later one leaves out besides is of this generation
+            skip.left_out = found.n_left_out
+        if self._has_all or not self._of_pass.n_known or (found and found.n_left_out == self._of_pass.n_known):
+            self._is_taken_in = True
+        elif found is None:
+            self._has_all = skip.take_in(partial(_is_in_pages, frozenset()), is_enough, counts=is_first)
+            self._is_taken_in = self._has_all
+        else:
+            self._is_taken_in = skip.take_in(partial(_is_in_pages, found.buckets), is_enough, counts=is_first)
+        return self._is_taken_in
 
 
 def leave_out_known(
@@ -130,11 +190,12 @@ def leave_out_known(
         },
     ]
     hint: str | Document = BY_ID if query.scan == "id" else index
-    n_left_out, unlike = 0, []
+    n_left_out, alike, unlike = 0, [], []
     with collection.aggregate(pipeline, hint=hint, collation=query.collation) as cursor:
         for row in cursor:
             if known.agree(int(row["_id"]), row["count"], row["first"], row["second"]):
                 n_left_out += row["count"]
+                alike.append(int(row["_id"]))
             else:
                 unlike.append(int(row["_id"]))
     if n_left_out < WORTH_FROM or len(unlike) > MOST_BUCKETS_READ:
@@ -144,7 +205,7 @@ def leave_out_known(
         wanted.append({"$in": [{"$mod": [hashed, _BUCKETS]}, sorted(unlike)]})
     narrow: Document = {"$expr": {"$or": wanted}}
     condition = {"$and": [query.condition, narrow]} if query.condition else narrow
-    return Narrowed(replace(query, condition=condition, is_sparse=True), n_left_out)
+    return Narrowed(replace(query, condition=condition, is_sparse=True), n_left_out, frozenset(alike))
 
 
 def hash_of(plain_id: Any) -> int | None:
@@ -164,6 +225,20 @@ def hash_of(plain_id: Any) -> int | None:
         return None
     found: int = struct.unpack_from("<q", hashlib.md5(hashed, usedforsecurity=False).digest())[0]
     return found
+
+
+def _hash_of_entry(entry: Entry) -> int | None:
+    return hash_of(entry["_id"]) if entry.get("reason") in REASONS else None
+
+
+def _is_in_pages(left_out: frozenset[int], entry: Entry) -> bool:
+    """Whether the document of a noted entry may be in a page; one that has a text by now is."""
+    hashed = _hash_of_entry(entry)
+    return hashed is not None and _bucket_of(hashed) not in left_out
+
+
+def _bucket_of(hashed: int) -> int:
+    return _remainder(hashed, _BUCKETS)
 
 
 def _remainder(value: int, divisor: int) -> int:

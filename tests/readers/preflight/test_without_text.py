@@ -114,6 +114,19 @@ def test_a_new_document_without_a_text_is_found_among_those_that_are_left_out(
         assert reader.events.last("reader")["skipped"] == 97
 
 
+def test_a_queue_of_nothing_else_has_no_page_and_is_counted(
+    documents: Documents, mongod: LocalMongod, tmp_path: Path, screened: list[Any]
+) -> None:
+    log = tmp_path / "quarantine.jsonl"
+    a_first_run(documents, mongod, log, "objectid")
+    documents.delete_many({"text": {"$regex": "^text"}})
+    screened.clear()
+    settings = settings_for(documents, mongod.uri, id_type="objectid", quarantine_file=str(log), limit=5)
+    with ReaderHarness(settings) as reader:
+        reader.drain_until("pass_done")
+        assert (reader.events.last("reader")["skipped"], reader.ids, screened) == (100, [], [])
+
+
 def test_a_server_that_does_not_know_the_hash_has_them_read_and_passed_over(
     documents: Documents, mongod: LocalMongod, tmp_path: Path, screened: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +152,25 @@ def test_when_too_many_buckets_disagree_all_are_read(
     with ReaderHarness(settings_for(documents, mongod.uri, quarantine_file=str(log))) as reader:
         reader.drain_until("pass_done")
         assert len(reader.events.quarantined()) == 9
+        assert reader.events.last("reader")["skipped"] == 100
     assert len(screened) == 149
+
+
+def test_what_one_pass_leaves_out_and_the_next_does_not_is_counted_once(
+    documents: Documents, mongod: LocalMongod, tmp_path: Path, screened: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is taken for new, although its entry was not looked at before."""
+    log = tmp_path / "quarantine.jsonl"
+    a_first_run(documents, mongod, log, "int64")
+    with ReaderHarness(settings_for(documents, mongod.uri, quarantine_file=str(log))) as reader:
+        reader.drain_until("pass_done")
+        screened.clear()
+        monkeypatch.setattr(without_text, "MOST_BUCKETS_READ", 5)
+        documents.insert_many([{"_id": -number} for number in range(1, 10)])
+        reader.command(do="rescan")
+        reader.drain_until("pass_done", count=2)
+        assert len(screened) == 149
+        assert (len(reader.events.quarantined()), reader.events.last("reader")["skipped"]) == (9, 100)
 
 
 @pytest.mark.parametrize(
