@@ -372,7 +372,7 @@ class ClientStage:
 
     def _refuse_rows_of(self, server: int) -> None:
         """A server's vectors are wrong: the rows of it that are open must not be committed."""
-        rows = self._unproven.confirm(server, self._unproven.rows(server))  # once they are refused, nobody asks again
+        rows = self._unproven.refuse(server)
         if rows:
             self._reports.drifted(server, rows)
 
