@@ -77,7 +77,7 @@ def test_one_look_a_shard_would_not_be_enough(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_proof_finds_a_bad_replica_of_rows_that_a_right_one_has_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three of ten, by a real server, after the canaries of the start; they are in no shard yet, so they are refused."""
+    """Three of ten, by a real server, after the canaries of the start; they are in no shard yet: they are refused."""
     monkeypatch.setattr(proof, "LOOKS_WITHIN_S", 600.0)
     with StandinFleet(StandinConfig(backend="sim", ports=(0,))) as fleet:
         settings = ClientSettings(urls=fleet.urls, canary_every_s=600.0)
@@ -90,4 +90,6 @@ def test_the_proof_finds_a_bad_replica_of_rows_that_a_right_one_has_confirmed(mo
             harness.work(lambda: bool(harness.outcome.told("drift") or harness.outcome.told("proof")))
         finally:
             harness.finish()
+    told = [event["event"] for event in harness.outcome.events["client-0"] if event["event"] in ("drift", "proof")]
+    assert told[0] == "drift", "a proof that comes first lets the shard be committed"
     assert harness.outcome.told("drift")[0]["rows"] == 2_000
