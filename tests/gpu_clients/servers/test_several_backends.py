@@ -41,9 +41,14 @@ def test_a_balancer_before_replicas_that_say_unlike_things_is_refused_by_what_th
 
 def test_a_balancer_before_replicas_of_unlike_dimension_is_refused_by_name() -> None:
     """They say nothing of their dimension; the vectors do."""
-    config = dataclasses.replace(SIM, ports=(0, 0, 0), faults=("dim:to=256,on=0",))
+    other = dataclasses.replace(SIM, dim=256)
     refused = pytest.raises(SeveralBackends, match=r"unlike backends.*numbers")
-    with StandinFleet(config) as fleet, balancer(*fleet.ports) as url, refused as caught:
+    with (
+        StandinFleet(SIM) as one,
+        StandinFleet(other) as two,
+        balancer(*one.ports, *two.ports) as url,
+        refused as caught,
+    ):
         examine(ClientSettings(urls=(url,)))
     assert url in str(caught.value)
 
