@@ -92,6 +92,7 @@ class Reader:
             prompt=settings.prompt or "",
             max_text_bytes=_room_for_a_text(context, settings),
             max_characters=settings.max_characters,
+            max_tokens=settings.max_tokens,
             truncate=settings.truncate,
             keep_text=settings.keep_text,
         )

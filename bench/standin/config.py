@@ -68,6 +68,7 @@ class StandinConfig:
     pooling: str = "mean"
     dim: int | None = None
     max_input_length: int | None = None
+    tokenizer: str = "rule"  # of the canned backend: rule, or minilm for a real one
     max_concurrent_requests: int = 512
     max_batch_tokens: int = 16_384
     max_batch_requests: int | None = None
@@ -89,6 +90,13 @@ class StandinConfig:
 
     def __post_init__(self) -> None:
         _require(self.backend in BACKENDS, "backend", self.backend, f"one of {', '.join(BACKENDS)}")
+        _require(self.tokenizer in ("rule", "minilm"), "tokenizer", self.tokenizer, "rule or minilm")
+        _require(
+            self.tokenizer == "rule" or self.backend == "canned",
+            "tokenizer",
+            self.tokenizer,
+            "rule with any other backend than canned",
+        )
         _require(bool(self.ports), "ports", self.ports, "at least one port")
         for port in self.ports:
             _require(0 <= port <= 65_535, "ports", port, "0 to 65535")

@@ -138,6 +138,7 @@ def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S, w
             dim=first.dim,
             normalize=settings.normalize,
             server_version=facts.version,
+            server_prompt=facts.default_prompt,
         ),
         dim=first.dim,
         batch_size=batch_size,
@@ -210,9 +211,10 @@ def _refuse_differences(alive: list[tuple[ServerReport, Examination]]) -> None:
 
 def _refuse_double_prompt(settings: ClientSettings, alive: list[tuple[ServerReport, Examination]]) -> None:
     for report, examination in alive:
-        if settings.prompt and examination.prompt_tokens is not None and examination.prompt_tokens > 2:
+        if settings.prompt and examination.facts.default_prompt:
             raise ConfigError(
-                f"{report.url} puts a prompt of its own before every text, and --prompt would put a second one: "
+                f"{report.url} puts a prompt of its own ({examination.facts.default_prompt!r}) before every text, and "
+                "--prompt would put a second one: "
                 "start the server without --default-prompt, or leave --prompt out"
             )
 

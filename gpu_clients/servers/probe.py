@@ -21,10 +21,11 @@ from gpu_clients.server_facts import OPENAI_BASE, EmbedOptions, ServerFacts
 from gpu_clients.servers.canary import Arrangement, Canary
 from gpu_clients.servers.canary_request import UNKNOWN_DIM, embed_canary
 from gpu_clients.servers.identity import BASES, identify
-from gpu_clients.servers.padding import QUICK_S, measure_padding
+from gpu_clients.servers.measured.padding import QUICK_S, measure_padding
 from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit, read_json
 from gpu_clients.servers.repeated_looks import look_again
 from gpu_clients.servers.routes import NATIVE_PATH, Route, choose_route
+from gpu_clients.servers.tokenizer import ask_tokenizer
 from gpu_clients.vectors.decode import AnswerForm, Matrix, float_answer_cap_bytes
 from gpu_clients.vectors.soundness import MIN_COSINE, lowest_cosine, repeated_rows, scale_to_unit, unsound_rows
 
@@ -38,7 +39,6 @@ class Examination:
         route: How it is asked.
         dim: Numbers in a vector.
         canary: Its vectors of the canary texts.
-        prompt_tokens: Tokens that the server puts around a one-letter text by itself; None when it cannot say.
         pads: Whether its GPU batches are padded to the longest text; None when not measured, or not clear.
         warnings: Sentences for the user.
     """
@@ -47,7 +47,6 @@ class Examination:
     route: Route
     dim: int
     canary: Canary
-    prompt_tokens: int | None = None
     pads: bool | None = None
     warnings: tuple[str, ...] = field(default=())
 
@@ -102,7 +101,8 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
         raise misfit("the server does not say which vector belongs to which text, nor keep them in order")
     if canary.neighbours_matter():
         warnings.append("a long text's vector changes with its peers in a batch (cosine below 0.999)")
-    prompt_tokens = (yield from _count_prompt_tokens()) if facts.kind == "tei" else None
+    if facts.kind == "tei":
+        facts = yield from ask_tokenizer(facts)
     if facts.kind == "openai" and options.truncate and facts.auto_truncate is None:
         facts = dataclasses.replace(facts, auto_truncate=(yield from _cuts_long_texts(route, facts.max_input_length)))
     if facts.kind == "openai" and not options.truncate:
@@ -113,7 +113,6 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
         route=route,
         dim=mixed.shape[1],
         canary=canary,
-        prompt_tokens=prompt_tokens,
         pads=pads,
         warnings=tuple(warnings),
     )
@@ -229,18 +228,6 @@ def _check_sound(matrix: Matrix, options: EmbedOptions) -> None:
     if unsound_rows(matrix, normalized=options.normalize):
         what = "not normalised, not finite or constant" if options.normalize else "not finite, zero or constant"
         raise misfit(f"the server's vectors are {what}")
-
-
-def _count_prompt_tokens() -> Generator[ProbeRequest, Exchange, int | None]:
-    """Tokens of a one-letter text without special tokens; more than a few mean that the server has a prompt."""
-    answer = yield from ask(
-        ProbeRequest(method="POST", path="/tokenize", body=(b'{"inputs":["a"],"add_special_tokens":false}',))
-    )
-    parsed = read_json(answer) if answer.status == 200 else None
-    answer.release()
-    if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], list):
-        return len(parsed[0])
-    return None
 
 
 def _cuts_long_texts(route: Route, limit_tokens: int | None) -> Generator[ProbeRequest, Exchange, bool | None]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bench.standin.api.encoding import Rows
 from bench.standin.api.metrics import Metrics
 from bench.standin.backends import tokens
 from bench.standin.backends.base import Backend, BackendDefaults, Job, prepare_by_rule
 from bench.standin.backends.gpu_model import GpuModel, Ticket
-from bench.standin.backends.vectors import RAW_NORM, shaped, text_rows
+from bench.standin.backends.vectors import RAW_NORM, numbered_token_rows, shaped, text_rows
 from bench.standin.http.connection import Block
 from bench.standin.http.loop import Loop, Timer
 
@@ -51,6 +52,9 @@ class SimBackend(Backend):
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         return tokens.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token_rows(self, job: Job) -> list[Rows]:
+        return numbered_token_rows(self.model_id, job.n_tokens, self.dim)
 
     def free_at_s(self) -> float:
         return self._gpu.free_at_s(self._loop.now())

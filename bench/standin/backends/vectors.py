@@ -38,6 +38,11 @@ def numbered_rows(model: str, n_rows: int, dim: int) -> Rows:
     return text_rows(model, [str(number) for number in range(n_rows)], dim)
 
 
+def numbered_token_rows(model: str, n_tokens: Sequence[int], dim: int) -> list[Rows]:
+    """Return a made-up vector for each token of each text, float32 (tokens, dim)."""
+    return [numbered_rows(model, count, dim) * RAW_NORM for count in n_tokens]
+
+
 def shaped(rows: Rows, dimensions: int | None, normalize: bool) -> Rows:
     """Return `rows` cut to `dimensions`, then L2-normalised (norm in float64, result float32).
 
