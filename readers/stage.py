@@ -26,7 +26,7 @@ from readers.batching.encode import BatchEncoder, Encoded
 from readers.batching.ports import Document
 from readers.batching.screening import Screening, TextPolicy
 from readers.batching.skip import QuarantineLog, SkipSet
-from readers.batching.window import BatchLimits, Window
+from readers.batching.window import Apart, BatchLimits, Window
 from readers.mongo.columns import BSON_TYPES
 from readers.mongo.connection import Client, Documents, open_client, open_collection, selection_ms
 from readers.mongo.errors import Outage
@@ -108,6 +108,7 @@ class Reader:
             max_rows=settings.window_rows,
             bucketing=settings.bucketing,
             dedup=settings.dedup,
+            apart=Apart(settings.apart_tokens, settings.max_tokens) if settings.apart_tokens else None,
         )
         self._encoder = BatchEncoder(
             ids,
@@ -310,6 +311,7 @@ class Reader:
             last_error=self._outage.last_error,
             truncated=self._screening.n_truncated,
             saved_texts=self._window.saved_texts,
+            beside_equals=self._window.n_apart,
             misfits=dict(self._columns.misfits) if self._columns is not None else {},
             unsettled=self._skip.unsettled,
         )

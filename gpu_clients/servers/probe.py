@@ -7,6 +7,7 @@ own server when that comes back.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import itertools
 import time
 from collections.abc import Generator
@@ -21,6 +22,7 @@ from gpu_clients.server_facts import OPENAI_BASE, EmbedOptions, ServerFacts
 from gpu_clients.servers.canary import Arrangement, Canary
 from gpu_clients.servers.canary_request import UNKNOWN_DIM, embed_canary
 from gpu_clients.servers.identity import BASES, identify
+from gpu_clients.servers.measured.neighbours import Neighbours, measure_neighbours
 from gpu_clients.servers.measured.padding import QUICK_S, measure_padding
 from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit, read_json
 from gpu_clients.servers.repeated_looks import look_again
@@ -40,6 +42,7 @@ class Examination:
         dim: Numbers in a vector.
         canary: Its vectors of the canary texts.
         pads: Whether its GPU batches are padded to the longest text; None when not measured, or not clear.
+        neighbours: Whether long texts' vectors hang on their neighbours; None when not measured.
         warnings: Sentences for the user.
     """
 
@@ -48,7 +51,16 @@ class Examination:
     dim: int
     canary: Canary
     pads: bool | None = None
+    neighbours: Neighbours | None = None
     warnings: tuple[str, ...] = field(default=())
+
+
+class LongTexts(enum.Enum):
+    """How closely is looked whether long texts' vectors hang on their neighbours."""
+
+    NOT = "not"
+    BRIEFLY = "briefly"
+    CLOSELY = "closely"
 
 
 _CANARY_TOKENS = (None, 256, 64)
@@ -61,11 +73,14 @@ _FEWEST_TOKENS_A_WORD = 0.5
 ExaminationSteps = Generator[ProbeRequest, Exchange, Examination]
 
 
-def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: bool = False) -> ExaminationSteps:
+def examine_server(
+    server_kind: str, options: EmbedOptions, *, with_padding: bool = False, long_texts: LongTexts = LongTexts.NOT
+) -> ExaminationSteps:
     """Ask `/info` (or `/v1/models`), then for the canary texts, then for both again over fresh connections.
 
     Args:
         with_padding: Whether to measure if the server pads, which takes it up to a second or two.
+        long_texts: How closely to look whether long texts' vectors hang on their neighbours; only of TEI that may pad.
 
     Raises:
         ProbeFailed: the server does not answer, or cannot do what is asked of it.
@@ -108,12 +123,25 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
     if facts.kind == "openai" and not options.truncate:
         yield from _require_refusal_of_long_texts(route)
     pads = (yield from measure_padding(route, facts, mixed.shape[1])) if with_padding and is_quick else None
+    neighbours = None
+    if facts.kind == "tei" and is_quick and pads is not False and long_texts is not LongTexts.NOT:
+        thorough = long_texts is LongTexts.CLOSELY
+        neighbours = yield from measure_neighbours(
+            route, facts, mixed.shape[1], cuts=options.truncate, thorough=thorough
+        )
+        if neighbours.matter_from is not None:
+            warnings.append(
+                f"a text of {neighbours.matter_from:,} tokens has another vector among texts of equal length (cosine "
+                f"{neighbours.cosine:.4f}), as with TEI's Gemma3 beyond half of its window: a run keeps such texts "
+                "apart as far as it can (docs/servers.md)"
+            )
     return Examination(
         facts=facts,
         route=route,
         dim=mixed.shape[1],
         canary=canary,
         pads=pads,
+        neighbours=neighbours,
         warnings=tuple(warnings),
     )
 

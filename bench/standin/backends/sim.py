@@ -7,7 +7,7 @@ from bench.standin.api.metrics import Metrics
 from bench.standin.backends import tokens
 from bench.standin.backends.base import Backend, BackendDefaults, Job, prepare_by_rule
 from bench.standin.backends.gpu_model import GpuModel, Ticket
-from bench.standin.backends.vectors import RAW_NORM, numbered_token_rows, shaped, text_rows
+from bench.standin.backends.vectors import RAW_NORM, numbered_token_rows, shaped, text_rows, without_window
 from bench.standin.http.connection import Block
 from bench.standin.http.loop import Loop, Timer
 
@@ -99,6 +99,8 @@ class SimBackend(Backend):
             job.queue_s = ticket.queue_sum_s / ticket.n_inputs
             job.inference_s = ticket.inference_sum_s / ticket.n_inputs
             job.backend_failed = ticket.failed
+            if ticket.without_window:
+                job.rows = without_window(job.rows, job.n_tokens, ticket.without_window, self._gpu.sliding_window)
             job.on_done(job)
 
     def _on_timer(self) -> None:
