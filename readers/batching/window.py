@@ -9,6 +9,7 @@ The window starts small, so that servers do not wait for it at the start, and gr
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class Apart:
         """The rows in an order in which no long text has one of equal length beside it, as far as there are others.
 
         Args:
-            order: The rows by length, in either direction.
+            order: The rows as they would be sent otherwise; short ones keep their order.
             lengths: Characters of each row's text.
         """
         long = sorted((row for row in order if lengths[row] >= self.from_tokens), key=lengths.__getitem__)
@@ -106,16 +107,18 @@ class Apart:
             return order
         most = self.cut_tokens or lengths[long[-1]]
         n_cut = sum(lengths[row] >= most for row in long)
-        short = sorted((row for row in order if lengths[row] < self.from_tokens), key=lengths.__getitem__)
+        short = [row for row in order if lengths[row] < self.from_tokens]
         n_needed = max(0, 2 * n_cut - len(long))  # to stand between those that are cut
-        long = short[len(short) - min(n_needed, len(short)) :] + long
-        short = short[: len(short) - min(n_needed, len(short))]
+        between = heapq.nlargest(n_needed, short, key=lengths.__getitem__)[::-1]
+        taken = set(between)
+        short = [row for row in short if row not in taken]
+        long = between + long
         half = (len(long) + 1) // 2
         mixed: list[int] = []
         for number in range(half):  # the shortest beside the shortest of the longer half, and so on
             mixed += [long[half + number], long[number]] if half + number < len(long) else [long[number]]
         falls = lengths[order[0]] > lengths[order[-1]]
-        return [*mixed[::-1], *short[::-1]] if falls else [*short, *mixed]
+        return [*mixed[::-1], *short] if falls else [*short, *mixed]
 
 
 class Window:
