@@ -27,7 +27,7 @@ from readers.batching.encode import BatchEncoder, Encoded
 from readers.batching.ports import Document
 from readers.batching.screening import Screening, TextPolicy
 from readers.batching.skip import QuarantineLog, SkipSet
-from readers.batching.window import BatchLimits, Window
+from readers.batching.window import Apart, BatchLimits, Window
 from readers.mongo.columns import BSON_TYPES
 from readers.mongo.connection import Client, Documents, open_client, open_collection, selection_ms
 from readers.mongo.errors import Outage
@@ -98,6 +98,7 @@ class Reader:
             prompt=settings.prompt or "",
             max_text_bytes=_room_for_a_text(context, settings),
             max_characters=settings.max_characters,
+            max_tokens=settings.max_tokens,
             truncate=settings.truncate,
             keep_text=settings.keep_text,
         )
@@ -113,6 +114,7 @@ class Reader:
             max_rows=settings.window_rows,
             bucketing=settings.bucketing,
             dedup=settings.dedup,
+            apart=Apart(settings.apart_tokens, settings.max_tokens) if settings.apart_tokens else None,
         )
         self._encoder = BatchEncoder(
             ids,
@@ -324,6 +326,7 @@ class Reader:
             last_error=self._outage.last_error,
             truncated=self._screening.n_truncated,
             saved_texts=self._window.saved_texts,
+            beside_equals=self._window.n_apart,
             misfits=dict(self._columns.misfits) if self._columns is not None else {},
             unsettled=self._skip.unsettled,
         )

@@ -26,7 +26,7 @@ THERE |= {str(folder) for name in THERE for folder in Path(name).parents}
 LAYERS = "engine|readers|gpu_clients|writers|bench|commands|tests"
 PATH = re.compile(rf"(?<![\w/.-])((?:{LAYERS}|docs)/[\w./*-]*)")
 MODULE = re.compile(rf"`((?:{LAYERS})(?:\.\w+)+)`|python -m ((?:{LAYERS})(?:\.\w+)*)")
-NO_MODULES = re.compile(r"engine\.(toml|version|fingerprint|shard|rows|epoch|lineage|row_digest)")
+NO_MODULES = re.compile(r"engine\.(toml|version|fingerprint|canary|shard|rows|epoch|lineage|row_digest)")
 """A file of the user's, and keys in the footer of a Parquet file."""
 UNITS = {"docs/s"}
 

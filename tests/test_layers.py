@@ -27,7 +27,7 @@ LAYERS: dict[str, frozenset[str]] = {
 }
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
-        {"errors", "records"},
+        {"errors", "records", "words"},
         {"memory", "ports"},
         {"telemetry"},
         {"ledger"},
@@ -52,6 +52,14 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"diagnosis"},
         {"delivery"},
         {"stage"},
+    ],
+    "gpu_clients.servers": [
+        {"canary", "probe_request", "routes"},
+        {"canary_request", "identity", "measured", "requester"},
+        {"repeated_looks", "side_requests"},
+        {"tokenizer"},
+        {"probe"},
+        {"doctor"},
     ],
     "writers": [
         {"files", "workers"},

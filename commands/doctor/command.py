@@ -35,6 +35,7 @@ def doctor(
     from commands.doctor.report import as_dict, as_text
     from engine.config import RunConfig, ServersConfig
     from gpu_clients.servers.doctor import examine
+    from gpu_clients.servers.probe import LongTexts
 
     set_up_logs(verbose=False)
     servers = ServersConfig(
@@ -49,5 +50,7 @@ def doctor(
         truncate=truncate,
     )
     secrets = RunSecrets(mongo_uri="", servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file))
-    fleet = examine(client_settings(RunConfig(servers=servers), secrets), with_padding=True)
+    fleet = examine(
+        client_settings(RunConfig(servers=servers), secrets), with_padding=True, long_texts=LongTexts.CLOSELY
+    )
     print_result(to_json(as_dict(fleet)) if json_ else as_text(fleet))

@@ -49,6 +49,8 @@ def as_text(fleet: Fleet) -> str:
             )
             if limit is not None
         ]
+        if facts.default_prompt:
+            lines.append(f"  puts {facts.default_prompt!r} before every text by itself")
         lines.append("  " + ", ".join([*limits, f"vectors as {facts.form or 'JSON numbers'}"]))
     lines.append(
         f"one vector space of {fleet.dim} dimensions; batch size {fleet.batch_size}, at most {fleet.max_concurrency} "

@@ -32,6 +32,7 @@ from engine.telemetry.logs import redact
 from engine.telemetry.summary import RunClock, summary
 from engine.telemetry.tally import Tally
 from gpu_clients.servers.doctor import Fleet
+from gpu_clients.servers.probe import LongTexts
 from readers.mongo.marker import Marker
 
 _log = logging.getLogger("engine.run")
@@ -118,7 +119,9 @@ def _prepare(
         return None
     clients = client_settings(config, secrets)
     require_open_files(open_files(config))
-    fleet = examine_patiently(clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto")
+    fleet = examine_patiently(
+        clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto", long_texts=LongTexts.BRIEFLY
+    )
     if tuned is not None:
         _warn_of_another_fleet(tuned, fleet)
     with _own_files(folders):
@@ -132,6 +135,7 @@ def _prepare(
             id_type=source.id_type,
             columns=source.columns,
             canary=fleet.canary,
+            canary_brief=fleet.canary_brief,
         )
         durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
         quarantine = Quarantine(folders.quarantine)

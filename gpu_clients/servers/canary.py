@@ -10,6 +10,7 @@ at start, whatever the arrangement, because under load a server mixes requests a
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ _PARAGRAPH = (
     "behind a stack of crates which nobody had ordered, addressed to a ship that had never called at this port. "
 )
 _LONG_CHARACTERS = 1_600
+BRIEF_NUMBERS = 256
+"""Leading numbers of a vector that stand in every footer: 2 KiB for the three texts."""
 KEPT_NUMBERS = 1_024
 """Leading numbers of a reference vector that are kept; more would say nothing more and have to travel."""
 
@@ -58,6 +61,11 @@ def canary_texts(max_input_length: int | None) -> tuple[str, str, str]:
         characters = max(40, min(characters, 2 * max_input_length))
     medium = _MEDIUM if max_input_length is None or max_input_length >= 64 else _MEDIUM[:20]
     return _SHORT, medium, (_PARAGRAPH * 4)[:characters].rstrip()
+
+
+def long_text(characters: int) -> str:
+    """Ordinary text of so many characters."""
+    return (_PARAGRAPH * (characters // len(_PARAGRAPH) + 1))[:characters].rstrip()
 
 
 def canary_body(arrangement: Arrangement, max_input_length: int | None) -> tuple[bytes, int]:
@@ -105,6 +113,16 @@ class Canary:
             limit, rows_text = "", text
         rows = np.frombuffer(pybase64.b64decode(rows_text, validate=True), dtype="<f4").reshape(5, -1)
         return cls(rows[:3], rows[3:], int(limit) if colon else None)
+
+    def brief(self, max_input_length: int | None) -> str:
+        """What footers hold of it (`writers.parquet.canary`): each text's vector in the mixed arrangement.
+
+        Args:
+            max_input_length: What the texts depend on.
+        """
+        names = [hashlib.sha256(text.encode()).hexdigest()[:12] for text in canary_texts(max_input_length)]
+        numbers = np.ascontiguousarray(self.mixed[:, :BRIEF_NUMBERS], dtype="<f2")
+        return orjson.dumps({"texts": names, "vectors": pybase64.b64encode(numbers.tobytes()).decode()}).decode()
 
     def common(self, limit: int | None) -> frozenset[int]:
         """The texts, by position, that a server of this limit gets as well."""

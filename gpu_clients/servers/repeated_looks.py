@@ -110,4 +110,4 @@ def _compare_vectors(
 
 def _as_listed(facts: ServerFacts) -> ServerFacts:
     """Without what is not listed but was found out by asking."""
-    return dataclasses.replace(facts, canary_tokens=None, unit_length=True, openai_base=None)
+    return dataclasses.replace(facts, canary_tokens=None, unit_length=True, openai_base=None, default_prompt=None)
