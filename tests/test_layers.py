@@ -27,7 +27,7 @@ LAYERS: dict[str, frozenset[str]] = {
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
         {"errors", "records"},
-        {"memory", "ports"},
+        {"memory", "ports", "gpus"},
         {"telemetry"},
         {"ledger"},
         {"config"},
