@@ -78,6 +78,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "bench": [
         {"data", "parts"},
         {"standin", "forecast"},
+        {"fleet"},
         {"tuner"},
         {"measure"},
     ],
