@@ -15,7 +15,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -130,6 +130,14 @@ class ServerFleet:
         self._watch = threading.Thread(target=self._keep_alive, name="servers", daemon=True)
         self._watch.start()
         return self
+
+    @contextlib.contextmanager
+    def quietly(self) -> Iterator[ServerFleet]:
+        """As a context manager, without a word as long as everything goes well."""
+        try:
+            yield self.start(lambda _: None)
+        finally:
+            self.stop()
 
     def stop(self) -> None:
         """End every server, all at once; returns when they are gone."""

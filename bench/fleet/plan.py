@@ -21,7 +21,6 @@ FIRST_PORT = 18080
 HOST = "127.0.0.1"
 
 _BINARIES = {"tei": "text-embeddings-router", "vllm": "vllm"}
-_MODEL_IN_CONTAINER = "/model"
 _SETTLED_BY_PLACE = {"tei": ("model-id", "hostname", "port"), "vllm": ("model", "host", "port")}
 
 
@@ -226,8 +225,9 @@ def _container(plan: FleetPlan, place: Place, flags: Flags, environment: dict[st
     name = f"engine-{os.getpid()}-{place.port}"
     model, mounts = plan.model or "", []
     if Path(model).is_dir():
-        mounts = [f"--volume={Path(model).resolve()}:{_MODEL_IN_CONTAINER}:ro"]
-        model = _MODEL_IN_CONTAINER
+        # under its own path: a server's model id is part of the fingerprint, and must not be the same for every model
+        model = str(Path(model).resolve())
+        mounts = [f"--volume={model}:{model}:ro"]
     cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser().resolve()
     inside = {"tei": "/data", "vllm": "/root/.cache/huggingface"}[plan.backend]
     mounts.append(f"--volume={cache / 'hub' if plan.backend == 'tei' else cache}:{inside}")

@@ -195,12 +195,12 @@ def test_a_container_is_ended_by_name_since_it_is_no_child_of_the_program_that_r
         said = (tmp_path / "run.txt").read_text(encoding="utf-8").splitlines()
         (name,) = (word.partition("=")[2] for word in said if word.startswith("--name="))
         container = int((tmp_path / name).read_text(encoding="utf-8"))
-        assert info(fleet.urls[0])["model_id"] == "/model"
+        assert info(fleet.urls[0])["model_id"] == str(model)
         assert not gone(container)
     assert gone(container)
-    assert f"--volume={model}:/model:ro" in said
+    assert f"--volume={model}:{model}:ro" in said
     assert "--gpus=device=1" in said
-    assert said.index("tei:1.9") < said.index("--model-id=/model")
+    assert said.index("tei:1.9") < said.index(f"--model-id={model}")
 
 
 def test_a_log_keeps_what_came_last_and_never_grows_beyond_its_bound(tmp_path: Path) -> None:
