@@ -95,7 +95,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"texts"},
         {"measure"},
         {"search"},
-        {"explain"},
+        {"explain", "joint"},
         {"tuning"},
         {"report"},
     ],

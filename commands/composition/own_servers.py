@@ -134,6 +134,11 @@ def _tuned_flags(path: Path, backend: str) -> Flags:
     return parse_flags(shlex.split(server.flags))
 
 
+def with_ports(plan: FleetPlan, urls: tuple[str, ...]) -> FleetPlan:
+    """The plan on the ports of URLs that it was given: what was free once is kept over restarts."""
+    return dataclasses.replace(plan, ports=tuple(int(url.rpartition(":")[2]) for url in urls))
+
+
 def with_flags(plan: FleetPlan, flags: Flags) -> FleetPlan:
     """The plan with further flags over its own."""
     return dataclasses.replace(plan, flags={**plan.flags, **flags})
