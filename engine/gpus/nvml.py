@@ -89,7 +89,7 @@ def in_sight() -> bool:
 
 def why_not_in_sight() -> str | None:
     """Why GPUs that seem to be here cannot be seen, in words; None when there are none, or they can be."""
-    if not _driver_is_here() or in_sight():
+    if not driver_is_here() or in_sight():
         return None
     if importlib.util.find_spec("pynvml") is None:
         return "this machine has NVIDIA GPUs; `pip install 'embedding-engine[gpu]'` shows what they do"
@@ -113,14 +113,15 @@ def forget() -> None:
     _devices.cache_clear()
 
 
-def _driver_is_here() -> bool:
+def driver_is_here() -> bool:
+    """Whether a driver is, which is a look at two files; whether it answers, is another question."""
     return any(path.exists() for path in DEVICE_FILES)
 
 
 @functools.cache
 def _library() -> ModuleType | None:
     """NVML's binding, initialised; None where it or the driver is missing."""
-    if not _driver_is_here() or importlib.util.find_spec("pynvml") is None:
+    if not driver_is_here() or importlib.util.find_spec("pynvml") is None:
         return None
     nvml = importlib.import_module("pynvml")
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.gpus.nvml import GpuSample, in_sight
+from engine.gpus.nvml import GpuSample, driver_is_here
 from engine.gpus.processes import gpu_samples
 
 EVERY_S = 1.0
@@ -125,6 +125,8 @@ class GpuWatch:
         before_s = time.monotonic()
         while True:
             samples = self._read(self.urls)
+            if not samples and not self._totals:
+                return  # the driver is here, but no GPU
             now_s = time.monotonic()
             with self._lock:
                 self._latest, self._sampled_s = samples, now_s
@@ -136,8 +138,8 @@ class GpuWatch:
 
 
 def watch_gpus() -> GpuWatch | None:
-    """A watch where GPUs are in sight, else None."""
-    return GpuWatch() if in_sight() else None
+    """A watch where a driver is, else None; loading its library is left to the watch's thread, for it may take long."""
+    return GpuWatch() if driver_is_here() else None
 
 
 def gpu_verdict(totals: Sequence[GpuTotals]) -> str:
@@ -161,3 +163,24 @@ def gpu_verdict(totals: Sequence[GpuTotals]) -> str:
             f"{reason} ({count} of {len(of_servers)})" for reason, count in reasons.most_common()
         )
     return words
+
+
+def in_words(gpu: dict[str, Any]) -> str:
+    """A GPU's figures of this moment, or of a run, on a few words: `97% busy, 6.0 of 24.0 GiB, 310 W, 71 C`."""
+    parts = []
+    if gpu["utilization"] is not None:
+        parts.append(f"{gpu['utilization']:.0%} busy")
+    if gpu["memory_used_bytes"] is not None and gpu["memory_total_bytes"]:
+        parts.append(f"{gpu['memory_used_bytes'] / (1 << 30):.1f} of {gpu['memory_total_bytes'] / (1 << 30):.1f} GiB")
+    if gpu.get("power_w") is not None:
+        limit = f" of {gpu['power_limit_w']:.0f}" if gpu.get("power_limit_w") else ""
+        parts.append(f"{gpu['power_w']:.0f}{limit} W")
+    if gpu.get("energy_wh"):
+        parts.append(f"{gpu['energy_wh']:.1f} Wh")
+    if gpu["temperature_c"] is not None:
+        parts.append(f"{gpu['temperature_c']} C")
+    throttled = gpu["throttled"]
+    if throttled:
+        reasons = [f"{r} {share:.0%}" for r, share in throttled.items()] if isinstance(throttled, dict) else throttled
+        parts.append("throttled: " + ", ".join(reasons))
+    return ", ".join(parts) or "says nothing of itself"

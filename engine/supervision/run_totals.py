@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from engine.errors import EngineError, Exit, ProtocolError
+from engine.gpus.watch import watch_gpus
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RunFolders
@@ -40,7 +41,8 @@ class RunTotals:
         self._reserve = folders.reserve
         self._ledger = ledger
         self._quarantine = quarantine
-        self._reporter = Reporter(folders.status, observers)
+        self._gpus = watch_gpus()
+        self._reporter = Reporter(folders.status, observers, self._gpus)
         self._bottleneck = "nothing to judge by: no generation ran"
         self.tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
         self.last_error: str | None = None
@@ -83,6 +85,8 @@ class RunTotals:
     def close(self, code: Exit, lifecycle: Lifecycle) -> None:
         """Record the end in the ledger and publish it; no generation lives any more."""
         self._record_stop(code)
+        if self._gpus is not None:
+            self._gpus.stop()
         self._publish(None, lifecycle, committed_before=self.tally.committed_rows, code=code)
 
     def _record_stop(self, code: Exit) -> None:
@@ -143,4 +147,5 @@ class RunTotals:
             collection=self._plan.collection,
             bottleneck=self._bottleneck,
             exit_code=code,
+            gpus=self._gpus.totals() if self._gpus is not None else (),
         )

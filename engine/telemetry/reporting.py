@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from engine.gpus.watch import GpuWatch
 from engine.memory.channels import Message
 from engine.telemetry.bottleneck import Occupancy
 from engine.telemetry.status import write_status
@@ -50,7 +51,12 @@ class Reporter:
         occupancy: How full the rings were.
     """
 
-    def __init__(self, status: Path, observers: list[Observer]) -> None:
+    def __init__(self, status: Path, observers: list[Observer], gpus: GpuWatch | None = None) -> None:
+        """
+        Args:
+            gpus: Watch over the GPUs of this machine, None where there are none.
+        """
+        self._gpus = gpus
         self.clock = RunClock()
         self.occupancy = Occupancy()
         self._status = status
@@ -90,6 +96,9 @@ class Reporter:
         rows = committed_before + embedded
         if (estimate := stages.reader.get("estimate")) is not None:
             self._to_embed = committed_before + estimate  # a generation's reader finds what the ones before left
+        if self._gpus is not None:
+            self._gpus.urls = tuple(client["url"] for client in stages.clients.values() if "url" in client)
+            figures["gpus"] = self._gpus.latest()
         self.clock.rows.update(rows)
         self.clock.rows_of_minutes.update(rows)
         figures |= {

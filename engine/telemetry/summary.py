@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.gpus.watch import GpuTotals, gpu_verdict
 from engine.telemetry.metrics import WindowedRate
 from engine.telemetry.tally import Tally
 
@@ -34,9 +36,22 @@ def own_cpu_s() -> float:
 
 
 def summary(
-    tally: Tally, clock: RunClock, *, run: str, collection: str, bottleneck: str, exit_code: int
+    tally: Tally,
+    clock: RunClock,
+    *,
+    run: str,
+    collection: str,
+    bottleneck: str,
+    exit_code: int,
+    gpus: Sequence[GpuTotals] = (),
 ) -> dict[str, Any]:
-    """The summary of a run, as `engine run --json` prints it."""
+    """The summary of a run, as `engine run --json` prints it.
+
+    Args:
+        gpus: What the GPUs of this machine came to; empty where none is in sight.
+    """
+    if (of_gpus := gpu_verdict(gpus)) and tally.embedded:
+        bottleneck = f"{bottleneck}; {of_gpus}"
     seconds = clock.seconds
     cpu_s = {"reader": tally.cpu_s["reader"], "clients": tally.cpu_s["client"], "writer": tally.cpu_s["writer"]}
     cpu_s["supervisor"] = own_cpu_s()
@@ -65,6 +80,7 @@ def summary(
         "restarts": tally.restarts,
         "refusals": tally.refusals,
         "servers": [server.as_dict(url) for url, server in tally.servers.items()],
+        "gpus": [gpu.as_dict() for gpu in gpus],
         "bottleneck": bottleneck,
         "exit": exit_code,
     }
