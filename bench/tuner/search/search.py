@@ -22,6 +22,7 @@ from bench.tuner.measure.visit import Point, Visit
 from bench.tuner.search.climb import Climb
 from bench.tuner.search.final import FinalRound
 from bench.tuner.search.findings import Findings, is_full
+from bench.tuner.search.polish import polish
 from bench.tuner.search.record import Record
 from bench.tuner.search.survey import Listener, Survey, TuneConfig
 from bench.tuner.texts.corpus import Corpus, Order
@@ -60,7 +61,7 @@ class Search:
         """
         self._survey = Survey(load, corpus, limits, config, max_batch_tokens=max_batch_tokens, listener=listener)
         self._max_seconds = config.max_seconds
-        self._goes_on = False
+        self._former: Findings | None = None
         self.findings: Findings = self._survey.findings
 
     def sight(self, point: Point, *, bucketing: bool, expected_per_s: float) -> Record | None:
@@ -87,7 +88,7 @@ class Search:
         mine.bucketing, mine.sorting_gain, mine.floor = former.bucketing, former.sorting_gain, former.floor
         mine.characters_per_token, mine.tokens_estimated = former.characters_per_token, former.tokens_estimated
         mine.contenders += former.contenders
-        self._goes_on = True
+        self._former = former
 
     def run(self, worth_beating: float | None = None) -> Findings:
         """Search; `findings` holds everything, also when this is interrupted.
@@ -101,8 +102,13 @@ class Search:
             ConfigError: the servers refuse every request.
         """
         survey, findings = self._survey, self.findings
-        if not self._goes_on:
-            self._decide_order()
+        if self._former is not None and self._former.chosen is not None:
+            survey.stop_exploring()
+            polish(survey, self._former.chosen)
+            FinalRound(survey).choose()
+            findings.ended = True
+            return findings
+        self._decide_order()
         sizes = self._floors()
         if not findings.within(None):
             raise _nothing_works(findings)
