@@ -104,7 +104,7 @@ def test_a_serve_table_is_enough_and_servers_that_run_already_are_used(job: Job)
 
 
 @pytest.mark.crash
-def test_a_run_that_is_killed_leaves_no_server_and_the_same_command_goes_on(job: Job) -> None:
+def test_g6_a_run_that_is_killed_leaves_no_server_and_the_same_command_goes_on(job: Job) -> None:
     port = free_port()
     words = ("--serve", "--backend", "tei", "--model", "some/model", "--ports", str(port))
     run = job.start_run(*words, FAKE_SERVER_FLAGS=SLOW)

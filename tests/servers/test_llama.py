@@ -26,18 +26,33 @@ from bench.standin import StandinConfig, StandinFleet
 from engine.supervision.interpreter import python
 from engine.telemetry.status import read_status
 from tests.conftest import outlives_tests
-from tests.crash.job import Job, finish
+from tests.crash.job import Ended, Job, finish
 from tests.servers.minilm_gguf import write_gguf
 
 pytestmark = [
     pytest.mark.servers,
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(
         importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("gguf") is None,
         reason="`make test-servers` installs llama.cpp's server",
     ),
 ]
-N = 120
-LONG = "a long story about a cat and a dog who met in the rain " * 100  # far beyond 512 tokens
+N = 60
+LONG = "a long story about a cat and a dog who met in the rain " * 45  # beyond 512 tokens
+
+
+PATIENCE_S = 900.0
+"""One core of a busy machine may embed a text in a second; only a failure waits that long."""
+
+
+def call(job: Job, *words: str) -> Ended:
+    """Run a command to its end."""
+    return finish(job.start(*words), PATIENCE_S)
+
+
+def run_all(job: Job, *words: str) -> Ended:
+    """`engine run --json` to its end."""
+    return finish(job.start_run(*words), PATIENCE_S)
 
 
 class Llama:
@@ -95,7 +110,7 @@ def job(tmp_path: Path, mongod: LocalMongod, mongo_db: Database[dict[str, Any]],
 
 
 def test_the_doctor_knows_what_it_is_and_how_its_vectors_come(llama: Llama, job: Job) -> None:
-    told = job.call("doctor", "--json")
+    told = call(job, "doctor", "--json")
     assert told.code == 0, told.err
     (server,) = json.loads(told.out)["servers"]
     assert server["reachable"]
@@ -107,7 +122,7 @@ def test_the_doctor_knows_what_it_is_and_how_its_vectors_come(llama: Llama, job:
 
 def test_a_run_embeds_all_of_it_and_the_vectors_are_those_of_the_model(job: Job) -> None:
     """As another implementation of the same model has them; what was too long was cut, not lost."""
-    done = job.run()
+    done = run_all(job)
     assert done.code == 0, done.err
     assert done.summary["embedded"] == N
     rows = job.rows()
@@ -118,28 +133,28 @@ def test_a_run_embeds_all_of_it_and_the_vectors_are_those_of_the_model(job: Job)
             uri=job.uri,
             database=job.database,
             urls=fleet.urls,
-            options=(*job.options, "--no-mark", "--filter", '{"_id": {"$lt": 60}}', "--scan", "id"),
+            options=(*job.options, "--no-mark", "--filter", '{"_id": {"$lt": 30}}', "--scan", "id"),
         )
         job.database[job.collection].update_many({}, {"$unset": {"embedded": ""}})
-        other = again.run()
+        other = run_all(again)
         assert other.code == 0, other.err
         known = again.rows()
     cosines = [float(np.dot(rows[number], known[number])) for number in known]
-    assert len(cosines) == 60
+    assert len(cosines) == 30
     assert min(cosines) > 0.999, sorted(cosines)[:5]
 
 
 def test_the_result_is_proved_by_embedding_a_sample_again(job: Job) -> None:
-    assert job.run("--limit", "60").code == 8
-    assert job.run().code == 0
-    proof = job.call("verify", "--level", "5", "--json")
+    assert run_all(job, "--limit", "30").code == 8
+    assert run_all(job).code == 0
+    proof = call(job, "verify", "--level", "5", "--json")
     assert proof.code == 0, proof.out + proof.err
 
 
 @pytest.mark.parametrize("fault", ["killed", "stopped"])
 def test_a_server_that_is_killed_or_stands_still_costs_time_and_no_document(job: Job, llama: Llama, fault: str) -> None:
-    run = job.start_run("--max-outage", "120")
-    deadline_s = time.monotonic() + 60
+    run = job.start_run("--max-outage", "600")
+    deadline_s = time.monotonic() + PATIENCE_S
     while not (read_status(job.folders.status) or {}).get("embedded_now"):
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
@@ -150,7 +165,7 @@ def test_a_server_that_is_killed_or_stands_still_costs_time_and_no_document(job:
         os.kill(llama.process.pid, signal.SIGSTOP)
         time.sleep(3.0)  # what it takes until requests in flight are late; the run decides what it does about them
         os.kill(llama.process.pid, signal.SIGCONT)
-    done = finish(run)
+    done = finish(run, PATIENCE_S)
     assert done.code == 0, done.err
     assert done.summary["read"] == done.summary["embedded"] == N
     assert len(job.rows()) == N

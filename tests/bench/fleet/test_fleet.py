@@ -155,7 +155,7 @@ def test_a_child_of_a_server_that_leaves_its_session_is_ended_with_it(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_servers_end_with_their_owner_whatever_ends_it(tmp_path: Path, number: signal.Signals) -> None:
+def test_g6_the_servers_end_with_their_owner_whatever_ends_it(tmp_path: Path, number: signal.Signals) -> None:
     """The life-line: within two seconds, as every child of the engine."""
     binary = write_binary(tmp_path, "tei")
     owner = subprocess.Popen(

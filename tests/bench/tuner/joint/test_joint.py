@@ -178,7 +178,7 @@ def test_flags_that_cannot_be_tried_are_refused(text: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["equal-unpadded-0.6s-fixed", "equal-padded-1s-float32"])
+@pytest.mark.parametrize("name", ["equal-unpadded-0.6s-fixed", "unlike-padded-free-float32"])
 def test_on_a_modelled_fleet_the_joint_point_is_near_the_best_in_a_quarter_of_the_grids_time(name: str) -> None:
     """In virtual time, so that no clock of this machine decides; `bench.measure.joint_in_model` has all fleets."""
     case = next(case for case in CASES if case.name == name)
