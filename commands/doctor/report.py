@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.gpus.nvml import GpuSample, why_not_in_sight
-from engine.gpus.watch import in_words
+from engine.gpus.words import in_words
 from gpu_clients.servers.doctor import Fleet
 
 

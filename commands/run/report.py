@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.config import RunConfig
-from engine.gpus.watch import in_words
+from engine.gpus.words import in_words
 from engine.telemetry.progress import duration
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.config import check_range, check_retweeted, recorded_option
 from engine.errors import Exit
-from engine.gpus.watch import in_words
+from engine.gpus.words import in_words
 from engine.ledger.log import RunState
 from engine.ledger.quarantine import each_entry
 from engine.ledger.runfolder import RunFolders, lock_owner

@@ -14,14 +14,12 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-_log = logging.getLogger("engine.gpus")
+from engine.gpus.driver import driver_is_here
 
-DEVICE_FILES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""One of them is there where the driver is, the second under Windows."""
+_log = logging.getLogger("engine.gpus")
 
 _THROTTLES = {
     "nvmlClocksThrottleReasonSwPowerCap": "power cap",
@@ -111,11 +109,6 @@ def forget() -> None:
     """Look for GPUs anew at the next call (tests give themselves others)."""
     _library.cache_clear()
     _devices.cache_clear()
-
-
-def driver_is_here() -> bool:
-    """Whether a driver is, which is a look at two files; whether it answers, is another question."""
-    return any(path.exists() for path in DEVICE_FILES)
 
 
 @functools.cache

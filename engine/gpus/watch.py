@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.gpus.nvml import GpuSample, driver_is_here
+from engine.gpus.nvml import GpuSample
 from engine.gpus.processes import gpu_samples
 
 EVERY_S = 1.0
@@ -117,6 +117,10 @@ class GpuWatch:
             found = list(self._totals.values())
         return sorted(found, key=lambda gpu: (gpu.last.server is None, gpu.last.index))
 
+    def verdict(self) -> str:
+        """What they say about the pace, see `gpu_verdict`."""
+        return gpu_verdict(self.totals())
+
     def stop(self) -> None:
         """Sample no more."""
         self._ended.set()
@@ -135,11 +139,6 @@ class GpuWatch:
             before_s = now_s
             if self._ended.wait(self._every_s):
                 return
-
-
-def watch_gpus() -> GpuWatch | None:
-    """A watch where a driver is, else None; loading its library is left to the watch's thread, for it may take long."""
-    return GpuWatch() if driver_is_here() else None
 
 
 def gpu_verdict(totals: Sequence[GpuTotals]) -> str:
@@ -163,24 +162,3 @@ def gpu_verdict(totals: Sequence[GpuTotals]) -> str:
             f"{reason} ({count} of {len(of_servers)})" for reason, count in reasons.most_common()
         )
     return words
-
-
-def in_words(gpu: dict[str, Any]) -> str:
-    """A GPU's figures of this moment, or of a run, on a few words: `97% busy, 6.0 of 24.0 GiB, 310 W, 71 C`."""
-    parts = []
-    if gpu["utilization"] is not None:
-        parts.append(f"{gpu['utilization']:.0%} busy")
-    if gpu["memory_used_bytes"] is not None and gpu["memory_total_bytes"]:
-        parts.append(f"{gpu['memory_used_bytes'] / (1 << 30):.1f} of {gpu['memory_total_bytes'] / (1 << 30):.1f} GiB")
-    if gpu.get("power_w") is not None:
-        limit = f" of {gpu['power_limit_w']:.0f}" if gpu.get("power_limit_w") else ""
-        parts.append(f"{gpu['power_w']:.0f}{limit} W")
-    if gpu.get("energy_wh"):
-        parts.append(f"{gpu['energy_wh']:.1f} Wh")
-    if gpu["temperature_c"] is not None:
-        parts.append(f"{gpu['temperature_c']} C")
-    throttled = gpu["throttled"]
-    if throttled:
-        reasons = [f"{r} {share:.0%}" for r, share in throttled.items()] if isinstance(throttled, dict) else throttled
-        parts.append("throttled: " + ", ".join(reasons))
-    return ", ".join(parts) or "says nothing of itself"

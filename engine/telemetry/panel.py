@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from engine.gpus.watch import in_words
+from engine.gpus.words import in_words
 from engine.telemetry.metrics import LatencyHistogram
 from engine.telemetry.progress import duration, seconds_left
 

@@ -7,13 +7,15 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from engine.gpus.watch import GpuWatch
 from engine.memory.channels import Message
 from engine.telemetry.bottleneck import Occupancy
 from engine.telemetry.status import write_status
 from engine.telemetry.summary import RunClock
+
+if TYPE_CHECKING:
+    from engine.gpus.watch import GpuWatch
 
 _log = logging.getLogger("engine.reporting")
 

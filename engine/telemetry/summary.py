@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.gpus.watch import GpuTotals, gpu_verdict
 from engine.telemetry.metrics import WindowedRate
 from engine.telemetry.tally import Tally
 
@@ -43,15 +42,13 @@ def summary(
     collection: str,
     bottleneck: str,
     exit_code: int,
-    gpus: Sequence[GpuTotals] = (),
+    gpus: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The summary of a run, as `engine run --json` prints it.
 
     Args:
-        gpus: What the GPUs of this machine came to; empty where none is in sight.
+        gpus: What each GPU of this machine came to (`engine.gpus.watch.GpuTotals`); empty where none is in sight.
     """
-    if (of_gpus := gpu_verdict(gpus)) and tally.embedded:
-        bottleneck = f"{bottleneck}; {of_gpus}"
     seconds = clock.seconds
     cpu_s = {"reader": tally.cpu_s["reader"], "clients": tally.cpu_s["client"], "writer": tally.cpu_s["writer"]}
     cpu_s["supervisor"] = own_cpu_s()
@@ -80,7 +77,7 @@ def summary(
         "restarts": tally.restarts,
         "refusals": tally.refusals,
         "servers": [server.as_dict(url) for url, server in tally.servers.items()],
-        "gpus": [gpu.as_dict() for gpu in gpus],
+        "gpus": list(gpus),
         "bottleneck": bottleneck,
         "exit": exit_code,
     }

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.gpus import nvml
+from engine.gpus import driver, nvml
 from engine.supervision.interpreter import python
 
 LIBRARY = Path(__file__).resolve().parent / "fake_nvml"
@@ -22,11 +22,11 @@ def fake_gpus(folder: Path, *gpus: dict[str, Any]) -> Iterator[Path]:
     """Give this process GPUs; the file that describes them may be written anew at any time."""
     file = write_gpus(folder, *gpus)
     before = {name: os.environ.get(name) for name in ("FAKE_NVML",)}
-    former, files = sys.modules.pop("pynvml", None), nvml.DEVICE_FILES
+    former, files = sys.modules.pop("pynvml", None), driver.DEVICE_FILES
     os.environ["FAKE_NVML"] = str(file)
     sys.path.insert(0, str(LIBRARY))
     importlib.invalidate_caches()
-    nvml.DEVICE_FILES = (file,)
+    driver.DEVICE_FILES = (file,)
     nvml.forget()
     try:
         yield file
@@ -35,7 +35,7 @@ def fake_gpus(folder: Path, *gpus: dict[str, Any]) -> Iterator[Path]:
         sys.modules.pop("pynvml", None)
         if former is not None:
             sys.modules["pynvml"] = former
-        nvml.DEVICE_FILES = files
+        driver.DEVICE_FILES = files
         nvml.forget()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -67,7 +67,7 @@ def main() -> None:
 def fake_gpus_of_the_environment() -> Iterator[None]:
     """As `fake_gpus`, for GPUs that stand in a file already."""
     sys.path.insert(0, str(LIBRARY))
-    nvml.DEVICE_FILES = (Path(os.environ["FAKE_NVML"]),)
+    driver.DEVICE_FILES = (Path(os.environ["FAKE_NVML"]),)
     yield
 
 

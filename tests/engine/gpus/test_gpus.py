@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from bench.standin import StandinConfig, StandinFleet
-from engine.gpus import nvml
+from engine.gpus import driver, nvml
 from engine.gpus.nvml import GpuSample, in_sight, sample_gpus, why_not_in_sight
 from engine.gpus.processes import gpu_samples
 from engine.gpus.watch import GpuTotals, GpuWatch, gpu_verdict
@@ -83,7 +83,7 @@ def test_without_a_driver_there_is_no_gpu_and_no_word_of_one(tmp_path: Path) -> 
 def test_a_driver_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_gpus(tmp_path) as file:
         monkeypatch.setenv("FAKE_NVML", str(tmp_path / "gone"))
-        monkeypatch.setattr(nvml, "DEVICE_FILES", (file,))
+        monkeypatch.setattr(driver, "DEVICE_FILES", (file,))
         nvml.forget()
         assert not in_sight()
         assert "nvidia-smi" in (why_not_in_sight() or "")
@@ -94,9 +94,17 @@ def test_without_gpus_neither_the_binding_nor_psutil_is_imported() -> None:
     script = "import sys; from engine.gpus.processes import gpu_samples; gpu_samples(['http://localhost:1']); "
     script += "print([name for name in ('pynvml', 'psutil') if name in sys.modules])"
     prefix = python("engine.gpus.nvml")[2].partition("from ")[0]
-    guard = "from pathlib import Path; from engine.gpus import nvml; nvml.DEVICE_FILES = (Path('/nowhere'),); "
+    guard = "from pathlib import Path; from engine.gpus import driver; driver.DEVICE_FILES = (Path('/nowhere'),); "
     done = subprocess.run([sys.executable, "-c", prefix + guard + script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_without_a_driver_imports_nothing_for_gpus_but_the_look_at_two_files() -> None:
+    """The plain path's start does not grow."""
+    code = python("cli")[2].partition("from cli")[0]
+    code += "import commands.run.run, commands.run.command; print(sorted(n for n in sys.modules if '.gpus.' in n))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['engine.gpus.driver']"
 
 
 def test_each_gpu_is_matched_to_the_server_whose_process_computes_on_it(tmp_path: Path) -> None:
