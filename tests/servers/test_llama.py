@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -60,6 +61,7 @@ class Llama:
 
     def __init__(self, model: Path) -> None:
         self.model = model
+        self.outlives = contextlib.ExitStack()
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             self.port = int(one.getsockname()[1])
@@ -77,6 +79,7 @@ class Llama:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        self.outlives.enter_context(outlives_tests(self.process.pid))
         assert self.process.stdout is not None
         assert self.process.stdout.readline().strip() == self.url
 
@@ -95,7 +98,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llama(model: Path) -> Iterator[Llama]:
     """The server."""
     server = Llama(model)
-    with outlives_tests(server.process.pid):
+    with server.outlives:
         yield server
     server.end()
 
