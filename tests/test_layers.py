@@ -28,7 +28,7 @@ LAYERS: dict[str, frozenset[str]] = {
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
         {"errors", "records", "words"},
-        {"memory", "ports"},
+        {"memory", "ports", "gpus"},
         {"telemetry"},
         {"ledger"},
         {"config"},
@@ -103,6 +103,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"data"},
         {"parts"},
         {"standin", "forecast"},
+        {"fleet"},
         {"tuner"},
         {"measure"},
     ],
@@ -119,7 +120,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"texts"},
         {"measure"},
         {"search"},
-        {"explain"},
+        {"explain", "joint"},
         {"tuning"},
         {"report"},
     ],
