@@ -28,7 +28,7 @@ from readers.batching.fetch import PageFetcher, PageSize
 from readers.batching.ports import Document, DocumentSource
 from readers.batching.screening import Screening, TextPolicy
 from readers.batching.skip import QuarantineLog, SkipSet
-from readers.batching.window import BatchLimits, Window
+from readers.batching.window import Apart, BatchLimits, Window
 from readers.settings import ReaderSettings
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run(context: StageContext) -> None:
     settings = ReaderSettings.from_dict(context.settings)
     thresholds = gc.get_threshold()
     gc.set_threshold(_COLLECT_EVERY, 20, 50)
-    source = open_source(settings)
+    source = open_source(context, settings)
     try:
         Reader(context, settings, source).run()
     finally:
@@ -66,7 +66,7 @@ def run(context: StageContext) -> None:
         gc.set_threshold(*thresholds)
 
 
-def open_source(settings: ReaderSettings) -> DocumentSource:
+def open_source(context: StageContext, settings: ReaderSettings) -> DocumentSource:
     """The source that the settings name; each imports what it needs, and no other pays for that."""
     if settings.files is not None:
         from readers.files.source import FilesSource  # noqa: PLC0415
@@ -74,6 +74,7 @@ def open_source(settings: ReaderSettings) -> DocumentSource:
         return FilesSource(settings.files, text_field=settings.text_field, columns=settings.columns)
     from readers.mongo.source import MongoSource  # noqa: PLC0415
     from readers.mongo.work_queue import WorkQuery  # noqa: PLC0415
+    from readers.preflight.without_text import LeavingOut  # noqa: PLC0415
 
     return MongoSource(
         settings.uri,
@@ -84,6 +85,8 @@ def open_source(settings: ReaderSettings) -> DocumentSource:
         columns=settings.columns,
         id_type=IdType(settings.id_type),
         max_outage_s=settings.max_outage_s,
+        leaving_out=LeavingOut(),
+        log=context.log,
     )
 
 
@@ -95,13 +98,16 @@ class Reader:
         self._settings = settings
         self._source = source
         ids = source.ids
-        self._skip = SkipSet(QuarantineLog(settings.quarantine_file, ids.key_of_text), _done_ids(settings), ids)
+        self._skip = SkipSet(
+            QuarantineLog(settings.quarantine_file, ids.key_of_text), _done_ids(settings), ids, source.may_wait
+        )
         self._columns = ColumnReader(source.columns, source.types, self._log_misfit) if source.columns else None
         policy = TextPolicy(
             text_field=settings.text_field,
             prompt=settings.prompt or "",
             max_text_bytes=_room_for_a_text(context, settings),
             max_characters=settings.max_characters,
+            max_tokens=settings.max_tokens,
             truncate=settings.truncate,
             keep_text=settings.keep_text,
         )
@@ -117,6 +123,7 @@ class Reader:
             max_rows=settings.window_rows,
             bucketing=settings.bucketing,
             dedup=settings.dedup,
+            apart=Apart(settings.apart_tokens, settings.max_tokens) if settings.apart_tokens else None,
         )
         self._encoder = BatchEncoder(
             ids,
@@ -162,6 +169,7 @@ class Reader:
         before = self._documents
         self._skip.follow_quarantine(self._poll_commands)
         self._state = "reading"
+        self._source.begin_pass()
         self._fetcher = PageFetcher(self._source, self._page_size)
         try:
             is_complete = self._read_pages(self._fetcher)
@@ -196,6 +204,8 @@ class Reader:
                 continue
             starving_since = None
             self._state = "reading"
+            if not self._source.take_in(self._skip, self._poll_commands):
+                return False
             if not documents:
                 self._publish_window(flush=True)
                 return not self._stop
@@ -307,6 +317,7 @@ class Reader:
             last_error=self._outage.last_error,
             truncated=self._screening.n_truncated,
             saved_texts=self._window.saved_texts,
+            beside_equals=self._window.n_apart,
             misfits=dict(self._columns.misfits) if self._columns is not None else {},
             unsettled=self._skip.unsettled,
         )

@@ -28,6 +28,7 @@ class WriterSettings:
         has_id_field: Whether the first carried value of such a slot is the id; without it the id is `file#row`.
         id_type, columns, dim, vector_type, truncated: See `writers.shards.schema.ShardSchema`.
         fingerprint: For the footer (`engine.records.Fingerprint.as_dict`).
+        canary: The servers' vectors of the canary texts, for the footer (`writers.parquet.canary`); may be empty.
         ledger: Id of the ledger, for the footer.
         version: Version of the engine, for the footer.
     """
@@ -44,6 +45,7 @@ class WriterSettings:
     fingerprint: dict[str, Any]
     ledger: str
     version: str
+    canary: str = ""
     row_group_bytes: int = ROW_GROUP_BYTES
     names_file: str | None = None
     has_id_field: bool = False

@@ -10,7 +10,7 @@ from commands.options.config_file import config_option
 from commands.options.declared import examples, option
 from commands.options.source import named
 from commands.options.values import listed
-from commands.terminal.output import print_result, to_json
+from commands.terminal.output import list_as_json, print_parts, print_result, to_json
 
 app = typer.Typer(help="Documents that could not be embedded: list them, or let them be tried again.")
 Reasons = Annotated[str | None, option("reason", "Only these reasons, comma-separated.")]
@@ -33,10 +33,9 @@ def list_entries(
     from commands.quarantine.quarantine import as_text, entries_with
     from engine.ledger.runfolder import RunFolders
 
-    entries = entries_with(
-        RunFolders.of(hot_dir, Path(), *named(source, name, database, collection), done_field), listed(reason)
-    )
-    print_result(to_json(entries) if json_ else as_text(entries))
+    folders = RunFolders.of(hot_dir, Path(), *named(source, name, database, collection), done_field)
+    entries = entries_with(folders, listed(reason))
+    print_parts(list_as_json(entries) if json_ else as_text(entries))
 
 
 @app.command("retry", epilog=examples("engine quarantine retry --reason backend && engine run"))

@@ -10,7 +10,8 @@ that is lost leaves marks that are set again.
 
 Record types of a run: `RUN` (once: ledger id, fingerprint, schema), `EPOCH` (every start), `COMMIT` (a shard is
 durable; of files as a source also which rows it holds), `MARKED` (its documents are marked), `FILES` (source files that
-the run found), `STOP` (a clean end, with its exit code). A merge keeps a ledger of
+the run found), `ACCEPTED` (the user has agreed to servers with other vectors of the canary texts, with their cosine),
+`STOP` (a clean end, with its exit code). A merge keeps a ledger of
 its own beside its outputs, so that it may work while a run goes on.
 """
 
@@ -203,6 +204,7 @@ class RunState:
         stop: The last STOP record since the last start, or None while running and after a crash.
         last_epoch_record: The last EPOCH record.
         files: The source files of a run that reads files, in the order of their numbers.
+        accepted: ACCEPTED records, in their order.
     """
 
     run: Record | None = None
@@ -214,6 +216,7 @@ class RunState:
     stop: Record | None = None
     last_epoch_record: Record | None = None
     files: list[Record] = field(default_factory=list)
+    accepted: list[Record] = field(default_factory=list)
 
     def apply(self, record: Record) -> None:
         """Take one record in; types it does not know are left alone."""
@@ -232,6 +235,8 @@ class RunState:
             self.gone += int(record["gone"])
         elif kind == "FILES":
             self.files += record["files"]
+        elif kind == "ACCEPTED":
+            self.accepted.append(record)
         elif kind == "STOP":
             self.stop = record
 

@@ -149,6 +149,22 @@ class DocumentSource(Protocol):
     passing: tuple[type[Exception], ...]
     columns: tuple[tuple[str, str], ...]
 
+    def may_wait(self, entry: dict[str, Any], /) -> bool:
+        """Note an entry of the quarantine; whether its document may turn out to be in no page (`take_in`)."""
+
+    def begin_pass(self) -> None:
+        """Told before every pass, by the reader's thread: go by what is in quarantine now."""
+
+    def take_in(self, skip: Any, is_enough: Callable[[], bool], /) -> bool:
+        """See to it, before the first page of a pass, that quarantined documents in its pages are in the skip set.
+
+        Args:
+            skip: The reader's `readers.batching.skip.SkipSet`.
+
+        Returns:
+            False when `is_enough` ended it: then no page may be looked at.
+        """
+
     def open(self) -> DocumentQueue:
         """Begin a pass over what is to be embedded.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,17 @@ class FilesSource(DocumentSource):
         self.ids = PositionIds(RowNaming([file.name for file in self._files]))
         self.types: ValueTypes = FILE_TYPES
         self.outage = NeverAway()
+
+    def may_wait(self, entry: dict[str, Any], /) -> bool:
+        """See the protocol; every row in quarantine is in a page."""
+        return False
+
+    def begin_pass(self) -> None:
+        """See the protocol."""
+
+    def take_in(self, skip: Any, is_enough: Callable[[], bool], /) -> bool:
+        """See the protocol."""
+        return True
 
     def open(self) -> FileQueue:
         """See the protocol; after the first pass nothing is left: new files are found by the next start."""

@@ -27,6 +27,7 @@ from writers.files.new_file import HashedNewFile
 from writers.shards.positions import Positions
 from writers.shards.schema import (
     ID,
+    KEY_CANARY,
     KEY_EPOCH,
     KEY_FINGERPRINT,
     KEY_ID_DIGEST,
@@ -53,6 +54,7 @@ class ShardIdentity:
     ledger: str
     version: str
     fingerprint: dict[str, Any]
+    canary: str = ""
 
 
 class OpenShard:
@@ -215,9 +217,10 @@ class OpenShard:
 
     def _footer(self) -> dict[bytes, bytes]:
         identity = self.identity
-        where = {} if self._positions is None else {KEY_POSITIONS: self._positions.encoded().encode()}
-        return {
-            **where,
+        more = {KEY_CANARY: identity.canary.encode()} if identity.canary else {}
+        if self._positions is not None:
+            more[KEY_POSITIONS] = self._positions.encoded().encode()
+        return more | {
             KEY_VERSION: identity.version.encode(),
             KEY_FINGERPRINT: orjson.dumps(identity.fingerprint),
             KEY_SHARD: identity.name.encode(),
