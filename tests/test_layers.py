@@ -30,7 +30,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"memory", "ports"},
         {"telemetry"},
         {"ledger"},
-        {"config"},
+        {"config", "recording"},
         {"supervision"},
     ],
     "readers": [
