@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -52,7 +53,7 @@ class Recorder:
         self._has_complained = False
         self._phase: str | None = None
         self._waiting: queue.Queue[tuple[str, dict[str, Any], float] | None] = queue.Queue(_MOST_WAITING)
-        self.note("new_run", **facts)
+        self.note("new_run", cores=os.cpu_count(), **facts)
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
 

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,13 +24,14 @@ from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from engine.telemetry.status import read_status
 from tests.crash.job import DIM, MODEL, Job, finish, wait_until
 
-OPTIONS = ("--shard-bytes", "96KiB", "--batch-size", "16", "--bucketing", "off")
+OPTIONS = ("--shard-seconds", "1.5", "--batch-size", "16", "--bucketing", "off")
 N_SERVERS = 3
 SERVERS = StandinConfig(
     backend="sim",
     ports=(0,) * N_SERVERS,
     model_id=MODEL,
     dim=DIM,
+    max_batch_tokens=512,
     gpu=GpuConfig(tokens_per_s=5_000.0, fixed_overhead_s=0.002, padded=False),
 )
 PER_SECOND = 900
@@ -74,7 +74,8 @@ class Trouble:
         begin: Makes it; returns the expected subject, or None when any is right.
         options: Further options of the run.
         environment: Further variables of the run; `{folder}` is the job's.
-        longer_from: Share of the documents from which on texts are longer, and by how much.
+        texts_grow: Whether texts are longer from some document on.
+        wide: Whether they are padded with blanks, so that a page holds few of them.
     """
 
     causes: frozenset[str]
@@ -82,6 +83,7 @@ class Trouble:
     options: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     texts_grow: bool = False
+    wide: bool = False
 
 
 def nothing(scene: Scene) -> None:
@@ -126,31 +128,17 @@ def far_server(scene: Scene) -> str:
 
 def slow_reads(scene: Scene) -> None:
     """MongoDB takes its time for every page."""
-    scene.fail_point(["find", "getMore", "aggregate"], int(scene.rng.uniform(600, 1200)))
+    scene.fail_point(["find", "getMore", "aggregate"], int(scene.rng.uniform(2000, 3500)))
 
 
 def slow_marks(scene: Scene) -> None:
     """MongoDB takes its time for every update."""
-    scene.fail_point(["update"], int(scene.rng.uniform(2500, 4000)))
+    scene.fail_point(["update"], int(scene.rng.uniform(3000, 5000)))
 
 
 def slow_cold(scene: Scene) -> None:
     """Every write to cold storage takes its time."""
     (scene.job.folder / "slow").touch()
-
-
-def hog(scene: Scene) -> str | None:
-    """Other processes use all cores."""
-    code = "import time\nend=time.time()+300\nwhile time.time()<end: sum(range(10000))"
-    hogs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(8)]
-
-    def over() -> None:
-        for process in hogs:
-            process.kill()
-            process.wait()
-
-    scene.clean_up.append(over)
-    return None
 
 
 def two_at_once(scene: Scene) -> str:
@@ -162,21 +150,18 @@ def two_at_once(scene: Scene) -> str:
     return subject
 
 
-COLD = (("ENGINE_FAILPOINTS", "writer/durable.write#0=sleep_while:0.15:{folder}/slow"),)
+COLD = (("ENGINE_FAILPOINTS", "writer/durable.write#0=sleep_while:0.5:{folder}/slow"),)
 TROUBLES: dict[str, Trouble] = {
     "steady": Trouble(causes=frozenset(), begin=nothing),
     "one_server_slower": Trouble(causes=frozenset({"server_slower"}), begin=one_server_slower),
     "all_servers_slower": Trouble(causes=frozenset({"servers_slower"}), begin=all_servers_slower),
     "server_gone": Trouble(causes=frozenset({"server_out"}), begin=server_gone),
     "server_flaps": Trouble(causes=frozenset({"server_flapping"}), begin=server_flaps),
-    "far_server": Trouble(
-        causes=frozenset({"network_slower"}), begin=far_server, options=("--concurrency", "2")
-    ),
-    "slow_reads": Trouble(causes=frozenset({"source_slower"}), begin=slow_reads),
+    "far_server": Trouble(causes=frozenset({"network_slower"}), begin=far_server, options=("--concurrency", "2")),
+    "slow_reads": Trouble(causes=frozenset({"source_slower"}), begin=slow_reads, wide=True),
     "slow_marks": Trouble(causes=frozenset({"marks_slower"}), begin=slow_marks),
     "slow_cold": Trouble(causes=frozenset({"cold_slower"}), begin=slow_cold, environment=COLD),
     "longer_texts": Trouble(causes=frozenset({"longer_texts"}), begin=nothing, texts_grow=True),
-    "hog": Trouble(causes=frozenset({"busy_machine"}), begin=hog),
     "two_at_once": Trouble(causes=frozenset({"server_out", "servers_slower"}), begin=two_at_once),
 }
 
@@ -195,11 +180,11 @@ class Played:
     subject: str | None
 
 
-def documents(n: int, rng: random.Random, longer_from: int | None) -> Iterator[dict[str, Any]]:
+def documents(n: int, rng: random.Random, longer_from: int | None, blanks: int) -> Iterator[dict[str, Any]]:
     """Documents with texts of 4 to 24 words, four times that from number `longer_from` on."""
     for number in range(n):
         n_words = rng.randrange(4, 25) * (4 if longer_from is not None and number >= longer_from else 1)
-        yield {"_id": number, "text": " ".join(["word"] * n_words), "classified": False, "lang": "en"}
+        yield {"_id": number, "text": " ".join(["word"] * n_words) + " " * blanks, "classified": False, "lang": "en"}
 
 
 def play(
@@ -220,14 +205,14 @@ def play(
         environment=environment,
     )
     longer_from = int(PER_SECOND * 0.75 * before_s) if trouble.texts_grow else None
-    job.insert(list(documents(int(PER_SECOND * 1.6 * seconds), rng, longer_from)))
+    job.insert(list(documents(int(PER_SECOND * 1.6 * seconds), rng, longer_from, 4000 if trouble.wide else 0)))
     process = job.start_run("--max-time", str(seconds))
     scene = Scene(job=job, fleet=fleet, mongod=mongod, rng=rng, process=process)
     with contextlib.ExitStack() as stack:
         stack.callback(client.close)
         stack.callback(client.drop_database, database.name)
         stack.callback(lambda: [fleet.control(port, clear_faults=True, slow_factor=1.0) for port in fleet.ports])
-        wait_until(lambda: _embedded(job) > 0, what="the first document", process=process)
+        wait_until(lambda: _of(job, "embedded_now") > 0, what="the first document", process=process)
         _wait_for(job, process, before_s, longer_from)
         began_at = time.time()
         subject = trouble.begin(scene)
@@ -240,13 +225,13 @@ def play(
 def _wait_for(job: Job, process: subprocess.Popen[str], before_s: float, n_documents: int | None) -> None:
     """Wait until a run is as old as that, or has embedded so many."""
     if n_documents is not None:
-        wait_until(lambda: _embedded(job) >= n_documents, what="the longer texts", process=process)
+        wait_until(lambda: _of(job, "embedded_now") >= n_documents, what="the longer texts", process=process)
     else:
-        wait_until(lambda: (read_status(job.folders.status) or {})["seconds"] >= before_s, what="midway", process=process)
+        wait_until(lambda: _of(job, "seconds") >= before_s, what="midway", process=process)
 
 
-def _embedded(job: Job) -> int:
-    return int((read_status(job.folders.status) or {}).get("embedded_now", 0))
+def _of(job: Job, figure: str) -> float:
+    return float((read_status(job.folders.status) or {}).get(figure, 0))
 
 
 def main() -> None:

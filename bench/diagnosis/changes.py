@@ -1,0 +1,118 @@
+"""Change points: at which samples the mean of a noisy signal changes, and by more than its noise explains.
+
+PELT minimises the sum of squares around the means of the segments plus a penalty for each, exactly and in about linear
+time (Source: Killick, Fearnhead, Eckley, "Optimal detection of changepoints with a linear computational cost", 2012).
+The unit of the squares is the signal's own noise, taken from differences of neighbours, whose median no change moves;
+noise that is correlated over a few samples shows in differences of short means, and the larger of both counts. A long
+signal is cut into windows; what a window's edge makes of it is taken back where neighbours do not differ.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+Signal = npt.NDArray[np.float64]
+WINDOW = 1500
+LEAST = 4
+"""Samples of a segment."""
+_PENALTY = 4.0  # times log n; 2 to 3 suffice for independent normal noise, which throughput never quite has
+_LEAST_NOISE = 0.01
+_Z = 4.0
+_BLOCK = 4
+_NEAR = 200
+
+
+def noise_of(signal: Signal) -> float:
+    """The standard deviation of a signal around its (piecewise constant) mean, robustly."""
+    if len(signal) < 3:
+        return _LEAST_NOISE
+    found = [_spread(np.diff(signal)) / math.sqrt(2)]
+    n_blocks = len(signal) // _BLOCK
+    if n_blocks >= 6:
+        means = signal[: n_blocks * _BLOCK].reshape(n_blocks, _BLOCK).mean(axis=1)
+        found.append(_spread(np.diff(means)) / math.sqrt(2) * math.sqrt(_BLOCK))
+    return max(_LEAST_NOISE, *found)
+
+
+def _spread(values: Signal) -> float:
+    """Standard deviation from the median of absolute values; these are differences, their centre is 0."""
+    return float(np.median(np.abs(values)) / 0.6745)
+
+
+def change_points(signal: Signal, least_change: float) -> list[int]:
+    """Where segments begin, without 0, in order.
+
+    Args:
+        signal: float64 (n,), no NaN.
+        least_change: Neighbouring segments whose means differ by less are one.
+    """
+    smooth = _without_single_outliers(signal)
+    n = len(smooth)
+    points: list[int] = []
+    for begin in range(0, n, WINDOW):
+        end = min(n, begin + WINDOW)
+        if begin:
+            points.append(begin)
+        points += [begin + point for point in _pelt(smooth[begin:end], noise_of(smooth[begin:end]), n)]
+    return _merged(smooth, points, least_change)
+
+
+def _without_single_outliers(signal: Signal) -> Signal:
+    """The running median of three: it keeps edges, and drops what lasted for one sample."""
+    if len(signal) < 3:
+        return signal
+    middle = np.median(np.stack([signal[:-2], signal[1:-1], signal[2:]]), axis=0)
+    return np.concatenate([signal[:1], middle, signal[-1:]])
+
+
+def _pelt(signal: Signal, noise: float, n_all: int) -> list[int]:
+    """The change points of one window."""
+    n = len(signal)
+    if n < 2 * LEAST:
+        return []
+    scaled = (signal - signal.mean()) / noise
+    sums = np.concatenate([[0.0], np.cumsum(scaled)])
+    squares = np.concatenate([[0.0], np.cumsum(scaled**2)])
+    penalty = _PENALTY * math.log(max(n_all, 8))
+    best = np.full(n + 1, np.inf)
+    best[0] = -penalty
+    last = np.zeros(n + 1, np.int64)
+    candidates = np.array([0])
+    for end in range(LEAST, n + 1):
+        n_in = end - candidates
+        total = sums[end] - sums[candidates]
+        cost = best[candidates] + (squares[end] - squares[candidates]) - total**2 / n_in
+        choice = int(np.argmin(cost))
+        best[end] = cost[choice] + penalty
+        last[end] = candidates[choice]
+        begin = end + 1 - LEAST
+        candidates = candidates[cost <= best[end]]
+        if begin >= LEAST and np.isfinite(best[begin]):
+            candidates = np.append(candidates, begin)
+    points = []
+    end = n
+    while (end := int(last[end])) > 0:
+        points.append(end)
+    return points[::-1]
+
+
+def _merged(signal: Signal, points: list[int], least_change: float) -> list[int]:
+    """Drop, the weakest first, the change points at which neighbours do not differ enough."""
+    points = list(points)
+    while points:
+        edges = [0, *points, len(signal)]
+        worst, at = math.inf, -1
+        for index in range(len(points)):
+            left, right = signal[edges[index] : edges[index + 1]], signal[edges[index + 1] : edges[index + 2]]
+            change = abs(float(right.mean() - left.mean()))
+            noise = noise_of(np.concatenate([left[-_NEAR:], right[:_NEAR]]))
+            needed = max(least_change, _Z * noise * math.sqrt(1 / len(left) + 1 / len(right)))
+            if change / needed < worst:
+                worst, at = change / needed, index
+        if worst >= 1.0:
+            break
+        del points[at]
+    return points
