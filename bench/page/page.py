@@ -5,9 +5,9 @@ from __future__ import annotations
 from html import escape
 
 from bench.diagnosis.diagnosis import Diagnosis, diagnose
-from bench.page import sections
-from bench.page.sections import Price, Subject
+from bench.page import when, where
 from bench.page.style import CSS
+from bench.page.subject import Price, Subject
 from bench.recording.recording import Recording
 
 _PLACES = (
@@ -42,15 +42,15 @@ def page(
     if not diagnosis.runs:
         return _document(name, "<p>Nothing was recorded yet.</p>", refresh_s)
     parts = [
-        sections.summary(subject),
-        sections.timeline(subject),
-        sections.whereabouts(subject),
-        sections.servers(subject),
-        sections.texts(subject),
-        sections.files(subject),
-        sections.forecast(subject),
-        sections.machine(subject),
-        sections.events(subject),
+        when.summary(subject),
+        when.timeline(subject),
+        where.whereabouts(subject),
+        where.servers(subject),
+        where.texts(subject),
+        where.files(subject),
+        when.forecast(subject),
+        where.machine(subject),
+        when.events(subject),
     ]
     text = "".join(parts)
     links = " · ".join(f'<a href="#{place}">{word}</a>' for place, word in _PLACES if f'id="{place}"' in text)

@@ -11,7 +11,7 @@ from bench.diagnosis.causes import CAUSES, NONE
 from bench.diagnosis.diagnosis import Diagnosis, Stretch, diagnose
 from bench.diagnosis.verdict import because, clock, told, verdict
 from bench.page.page import page
-from bench.page.sections import Price
+from bench.page.subject import Price
 from bench.recording.recording import Recording, read_recording
 from engine.config import check_range
 from engine.errors import SinkError
