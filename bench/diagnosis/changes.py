@@ -100,19 +100,25 @@ def _pelt(signal: Signal, noise: float, n_all: int) -> list[int]:
 
 
 def _merged(signal: Signal, points: list[int], least_change: float) -> list[int]:
-    """Drop, the weakest first, the change points at which neighbours do not differ enough."""
-    points = list(points)
-    while points:
-        edges = [0, *points, len(signal)]
-        worst, at = math.inf, -1
-        for index in range(len(points)):
-            left, right = signal[edges[index] : edges[index + 1]], signal[edges[index + 1] : edges[index + 2]]
-            change = abs(float(right.mean() - left.mean()))
-            noise = noise_of(np.concatenate([left[-_NEAR:], right[:_NEAR]]))
-            needed = max(least_change, _Z * noise * math.sqrt(1 / len(left) + 1 / len(right)))
-            if change / needed < worst:
-                worst, at = change / needed, index
-        if worst >= 1.0:
-            break
-        del points[at]
-    return points
+    """Drop, the weakest first, the change points at which neighbours do not differ enough.
+
+    The longer a signal is, the more often chance alone makes two stretches of it differ.
+    """
+    z = max(_Z, 1.5 * math.sqrt(2 * math.log(max(len(signal), 8))))
+    edges = [0, *points, len(signal)]
+
+    def strength(index: int) -> float:
+        """Of the change at `edges[index]`, in what is needed."""
+        left, right = signal[edges[index - 1] : edges[index]], signal[edges[index] : edges[index + 1]]
+        noise = noise_of(np.concatenate([left[-_NEAR:], right[:_NEAR]]))
+        needed = max(least_change, z * noise * math.sqrt(1 / len(left) + 1 / len(right)))
+        return abs(float(np.median(right) - np.median(left))) / needed  # medians: a sample may lie across a change
+
+    strengths = [math.inf, *(strength(index) for index in range(1, len(edges) - 1)), math.inf]
+    while len(edges) > 2 and (weakest := min(strengths)) < 1.0:
+        gone = strengths.index(weakest)
+        del edges[gone], strengths[gone]
+        for index in (gone - 1, gone):
+            if 0 < index < len(edges) - 1:
+                strengths[index] = strength(index)
+    return edges[1:-1]

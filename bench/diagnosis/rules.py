@@ -149,9 +149,10 @@ def processors(before: Figures, now: Figures, _drop: float) -> Iterator[Finding]
         more_cores = now["other_cores"] - before["other_cores"]
         fewer_cores = ratio_of(now["own_cores"], before["own_cores"])
         if more_cores > 0.25 or (more_load >= 2.0 and grown(before["load"], now["load"], 1.3) and fewer_cores < 1.0):
+            is_newly_full = not over(before, "cpu_busy", 0.8)  # then even servers of this machine are its victims
             yield Finding(
                 cause="busy_machine",
-                explains=0.7,
+                explains=0.97 if is_newly_full else 0.7,
                 evidence=(
                     than_before("processors used by others", before["other_cores"], now["other_cores"], "{:.1f}"),
                     than_before("processors used by this run", before["own_cores"], now["own_cores"], "{:.2f}"),

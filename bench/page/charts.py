@@ -40,7 +40,7 @@ def number(value: float, unit: str = "") -> str:
     """A figure for people: `12,345`, `0.42`, or a dash when there is none."""
     if not math.isfinite(value):
         return "-"
-    if abs(value) >= 100:
+    if abs(value) >= 100 or value == int(value):
         text = f"{value:,.0f}"
     elif abs(value) >= 1:
         text = f"{value:,.1f}"
@@ -99,10 +99,10 @@ def line_chart(
     last = ", ".join(f"{name} {number(float(points[-1, 1]))} at the end" for name, points in series if len(points))
     key = "" if len(series) < 2 else _key([name for name, _ in series])
     return (
-        f'<div class="chart{" low" if low else ""}"><svg role="img" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<div class="chart{" low" if low else ""}">'
+        f'<span class="top">{escape(title)}, top {number(top)} {escape(unit)}</span><svg role="img" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'preserveAspectRatio="none" aria-label="{escape(title)}"><title>{escape(title)}</title>'
         f"<desc>{escape(f'Highest {number(top)} {unit}; {last}.')}</desc>{''.join(parts)}</svg>"
-        f'<span class="top">{escape(title)}, top {number(top)} {escape(unit)}</span>'
         f'<div class="ends"><span>{escape(ends[0])}</span><span>{escape(ends[1])}</span></div>{key}</div>'
     )
 
@@ -179,7 +179,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, a
         anchor = f' id="{anchors[index]}"' if index < len(anchors) else ""
         line = "".join(f'<td class="text">{cell}</td>' if cell.startswith("<") else f"<td>{cell}</td>" for cell in row)
         cells.append(f"<tr{anchor}>{line}</tr>")
-    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    wraps = [any(row[index].startswith("<") for row in rows) for index in range(len(head))]
+    top = "".join(
+        f'<th scope="col"{" class=text" if wrap else ""}>{escape(name)}</th>'
+        for name, wrap in zip(head, wraps, strict=True)
+    )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
         f"<caption class='dim'>{escape(caption)}</caption><thead><tr>{top}</tr></thead>"

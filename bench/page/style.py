@@ -16,7 +16,7 @@ a:focus-visible,summary:focus-visible,[tabindex]:focus-visible{outline:3px solid
 .dim{color:var(--dim)}
 .verdict{background:var(--panel);border-left:.4rem solid var(--ok);padding:.7rem 1rem;border-radius:.3rem;
 margin:.8rem 0}
-.verdict.slow{border-color:var(--slow)}
+.verdict.bad{border-color:var(--slow)}
 .verdict p:first-child{font-weight:600;font-size:1.08rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.6rem;margin:.8rem 0;padding:0}
 .cards div{background:var(--panel);border-radius:.3rem;padding:.5rem .7rem}
@@ -25,7 +25,7 @@ margin:.8rem 0}
 .chart{position:relative;margin:.4rem 0 1.6rem}
 .chart svg{display:block;width:100%;height:11rem;background:var(--panel);border-radius:.3rem}
 .chart.low svg{height:5.5rem}
-.chart .top{position:absolute;left:.4rem;top:.2rem;font-size:.8rem;color:var(--dim)}
+.chart .top{display:block;font-size:.85rem;color:var(--dim)}
 .chart .ends{display:flex;justify-content:space-between;font-size:.8rem;color:var(--dim)}
 .line{fill:none;stroke-width:1.6;vector-effect:non-scaling-stroke}
 .band{fill:var(--slowfill)}
@@ -37,8 +37,10 @@ margin:.8rem 0}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:.3rem .55rem;border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child,td:first-child,td.text{text-align:left}
-td.text{white-space:normal;min-width:14rem}
+th:first-child,td:first-child,th.text,td.text{text-align:left}
+td{vertical-align:top}
+td.text{white-space:normal;min-width:14rem;overflow-wrap:anywhere}
+caption{text-align:left}
 th{color:var(--dim);font-weight:600}
 tr:target{background:var(--okfill)}
 .share{display:flex;height:1.4rem;border-radius:.2rem;overflow:hidden;min-width:12rem;border:1px solid var(--line)}

@@ -39,7 +39,7 @@ def summary(subject: Subject) -> str:
     ]
     items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in cards)
     return (
-        f'<section class="verdict{" slow" if is_slow else ""}" aria-label="Verdict">{said}</section>'
+        f'<section class="verdict{" bad" if is_slow else ""}" aria-label="Verdict">{said}</section>'
         f'<dl class="cards">{items}</dl>'
     )
 
@@ -106,17 +106,17 @@ def stretches(subject: Subject) -> str:
             rows.append(
                 [
                     clock(stretch.begin, day=True),
+                    _why(stretch),
                     duration(stretch.end - stretch.begin),
                     number(stretch.figures.rows_s),
                     number(stretch.figures.tokens_s),
                     f"{stretch.factor:.2f}",
-                    _why(stretch),
                     duration(lost_s(run, stretch)) if lost_s(run, stretch) >= 1 else "-",
                 ]
             )
     if not rows:
         return '<p class="dim">Too short to judge.</p>'
-    head = ["from", "for", "documents/s", "tokens/s", "of before", "why", "time lost"]
+    head = ["from", "why", "for", "documents/s", "tokens/s", "of before", "time lost"]
     return table(head, rows, caption="Stretches of the same rate", anchors=anchors)
 
 

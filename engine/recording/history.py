@@ -1,11 +1,11 @@
 """The files of a recording: three resolutions side by side, and the events, each bounded.
 
     fine      every sample                       2 x 3 MiB
-    minutes   samples of a minute                2 x 5 MiB
-    coarse    samples of ten minutes             2 x 16 MiB
+    minutes   samples of a minute                2 x 12 MiB
+    coarse    samples of ten minutes             2 x 10 MiB
     events    what happened                      2 x 2 MiB
 
-A file that is full takes the place of the one before it (`.old`), so that a month never needs more than 52 MiB and no
+A file that is full takes the place of the one before it (`.old`), so that a month never needs more than 54 MiB and no
 step of the recording ever reads or rewrites what is there. A reader takes each stretch of time from the finest file
 that still has it. Nothing here is durable on purpose: after a power cut the ledger is what counts, and the tail of a
 recording may be torn. What a crash cuts off of a coarse sample is in the finer files.
@@ -25,7 +25,7 @@ OLD = ".old"
 EVENTS = "events"
 RESOLUTIONS = ("fine", "minutes", "coarse")
 PERIODS_S = {"fine": 0.0, "minutes": 60.0, "coarse": 600.0}
-LIMITS_BYTES = {"fine": 3 * MIB, "minutes": 5 * MIB, "coarse": 16 * MIB, EVENTS: 2 * MIB}
+LIMITS_BYTES = {"fine": 3 * MIB, "minutes": 12 * MIB, "coarse": 10 * MIB, EVENTS: 2 * MIB}
 """Of one file; there are two of each."""
 _MISSING = float("nan")
 

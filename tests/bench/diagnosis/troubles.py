@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import random
 import subprocess
 import time
@@ -34,6 +35,8 @@ SERVERS = StandinConfig(
     max_batch_tokens=512,
     gpu=GpuConfig(tokens_per_s=5_000.0, fixed_overhead_s=0.002, padded=False),
 )
+SHORT = dataclasses.replace(SERVERS, max_input_length=16)
+"""They cut texts at once, so that long ones are cheap."""
 PER_SECOND = 900
 """About what these servers embed; enough documents are there for a run that never runs out of them."""
 
@@ -84,6 +87,7 @@ class Trouble:
     environment: tuple[tuple[str, str], ...] = ()
     texts_grow: bool = False
     wide: bool = False
+    servers: StandinConfig = SERVERS
 
 
 def nothing(scene: Scene) -> None:
@@ -150,7 +154,9 @@ def two_at_once(scene: Scene) -> str:
     return subject
 
 
-COLD = (("ENGINE_FAILPOINTS", "writer/durable.write#0=sleep_while:0.5:{folder}/slow"),)
+SMALL_RING = ("--columns", "classified", "--ring-bytes", "16MiB")
+"""Carried columns make slots large, so few of them are there to hide that the writer is slow."""
+COLD = (("ENGINE_FAILPOINTS", "writer/durable.write#0=sleep_while:1.0:{folder}/slow"),)
 TROUBLES: dict[str, Trouble] = {
     "steady": Trouble(causes=frozenset(), begin=nothing),
     "one_server_slower": Trouble(causes=frozenset({"server_slower"}), begin=one_server_slower),
@@ -158,9 +164,9 @@ TROUBLES: dict[str, Trouble] = {
     "server_gone": Trouble(causes=frozenset({"server_out"}), begin=server_gone),
     "server_flaps": Trouble(causes=frozenset({"server_flapping"}), begin=server_flaps),
     "far_server": Trouble(causes=frozenset({"network_slower"}), begin=far_server, options=("--concurrency", "2")),
-    "slow_reads": Trouble(causes=frozenset({"source_slower"}), begin=slow_reads, wide=True),
+    "slow_reads": Trouble(causes=frozenset({"source_slower"}), begin=slow_reads, wide=True, servers=SHORT),
     "slow_marks": Trouble(causes=frozenset({"marks_slower"}), begin=slow_marks),
-    "slow_cold": Trouble(causes=frozenset({"cold_slower"}), begin=slow_cold, environment=COLD),
+    "slow_cold": Trouble(causes=frozenset({"cold_slower"}), begin=slow_cold, environment=COLD, options=SMALL_RING),
     "longer_texts": Trouble(causes=frozenset({"longer_texts"}), begin=nothing, texts_grow=True),
     "two_at_once": Trouble(causes=frozenset({"server_out", "servers_slower"}), begin=two_at_once),
 }
@@ -242,11 +248,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--folder", type=Path, required=True)
     given = parser.parse_args()
-    with LocalMongod() as mongod, StandinFleet(SERVERS) as fleet:
+    with LocalMongod() as mongod:
         for name in given.names:
             folder = given.folder / f"{name}-{given.seed}"
             folder.mkdir(parents=True)
-            played = play(name, given.seed, folder, mongod, fleet, seconds=given.seconds)
+            with StandinFleet(TROUBLES[name].servers) as fleet:
+                played = play(name, given.seed, folder, mongod, fleet, seconds=given.seconds)
             print(name, played.folder, played.began_at, played.subject, flush=True)
 
 
