@@ -23,6 +23,8 @@ _LEAST_NOISE = 0.01
 _Z = 4.0
 _BLOCK = 4
 _NEAR = 200
+_FEW = 6
+"""A noise that is taken from few samples is only roughly known: it counts as larger."""
 
 
 def noise_of(signal: Signal) -> float:
@@ -34,7 +36,7 @@ def noise_of(signal: Signal) -> float:
     if n_blocks >= 6:
         means = signal[: n_blocks * _BLOCK].reshape(n_blocks, _BLOCK).mean(axis=1)
         found.append(_spread(np.diff(means)) / math.sqrt(2) * math.sqrt(_BLOCK))
-    return max(_LEAST_NOISE, *found)
+    return max(_LEAST_NOISE, *found) * (1 + _FEW / len(signal))
 
 
 def _spread(values: Signal) -> float:
@@ -56,8 +58,8 @@ def change_points(signal: Signal, least_change: float) -> list[int]:
         end = min(n, begin + WINDOW)
         if begin:
             points.append(begin)
-        points += [begin + point for point in _pelt(smooth[begin:end], noise_of(smooth[begin:end]), n)]
-    return _merged(smooth, points, least_change)
+        points += [begin + point for point in _pelt(smooth[begin:end], noise_of(signal[begin:end]), n)]
+    return _merged(signal, smooth, points, least_change)
 
 
 def _without_single_outliers(signal: Signal) -> Signal:
@@ -99,7 +101,7 @@ def _pelt(signal: Signal, noise: float, n_all: int) -> list[int]:
     return points[::-1]
 
 
-def _merged(signal: Signal, points: list[int], least_change: float) -> list[int]:
+def _merged(signal: Signal, smooth: Signal, points: list[int], least_change: float) -> list[int]:
     """Drop, the weakest first, the change points at which neighbours do not differ enough.
 
     The longer a signal is, the more often chance alone makes two stretches of it differ.
@@ -109,8 +111,10 @@ def _merged(signal: Signal, points: list[int], least_change: float) -> list[int]
 
     def strength(index: int) -> float:
         """Of the change at `edges[index]`, in what is needed."""
-        left, right = signal[edges[index - 1] : edges[index]], signal[edges[index] : edges[index + 1]]
-        noise = noise_of(np.concatenate([left[-_NEAR:], right[:_NEAR]]))
+        left, right = smooth[edges[index - 1] : edges[index]], smooth[edges[index] : edges[index + 1]]
+        noise = noise_of(
+            signal[max(edges[index - 1], edges[index] - _NEAR) : min(edges[index + 1], edges[index] + _NEAR)]
+        )
         needed = max(least_change, z * noise * math.sqrt(1 / len(left) + 1 / len(right)))
         return abs(float(np.median(right) - np.median(left))) / needed  # medians: a sample may lie across a change
 

@@ -226,14 +226,13 @@ def _named(stretches: list[Stretch], events: list[dict[str, Any]]) -> list[Stret
 
 
 def _usual(stretches: list[Stretch]) -> Stretch:
-    """The stretch that others are compared with: the longest of those that do about the most tokens a second."""
+    """The one that others are compared with: of those that do about the most tokens a second, the first long one."""
     length = sum(stretch.end - stretch.begin for stretch in stretches)
     long = [stretch for stretch in stretches if stretch.end - stretch.begin >= 0.1 * length] or stretches
     best = max(_speed(stretch) for stretch in long)
-    return max(
-        (stretch for stretch in long if _speed(stretch) >= best / math.exp(LEAST_CHANGE)),
-        key=lambda stretch: stretch.end - stretch.begin,
-    )
+    fast = [stretch for stretch in long if _speed(stretch) >= best / math.exp(LEAST_CHANGE)]
+    longest = max(stretch.end - stretch.begin for stretch in fast)
+    return next(stretch for stretch in fast if stretch.end - stretch.begin >= longest / 3)
 
 
 def _speed(stretch: Stretch) -> float:

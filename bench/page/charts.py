@@ -100,7 +100,8 @@ def line_chart(
     key = "" if len(series) < 2 else _key([name for name, _ in series])
     return (
         f'<div class="chart{" low" if low else ""}">'
-        f'<span class="top">{escape(title)}, top {number(top)} {escape(unit)}</span><svg role="img" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<span class="top">{escape(title)}, top {number(top)} {escape(unit)}</span>'
+        f'<svg role="img" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'preserveAspectRatio="none" aria-label="{escape(title)}"><title>{escape(title)}</title>'
         f"<desc>{escape(f'Highest {number(top)} {unit}; {last}.')}</desc>{''.join(parts)}</svg>"
         f'<div class="ends"><span>{escape(ends[0])}</span><span>{escape(ends[1])}</span></div>{key}</div>'

@@ -32,6 +32,7 @@ class World:
         mark: Seconds to mark a thousand documents.
         others: Processors that other processes use.
         rejected: Share of the requests answered 429.
+        dawdles: Share of its pace that the engine keeps, for no reason that shows.
     """
 
     capacity: list[float]
@@ -44,6 +45,7 @@ class World:
     mark: float = 0.02
     others: float = 1.0
     rejected: float = 0.0
+    dawdles: float = 1.0
 
 
 Trouble = Callable[[World, random.Random], str]
@@ -185,7 +187,7 @@ class Model:
         s = self.every_s
         n = len(world.capacity)
         served = sum(c * u for c, u in zip(world.capacity, world.up, strict=True)) / world.tokens * (1 - world.rejected)
-        rate = min(served, world.pages, world.cold, world.hot)
+        rate = min(served, world.pages, world.cold, world.hot) * world.dawdles
         limit = min(
             ("served", "pages", "cold", "hot"), key=lambda name: served if name == "served" else getattr(world, name)
         )
