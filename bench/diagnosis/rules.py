@@ -200,7 +200,7 @@ def gpus(before: Figures, now: Figures, _drop: float) -> Iterator[Finding]:
                     than_before(f"throttled ({reason}), share of the time", before[name], share, "{:.0%}"),
                     *(
                         than_before(f"{gpu} {level}", before[f"{gpu}.{level}"], now[f"{gpu}.{level}"])
-                        for level in ("clock", "temperature", "power")
+                        for level in ("temperature", "power", "utilization")
                         if math.isfinite(now[f"{gpu}.{level}"])
                     ),
                 ),

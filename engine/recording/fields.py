@@ -41,6 +41,14 @@ WRITER_COUNTS = (
 )
 RINGS = ("documents_ready", "vectors_ready", "vectors_busy")
 PHASES = ("running", "delivering")
+GPU_LEVELS = {
+    "utilization": "utilization",
+    "power": "power_w",
+    "temperature": "temperature_c",
+    "memory": "memory_used_bytes",
+}
+"""Names in the figures of a GPU by field."""
+THROTTLES = ("power cap", "hardware slowdown", "heat", "heat (hardware)", "power brake")
 
 
 def run_counts(figures: dict[str, Any]) -> dict[str, float]:
@@ -90,4 +98,14 @@ def levels(figures: dict[str, Any]) -> dict[str, float]:
         for name in CLIENT_LEVELS:
             if name in facts:
                 found[f"{role}.{name}"] = float(facts[name])
+    for gpu in figures.get("gpus", ()):
+        found.update(_gpu(gpu))
     return found
+
+
+def _gpu(gpu: dict[str, Any]) -> dict[str, float]:
+    """Levels of one GPU; a reason to be throttled is 1 while it holds, so that its mean is a share of the time."""
+    prefix = f"gpu-{gpu['index']}"
+    found = {f"{prefix}.{name}": float(gpu[key]) for name, key in GPU_LEVELS.items() if gpu.get(key) is not None}
+    reasons = gpu.get("throttled") or ()
+    return found | {f"{prefix}.throttle_{reason}": float(reason in reasons) for reason in THROTTLES}

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from engine.telemetry.bottleneck import MachineCpu
-
-Probe = Callable[[], dict[str, float]]
-"""Further levels of this moment, as those of the GPUs; `gpu-0.temperature` and the like."""
 
 _PROC = Path("/proc")
 _PRESSURES = ("cpu", "io", "memory")
@@ -24,14 +20,12 @@ _LEAST_CORES = 0.1
 class Machine:
     """Levels of the machine between two looks; a figure that it does not give is left out."""
 
-    def __init__(self, folders: dict[str, Path], probes: tuple[Probe, ...] = ()) -> None:
+    def __init__(self, folders: dict[str, Path]) -> None:
         """
         Args:
             folders: Whose file systems to ask for free space, by name.
-            probes: Asked for further levels at every look; one that fails is asked no more.
         """
         self._folders = folders
-        self._probes = list(probes)
         self._cpu = MachineCpu.now()
         self._waited = _wait_ticks()
         self._stalled = _stalled_us()
@@ -62,11 +56,6 @@ class Machine:
             except OSError:
                 continue
             found[f"{name}.free"] = float(stats.f_bavail * stats.f_frsize)
-        for probe in list(self._probes):
-            try:
-                found.update(probe())
-            except Exception:  # noqa: BLE001 - a library of somebody's driver: whatever it raises, the run goes on
-                self._probes.remove(probe)
         return found
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.recording.history import History
-from engine.recording.machine import BusyProcesses, Machine, Probe
+from engine.recording.machine import BusyProcesses, Machine
 from engine.recording.sampling import Sampler
 
 _log = logging.getLogger("engine.recorder")
@@ -33,21 +33,18 @@ _SLACK_S = 0.4  # figures come about once a second, never on the dot
 class Recorder:
     """Records a run; `engine.telemetry.reporting.Journal`."""
 
-    def __init__(
-        self, folder: Path, *, facts: dict[str, Any], folders: dict[str, Path], probes: tuple[Probe, ...] = ()
-    ) -> None:
+    def __init__(self, folder: Path, *, facts: dict[str, Any], folders: dict[str, Path]) -> None:
         """Begin, with an event `new_run`.
 
         Args:
             folder: `RunFolders.history`.
             facts: What is known of the run at its start; stands in that event.
             folders: Whose file systems to ask for free space, by name.
-            probes: See `Machine`.
         """
         self._history = History(folder)
         self._began_s = time.monotonic()
         self._sampler = Sampler(self._began_s)
-        self._machine = Machine(folders, probes)
+        self._machine = Machine(folders)
         self._busy = BusyProcesses()
         self._retry_s = 0.0
         self._has_complained = False

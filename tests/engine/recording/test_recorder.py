@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -101,19 +100,10 @@ def test_another_process_that_is_busy_is_named_and_our_children_are_not(monkeypa
     assert busy.look(0.99) == [{"pid": 1, "name": "mongod", "cores": 1.0}]
 
 
-def test_the_machine_gives_its_levels_and_a_probe_that_fails_is_asked_no_more(tmp_path: Path) -> None:
-    asked: list[int] = []
-
-    def broken() -> dict[str, float]:
-        asked.append(1)
-        raise RuntimeError("no driver")
-
-    machine = Machine({"hot": tmp_path, "gone": tmp_path / "gone"}, (lambda: {"gpu-0.power": 250.0}, broken))
-    time.sleep(0.02)
-    machine.look()
+def test_the_machine_gives_its_levels_and_leaves_out_what_it_cannot(tmp_path: Path) -> None:
+    machine = Machine({"hot": tmp_path, "gone": tmp_path / "gone"})
     found = machine.look()
 
-    assert found["gpu-0.power"] == 250.0
     assert found["hot.free"] > 0
+    assert found["machine.memory_free"] > 0
     assert "gone.free" not in found
-    assert asked == [1]

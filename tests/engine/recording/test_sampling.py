@@ -78,3 +78,17 @@ def test_merged_samples_add_counts_and_weigh_levels() -> None:
     assert (found.at, found.seconds, found.counts) == (12.0, 12.0, {"rows": 6.0})
     assert found.levels == {"load": pytest.approx(3.0), "new": pytest.approx(7.0)}
     assert merged.take() is None
+
+
+def test_a_reason_to_be_throttled_becomes_a_share_of_the_time() -> None:
+    sampler = Sampler(0.0)
+    gpu = {"index": 1, "utilization": 0.9, "power_w": None, "throttled": ["heat"]}
+    sampler.see({**figures(1), "gpus": [gpu]}, 1.0)
+    sampler.see({**figures(2), "gpus": [{**gpu, "throttled": []}]}, 4.0)
+
+    found = sampler.take(figures(2), {}, 4.0).levels
+
+    assert found["gpu-1.throttle_heat"] == pytest.approx(0.25)
+    assert found["gpu-1.throttle_power cap"] == 0.0
+    assert found["gpu-1.utilization"] == pytest.approx(0.9)
+    assert "gpu-1.power" not in found
