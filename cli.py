@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-import engine
 from commands.bench.command import app as bench
 from commands.demo import command as demo
 from commands.doctor import command as doctor
@@ -15,10 +14,12 @@ from commands.plan import command as plan
 from commands.quarantine.command import app as quarantine
 from commands.report import command as report
 from commands.run import command as run
+from commands.search import command as search
 from commands.serve.command import serve
 from commands.status import command as status
 from commands.terminal.edge import run_app
 from commands.verify import command as verify
+from engine import __version__
 
 app = typer.Typer(
     name="engine",
@@ -34,7 +35,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"engine {engine.__version__}")
+        print(f"engine {__version__}")
         raise typer.Exit
 
 
@@ -58,6 +59,7 @@ app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=demo.EPILOG)(demo.demo)
 app.command(epilog=merge.EPILOG)(merge.merge)
 app.command(epilog=verify.EPILOG)(verify.verify)
+app.command(epilog=search.EPILOG)(search.search)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(
     add_help_option=False,

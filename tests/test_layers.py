@@ -23,6 +23,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "bench": frozenset({"engine", "readers", "gpu_clients", "writers"}),
     "commands": frozenset({"engine", "readers", "gpu_clients", "writers", "bench"}),
     "cli": frozenset({"engine", "readers", "gpu_clients", "writers", "bench", "commands"}),
+    "embedding_engine": frozenset({"engine", "readers", "gpu_clients", "writers", "bench", "commands", "cli"}),
 }
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
@@ -59,6 +60,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"parquet"},
         {"merge"},
         {"verify"},
+        {"search"},
     ],
     "writers.merge": [
         {"ledger"},
@@ -83,13 +85,15 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
             "quarantine",
             "report",
             "run",
+            "search",
             "serve",
             "status",
             "verify",
         },
     ],
     "bench": [
-        {"data", "parts"},
+        {"data"},
+        {"parts"},
         {"standin", "forecast", "recording"},
         {"diagnosis"},
         {"page"},
