@@ -21,7 +21,7 @@ LEAST = 4
 _PENALTY = 4.0  # times log n; 2 to 3 suffice for independent normal noise, which throughput never quite has
 _LEAST_NOISE = 0.01
 _Z = 4.0
-_BLOCK = 4
+_BLOCKS = (4, 12)
 _NEAR = 200
 _FEW = 6
 """A noise that is taken from few samples is only roughly known: it counts as larger."""
@@ -32,10 +32,11 @@ def noise_of(signal: Signal) -> float:
     if len(signal) < 3:
         return _LEAST_NOISE
     found = [_spread(np.diff(signal)) / math.sqrt(2)]
-    n_blocks = len(signal) // _BLOCK
-    if n_blocks >= 6:
-        means = signal[: n_blocks * _BLOCK].reshape(n_blocks, _BLOCK).mean(axis=1)
-        found.append(_spread(np.diff(means)) / math.sqrt(2) * math.sqrt(_BLOCK))
+    for size in _BLOCKS:
+        n_blocks = len(signal) // size
+        if n_blocks >= 6:
+            means = signal[: n_blocks * size].reshape(n_blocks, size).mean(axis=1)
+            found.append(_spread(np.diff(means)) / math.sqrt(2) * math.sqrt(size))
     return max(_LEAST_NOISE, *found) * (1 + _FEW / len(signal))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.diagnosis.beginnings import begin_of
 from bench.diagnosis.causes import NONE, UNKNOWN, Finding
 from bench.diagnosis.changes import LEAST, Signal, change_points
 from bench.diagnosis.figures import Figures, figures_of
@@ -133,7 +134,25 @@ def _stretches(part: Recording, cores: float, events: list[dict[str, Any]]) -> l
         gone = int(np.searchsorted(steady.at, named[twin].begin + 1e-3))
         edges.remove(min(edges[1:-1], key=lambda edge: abs(edge - gone)))
         named = _judged(steady, edges, cores, float(part.begin[0]), events)
-    return named
+    exact = _exact(steady, edges, named)
+    return named if exact == edges else _judged(steady, exact, cores, float(part.begin[0]), events)
+
+
+def _exact(steady: Recording, edges: list[int], named: list[Stretch]) -> list[int]:
+    """The edges moved to where the causes of the stretches begin, and end."""
+    exact = list(edges)
+    skipped = len(edges) - 1 - len(named)  # the start of the run
+    for position in range(1, len(named)):
+        before, now = named[position - 1], named[position]
+        about = now if now.cause != NONE else before
+        edge = skipped + position
+        low, high = exact[edge - 1] + LEAST, edges[edge + 1] - LEAST
+        begin = begin_of(
+            steady, edges[edge], exact[edge - 1], edges[edge + 1], cause=about.cause, subject=about.subject
+        )
+        if low <= begin <= high:
+            exact[edge] = begin
+    return exact
 
 
 def _judged(

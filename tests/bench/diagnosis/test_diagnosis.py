@@ -10,19 +10,19 @@ import pytest
 from bench.diagnosis.causes import CAUSES
 from bench.diagnosis.diagnosis import diagnose
 from bench.recording.recording import read_recording
-from tests.bench.diagnosis.model import START, TROUBLES, Model, server_out, servers_slower
+from tests.bench.diagnosis.model import START, TROUBLES, Model, Trouble, World, server_out, servers_slower
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
 @pytest.mark.parametrize("seed", range(4))
-def test_a_trouble_is_named_with_its_beginning(tmp_path: Path, trouble: object, seed: int) -> None:
+def test_a_trouble_is_named_with_its_beginning(tmp_path: Path, trouble: Trouble, seed: int) -> None:
     """Within 30 s, and nothing else is blamed before or after it."""
-    rng = random.Random(f"{trouble} {seed}")
-    model = Model.of(f"{trouble} {seed}", n_servers=rng.randrange(2, 7))
+    rng = random.Random(f"{trouble.__name__} {seed}")
+    model = Model.of(f"{trouble.__name__} {seed}", n_servers=rng.randrange(2, 7))
     begin = rng.uniform(600, 900)
-    cause = model.at(begin, trouble)  # type: ignore[arg-type]
+    cause = model.at(begin, trouble)
     if rng.random() < 0.5:
         model.over(begin + 600)
     model.write(tmp_path / "history", begin + 1200)
@@ -60,9 +60,8 @@ def test_a_loss_that_nothing_recorded_explains_is_unknown_and_says_what_it_is_no
     """The engine itself begins to dawdle: nobody waits for anybody, and nothing takes longer."""
     model = Model.of("unknown", n_servers=3)
 
-    def dawdle(world: object, _: random.Random) -> str:
-        world.rejected = 0.0  # type: ignore[attr-defined]
-        world.dawdles = 0.5  # type: ignore[attr-defined]
+    def dawdle(world: World, _: random.Random) -> str:
+        world.dawdles = 0.5
         return "unknown"
 
     model.at(600, dawdle)
