@@ -20,6 +20,8 @@ from bench.diagnosis.segments import LEAST_CHANGE, edges_of, steady_part
 from bench.diagnosis.server_rules import servers
 from bench.recording.recording import Recording
 
+_FAR_CHANGE = math.log(1.12)
+"""Likewise between stretches that do not touch, which were never compared sample by sample."""
 _LEAST_LOSS = 0.02
 _OF_ONE_SERVER = ("server_slower", "server_out", "server_flapping")
 """What is told of a single server of many although all of them together have hardly become slower."""
@@ -235,7 +237,7 @@ def _name(stretch: Stretch, previous: Stretch | None, usual: Stretch, events: li
     factor = math.exp(-drop)
     if strong:
         found, also = strong[0], strong[1:]
-    elif drop >= LEAST_CHANGE:
+    elif drop >= (LEAST_CHANGE if before is previous else _FAR_CHANGE):
         found, also = Finding(cause=UNKNOWN, evidence=_what_it_is_not(before.figures, stretch.figures)), findings
     else:
         found, also = Finding(cause=NONE), []

@@ -17,7 +17,9 @@ _MARKING_CHANGE = math.log(2.5)
 _SATURATED = 0.6
 _WORK_CHANGE = math.log(1.6)
 _WORK_BINS = 400
+_UP_CHANGE = 0.3
 _BINS_S = 2.0
+_SAME_TURN = 3 * LEAST
 
 Positions = npt.NDArray[np.int64]
 
@@ -45,8 +47,8 @@ def edges_of(part: Recording) -> list[int]:
     marking = np.add.reduceat(part.column("marks.seconds").astype(np.float64), first) / seconds
     points = {*change_points(_log(rate), LEAST_CHANGE)}
     for point in [*_saturations(marking), *_turns_of_servers(part, first)]:
-        if all(abs(point - other) > LEAST for other in points) and LEAST <= point <= len(first) - LEAST:
-            points.add(point)
+        if LEAST <= point <= len(first) - LEAST:  # the same turn in throughput comes with its noise: this one is exact
+            points = {other for other in points if abs(point - other) > _SAME_TURN} | {point}
     return [0, *(int(first[point]) for point in sorted(points)), len(part)]
 
 
@@ -59,7 +61,7 @@ def _saturations(marking: npt.NDArray[np.float64]) -> Iterator[int]:
 
 
 def _turns_of_servers(part: Recording, first: Positions) -> Iterator[int]:
-    """Where a server's inference time for a token changed by much."""
+    """Where a server's inference time for a token changed by much, or it went out or came back."""
     every = max(1, len(first) // _WORK_BINS)
     coarse = first[::every]
     for index in range(len(part.servers)):
@@ -69,6 +71,11 @@ def _turns_of_servers(part: Recording, first: Positions) -> Iterator[int]:
         if len(there) >= 2 * LEAST:
             for point in change_points(np.log(seconds[there] / tokens[there]), _WORK_CHANGE):
                 yield int(there[point]) * every
+        up = part.column(f"server-{index}.up", 1.0)[first]
+        known = np.flatnonzero(np.isfinite(up))
+        if len(known) >= 2 * LEAST and up[known].min() < 1 - _UP_CHANGE:
+            for point in change_points(up[known].astype(np.float64), _UP_CHANGE):
+                yield int(known[point])
 
 
 def _bins(part: Recording) -> Positions:
