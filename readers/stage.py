@@ -22,9 +22,11 @@ from engine.ledger import durable
 from engine.memory.ids import IdType
 from engine.memory.slots import HEADER_BYTES
 from engine.supervision.worker import HEARTBEAT_S, Heartbeat, StageContext
+from engine.telemetry.metrics import Stopwatch
 from readers.batching.columns import ColumnReader
 from readers.batching.encode import BatchEncoder, Encoded
 from readers.batching.fetch import PageFetcher, PageSize
+from readers.batching.lengths import LengthSample
 from readers.batching.ports import Document, DocumentSource
 from readers.batching.screening import Screening, TextPolicy
 from readers.batching.skip import QuarantineLog, SkipSet
@@ -134,6 +136,8 @@ class Reader:
         )
         self._page_size = PageSize(settings.page_rows, first_rows=max(256, 4 * settings.batch_size))
         self._outage = source.outage
+        self._page_watch = Stopwatch()
+        self._lengths = LengthSample()
         self._heartbeat = Heartbeat()
         self._fetcher: PageFetcher | None = None
         self._state = "reading"
@@ -170,7 +174,7 @@ class Reader:
         self._skip.follow_quarantine(self._poll_commands)
         self._state = "reading"
         self._source.begin_pass()
-        self._fetcher = PageFetcher(self._source, self._page_size)
+        self._fetcher = PageFetcher(self._source, self._page_size, self._page_watch)
         try:
             is_complete = self._read_pages(self._fetcher)
         finally:
@@ -223,6 +227,7 @@ class Reader:
         self._read += len(rows) + self._screening.n_quarantined - refused_before
         if len(rows):
             self._page_size.observe(len(rows), self._screening.page_characters)
+            self._lengths.add(rows.texts, self._screening.page_characters)
             self._window.add(rows)
         self._publish_window(flush=self._room() == 0)
         self._tell_quarantined()
@@ -313,6 +318,13 @@ class Reader:
             state=self._state,
             ring_wait_s=round(self._ring_wait_s, 3),
             source_wait_s=round(self._source_wait_s, 3),
+            paused=self._paused,
+            pages=self._page_watch.count,
+            page_s=round(self._page_watch.seconds, 4),
+            rows_read=self._read,
+            characters=self._lengths.characters,
+            lengths=self._lengths.sparse(),
+            cpu_s=time.process_time(),
             estimate=self._source.estimate,
             last_error=self._outage.last_error,
             truncated=self._screening.n_truncated,

@@ -31,7 +31,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"memory", "ports", "gpus"},
         {"telemetry"},
         {"ledger"},
-        {"config"},
+        {"config", "recording"},
         {"supervision"},
     ],
     "readers": [
@@ -99,6 +99,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
             "merge",
             "plan",
             "quarantine",
+            "report",
             "run",
             "search",
             "serve",
@@ -109,8 +110,9 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "bench": [
         {"data"},
         {"parts"},
-        {"standin", "forecast"},
-        {"fleet"},
+        {"standin", "forecast", "recording"},
+        {"fleet", "diagnosis"},
+        {"page"},
         {"tuner"},
         {"measure"},
     ],

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from engine.ledger import durable
+from engine.telemetry.metrics import Stopwatch
 from readers.batching.ports import Document, DocumentQueue, DocumentSource, Page
 
 T = TypeVar("T")
@@ -62,11 +63,16 @@ class PageFetcher:
         wake_fd: Readable when a page, the end or an error waits.
     """
 
-    def __init__(self, source: DocumentSource, size: PageSize) -> None:
-        """Start fetching."""
+    def __init__(self, source: DocumentSource, size: PageSize, watch: Stopwatch | None = None) -> None:
+        """Start fetching.
+
+        Args:
+            watch: Times the reading of pages.
+        """
         self._source = source
         self._size = size
         self._outage = source.outage
+        self._watch = Stopwatch() if watch is None else watch
         self._pages: queue.Queue[list[Document] | _Failure | None] = queue.Queue(maxsize=1)
         self._stopping = threading.Event()
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -140,7 +146,12 @@ class PageFetcher:
 
     def _read(self, documents: DocumentQueue, position: Any) -> Page | None:
         n_rows = self._size.next_rows()
-        return self._retried(lambda: documents.read(position, n_rows))
+
+        def read() -> Page:
+            with self._watch:
+                return documents.read(position, n_rows)
+
+        return self._retried(read)
 
     def _retried(self, call: Callable[[], T]) -> T | None:
         """Call until it works; None once the reader has stopped."""
