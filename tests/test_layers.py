@@ -27,7 +27,7 @@ LAYERS: dict[str, frozenset[str]] = {
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
         {"errors", "records"},
-        {"memory", "ports"},
+        {"memory", "ports", "cold_url"},
         {"telemetry"},
         {"ledger"},
         {"config"},
@@ -54,7 +54,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "writers": [
         {"shards", "workers"},
-        {"settings"},
+        {"settings", "cold"},
         {"stage", "proof"},
         {"parquet"},
         {"merge"},
