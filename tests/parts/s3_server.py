@@ -1,4 +1,4 @@
-"""A real S3 server for the tests (moto's), in a process of its own, and what a test looks at behind everybody's back."""
+"""A real S3 server for the tests (moto's), in a process of its own, and looks at it behind everybody's back."""
 
 from __future__ import annotations
 
@@ -91,6 +91,8 @@ class S3Server:
 
     def _call(self, method: str, path: str, data: bytes | None = None) -> bytes:
         request = urllib.request.Request(f"{self.endpoint}/{path}", method=method, data=data)
+        if data is not None:
+            request.add_header("Content-Type", "application/octet-stream")
         request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=AKIATESTS/20260101/us-east-1/s3/aws4_request")
         with urllib.request.urlopen(request, timeout=60) as answer:
             return bytes(answer.read())
