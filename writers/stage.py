@@ -263,17 +263,17 @@ class Writer:
     def _await_hot_space(self) -> None:
         """Wait while whole shards on hot take all the room that they may (G5).
 
-        Not at the end: what is left then fits into the rings, and marks, which make room, may not come any more.
+        At the end only for those that are being uploaded: what is left then fits into the rings, and the marks, which
+        make room behind the uploads, may not come any more.
         """
-        bound = self._settings.hot_bytes
-        while (
-            self._shipping is not None
-            and not (self._stopping or self._leaving or self._drain_at is not None)
-            and self._shipping.hot_bytes() >= bound
-        ):
+        while self._shipping is not None and not self._leaving and self._is_hot_full(self._shipping):
             self._context.wait(_IDLE_S)
             self._tell_of_shipped()
             self._stay_alive()
+
+    def _is_hot_full(self, shipping: Shipping) -> bool:
+        is_ending = self._stopping or self._drain_at is not None
+        return (shipping.pending_bytes if is_ending else shipping.hot_bytes()) >= self._settings.hot_bytes
 
     def _await(self, future: Future[_T]) -> _T:
         while not wait([future], _IDLE_S).done:

@@ -1,4 +1,4 @@
-"""An object as a file to read from: by ranges, the next fetched while the last is used, two in memory at most."""
+"""An object as a file to read from: by ranges, the next is fetched while the last is used, few are in memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from writers.cold.patience import repeated
 
 BLOCK_BYTES = 4 << 20
 """What is asked for at once: a request costs a store some ten milliseconds, whatever its size."""
+_MAX_BLOCKS = 3
+"""Columns of a row group lie far apart, and pyarrow reads them in turn."""
 
 
 class RemoteFile:
@@ -20,11 +22,10 @@ class RemoteFile:
         e_tag: What the store told its version apart by then.
     """
 
-    def __init__(self, store: ObjectStore, name: str, budget_s: float, *, read_ahead: bool = True) -> None:
+    def __init__(self, store: ObjectStore, name: str, budget_s: float) -> None:
         """
         Args:
             budget_s: Seconds that a range may be waited for.
-            read_ahead: Whether to fetch the next block meanwhile, when reading goes on where it was.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -38,9 +39,9 @@ class RemoteFile:
         self.size_bytes, self.e_tag = stored.size_bytes, stored.e_tag
         self.closed = False
         self._position = 0
-        self._start, self._block = 0, memoryview(b"")
+        self._blocks: dict[int, memoryview] = {}  # the one that was used last is the last
         self._ahead: tuple[int, Future[memoryview]] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead") if read_ahead else None
+        self._thread: ThreadPoolExecutor | None = None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a byte, counted from the start, from here or from the end."""
@@ -66,35 +67,38 @@ class RemoteFile:
     def read_at(self, offset: int, count: int) -> memoryview:
         """Some bytes from a place, fewer at the end; valid as long as the caller keeps them."""
         count = max(0, min(count, self.size_bytes - offset))
-        at = offset - self._start
-        if at < 0 or at + count > len(self._block):
-            goes_on = at == len(self._block) or 0 <= at < len(self._block)
-            self._fetch(offset, count, goes_on=goes_on)
-            at = offset - self._start
-        return self._block[at : at + count]
+        if count > _MAX_BLOCKS * BLOCK_BYTES:
+            return self._range(offset, count)
+        first, last = offset // BLOCK_BYTES, max(offset, offset + count - 1) // BLOCK_BYTES
+        if first == last:
+            at = offset - first * BLOCK_BYTES
+            return self._block(first)[at : at + count]
+        data = bytearray(count)
+        done = 0
+        for number in range(first, last + 1):
+            at = offset + done - number * BLOCK_BYTES
+            piece = self._block(number)[at : at + count - done]
+            data[done : done + len(piece)] = piece
+            done += len(piece)
+        return memoryview(data)
 
-    def _fetch(self, offset: int, count: int, *, goes_on: bool) -> None:
-        """Have the block in memory that holds these bytes."""
-        held = memoryview(b"")
-        if goes_on and self._ahead is not None and self._ahead[0] == self._start + len(self._block):
-            held = self._block[offset - self._start :]
-            start, future = self._ahead
-            self._ahead = None
-            fresh = future.result()
-            self._start, self._block = offset, _joined(held, fresh)
-            if count > len(self._block):
-                rest = self._range(start + len(fresh), count - len(self._block))
-                self._block = _joined(self._block, rest)
-        else:
-            self._ahead = None  # what is still on its way is thrown away
-            self._start, self._block = (
-                offset,
-                self._range(offset, max(count, min(BLOCK_BYTES, self.size_bytes - offset))),
-            )
-        end = self._start + len(self._block)
-        if goes_on and self._thread is not None and end < self.size_bytes:
-            length = min(BLOCK_BYTES, self.size_bytes - end)
-            self._ahead = end, self._thread.submit(self._range, end, length)
+    def _block(self, number: int) -> memoryview:
+        """A block; the next one is fetched meanwhile when the one before was used too."""
+        block = self._blocks.pop(number, None)
+        if block is None:
+            ahead, self._ahead = self._ahead, None
+            block = ahead[1].result() if ahead is not None and ahead[0] == number else self._fetch(number)
+            if number - 1 in self._blocks and (number + 1) * BLOCK_BYTES < self.size_bytes:
+                self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+                self._ahead = number + 1, self._thread.submit(self._fetch, number + 1)
+        self._blocks[number] = block
+        if len(self._blocks) > _MAX_BLOCKS:
+            del self._blocks[next(iter(self._blocks))]
+        return block
+
+    def _fetch(self, number: int) -> memoryview:
+        start = number * BLOCK_BYTES
+        return self._range(start, min(BLOCK_BYTES, self.size_bytes - start))
 
     def _range(self, start: int, length: int) -> memoryview:
         if not length:
@@ -109,7 +113,7 @@ class RemoteFile:
     def close(self) -> None:
         """Close it; once more does nothing."""
         self.closed = True
-        self._block = memoryview(b"")
+        self._blocks.clear()
         self._ahead = None
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
@@ -125,9 +129,3 @@ class RemoteFile:
     def seekable(self) -> bool:
         """Seekable."""
         return True
-
-
-def _joined(one: memoryview, other: memoryview) -> memoryview:
-    if not len(one):
-        return other
-    return memoryview(bytes(one) + bytes(other))

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 SHARDS = "shards"
 CONSOLIDATED = "consolidated"
+READ_BUDGET_S = 120.0
+"""How long commands that only read wait for a store that does not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

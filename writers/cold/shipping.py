@@ -49,6 +49,7 @@ class Shipping:
         self._todo: queue.SimpleQueue[tuple[ShardFacts, Ranges]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Shipped] = queue.SimpleQueue()
         self._pending = 0
+        self._pending_bytes = 0
         for number in range(UPLOADS):
             # daemons: nothing waits for an upload that nobody wants any more
             threading.Thread(target=self._work, name=f"upload-{number}", daemon=True).start()
@@ -58,9 +59,15 @@ class Shipping:
         """Shards that were submitted and not collected yet."""
         return self._pending
 
+    @property
+    def pending_bytes(self) -> int:
+        """Their bytes."""
+        return self._pending_bytes
+
     def submit(self, facts: ShardFacts, ranges: Ranges) -> None:
         """Upload a shard that is durable on hot under its final name."""
         self._pending += 1
+        self._pending_bytes += facts.bytes
         self._todo.put((facts, ranges))
 
     def collect(self) -> list[Shipped]:
@@ -69,6 +76,7 @@ class Shipping:
         while not self._done.empty():
             results.append(self._done.get())
         self._pending -= len(results)
+        self._pending_bytes -= sum(result.facts.bytes for result in results)
         return results
 
     def retries(self) -> list[tuple[str, str]]:
