@@ -5,7 +5,7 @@
     |   `-- Throttled  the store asks for patience (503, 429, SlowDown)                           wait, then again
     |-- Taken      a name was to be new and is there                                              look
     |-- Absent     there is no such object
-    `-- Refused    the store will say the same next time: rights, no bucket, a bad request  tell the user
+    `-- Refused    the store will say the same next time: rights, no bucket, bad request   tell the user
 
 obstore tries nothing again here (`max_retries` 0): whether an act may be repeated is decided in `writers.cold.patience`.
 This is the one file that imports obstore, and only a run with a URL as --cold-dir imports this file.
