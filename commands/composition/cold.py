@@ -8,9 +8,6 @@ from engine.config import RunConfig
 from engine.ledger import preflight
 from writers.cold.settings import SHARDS, ColdSettings
 
-START_BUDGET_S = 10.0
-"""How long a start waits for a store that does not answer; later `--max-outage` counts."""
-
 
 def cold_settings(config: RunConfig) -> ColdSettings | None:
     """What processes are told of the store, None when cold is a folder; nothing is asked of it."""
@@ -36,7 +33,7 @@ def try_cold(config: RunConfig) -> ColdSettings | None:
     cold = cold_settings(config)
     if cold is None:
         return None
-    from writers.cold.preflight import check_store  # noqa: PLC0415 - only a URL pays for the library
+    from writers.cold.preflight import START_BUDGET_S, check_store  # noqa: PLC0415 - only a URL pays for the library
 
     budget_s = min(START_BUDGET_S, cold.budget_s)
     return dataclasses.replace(cold, by_e_tag=check_store(cold.open(), config.source.done_field, budget_s))

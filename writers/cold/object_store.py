@@ -7,7 +7,7 @@
     |-- Absent     there is no such object
     `-- Refused    the store will say the same next time: rights, no bucket, bad request   tell the user
 
-obstore tries nothing again here (`max_retries` 0): whether an act may be repeated is decided in `writers.cold.patience`.
+obstore tries nothing again (`max_retries` 0): whether an act may be repeated is decided in `writers.cold.patience`.
 This is the one file that imports obstore, and only a run with a URL as --cold-dir imports this file.
 """
 

@@ -13,6 +13,8 @@ from writers.cold.object_store import ObjectStore, Taken, Trouble
 from writers.cold.patience import repeated
 
 _log = logging.getLogger("engine.preflight")
+START_BUDGET_S = 10.0
+"""How long a start waits for a store that does not answer."""
 _FOLDER = "preflight"
 _BYTES = b"the engine tries what it will need here\n"
 

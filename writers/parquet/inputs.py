@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from engine.errors import DamageError
+from writers.parquet.access import FileAccess
 from writers.parquet.hashed_file import HashedFile
 from writers.parquet.merge_schema import Matcher
 from writers.parquet.opening import UNREADABLE, footer_of, open_parquet, unreadable
@@ -51,7 +51,7 @@ class Input:
         rows: Rows by its footer.
     """
 
-    def __init__(self, path: str | Path, name: str, matcher: Matcher, small: memoryview) -> None:
+    def __init__(self, path: str, name: str, matcher: Matcher, small: memoryview, access: FileAccess) -> None:
         """Open a file and compare its footer with the schema.
 
         Args:
@@ -59,6 +59,7 @@ class Input:
             name: As it is called in messages and lineage.
             matcher: Compares it with the schema.
             small: Memory for a file that fits: fresh memory costs more than reading such a file.
+            access: Opens the file.
 
         Raises:
             DamageError: it is missing, cannot be read, or has no sound footer.
@@ -72,7 +73,7 @@ class Input:
         self._whole: memoryview | None = None
         working_on(name)
         try:
-            self._file = HashedFile(path)
+            self._file = access.hashed(path)
             self.size_bytes, self.mtime_ns = self._file.size_bytes, self._file.mtime_ns
             if self.size_bytes <= len(small):
                 self._whole = self._file.read_whole(small)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from engine.errors import ConfigError, EngineError, SinkError
 from engine.memory.channels import Message
-from writers.parquet.files import Files
+from writers.parquet.access import FileAccess
 from writers.parquet.hashed_file import HashedFile
 from writers.parquet.inputs import BLOCK_BYTES, WHOLE_BYTES
 from writers.parquet.merge_schema import Matcher, MergeSchema
@@ -80,7 +80,7 @@ def check_files(job: Message, report: Report) -> Message:
     spill = None if job["spill"] is None else IdSpill(Path(job["spill"]), int(job["partitions"]))
     facts: dict[str, Any] = {"rows": [], "bytes": 0, "others_files": 0}
     hasher = RowHasher(schema.dim, schema.dtype.itemsize)
-    files_at = Files.from_dict(job["cold"])
+    files_at = FileAccess.from_dict(job["cold"])
     common = _Common(level, schema, Matcher(schema), hasher, bool(job["normed"]), job["fatal"], files_at)
     told = 0
     for item in files:
@@ -108,7 +108,7 @@ class _Common(NamedTuple):
     hasher: RowHasher
     normed: bool
     fatal: dict[str, str]
-    files: Files
+    files: FileAccess
 
 
 class _FileChecker:

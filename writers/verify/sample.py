@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from engine.ports import IdList
-from writers.parquet.files import Files
+from writers.parquet.access import FileAccess
 from writers.parquet.merge_schema import MergeSchema
 from writers.parquet.rows import to_matrix
 from writers.shards.schema import ID
@@ -58,7 +58,7 @@ def check_sample(
         places.append((files[number][0], row - (ends[number - 1] if number else 0)))
     cosines: list[float] = []
     without_text = 0
-    pairs = list(rows_at(places, schema, Files(config.cold)))
+    pairs = list(rows_at(places, schema, FileAccess(config.cold)))
     for start in range(0, len(pairs), _EMBED_ROWS):
         batch = pairs[start : start + _EMBED_ROWS]
         texts = documents.texts(cast(IdList, [value for value, _ in batch]))
@@ -88,7 +88,7 @@ def _cosine(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     return float(a @ b) / lengths if lengths else float("nan")
 
 
-def ids_at(places: list[tuple[str, int]], schema: MergeSchema, files: Files) -> IdList:
+def ids_at(places: list[tuple[str, int]], schema: MergeSchema, files: FileAccess) -> IdList:
     """The ids of some rows (path, row), in the order given; only id columns are read."""
     found: dict[tuple[str, int], Any] = {}
     for path, rows in _by_file(places).items():
@@ -104,7 +104,9 @@ def ids_at(places: list[tuple[str, int]], schema: MergeSchema, files: Files) -> 
     return cast(IdList, [found[place] for place in places])
 
 
-def rows_at(places: list[tuple[str, int]], schema: MergeSchema, files: Files) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+def rows_at(
+    places: list[tuple[str, int]], schema: MergeSchema, files: FileAccess
+) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
     """Id and vector of some rows (path, row), file by file; reads a row group only as far as needed."""
     columns = [schema.id_source, schema.vector_source]
     for path, rows in _by_file(places).items():

@@ -13,7 +13,7 @@ from engine.ledger.runfolder import IN_PROGRESS, lock_owner
 from writers.merge.ledger import MergeState, PlanFile, read_merge_state
 from writers.merge.planning.listing import list_folder
 from writers.merge.start import read_run_state
-from writers.parquet.files import Files
+from writers.parquet.access import FileAccess
 from writers.parquet.folder_schema import schema_of_folder
 from writers.parquet.merge_schema import MergeSchema, schema_of_run
 from writers.parquet.opening import UNREADABLE
@@ -67,7 +67,7 @@ class _Finder:
         self._findings = findings
         self._not_checked = not_checked
         self._subject = Subject()
-        self._files = Files(config.cold)
+        self._files = FileAccess(config.cold)
 
     def find(self) -> Subject:
         """See `find_subject`."""

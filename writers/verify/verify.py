@@ -27,7 +27,7 @@ from engine.ledger import durable
 from engine.ledger.runfolder import RunLock, lock_owner
 from engine.memory.channels import Message
 from writers.merge.ledger import LEDGER, LOCK
-from writers.parquet.files import Files
+from writers.parquet.access import FileAccess
 from writers.parquet.merge_schema import MergeSchema
 from writers.proof.digests import id_keys
 from writers.proof.id_spill import IdSpill, forget, partitions_for, places, row_of, source_of
@@ -298,7 +298,7 @@ class _Verification:
             ids = ids_at(
                 [(subject.files[source_of(place)].path, row_of(place)) for place in batch],
                 schema,
-                Files(self._config.cold),
+                FileAccess(self._config.cold),
             )
             for value, state in zip(ids, documents.states(ids), strict=True):
                 if state == "unmarked":
