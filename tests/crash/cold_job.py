@@ -6,10 +6,10 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+from bench.parts.s3_server import CREDENTIALS, S3Server
 from engine.cold_url import ColdUrl
 from engine.ledger.runfolder import RunFolders
 from tests.crash.job import DONE, SECRET, Job
-from tests.parts.s3_server import CREDENTIALS, S3Server
 
 PREFIX = "some/where"
 

@@ -10,12 +10,12 @@ import pytest
 from pymongo.database import Database
 
 from bench.parts.local_mongod import LocalMongod
+from bench.parts.s3_server import S3Server
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from tests.conftest import outlives_tests
 from tests.crash.cold_job import ColdJob
 from tests.crash.job import DIM, MODEL, Job
 from tests.parts.fault_proxy import FaultProxy
-from tests.parts.s3_server import S3Server
 
 SERVERS = StandinConfig(
     backend="sim",

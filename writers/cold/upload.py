@@ -125,7 +125,7 @@ def _create(
         except (Taken, Unsure, Absent) as error:
             trouble = Unsure(str(error))
         durable.point("cold.after_put")
-        found = _look(store, name, content, budget_s)
+        found = _as_stored(store, name, content, budget_s)
         if found is True:
             durable.point("cold.after_check")
             return True
@@ -140,7 +140,7 @@ def _create(
             )
 
 
-def _look(store: ObjectStore, name: str, content: Content, budget_s: float) -> bool | None:
+def _as_stored(store: ObjectStore, name: str, content: Content, budget_s: float) -> bool | None:
     """Whether the store has the object with this content; None when it has no such object."""
     for _ in range(_LOOKS):
         try:

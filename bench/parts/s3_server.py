@@ -1,4 +1,4 @@
-"""A real S3 server for the tests (moto's), in a process of its own, and looks at it behind everybody's back."""
+"""A real S3 server (that of moto) for tests and measurements, in a process of its own, and looks at what it has."""
 
 from __future__ import annotations
 
