@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from engine.config import RunConfig
 from engine.ledger import preflight
+from engine.telemetry.logs import keep_secret
 from writers.cold.settings import SHARDS, ColdSettings
+
+
+SECRETS = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_CLIENT_SECRET",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+)
+"""What the library reads from the environment and no line of a log may hold (G10)."""
 
 
 def cold_settings(config: RunConfig) -> ColdSettings | None:
@@ -33,6 +47,8 @@ def try_cold(config: RunConfig) -> ColdSettings | None:
     cold = cold_settings(config)
     if cold is None:
         return None
+    for name in SECRETS:
+        keep_secret(os.environ.get(name))
     from writers.cold.preflight import START_BUDGET_S, check_store  # noqa: PLC0415 - only a URL pays for the library
 
     budget_s = min(START_BUDGET_S, cold.budget_s)

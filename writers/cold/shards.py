@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from writers.cold.settings import SHARDS, ColdSettings
 from writers.cold.upload import Content, is_same, mapped, upload
 from writers.shards.schema import ShardSchema
 from writers.shards.store import ParquetShards
+
+
+_log = logging.getLogger("engine.cold")
 
 
 class ColdShards(ParquetShards):
@@ -79,6 +83,7 @@ class ColdShards(ParquetShards):
                 facts.sha256,
                 by_e_tag=self._cold.by_e_tag,
                 budget_s=self._cold.budget_s,
+                tell=lambda where, why: _log.warning("upload_repeated where=%s reason=%r", where, why),
             )
 
     def release(self, file: str) -> None:
