@@ -10,7 +10,6 @@ from engine.ledger import preflight
 from engine.telemetry.logs import keep_secret
 from writers.cold.settings import SHARDS, ColdSettings
 
-
 SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",

@@ -73,15 +73,18 @@ def test_verify_of_a_store_that_is_away_is_one_sentence(data_set: ColdJob) -> No
     assert "no-such-bucket" in ended.err
 
 
-def test_status_and_plan_take_a_url_as_cold(data_set: ColdJob) -> None:
-    """Nothing is asked of the store; what lies on hot on its way is in the plan."""
+def test_status_search_and_plan_take_a_url_as_cold(data_set: ColdJob) -> None:
+    """Rows are found in objects; status and plan ask nothing of the store."""
     data_set.database[data_set.collection].insert_many([{"_id": N + n, "text": f"late {n}"} for n in range(50)])
 
     status = data_set.call("status", "--json")
+    search = data_set.call("search", "--id", "7", "--k", "3", "--json")
     plan = data_set.call("plan", "--json", "--max-seconds", "1")
 
     assert status.code == 0, status.err
     assert status.summary["documents"]["committed"] == len(data_set.rows())
+    assert search.code == 0, search.err
+    assert len(json.loads(search.out)) == 3
     assert plan.code == 0, plan.err
     assert json.loads(plan.out)["free"]["cold"] is None
 

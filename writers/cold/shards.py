@@ -21,7 +21,6 @@ from writers.cold.upload import Content, is_same, mapped, upload
 from writers.shards.schema import ShardSchema
 from writers.shards.store import ParquetShards
 
-
 _log = logging.getLogger("engine.cold")
 
 

@@ -181,3 +181,7 @@ class RemoteHashedFile(HashedFile):
 
     def _read(self, offset: int, count: int) -> bytes:
         return bytes(self._remote.read_at(offset, count))
+
+
+THIS_MACHINE = FileAccess(None)
+"""Opens files of this machine."""
