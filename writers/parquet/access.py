@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from writers.cold.settings import ColdSettings
-from writers.parquet.hashed_file import HashedFile
+from writers.files.hashed_file import HashedFile
 
 if TYPE_CHECKING:
     from writers.cold.object_store import Stored

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from engine.errors import DamageError, SinkError
 from engine.memory.ids import IdType
 from engine.records import Fingerprint, ShardFacts
+from writers.files.hashed_file import size_and_sha256
 from writers.shards.schema import (
     EMBEDDING,
     ID,
@@ -29,8 +29,6 @@ from writers.shards.schema import (
     id_digest,
     id_text,
 )
-
-_READ_BYTES = 1 << 20
 
 _UNREADABLE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)
 """What pyarrow raises on a damaged file: besides its own errors also UnicodeDecodeError for a bit in a column's name,
@@ -73,7 +71,7 @@ class ParquetShards:
         """
         path = self._folder / file
         try:
-            size, digest = _sha256(path)
+            size, digest = size_and_sha256(path)
         except OSError as error:
             self._require_folder()
             raise DamageError(f"the committed shard {path} cannot be read ({error.strerror})") from error
@@ -178,7 +176,7 @@ class ParquetShards:
         return self._folder / file
 
     def _size_and_sha256(self, file: str) -> tuple[int, str]:
-        return _sha256(self._folder / file)
+        return size_and_sha256(self._folder / file)
 
     def _where(self, file: str) -> str:
         """Path or URL, for messages."""
@@ -188,14 +186,3 @@ class ParquetShards:
     def id_type(self) -> IdType:
         """What `ids` yields."""
         return self._schema.id_type
-
-
-def _sha256(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a file."""
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("rb") as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
-            size += len(block)
-    return size, digest.hexdigest()
