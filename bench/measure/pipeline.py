@@ -11,6 +11,7 @@ the same documents are read from files by the same servers while mongod has noth
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -103,16 +104,16 @@ def measure(config: PipelineConfig) -> dict[str, Any]:
             urls=fleet.urls,
             folder=Path(name),
         )
-        make_indexes(command)
         beside = {"mongod": mongod.pid, "servers": fleet.pid}
-        engine = _run_engine(command, config, beside)
+        make_indexes(command)
+        engine = run_engine(command, config, beside)
         figures: dict[str, Any] = {"machine": machine(), "config": _plain(config), "engine": engine}
         if config.files:
             figures["files"] = {}
         for kind in config.files:
             source = Path(name) / kind
             write_files(source, kind, config.n_documents)
-            figures["files"][kind] = _run_engine(command, config, beside, "--source", str(source))
+            figures["files"][kind] = run_engine(command, config, beside, "--source", str(source))
         if config.compare:
             figures["plain_script"] = _run_script(Path(name), mongod.uri, list(fleet.urls), config)
     return figures
@@ -161,23 +162,27 @@ def write_files(folder: Path, kind: str, count: int) -> None:
             pq.write_table(pa.Table.from_pylist(chunk), path)
 
 
-def _run_engine(
+def run_engine(
     engine: EngineCommand, config: PipelineConfig, beside: dict[str, int], *arguments: str
 ) -> dict[str, Any]:
     """Run and watch.
 
     Args:
         beside: Process ids of what works beside the engine, by name.
-        arguments: Further arguments of `engine run`.
+        arguments: Further ones of `engine run`.
+
+    Raises:
+        ProtocolError: the run failed, or embedded something else.
     """
     others = {name: psutil.Process(pid) for name, pid in beside.items()}
     before = {name: _cpu_s(process) for name, process in others.items()}
     cores = MachineCpu.now()
     started = time.monotonic()
-    peak_bytes = 0
+    peak_bytes = peak_hot_bytes = 0
     with engine.running("run", "--json", "--batch-size", str(config.batch_size), *arguments) as process:
         while process.poll() is None:
             peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
+            peak_hot_bytes = max(peak_hot_bytes, _bytes_below(engine.folder / "hot"))
             time.sleep(_MEMORY_EVERY_S)
         wall_s = time.monotonic() - started
         answer, complaint = process.communicate()
@@ -198,6 +203,7 @@ def _run_engine(
         "cpu_us_per_document_beside": cpu_beside,
         "cores_busy_share": round(busy_share or 0.0, 3),
         "peak_resident_mib": peak_bytes >> 20,
+        "peak_hot_mib": peak_hot_bytes >> 20,
         "latency": summary["latency"],
         "bottleneck": summary["bottleneck"],
         "shards": summary["shards"],
@@ -224,6 +230,14 @@ def _run_script(folder: Path, uri: str, urls: list[str], config: PipelineConfig)
 def _cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it went meanwhile
+            total += path.stat().st_size
+    return total
 
 
 def _resident_bytes(pid: int) -> int:

@@ -18,6 +18,7 @@ from engine.supervision.run_plan import StagePlan
 from gpu_clients.servers.doctor import Fleet
 from gpu_clients.settings import ClientSettings
 from readers.settings import ReaderSettings
+from writers.cold.settings import ColdSettings
 from writers.settings import ROW_GROUP_BYTES, WriterSettings
 
 META_BYTES = 8 << 10
@@ -104,6 +105,7 @@ class StageComposer:
         rings: RingSizes,
         ledger: Ledger[RunState],
         files: FilePlans | None = None,
+        cold: ColdSettings | None = None,
     ) -> None:
         """
         Args:
@@ -117,6 +119,7 @@ class StageComposer:
         self._rings = rings
         self._ledger = ledger
         self._files = files
+        self._cold = cold
 
     def stages(self, epoch: int, remaining: int | None) -> list[StagePlan]:
         """The plans of all child processes.
@@ -188,12 +191,10 @@ class StageComposer:
 
         folders = self._config.folders
         path = folders.hot / "done-ids"
-        shards = self._data_set.shards(folders)
+        shards = self._data_set.shards(folders, self._cold)
         state = self._ledger.state
         committed = [
-            commit
-            for name, commit in state.commits.items()
-            if name not in state.marked or (folders.shards / commit["file"]).exists()
+            commit for name, commit in state.commits.items() if name not in state.marked or shards.has(commit["file"])
         ]
         try:
             build(
@@ -227,4 +228,5 @@ class StageComposer:
             row_group_bytes=min(ROW_GROUP_BYTES, sink.shard_bytes),
             names_file=None if files is None else files["plan"],
             has_id_field=self._config.source.id_field is not None,
+            cold=None if self._cold is None else self._cold.as_dict(),
         )

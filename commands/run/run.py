@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from commands.composition.cold import names_there, try_cold
 from commands.composition.data_set import DataSet, begin_or_continue
 from commands.composition.servers import client_settings, examine_patiently
 from commands.composition.stages import StageComposer, plan_rings, slot_id_type
@@ -129,7 +130,7 @@ def _prepare(
         lock = RunLock(folders.lock)
     stack.callback(lock.release)
     preflight.check_ledger_folder(folders.hot, folders.lock, RESERVE_BYTES + preflight.MIN_FREE_BYTES, config.name)
-    preflight.check_shards_folder(folders.shards, config.sink.shard_bytes, config.source.done_field)
+    cold = try_cold(config)
     source = _inspect(config, secrets, wait_s)
     if source is None:
         return None
@@ -155,13 +156,16 @@ def _prepare(
             columns=source.columns,
             canary=fleet.canary,
             canary_brief=fleet.canary_brief,
+            names=lambda: names_there(config, cold),
         )
         durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
         quarantine = Quarantine(folders.quarantine, None if source.files is None else source.files.naming.name_of_text)
         stack.callback(quarantine.close)
     clients = dataclasses.replace(clients, id_type=slot_id_type(config, data_set))
     rings = plan_rings(config, fleet, data_set)
-    composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger, source.files)
+    composer = StageComposer(
+        config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger, files=source.files, cold=cold
+    )
     durable.arm("supervisor")
     if source.files is not None:
         source.files.record(ledger)
@@ -179,7 +183,7 @@ def _prepare(
         folders=folders,
         lock_fd=lock.fd,
         ledger=ledger,
-        shards=data_set.shards(folders),
+        shards=data_set.shards(folders, cold),
         marker=_marker(config, secrets, data_set, stack),
         quarantine=quarantine,
         observers=observers(

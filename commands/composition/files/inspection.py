@@ -141,7 +141,11 @@ def look(config: RunConfig, n_rows: int = SAMPLE_ROWS) -> tuple[Catalogue, FileS
         SourceError: a file cannot be read.
     """
     source = config.source
-    found = catalogue_of(source, config.folders.ledger, without=(config.sink.hot_dir, config.sink.cold_dir))
+    found = catalogue_of(
+        source,
+        config.folders.ledger,
+        without=tuple(place for place in (config.sink.hot_dir, config.sink.cold_dir) if isinstance(place, Path)),
+    )
     needed = Fields.of(source.text_field, source.columns, source.id_field, IdType.STRING).needed
     sample = sample_files(found.files, needed, n_rows)
     require_documents(sample, source.files or "")
