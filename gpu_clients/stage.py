@@ -152,11 +152,9 @@ class ClientStage:
     def _wait(self) -> None:
         began_s = time.monotonic()
         self._poller.run(TICK_S)
-        waited_s = time.monotonic() - began_s
-        if self._delivery.parked:
-            self._counters.vector_wait_s += waited_s
-        elif self._starving:
-            self._counters.ring_wait_s += waited_s
+        starving = self._starving and self._lane.breaker.is_ok
+        waits = (self._delivery.parked, starving, not self._tail)
+        self._counters.add_wait(time.monotonic() - began_s, *waits, in_flight=self._lane.in_flight)
 
     def _tick(self, now_s: float) -> None:
         """What has to be looked at every so often."""

@@ -127,6 +127,7 @@ class Reader:
         self._batches = 0
         self._ring_wait_s = 0.0
         self._source_wait_s = 0.0
+        self._pause_wait_s = 0.0
         self._read = 0  # published, waiting in the window, or refused
         self._stop = False
         self._has_told_stopped = False
@@ -255,7 +256,9 @@ class Reader:
         number = None
         while number is None and not self._poll_commands():
             if self._paused:
+                paused_s = time.monotonic()
                 self._context.wait(_IDLE_WAIT_S)
+                self._pause_wait_s += time.monotonic() - paused_s
                 continue
             self._context.wait(_IDLE_WAIT_S, self._context.documents_free.read_fd)
             number = self._context.documents_free.take()
@@ -305,6 +308,7 @@ class Reader:
             state=self._state,
             ring_wait_s=round(self._ring_wait_s, 3),
             source_wait_s=round(self._source_wait_s, 3),
+            pause_wait_s=round(self._pause_wait_s, 3),
             estimate=None if self._estimate is None else self._estimate.n_rows,
             last_error=self._outage.last_error,
             truncated=self._screening.n_truncated,
