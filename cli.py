@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-import engine
 from commands.bench.command import app as bench
 from commands.demo import command as demo
 from commands.doctor import command as doctor
@@ -18,6 +17,7 @@ from commands.serve.command import serve
 from commands.status import command as status
 from commands.terminal.edge import run_app
 from commands.verify import command as verify
+from engine import __version__
 
 app = typer.Typer(
     name="engine",
@@ -33,7 +33,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"engine {engine.__version__}")
+        print(f"engine {__version__}")
         raise typer.Exit
 
 

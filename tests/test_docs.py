@@ -88,7 +88,8 @@ def test_every_dependency_earns_a_line() -> None:
     metadata.read(ROOT / "setup.cfg")
     needed = [metadata["options"]["install_requires"], *metadata["options.extras_require"].values()]
     names = {re.split(r"[<>=;\s]", line)[0] for line in "\n".join(needed).split("\n") if line}
-    tools = {"hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "types-psutil", "types-requests"}
+    tools = {"build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "wheel"}
+    tools |= {"types-psutil", "types-requests", "types-setuptools"}
     assert names > tools
     for name in names - tools:
         assert f"| {name}" in read("docs/dependencies.md"), name

@@ -23,6 +23,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "bench": frozenset({"engine", "readers", "gpu_clients", "writers"}),
     "commands": frozenset({"engine", "readers", "gpu_clients", "writers", "bench"}),
     "cli": frozenset({"engine", "readers", "gpu_clients", "writers", "bench", "commands"}),
+    "embedding_engine": frozenset({"engine", "readers", "gpu_clients", "writers", "bench", "commands", "cli"}),
 }
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
@@ -76,7 +77,8 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"bench", "demo", "doctor", "index", "merge", "plan", "quarantine", "run", "serve", "status", "verify"},
     ],
     "bench": [
-        {"data", "parts"},
+        {"data"},
+        {"parts"},
         {"standin", "forecast"},
         {"tuner"},
         {"measure"},

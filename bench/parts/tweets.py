@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
+from bench import data
+
 _LANGS = ("en", "en", "en", "es", "de", "fr")
 _RETWEETED_EVERY = 20
 
 
 def texts() -> list[str]:
     """The texts, in the file's order. Source: see `bench/data/README.md`."""
-    lines = resources.files("bench.data").joinpath("tweets.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = resources.files(data).joinpath("tweets.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines]
 
 

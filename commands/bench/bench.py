@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import engine
 from bench.tuner.measure.probe import probe
 from bench.tuner.measure.visit import Visit
 from bench.tuner.report import report
@@ -20,6 +19,7 @@ from bench.tuner.tuning import Outcome, Tuning, TuningPlan
 from commands.composition.servers import client_settings
 from commands.options.secrets import RunSecrets
 from commands.terminal.phrases import by_reason
+from engine import __version__
 from engine.config import RunConfig
 from engine.errors import ConfigError, Exit, ServersUnavailable, SinkError
 from engine.supervision.open_files import SPARE, allow_open_files
@@ -207,7 +207,7 @@ def _write_tuned(path: Path, outcome: Outcome) -> tuple[Path, ...]:
         fingerprint=outcome.fleet.fingerprint,
         servers=servers_of(outcome.fleet),
         written_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        engine_version=engine.__version__,
+        engine_version=__version__,
     )
     try:
         write_tuned(path, tuned)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import engine
 from commands.composition.data_set import DataSet
+from engine import __version__
 from engine.config import RunConfig
 from engine.errors import SinkError
 from engine.ledger.log import Ledger, RunState
@@ -191,6 +191,6 @@ class StageComposer:
             truncated=data_set.schema.truncated,
             fingerprint=data_set.fingerprint.as_dict(),
             ledger=data_set.ledger,
-            version=engine.__version__,
+            version=__version__,
             row_group_bytes=min(ROW_GROUP_BYTES, sink.shard_bytes),
         )

@@ -7,7 +7,7 @@ import typer
 
 from commands.options import declared as shared
 from commands.options.declared import examples, option, path_option
-from commands.terminal.output import set_up_logs
+from commands.terminal.output import say, set_up_logs
 
 EPILOG = examples("engine demo", "engine demo --folder demo --question 'rain on my wedding day'")
 
@@ -21,8 +21,11 @@ def demo(
 ) -> None:
     """Show the whole job on this machine: MongoDB, four servers with a small real model, run, merge, verify, search."""
     # here and not above: only the command that is called pays for what it imports
-    from commands.demo.demo import DemoConfig
-    from commands.demo.demo import demo as run_demo
+    from bench.parts.fetched import make_available
 
     set_up_logs(verbose=False)
+    make_available(say, with_mongod=mongod is None)
+    from commands.demo.demo import DemoConfig  # its servers need parts
+    from commands.demo.demo import demo as run_demo
+
     raise typer.Exit(run_demo(DemoConfig(folder=folder, mongod=mongod, question=question)))

@@ -2,6 +2,9 @@
 
 `python -m` and `python -c` put the folder that the user stands in before everything else. A `numpy.py` or a folder
 `engine/` there would be imported in place of the real one, in the child alone.
+
+In the source tree a module is called `readers.stage`; an installed package holds the whole tree under one name, so
+there it is `embedding_engine._layers.readers.stage`. A module's name in a string is always that of the source tree.
 """
 
 from __future__ import annotations
@@ -9,18 +12,29 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-_ROOT = str(Path(__file__).resolve().parents[2])
+_HERE = "engine.supervision.interpreter"
+_PACKAGE = __name__.removesuffix(_HERE)
+_ROOT = str(Path(__file__).resolve().parents[__name__.count(".")])
+
+
+def full_name(module: str) -> str:
+    """The name under which `importlib` finds one of the engine's modules.
+
+    Args:
+        module: Its name in the source tree; a full name stays as it is.
+    """
+    return module if module.startswith(_PACKAGE) else _PACKAGE + module
 
 
 def python(module: str, *arguments: str) -> list[str]:
     """The command of a process that calls `main()` of a module.
 
     Args:
-        module: Full name of one of the engine's modules.
+        module: Name of one of the engine's modules, as for `full_name`.
         arguments: The process finds them in `sys.argv[1:]`.
     """
     code = (
         f"import sys; sys.path[:] = [p for p in sys.path if p] + [{_ROOT!r}]; "
-        f"from {module} import main; sys.exit(main())"
+        f"from {full_name(module)} import main; sys.exit(main())"
     )
     return [sys.executable, "-c", code, *arguments]

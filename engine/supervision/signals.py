@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
@@ -52,6 +53,7 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
 class SignalInbox:
     """Collects SIGINT, SIGTERM and SIGHUP (a closed terminal counts as SIGTERM) while it is entered.
 
+    In another thread than the main one it collects nothing: there the process's signals are somebody else's.
     A SIGHUP that is ignored stays ignored: `nohup engine run` outlives its terminal.
 
     Attributes:
@@ -64,6 +66,8 @@ class SignalInbox:
         self._previous_fd = -1
 
     def __enter__(self) -> SignalInbox:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         self._previous_fd = signal.set_wakeup_fd(self._notify_fd, warn_on_full_buffer=False)
         for number in _WATCHED:
             if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
@@ -74,7 +78,8 @@ class SignalInbox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.set_wakeup_fd(self._previous_fd)
+        if self._previous:
+            signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         os.close(self.fd)

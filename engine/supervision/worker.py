@@ -31,6 +31,7 @@ from engine.memory.channels import Channel, Message
 from engine.memory.ring import Ring, SlotQueue
 from engine.memory.shared_rings import SharedRings
 from engine.memory.slots import VectorLayout
+from engine.supervision.interpreter import full_name
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -140,7 +141,7 @@ def main() -> None:
     try:
         durable.arm(role)
         rings = SharedRings.open(job["rings"])
-        stage = cast(Stage, importlib.import_module(job["stage"]))
+        stage = cast(Stage, importlib.import_module(full_name(job["stage"])))
         context = StageContext(
             role=role,
             generation=job["generation"],

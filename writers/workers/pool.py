@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 from engine.errors import BY_NAME, DamageError, EngineError, Exit, WorkerDied
 from engine.ledger import durable
 from engine.memory.channels import Channel, Message
-from engine.supervision.interpreter import python
+from engine.supervision.interpreter import full_name, python
 from writers.workers.current_file import CurrentFile, inherit
 
 _PR_SET_PDEATHSIG = 1
@@ -204,10 +204,10 @@ def main() -> NoReturn:
         durable.arm(role)
         _prepare_arrow()
         for name in modules:
-            importlib.import_module(name)
+            importlib.import_module(full_name(name))
         while (job := channel.receive()) is not None:
             module, _, function = str(job["task"]).partition(":")
-            task = cast(Task, getattr(importlib.import_module(module), function))
+            task = cast(Task, getattr(importlib.import_module(full_name(module)), function))
             channel.send({"event": "result", "result": task(job, lambda facts: _report(channel, facts))})
     except EngineError as error:
         channel.try_send({"event": "error", "kind": type(error).__name__, "message": str(error)})
