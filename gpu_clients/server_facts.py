@@ -28,12 +28,13 @@ class ServerFacts:
         max_batch_requests: Texts of one GPU batch, when that is limited (TEI on a CPU: 4).
         auto_truncate: Whether long texts are cut without being asked for.
         tokenization_workers: Tokenizer threads.
-        form: How its vectors stand in answers of the OpenAI route: `base64` or `openai floats`, or None when it has
-            no such route.
+        form: How its vectors stand in answers of the OpenAI route: `base64`, `openai floats` or `float32 bytes`, or
+            None when it has no such route.
         is_indexed: Whether it says of each vector which text it belongs to; otherwise they stand in the texts' order.
         unit_length: Whether its vectors have length 1.
         cuts_with: The field of a request that makes it cut long texts, when it wants one.
         short_is_steady: Whether the canary's short text has one vector alone and among others.
+        software: What it is and its version, when it says so and is no TEI: `vllm 0.11.0`; names no vector space.
         canary_tokens: Tokens that the canary texts have to fit into, when `max_input_length` does not say so.
         openai_base: What stands in front of `/embeddings` and `/models`; None as long as that is not known.
     """
@@ -58,6 +59,7 @@ class ServerFacts:
     cuts_with: str | None = None
     short_is_steady: bool = False
     canary_tokens: int | None = None
+    software: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as JSON values."""
@@ -70,6 +72,11 @@ class ServerFacts:
             for name in _SAME_IN_A_FLEET
             if getattr(other, name) != getattr(self, name)
         ]
+
+    @property
+    def is_vllm(self) -> bool:
+        """Whether it is a vLLM."""
+        return self.software is not None and self.software.startswith("vllm")
 
     @property
     def canary_limit(self) -> int | None:
@@ -105,9 +112,11 @@ class EmbedOptions:
         dimensions: Numbers to keep, or None for all.
         normalize: Whether vectors are scaled to length 1.
         truncate: Whether long texts are cut instead of refused.
+        half: Whether numbers of 16 bits do, because vectors are stored so.
     """
 
     model: str | None = None
     dimensions: int | None = None
     normalize: bool = True
     truncate: bool = True
+    half: bool = False

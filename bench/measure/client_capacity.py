@@ -148,6 +148,8 @@ def run(case: Case, seconds: float, concurrency: int | None = None) -> FleetUse:
         settings = ClientSettings(
             urls=fleet.urls, batch_size=BATCH, target_p95_s=case.target_p95_s, concurrency=concurrency
         )
+        if case.fixed:  # the long texts of a canary would be a good part of what a slow server does in that time
+            settings = dataclasses.replace(settings, canary_every_s=600.0)
         with ClientDriver(settings, up + up[::-1], n_slots=24 * len(fleet.urls)) as driver:
             if case.slow_first is not None:
                 fleet.control(fleet.ports[0], slow_factor=case.slow_first)

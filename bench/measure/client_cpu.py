@@ -1,6 +1,7 @@
 """What a document costs a client in CPU time: this engine's client beside what people write with other libraries.
 
     python -m bench.measure.client_cpu [--batch-sizes 32,128] [--documents 60000]
+    python -m bench.measure.client_cpu --forms     # this client alone: base64 beside the raw bytes of vLLM
 
 Every contender asks one stand-in server that answers at once (its CPU time is not counted) for the vectors of real
 tweets, over a kept-alive connection, and ends with a float32 matrix. The others get their best case: one thread, no
@@ -12,6 +13,7 @@ installed are left out: `pip install requests httpx aiohttp pycurl openai basete
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import http.client
 import importlib
 import importlib.util
@@ -21,7 +23,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +33,16 @@ import pybase64
 
 from bench.measure.client_driver import ClientDriver, cores
 from bench.parts import tweets
-from bench.standin import StandinConfig, StandinFleet
+from bench.standin import Dialect, StandinConfig, StandinFleet
 from gpu_clients.http.address import Address
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.polling import Poller
+from gpu_clients.server_facts import ServerFacts
 from gpu_clients.servers.doctor import examine
 from gpu_clients.servers.requester import Requester
 from gpu_clients.servers.routes import choose_route
 from gpu_clients.settings import ClientSettings
-from gpu_clients.vectors.decode import Matrix
+from gpu_clients.vectors.decode import AnswerForm, Matrix
 
 Ask = Callable[[bytes], Matrix]
 _HEADERS = {"Content-Type": "application/json"}
@@ -178,13 +181,20 @@ def over_baseten(url: str, _path: str, _decode: Callable[[bytes], Matrix]) -> It
 @contextmanager
 def over_this_client(url: str, _path: str, _decode: Callable[[bytes], Matrix]) -> Iterator[Ask]:
     """This engine's requester, with every check, one request at a time."""
-    fleet = examine(ClientSettings(urls=(url,)))
-    facts = fleet.servers[0].facts
+    settings = ClientSettings(urls=(url,))
+    facts = examine(settings).servers[0].facts
     assert facts is not None
+    with _asking(url, settings, facts) as ask:
+        yield ask
+
+
+@contextmanager
+def _asking(url: str, settings: ClientSettings, facts: ServerFacts) -> Iterator[Ask]:
+    dim = 768
     poller = Poller()
-    route = choose_route(facts, ClientSettings(urls=(url,)).options)
-    requester = Requester(HttpClient(Address.parse(url), poller), route, dim=fleet.dim, normalized=True)
-    out = np.empty((4096, fleet.dim), dtype=np.float32)
+    route = choose_route(facts, settings.options)
+    requester = Requester(HttpClient(Address.parse(url), poller), route, dim=dim, normalized=True)
+    out = np.empty((4096, dim), dtype=np.float32)
 
     def ask(body: bytes) -> Matrix:
         array = memoryview(body)[len(b'{"input":') : -len(b',"encoding_format":"base64"}')]
@@ -201,6 +211,41 @@ def over_this_client(url: str, _path: str, _decode: Callable[[bytes], Matrix]) -
     yield ask
     requester.abandon()
     poller.close()
+
+
+FORMS = [
+    ("vLLM, base64", AnswerForm.BASE64, False),
+    ("vLLM, float32 bytes", AnswerForm.BYTES, False),
+    ("vLLM, float16 bytes", AnswerForm.BYTES, True),
+]
+ROUNDS = 9
+
+
+def over_form(
+    form: AnswerForm, *, half: bool
+) -> Callable[[str, str, Callable[[bytes], Matrix]], AbstractContextManager[Ask]]:
+    """This engine's requester at a vLLM, with answers of one form."""
+
+    def over(url: str, _path: str, _decode: Callable[[bytes], Matrix]) -> AbstractContextManager[Ask]:
+        settings = ClientSettings(urls=(url,), half=half)
+        facts = examine(settings).servers[0].facts
+        assert facts is not None
+        return _asking(url, settings, dataclasses.replace(facts, form=form.value))
+
+    return over
+
+
+def measure_forms(batch_size: int, n_documents: int) -> list[ClientCost]:
+    """What each form of answer costs, at one server in turns: the least of several rounds."""
+    texts = tweets.texts()
+    batches = [texts[at : at + batch_size] for at in range(0, len(texts) - batch_size + 1, batch_size)]
+    found: dict[str, list[ClientCost]] = {name: [] for name, _, _ in FORMS}
+    with StandinFleet(dataclasses.replace(_config(batch_size), dialect=Dialect.VLLM)) as fleet:
+        for _ in range(ROUNDS):
+            for name, form, half in FORMS:
+                over = over_form(form, half=half)
+                found[name].append(measure(name, over, fleet.urls[0], BASE64, batches, n_documents // ROUNDS))
+    return [min(costs, key=lambda cost: cost.cpu_us) for costs in found.values()]
 
 
 _texts_of: dict[bytes, list[str]] = {}
@@ -287,14 +332,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="CPU time per document of embedding clients")
     parser.add_argument("--batch-sizes", default="32,128")
     parser.add_argument("--documents", type=int, default=40_000)
+    parser.add_argument("--forms", action="store_true", help="this client alone, by form of answer")
     options = parser.parse_args()
     say = sys.stdout.write
     versions = f"Python {platform.python_version()}, numpy {np.__version__}"
     say(f"{cores()} cores, {platform.machine()}, {versions}; 768 dimensions\n")
     for size in map(int, options.batch_sizes.split(",")):
         say(f"\nbatch of {size:<4} {'':<27} {'CPU us/document':>16} {'documents/s':>12}\n")
-        for line in table(size, options.documents):
-            say(f"{line.name:<42} {line.cpu_us:>16.2f} {line.rate:>12.0f}\n")
+        forms = measure_forms(size, 4 * options.documents)
+        for line in [*([] if options.forms else table(size, options.documents)), *forms]:
+            share = f"{line.cpu_us / forms[0].cpu_us:>8.0%} of base64" if line in forms[1:] else ""
+            say(f"{line.name:<42} {line.cpu_us:>16.2f} {line.rate:>12.0f}{share}\n")
 
 
 if __name__ == "__main__":

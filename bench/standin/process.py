@@ -19,13 +19,14 @@ from bench.standin.backends.canned import CannedBackend
 from bench.standin.backends.gpu_model import GpuModel
 from bench.standin.backends.minilm import MiniLmBackend, MiniLmEngine
 from bench.standin.backends.sim import SimBackend
-from bench.standin.config import StandinConfig
+from bench.standin.config import Dialect, StandinConfig
 from bench.standin.http.connection import Connection, Request, Response
 from bench.standin.http.listener import Listener
 from bench.standin.http.loop import Loop
 from bench.standin.server import control
 from bench.standin.server.routes import Routes
 from bench.standin.server.server import Server
+from bench.standin.server.vllm import VllmRoutes
 from engine.errors import ConfigError
 
 _PARENT_CHECK_S = 1.0
@@ -79,9 +80,10 @@ class _Process:
 
     def open(self) -> Ready:
         """Listen everywhere."""
+        routes = VllmRoutes if self._config.dialect is Dialect.VLLM else Routes
         for server, port in zip(self.servers, self._config.ports, strict=True):
             try:
-                server.open(port, Routes(server).serve)
+                server.open(port, routes(server).serve)
             except OSError as error:
                 raise ConfigError(
                     f"cannot listen on {self._config.host}:{port} ({error.strerror}); choose another port, or 0."

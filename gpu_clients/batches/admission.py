@@ -350,7 +350,7 @@ class Admission:
                 self._best_rate = rate
                 self._move(AdmissionState.STARTING)
                 self._grow_to(self._window_texts * 2)
-        elif ended.gpu_bound:
+        elif ended.gpu_bound or ended.is_quick:
             if most is None:
                 too_few = waiting < TOO_FEW_WAITING or ended.is_quick
             else:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator
 
 from gpu_clients.errors import Action, Failure, FailureKind, classify
 from gpu_clients.http.answers import BadAnswer
 from gpu_clients.http.connection import Exchange
-from gpu_clients.server_facts import ServerFacts
+from gpu_clients.server_facts import EmbedOptions, ServerFacts
 from gpu_clients.servers.canary import Arrangement, canary_body
 from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit
-from gpu_clients.servers.routes import Route
+from gpu_clients.servers.routes import Route, choose_route
 from gpu_clients.vectors.decode import AnswerForm, Matrix, VectorDecoder, float_answer_cap_bytes
-from gpu_clients.vectors.soundness import scale_to_unit
+from gpu_clients.vectors.soundness import MIN_COSINE, lowest_cosine, scale_to_unit, unsound_rows
 
 UNKNOWN_DIM = 16_384
 """Only for the cap on an answer."""
@@ -52,6 +53,24 @@ def embed_canary(
         answer.release()
 
 
+def raw_if_it_can(
+    facts: ServerFacts, options: EmbedOptions, mixed: Matrix
+) -> Generator[ProbeRequest, Exchange, ServerFacts]:
+    """The facts with answers in raw bytes, if the server gives the canary's vectors so too, each in its place.
+
+    Args:
+        mixed: The vectors that it gave otherwise, float32 (texts, dim).
+    """
+    raw = dataclasses.replace(facts, form=AnswerForm.BYTES.value)
+    try:
+        matrix, _ = yield from embed_canary(choose_route(raw, options), Arrangement.MIXED, raw, mixed.shape[1])
+    except ProbeFailed:
+        return facts
+    if unsound_rows(matrix, normalized=False) or not lowest_cosine(mixed, matrix) >= MIN_COSINE:
+        return facts
+    return raw
+
+
 def _refused(failure: Failure) -> ProbeFailed:
     if failure.status in (401, 403):
         return misfit(f"the server wants another API key (HTTP {failure.status})")
@@ -64,7 +83,7 @@ def _decoded(route: Route, body: memoryview, n_texts: int, dim: int | None) -> t
     try:
         matrix, is_indexed = VectorDecoder(route.form, dim, is_indexed=route.is_indexed).decode(body, n_texts), True
     except BadAnswer:
-        if route.form is AnswerForm.NATIVE_FLOATS:
+        if route.form is AnswerForm.NATIVE_FLOATS or route.form.is_raw:
             raise
         matrix, is_indexed = VectorDecoder(route.form, dim, is_indexed=False).decode(body, n_texts), False
     if route.scale:

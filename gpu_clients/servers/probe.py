@@ -19,7 +19,7 @@ from gpu_clients.http.client import HttpClient
 from gpu_clients.http.connection import Exchange
 from gpu_clients.server_facts import OPENAI_BASE, EmbedOptions, ServerFacts
 from gpu_clients.servers.canary import Arrangement, Canary
-from gpu_clients.servers.canary_request import UNKNOWN_DIM, embed_canary
+from gpu_clients.servers.canary_request import UNKNOWN_DIM, embed_canary, raw_if_it_can
 from gpu_clients.servers.identity import BASES, identify
 from gpu_clients.servers.padding import QUICK_S, measure_padding
 from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit, read_json
@@ -81,6 +81,8 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
         if not warnings or not error.misconfigured:
             raise
         raise misfit(f"{error.failure.detail}; {warnings[0]}") from error
+    if facts.is_vllm:
+        facts = yield from raw_if_it_can(facts, options, mixed)
     facts = _note_length(facts, mixed, options, warnings)
     route = choose_route(facts, options)
     if route.scale:

@@ -52,6 +52,7 @@ class EmbedRequest:
     normalize: bool = True
     dimensions: int | None = None
     base64: bool = False
+    raw: str | None = None  # number type of an answer in raw bytes
 
 
 def error_response(error: ApiError, *, openai: bool) -> Response:
@@ -74,8 +75,8 @@ def empty(status: int, headers: bytes = b"") -> Response:
 
 
 def validation_status(dialect: Dialect) -> int:
-    """Return the status of every validation error: 422 since 1.9, 413 before."""
-    return 422 if dialect is Dialect.V1_9 else 413
+    """Return the status of every validation error: 422 since 1.9, 413 before; 400 of vLLM."""
+    return {Dialect.V1_9: 422, Dialect.V1_8: 413, Dialect.VLLM: 400}[dialect]
 
 
 def validation(message: str, dialect: Dialect) -> ApiError:
