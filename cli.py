@@ -13,6 +13,7 @@ from commands.merge import command as merge
 from commands.plan import command as plan
 from commands.quarantine.command import app as quarantine
 from commands.run import command as run
+from commands.search import command as search
 from commands.serve.command import serve
 from commands.status import command as status
 from commands.terminal.edge import run_app
@@ -56,6 +57,7 @@ app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=demo.EPILOG)(demo.demo)
 app.command(epilog=merge.EPILOG)(merge.merge)
 app.command(epilog=verify.EPILOG)(verify.verify)
+app.command(epilog=search.EPILOG)(search.search)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(
     add_help_option=False,

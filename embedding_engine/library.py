@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from commands.bench.bench import BenchConfig, BenchResult, find_operating_point
+from commands.composition.partners import CollectionName, Partners
 from commands.options.secrets import RunSecrets, ServerSecrets
 from commands.plan.config import PlanConfig
 from commands.plan.plan import forecast_run
@@ -20,7 +21,6 @@ from commands.run.run import RunResult
 from commands.run.run import run as run_to_the_end
 from commands.terminal.output import set_up_logs
 from commands.terminal.progress_line import ProgressLine
-from commands.verify.partners import CollectionName, Partners
 from engine.config import RunConfig, ServersConfig, SourceConfig
 from engine.errors import Exit
 from engine.telemetry.logs import keep_secret

@@ -60,6 +60,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"parquet"},
         {"merge"},
         {"verify"},
+        {"search"},
     ],
     "writers.merge": [
         {"ledger"},
@@ -74,7 +75,20 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "commands": [
         {"options", "terminal", "reference"},
         {"composition"},
-        {"bench", "demo", "doctor", "index", "merge", "plan", "quarantine", "run", "serve", "status", "verify"},
+        {
+            "bench",
+            "demo",
+            "doctor",
+            "index",
+            "merge",
+            "plan",
+            "quarantine",
+            "run",
+            "search",
+            "serve",
+            "status",
+            "verify",
+        },
     ],
     "bench": [
         {"data"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import shutil
 import tempfile
 import time
@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.dataset as ds
-import requests
 from pymongo import MongoClient
 
 from bench.parts.engine_command import EngineCommand
@@ -81,7 +77,8 @@ def demo(config: DemoConfig) -> int:
                 return code
         _show_files(engine.cold)
         _say("8. A search over the result")
-        _search(engine, config.question)
+        for question in [config.question] if config.question else QUESTIONS:
+            _call(engine, "search", "--text", question, "--k", "3", "--with-text")
         _say(f"Done in {time.monotonic() - started_s:.0f} s. Everything that was started has been stopped.")
         if config.folder is not None:
             _say(f"The Parquet files stay in {folder / 'cold'}.")
@@ -112,7 +109,7 @@ def _load(uri: str) -> int:
 
 def _call(engine: EngineCommand, *arguments: str) -> int:
     """Run a command with its output indented below ours; returns its exit code."""
-    _say(f"   $ engine {' '.join(arguments)}")
+    _say(f"   $ engine {shlex.join(arguments)}")
     with engine.running(*arguments, merge_output=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -124,23 +121,3 @@ def _show_files(cold: Path) -> None:
     for folder in ("shards", "consolidated"):
         for path in sorted((cold / folder).glob("*.parquet")):
             _say(f"   {folder}/{path.name}  {path.stat().st_size:,} bytes")
-
-
-def _search(engine: EngineCommand, question: str | None) -> None:
-    """Show the tweets nearest to a question by cosine, which is the inner product of vectors of length 1."""
-    table: pa.Table = ds.dataset(engine.cold / "shards", format="parquet").to_table(columns=["_id", "embedding"])
-    vectors = table.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-    ids = table.column("_id").to_pylist()
-    questions = [question] if question else list(QUESTIONS)
-    url = engine.urls[0].rstrip("/").removesuffix("/embed") + "/embed"
-    answer = requests.post(url, json={"inputs": questions}, timeout=30)
-    answer.raise_for_status()
-    asked = np.asarray(answer.json(), dtype=np.float32)
-    with MongoClient[dict[str, Any]](engine.uri) as client:
-        collection = client[DATABASE][COLLECTION]
-        for text, vector in zip(questions, asked, strict=True):
-            _say(f"   {json.dumps(text)}")
-            scores = vectors @ vector
-            for row in np.argsort(-scores)[:3]:
-                found = collection.find_one({"_id": ids[row]}) or {}
-                _say(f"     {scores[row]:.3f}  {found.get('text', '?')[:100]}")

@@ -56,8 +56,8 @@ def verify(
 ) -> None:
     """Prove a data set: files, footers, checksums, ids, vectors, MongoDB's marks; exit 4 on any difference."""
     # here and not above: only the command that is called pays for what it imports
+    from commands.composition.partners import CollectionName, Partners
     from commands.terminal.progress_line import ProgressLine
-    from commands.verify.partners import CollectionName, Partners
     from commands.verify.report import as_text
     from writers.verify.config import VerifyConfig
     from writers.verify.verify import verify as verify_files

@@ -165,5 +165,5 @@ def test_imports_of_the_layers_move_under_the_packages_name(line: str, moved: st
 
 @pytest.mark.parametrize("line", ["import engine", "import writers.merge.run", "import os, engine.config as c"])
 def test_an_import_that_cannot_be_moved_ends_the_build(line: str) -> None:
-    with pytest.raises(ValueError, match="x.py:1 imports"):
+    with pytest.raises(ValueError, match=r"x\.py:1 imports"):
         under_one_name(f"{line}\n", "x.py")

@@ -1,0 +1,1 @@
+"""Exact search over a data set's Parquet files."""
