@@ -20,6 +20,7 @@ app = typer.Typer()
     epilog=examples(
         "engine bench --texts texts.jsonl --target-p95 10 --out tuned.toml --plot curve.png",
         "engine bench --collection tweets --batch-sizes 16,32 --json",
+        "engine bench --texts texts.jsonl --tei-urls http://localhost:18080 --against http://localhost:8000",
         "engine bench pipeline --compare",
     ),
 )
@@ -32,6 +33,10 @@ def bench(
     tei_ca_file: shared.CaFile = None,
     server_kind: shared.ServerKind = "auto",
     model: shared.Model = None,
+    against: Annotated[
+        str | None,
+        option("against", "URLs of a second fleet: tuned with the same texts, and compared with --tei-urls."),
+    ] = None,
     texts: Annotated[
         Path | None, path_option("texts", "One text a line, or .jsonl with `text` [default: sample the collection].")
     ] = None,
@@ -113,6 +118,7 @@ def bench(
         texts=texts,
         out=out,
         plot=plot,
+        against=listed(against),
     )
     result = find_operating_point(
         settings,
