@@ -12,6 +12,8 @@ _SAME_IN_A_FLEET = (
     "kind", "model_id", "model_sha", "dtype", "pooling", "version", "max_input_length", "canary_tokens", "unit_length",
 )  # fmt: skip
 OPENAI_BASE = "/v1"
+LONGEST_TIMEOUT_S = 7_200.0
+_TIMEOUT_FACTOR = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class ServerFacts:
         unit_length: Whether its vectors have length 1.
         cuts_with: The field of a request that makes it cut long texts, when it wants one.
         short_is_steady: Whether the canary's short text has one vector alone and among others.
+        seconds_a_text: What a long text of the canary took, when that was long.
         software: What it is and its version, when it says so and is no TEI: `vllm 0.11.0`; names no vector space.
         canary_tokens: Tokens that the canary texts have to fit into, when `max_input_length` does not say so.
         openai_base: What stands in front of `/embeddings` and `/models`; None as long as that is not known.
@@ -59,6 +62,7 @@ class ServerFacts:
     cuts_with: str | None = None
     short_is_steady: bool = False
     canary_tokens: int | None = None
+    seconds_a_text: float | None = None
     software: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -77,6 +81,21 @@ class ServerFacts:
     def is_vllm(self) -> bool:
         """Whether it is a vLLM."""
         return self.software is not None and self.software.startswith("vllm")
+
+    @property
+    def most_texts(self) -> int | None:
+        """Texts that a request may hold; a permit is needed for each."""
+        limits = (self.max_client_batch_size, self.max_concurrent_requests)
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def timeout_s(self, n_texts: int, least_s: float) -> float:
+        """Time for a request before its server's answers tell better: longer for one that is known to be slow.
+
+        Args:
+            n_texts: Texts that are embedded meanwhile, those that were sent before included.
+            least_s: What any server gets.
+        """
+        return max(least_s, min(LONGEST_TIMEOUT_S, _TIMEOUT_FACTOR * (self.seconds_a_text or 0.0) * n_texts))
 
     @property
     def canary_limit(self) -> int | None:

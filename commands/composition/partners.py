@@ -107,6 +107,7 @@ class ServerEmbedder:
         )
         self._dim = fleet.dim
         self._batch_size = fleet.batch_size
+        self._timeout_s = server.facts.timeout_s(fleet.batch_size, _REQUEST_TIMEOUT_S)
         self._prompt = settings.prompt or ""
 
     def __call__(self, texts: list[str], /) -> npt.NDArray[np.float32]:
@@ -118,7 +119,7 @@ class ServerEmbedder:
         matrix = np.empty((len(texts), self._dim), dtype=np.float32)
         for start in range(0, len(texts), self._batch_size):
             batch = [self._prompt + text for text in texts[start : start + self._batch_size]]
-            self._requester.submit([orjson.dumps(batch)], len(batch), timeout_s=_REQUEST_TIMEOUT_S)
+            self._requester.submit([orjson.dumps(batch)], len(batch), timeout_s=self._timeout_s)
             completion = self._completion()
             if completion.failure is not None:
                 raise ServersUnavailable(

@@ -13,7 +13,7 @@ from typing import Any
 from gpu_clients.errors import classify
 from gpu_clients.http.connection import Exchange
 from gpu_clients.server_facts import OPENAI_BASE, EmbedOptions, ServerFacts
-from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit, read_json, redirected
+from gpu_clients.servers.probe_request import WANTS_KEY, ProbeFailed, ProbeRequest, ask, misfit, read_json, redirected
 
 BASES = (OPENAI_BASE, "")
 """Where OpenAI-compatible servers have their routes: nearly all under /v1, Infinity without it."""
@@ -96,7 +96,7 @@ def _optional(path: str, refusals: list[ProbeFailed], *, fresh: bool) -> Generat
     failure = classify(status, answer.body) if status != 200 else None
     answer.release()
     if status in (401, 403):
-        refusals.append(misfit("the server wants another API key"))
+        refusals.append(misfit(WANTS_KEY))
     elif 300 <= status < 400:
         refusals.append(redirected(status))
     elif failure is not None and status >= 500:

@@ -20,6 +20,7 @@ from gpu_clients.http.connection import Exchange
 from gpu_clients.server_facts import OPENAI_BASE, EmbedOptions, ServerFacts
 from gpu_clients.servers.canary import Arrangement, Canary
 from gpu_clients.servers.canary_request import UNKNOWN_DIM, embed_canary, raw_if_it_can
+from gpu_clients.servers.frontend import FrontendCost, measure_frontend
 from gpu_clients.servers.identity import BASES, identify
 from gpu_clients.servers.padding import QUICK_S, measure_padding
 from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit, read_json
@@ -40,6 +41,7 @@ class Examination:
         canary: Its vectors of the canary texts.
         prompt_tokens: Tokens that the server puts around a one-letter text by itself; None when it cannot say.
         pads: Whether its GPU batches are padded to the longest text; None when not measured, or not clear.
+        frontend: What a text costs its HTTP side and its model; only of vLLM, None when not measured.
         warnings: Sentences for the user.
     """
 
@@ -49,9 +51,12 @@ class Examination:
     canary: Canary
     prompt_tokens: int | None = None
     pads: bool | None = None
+    frontend: FrontendCost | None = None
     warnings: tuple[str, ...] = field(default=())
 
 
+SLOW_TEXT_S = 0.25
+"""A server that takes longer for a long text gets longer deadlines, and canaries less often."""
 _CANARY_TOKENS = (None, 256, 64)
 """Canary texts get shorter until a server takes them that does not say how long a text may be."""
 _MAY_BE_TOO_LONG = (FailureKind.REJECTED, FailureKind.PAYLOAD, FailureKind.TOO_LONG, FailureKind.BACKEND)
@@ -92,7 +97,10 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
         raise misfit("the server gives the same vector for different texts")
     began_s = time.monotonic()
     equal, _ = yield from embed_canary(route, Arrangement.EQUAL, facts, mixed.shape[1])
-    is_quick = time.monotonic() - began_s < QUICK_S
+    took_s = time.monotonic() - began_s
+    is_quick = took_s < QUICK_S
+    if took_s > 2 * SLOW_TEXT_S:
+        facts = dataclasses.replace(facts, seconds_a_text=round(took_s / 2, 2))
     _check_sound(equal, options)
     seen = {Arrangement.MIXED: mixed, Arrangement.EQUAL: equal}
     yield from look_again(server_kind, options, facts, route, seen)
@@ -110,6 +118,9 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
     if facts.kind == "openai" and not options.truncate:
         yield from _require_refusal_of_long_texts(route)
     pads = (yield from measure_padding(route, facts, mixed.shape[1])) if with_padding and is_quick else None
+    frontend = None
+    if facts.is_vllm and with_padding and is_quick:
+        frontend = yield from measure_frontend(route, mixed.shape[1])
     return Examination(
         facts=facts,
         route=route,
@@ -117,6 +128,7 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
         canary=canary,
         prompt_tokens=prompt_tokens,
         pads=pads,
+        frontend=frontend,
         warnings=tuple(warnings),
     )
 
@@ -150,7 +162,7 @@ class ServerProbe:
                 request.method,
                 request.path,
                 request.body,
-                deadline_s=now_s + self._timeout_s,
+                deadline_s=now_s + self._timeout_s * request.n_timeouts,
                 max_body_bytes=request.max_body_bytes,
                 fresh=request.fresh,
             )
