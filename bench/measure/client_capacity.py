@@ -153,7 +153,7 @@ def run(case: Case, seconds: float, concurrency: int | None = None) -> FleetUse:
         with ClientDriver(settings, up + up[::-1], n_slots=24 * len(fleet.urls)) as driver:
             if case.slow_first is not None:
                 fleet.control(fleet.ports[0], slow_factor=case.slow_first)
-            driver.run(seconds=WARM_UP_S)
+            driver.run(seconds=3 * WARM_UP_S if case.fixed else WARM_UP_S)  # a slow server takes long for the canaries
             before, latencies = fleet.reports(), _latencies(driver.reports)
             interval = driver.run(seconds=seconds)
             after = fleet.reports()
