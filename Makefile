@@ -43,7 +43,7 @@ test-matrix: $(READY) ## the quick tests on every Python that is found, with the
 chaos: $(READY) ## random trouble against the real command for MINUTES=5, judged by one oracle; SEED=N repeats
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
-quick: $(READY) ## the tests without the crash tests
+quick: $(READY) ## the tests without crash tests and what takes long
 	$(PYTEST) -m 'not crash and not slow'
 
 lint: $(READY) ## ruff and mypy --strict

@@ -54,7 +54,8 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"stage"},
     ],
     "writers": [
-        {"shards", "workers"},
+        {"files", "workers"},
+        {"shards"},
         {"settings"},
         {"stage", "proof"},
         {"parquet"},
