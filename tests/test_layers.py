@@ -53,6 +53,14 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"delivery"},
         {"stage"},
     ],
+    "gpu_clients.servers": [
+        {"canary", "probe_request", "routes"},
+        {"canary_request", "identity", "measured", "requester"},
+        {"repeated_looks", "side_requests"},
+        {"tokenizer"},
+        {"probe"},
+        {"doctor"},
+    ],
     "writers": [
         {"files", "workers"},
         {"shards"},

@@ -20,9 +20,9 @@ from gpu_clients.http.connection import Exchange
 from gpu_clients.server_facts import OPENAI_BASE, EmbedOptions, ServerFacts
 from gpu_clients.servers.canary import Arrangement, Canary
 from gpu_clients.servers.canary_request import UNKNOWN_DIM, embed_canary, raw_if_it_can
-from gpu_clients.servers.frontend import FrontendCost, measure_frontend
 from gpu_clients.servers.identity import BASES, identify
-from gpu_clients.servers.padding import QUICK_S, measure_padding
+from gpu_clients.servers.measured.frontend import FrontendCost, measure_frontend
+from gpu_clients.servers.measured.padding import QUICK_S, measure_padding
 from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit, read_json
 from gpu_clients.servers.repeated_looks import look_again
 from gpu_clients.servers.routes import NATIVE_PATH, Route, choose_route

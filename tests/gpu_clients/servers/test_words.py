@@ -17,7 +17,7 @@ from gpu_clients.diagnosis.canary_schedule import canary_every_s
 from gpu_clients.http.polling import Poller
 from gpu_clients.server_facts import ServerFacts
 from gpu_clients.servers.doctor import examine
-from gpu_clients.servers.frontend import FrontendCost
+from gpu_clients.servers.measured.frontend import FrontendCost
 from gpu_clients.settings import ClientSettings
 from tests.conftest import outlives_tests
 from tests.gpu_clients.harness import Harness
