@@ -149,7 +149,7 @@ class Waits:
                 (facts.get("idle_s", 0.0) / facts["worked_s"] for facts in clients if facts.get("worked_s")),
                 default=0.0,
             ),
-            cpu=summed("cpu_s") / whole,
+            cpu=summed("worked_cpu_s") / whole,
             server_share=of_servers("total_s") / answered_s if answered_s else None,
         )
 

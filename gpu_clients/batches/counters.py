@@ -134,7 +134,7 @@ class Counters:
             "server_wait_s": self.server_wait_s,
             "idle_s": self.idle_s,
             "worked_s": 0.0 if began_s is None else time.monotonic() - began_s,
-            "cpu_s": 0.0 if began_s is None else time.process_time() - self._cpu_began_s,
+            "worked_cpu_s": 0.0 if began_s is None else time.process_time() - self._cpu_began_s,
             "latency": self.latency.sparse(),
             "server_times": {
                 "queue_s": self.queue_s,

@@ -35,7 +35,7 @@ def told(busy: float, clients: list[dict[str, Any]], **reader: float) -> str:
     ("waits", "reader", "words"),
     [
         ({"vector_wait": 0.7, "server_wait": 0.2}, {}, "the writer"),
-        ({"server_wait": 0.9, "cpu": 0.1}, {"source_wait_s": 99.0}, "the embedding servers"),
+        ({"server_wait": 0.9, "worked_cpu": 0.1}, {"source_wait_s": 99.0}, "the embedding servers"),
         ({"server_wait": 0.6, "ring_wait": 0.3}, {"source_wait_s": 99.0}, "the embedding servers"),
         ({"ring_wait": 0.9}, {"source_wait_s": 80.0, "ring_wait_s": 0.1}, "the source"),
         ({"ring_wait": 0.9}, {"pause_wait_s": 60.0, "ring_wait_s": 60.0}, "the marks"),
@@ -56,7 +56,7 @@ def test_what_is_waited_for_most_of_the_time_is_the_bottleneck_however_busy_the_
     ("waits", "words"),
     [
         ({"ring_wait": 0.9}, "the reader"),
-        ({"server_wait": 0.9, "cpu": 0.95}, "the clients"),
+        ({"server_wait": 0.9, "worked_cpu": 0.95}, "the clients"),
         ({"server_wait": 0.4, "ring_wait": 0.4}, "no single stage"),
     ],
 )
