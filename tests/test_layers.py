@@ -62,7 +62,8 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"doctor"},
     ],
     "writers": [
-        {"shards", "workers"},
+        {"files", "workers"},
+        {"shards"},
         {"settings"},
         {"stage", "proof"},
         {"parquet"},

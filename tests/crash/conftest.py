@@ -23,6 +23,25 @@ SERVERS = StandinConfig(
 )
 
 
+IN_QUICK = {
+    "test_g1_g7_a_run_embeds_the_queue_and_the_next_picks_up_what_is_new",
+    "test_odd_texts_are_embedded_or_quarantined_each_with_its_reason",
+    "test_an_empty_collection_is_exit_0_and_says_so",
+    "test_one_signal_drains_commits_and_marks[2-130]",
+    "test_g9_another_model_is_refused_and_the_fields_are_named",
+}
+"""Whole runs that `make quick` makes: one of each kind. Every other takes seconds and is `slow`."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark whole runs as slow but for a few."""
+    for item in items:
+        is_whole_run = item.path.parent == Path(__file__).parent and "job" in getattr(item, "fixturenames", ())
+        if is_whole_run and item.name not in IN_QUICK:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def shared_fleet() -> Iterator[StandinFleet]:
     """Four servers in one process, for every test that does not hurt them."""

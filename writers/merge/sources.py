@@ -8,11 +8,11 @@ from engine.errors import DamageError
 from engine.ledger import durable
 from engine.ledger.log import Ledger
 from engine.memory.channels import Message
+from writers.files.hashed_file import size_and_sha256
 from writers.merge.config import MergeConfig
 from writers.merge.ledger import MergeState, PlanFile, PlannedInput, PlanState
 from writers.merge.planning.listing import folder_keys
 from writers.merge.start import read_run_state
-from writers.parquet.hashed_file import size_and_sha256
 from writers.parquet.merge_schema import MergeSchema
 from writers.workers.pool import Pool, Report
 from writers.workers.tracker import Tracker

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from engine.errors import DamageError
-from writers.parquet.hashed_file import HashedFile
+from writers.files.hashed_file import HashedFile
 from writers.parquet.merge_schema import Matcher
 from writers.parquet.opening import UNREADABLE, footer_of, open_parquet, unreadable
 from writers.parquet.rows import to_matrix, to_others
@@ -51,7 +51,9 @@ class Input:
         rows: Rows by its footer.
     """
 
-    def __init__(self, path: str | Path, name: str, matcher: Matcher, small: memoryview) -> None:
+    def __init__(
+        self, path: str | Path, name: str, matcher: Matcher, small: memoryview, *, checksums: bool = True
+    ) -> None:
         """Open a file and compare its footer with the schema.
 
         Args:
@@ -59,6 +61,8 @@ class Input:
             name: As it is called in messages and lineage.
             matcher: Compares it with the schema.
             small: Memory for a file that fits: fresh memory costs more than reading such a file.
+            checksums: Whether checksums of pages are compared; not where the SHA-256 of the whole file is, which tells
+                more.
 
         Raises:
             DamageError: it is missing, cannot be read, or has no sound footer.
@@ -76,9 +80,10 @@ class Input:
             self.size_bytes, self.mtime_ns = self._file.size_bytes, self._file.mtime_ns
             if self.size_bytes <= len(small):
                 self._whole = self._file.read_whole(small)
-                self._parquet = open_parquet(name, pa.BufferReader(pa.py_buffer(self._whole)), in_memory=True)
+                source = pa.BufferReader(pa.py_buffer(self._whole))
+                self._parquet = open_parquet(name, source, in_memory=True, checksums=checksums)
             else:
-                self._parquet = open_parquet(name, pa.PythonFile(self._file, mode="r"))
+                self._parquet = open_parquet(name, pa.PythonFile(self._file, mode="r"), checksums=checksums)
             self.rows = int(self._parquet.metadata.num_rows)
             self._vectors = matcher.check(name, self._parquet)
         except BaseException as error:

@@ -10,26 +10,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import ConfigError, DamageError, EngineError, SinkError
-from writers.parquet.hashed_file import size_and_sha256
+from writers.files.hashed_file import size_and_sha256
 
 UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
 """What reading a damaged file raises: also text that is not UTF-8, and sizes beyond memory."""
 
 OUT_OF_RESOURCES = (12, 23, 24)  # ENOMEM, ENFILE, EMFILE
-_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES = 128 << 10  # what is larger, as most pages are, goes into its place without a copy through the buffer
 _END_BYTES = 8  # length of the footer, magic
 _MAGIC_OF_ENCRYPTED = b"PARE"
 _SIGNATURE_BYTES = 28
 """Behind a readable footer of a file with encrypted columns. Source: Apache Parquet, "Parquet Modular Encryption"."""
 
 
-def open_parquet(name: str, source: pa.NativeFile, *, in_memory: bool = False) -> pq.ParquetFile:
+def open_parquet(
+    name: str, source: pa.NativeFile, *, in_memory: bool = False, checksums: bool = True
+) -> pq.ParquetFile:
     """Open a file; checksums of pages are compared where it has them.
 
     Args:
         name: As it is called in messages.
         source: The file.
         in_memory: Whether its bytes need no buffer, because they are in memory.
+        checksums: Whether they are compared; not of a file whose SHA-256 the caller compares.
 
     Columns that are encrypted behind a readable footer are looked for, because pyarrow ends the whole process when the
     metadata of one is asked for.
@@ -42,7 +45,7 @@ def open_parquet(name: str, source: pa.NativeFile, *, in_memory: bool = False) -
     if end[4:] == _MAGIC_OF_ENCRYPTED:
         raise _encrypted(name)
     buffer = 0 if in_memory else _BUFFER_BYTES
-    parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=buffer, page_checksum_verification=True)
+    parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=buffer, page_checksum_verification=checksums)
     if int.from_bytes(end[:4], "little") == parquet.metadata.serialized_size + _SIGNATURE_BYTES:
         raise _encrypted(name)
     return parquet

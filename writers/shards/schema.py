@@ -123,6 +123,8 @@ def id_array(id_type: IdType, blob: memoryview | bytes, n_rows: int) -> pa.Array
 
 def id_text(value: pa.Scalar) -> str:
     """An id of the `_id` column as text, for records and messages."""
+    if isinstance(value, pa.StringScalar):
+        return str(value.as_buffer().to_pybytes(), errors="replace")  # others' files may hold text that is no UTF-8
     plain = value.as_py()
     return plain.hex() if isinstance(plain, bytes) else str(plain)
 

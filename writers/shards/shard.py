@@ -21,7 +21,7 @@ from engine.errors import CommitFailed, DamageError, SinkError
 from engine.ledger import durable
 from engine.ledger.runfolder import IN_PROGRESS
 from engine.records import ShardFacts
-from writers.shards.new_file import HashedNewFile
+from writers.files.new_file import HashedNewFile
 from writers.shards.schema import (
     ID,
     KEY_CANARY,

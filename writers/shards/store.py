@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from engine.errors import DamageError, SinkError
 from engine.memory.ids import IdType
 from engine.records import Fingerprint, ShardFacts
+from writers.files.hashed_file import size_and_sha256
 from writers.shards.schema import (
     EMBEDDING,
     ID,
@@ -28,8 +28,6 @@ from writers.shards.schema import (
     id_digest,
     id_text,
 )
-
-_READ_BYTES = 1 << 20
 
 _UNREADABLE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)
 """What pyarrow raises on a damaged file: besides its own errors also UnicodeDecodeError for a bit in a column's name,
@@ -73,7 +71,7 @@ class ParquetShards:
         """
         path = self._folder / file
         try:
-            size, digest = _sha256(path)
+            size, digest = size_and_sha256(path)
         except OSError as error:
             self._require_folder()
             raise DamageError(f"the committed shard {path} cannot be read ({error.strerror})") from error
@@ -133,7 +131,7 @@ class ParquetShards:
         rows = parquet.metadata.num_rows
         if not rows or footer.get(KEY_ROWS) != str(rows).encode() or footer.get(KEY_ID_DIGEST) != digest.encode():
             return "holds other rows than its footer says"
-        size, sha256 = _sha256(path)
+        size, sha256 = size_and_sha256(path)
         return ShardFacts(
             shard=path.name.removesuffix(".parquet"),
             file=path.name,
@@ -152,14 +150,3 @@ class ParquetShards:
     def id_type(self) -> IdType:
         """What `ids` yields."""
         return self._schema.id_type
-
-
-def _sha256(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a file."""
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("rb") as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
-            size += len(block)
-    return size, digest.hexdigest()

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from engine.errors import ConfigError, EngineError, SinkError
 from engine.memory.channels import Message
-from writers.parquet.hashed_file import HashedFile
+from writers.files.hashed_file import HashedFile
 from writers.parquet.inputs import BLOCK_BYTES, WHOLE_BYTES
 from writers.parquet.merge_schema import Matcher, MergeSchema
 from writers.parquet.opening import OUT_OF_RESOURCES, UNREADABLE, footer_of, open_parquet

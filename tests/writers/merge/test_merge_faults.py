@@ -6,17 +6,22 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import DamageError, Exit, LockHeld, SinkError
 from engine.ledger.runfolder import RunLock
+from engine.memory.channels import Message
+from engine.memory.ids import IdType
 from tests.writers.dataset import DataSet, outputs, read_outputs, stray
+from tests.writers.inline_pool import InlinePool
 from writers.merge.ledger import LOCK
 from writers.merge.merge import merge
+from writers.parquet.inputs import Input
 
 
 @pytest.fixture
@@ -73,6 +78,47 @@ def test_a_damaged_source_stops_the_merge_with_its_name_and_nothing_is_lost(
     merge(data.config(sort=sort, file_bytes=1 << 20))
     assert len(read_outputs(data.folders.consolidated)) == 1200
     assert stray(data) == []
+
+
+@pytest.mark.parametrize("how", ["in memory", "streamed"])
+def test_a_bit_that_flips_anywhere_in_a_shard_after_the_scan_is_told_by_its_sha256(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    data = DataSet(tmp_path, id_type=IdType.STRING, columns=(("lang", "string"),))
+    sha256s_alone = {"checksums": False}
+    file = data.folders.shards / data.add_shard(range(0, 300)).file
+    whole = file.read_bytes()
+    if how == "streamed":
+        monkeypatch.setattr("writers.merge.outputs.group.WHOLE_BYTES", 16)
+    opened: list[dict[str, bool]] = []
+
+    class Spied(Input):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            opened.append(options)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr("writers.merge.outputs.group.Input", Spied)
+    found = 0
+    for offset in range(4, len(whole) - 8, len(whole) // 25):
+
+        class FlipsAfterTheScan(InlinePool):
+            def run(self, jobs: Iterable[Message], *rest: Any) -> Iterator[tuple[Message, Message]]:
+                waiting = list(jobs)
+                if any(str(job["task"]).endswith(":merge_group") for job in waiting):
+                    _flip(file, offset)  # noqa: B023 - it is run within this turn
+                yield from super().run(waiting, *rest)
+
+        monkeypatch.setattr("writers.merge.merge.Pool", FlipsAfterTheScan)
+        with pytest.raises(DamageError, match=file.name):
+            merge(data.config(file_bytes=1 << 20))
+        found += 1
+        assert outputs(data) == []
+        file.write_bytes(whole)
+    assert found >= 25 and opened == [sha256s_alone] * found
+    monkeypatch.setattr("writers.merge.merge.Pool", InlinePool)
+    merge(data.config(file_bytes=1 << 20))
+    assert len(read_outputs(data.folders.consolidated)) == 300 and stray(data) == []
+    data.close()
 
 
 def test_a_second_merge_of_the_same_target_is_refused_at_once(data: DataSet) -> None:

@@ -16,7 +16,7 @@ from engine.errors import DamageError, SinkError
 from engine.ledger import durable
 from engine.memory.ids import IdType, pack_variable
 from engine.records import Fingerprint, ShardFacts
-from writers.shards.schema import ShardSchema, combine_digests, id_array, id_digest, vector_array
+from writers.shards.schema import ShardSchema, combine_digests, id_array, id_digest, id_text, vector_array
 from writers.shards.shard import OpenShard, ShardIdentity
 from writers.shards.store import ParquetShards
 
@@ -239,3 +239,10 @@ def test_digests_add_up_over_parts_in_any_order() -> None:
         parts = [id_digest(column.slice(70)), id_digest(column.slice(0, 70))]
         assert combine_digests(parts) == id_digest(column)
         assert id_digest(column.slice(1)) != id_digest(column)
+
+
+def test_an_id_is_named_whatever_its_bytes_are() -> None:
+    """Other programs put text into string columns that is no UTF-8; a name in a record must not end a merge."""
+    no_text = pa.array([b"\xffa"]).view(pa.string())[0]
+    ids = [pa.scalar(-7), pa.scalar("\u00e4"), pa.scalar(b"0123456789ab", pa.binary(12)), no_text]
+    assert [id_text(value) for value in ids] == ["-7", "\u00e4", "303132333435363738396162", "\ufffda"]

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import DamageError
+from writers.files.hashed_file import HashedFile
 from writers.merge.outputs.row_group import GroupSum, RowGroup
-from writers.parquet.hashed_file import HashedFile
 from writers.parquet.inputs import BLOCK_BYTES
 from writers.parquet.merge_schema import MergeSchema
 from writers.parquet.opening import open_parquet

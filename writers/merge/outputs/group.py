@@ -134,7 +134,8 @@ class GroupReader:
 
     def _of_input(self, number: int, item: PlannedInput) -> Iterator[Block]:
         drops = None if self._drops is None else dropped_rows(self._drops, number)
-        with Input(os.path.join(self._folder, item.name), item.name, self._matcher, self._small) as opened:
+        path = os.path.join(self._folder, item.name)
+        with Input(path, item.name, self._matcher, self._small, checksums=not item.sha256) as opened:
             if (opened.rows, opened.size_bytes) != (item.rows, item.bytes):
                 raise DamageError(
                     f"{item.name} has {opened.rows} rows in {opened.size_bytes} bytes, but had {item.rows} in "

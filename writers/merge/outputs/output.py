@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 
 from engine.errors import DamageError, SinkError
 from engine.ledger import durable
+from writers.files.new_file import NewFile
 from writers.merge.outputs.check import read_again
 from writers.merge.outputs.row_group import GroupSum, RowGroup
 from writers.parquet.inputs import BLOCK_BYTES, Block
 from writers.parquet.merge_schema import MergeSchema
 from writers.parquet.opening import UNREADABLE, unreadable
 from writers.proof.digests import MASK, Matrix, RowHasher, Words, total
-from writers.shards.new_file import NewFile
 from writers.shards.schema import (
     EMBEDDING,
     KEY_ID_DIGEST,
@@ -39,7 +39,7 @@ from writers.shards.schema import (
     writer_options,
 )
 
-_USUAL_BYTES, _HELD_BYTES = 64 << 20, 16 << 20
+_USUAL_BYTES, _HELD_BYTES = 64 << 20, 12 << 20
 """pyarrow takes a row group at once, so it is held until it is full: less than the usual size keeps memory within its
 bound (docs/protocols/merge.md); who asks for more than the usual size gets it, and needs that memory."""
 
@@ -96,7 +96,7 @@ class Output:
             path: The file.
             schema: Of its columns.
             row_group_bytes: Most bytes of a row group before compression, vectors and everything else together; what
-                is not more than the usual 64 MiB becomes 16 MiB at most.
+                is not more than the usual 64 MiB becomes 12 MiB at most.
             sorted_by_id: Whether the rows come sorted, which the footer says then.
 
         Raises:

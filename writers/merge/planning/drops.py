@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from engine.errors import DamageError
 from engine.ledger.log import Record
+from writers.files.hashed_file import size_and_sha256
 from writers.merge.ledger import write_durable_lines
-from writers.parquet.hashed_file import size_and_sha256
 from writers.proof.id_spill import Places
 
 _BUCKET_ROWS = 4_000_000

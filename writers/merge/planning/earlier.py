@@ -18,9 +18,9 @@ import orjson
 import pyarrow.parquet as pq
 
 from engine.errors import ConfigError, DamageError
+from writers.files.hashed_file import size_and_sha256
 from writers.merge.ledger import MergeState, PlanFile, PlanState, sources_list
 from writers.merge.planning.listing import Listing, Names
-from writers.parquet.hashed_file import size_and_sha256
 from writers.parquet.opening import UNREADABLE, unreadable
 from writers.shards import schema
 

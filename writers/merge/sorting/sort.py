@@ -45,10 +45,7 @@ _OPEN_FILES = 128
 
 def bound_text(scalar: pa.Scalar) -> int | str:
     """An id as it stands in JSON: a number, or its bytes in hexadecimal."""
-    plain = scalar.as_py()
-    if isinstance(plain, int):
-        return plain
-    return (plain.encode() if isinstance(plain, str) else plain).hex()
+    return int(scalar.as_py()) if pa.types.is_integer(scalar.type) else str(scalar.as_buffer().to_pybytes().hex())
 
 
 def bound_scalar(text: int | str, kind: pa.DataType) -> pa.Scalar:
