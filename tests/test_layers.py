@@ -28,10 +28,10 @@ LAYERS: dict[str, frozenset[str]] = {
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
         {"errors", "records", "words"},
-        {"memory", "ports"},
+        {"memory", "ports", "gpus"},
         {"telemetry"},
         {"ledger"},
-        {"config"},
+        {"config", "recording"},
         {"supervision"},
     ],
     "readers": [
@@ -92,6 +92,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
             "merge",
             "plan",
             "quarantine",
+            "report",
             "run",
             "search",
             "serve",
@@ -102,7 +103,9 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "bench": [
         {"data"},
         {"parts"},
-        {"standin", "forecast"},
+        {"standin", "forecast", "recording"},
+        {"fleet", "diagnosis"},
+        {"page"},
         {"tuner"},
         {"measure"},
     ],
@@ -119,7 +122,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"texts"},
         {"measure"},
         {"search"},
-        {"explain"},
+        {"explain", "joint"},
         {"tuning"},
         {"report"},
     ],

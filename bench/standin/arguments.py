@@ -67,6 +67,25 @@ def parse_arguments(arguments: Sequence[str], prog: str = "python -m bench.stand
         ConfigError: a value is out of its range.
         SystemExit: argparse's own answer to unknown flags and `--help`.
     """
+    given = vars(_parser(prog).parse_args(arguments))
+    gpu = GpuConfig(**{entry.name: given.pop(entry.name) for entry in dataclasses.fields(GpuConfig)})
+    given["ports"] = parse_ports(given["ports"]) if isinstance(given["ports"], str) else given["ports"]
+    given["speeds"] = parse_speeds(given["speeds"]) if isinstance(given["speeds"], str) else given["speeds"]
+    given["prompts"] = tuple(_pair(text) for text in given["prompts"])
+    given["faults"] = tuple(given["faults"])
+    given["dialect"] = Dialect(given["dialect"])
+    given["api_key"] = given["api_key"] or os.environ.get(API_KEY_ENV)
+    return StandinConfig(gpu=gpu, **given)
+
+
+def help_text() -> str:
+    """Every option, as `--help` lists them."""
+    return (
+        _parser("engine serve").format_help().partition("\noptions:\n")[2].partition("\nExamples:")[0].rstrip() + "\n"
+    )
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Stand-in embedding servers for trials and tests.",
@@ -78,15 +97,7 @@ def parse_arguments(arguments: Sequence[str], prog: str = "python -m bench.stand
             _add(parser, entry.name, entry.default)
     for entry in dataclasses.fields(GpuConfig):
         _add(parser, entry.name, entry.default)
-    given = vars(parser.parse_args(arguments))
-    gpu = GpuConfig(**{entry.name: given.pop(entry.name) for entry in dataclasses.fields(GpuConfig)})
-    given["ports"] = parse_ports(given["ports"]) if isinstance(given["ports"], str) else given["ports"]
-    given["speeds"] = parse_speeds(given["speeds"]) if isinstance(given["speeds"], str) else given["speeds"]
-    given["prompts"] = tuple(_pair(text) for text in given["prompts"])
-    given["faults"] = tuple(given["faults"])
-    given["dialect"] = Dialect(given["dialect"])
-    given["api_key"] = given["api_key"] or os.environ.get(API_KEY_ENV)
-    return StandinConfig(gpu=gpu, **given)
+    return parser
 
 
 def to_arguments(config: StandinConfig) -> list[str]:

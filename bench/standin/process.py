@@ -182,7 +182,7 @@ class _ServerFactory:
             config.gpu,
             max_batch_tokens=config.max_batch_tokens,
             max_batch_requests=config.max_batch_requests,
-            speed=config.speed_of(position),
+            speed=config.gpu_speed_of(position),
             slow_factor=config.slow_factor,
         )
         return SimBackend(self._loop, gpu, metrics, model_id=model_id, dim=dim, max_input_length=max_input_length)

@@ -34,6 +34,7 @@ def doctor(
     from commands.composition.servers import client_settings
     from commands.doctor.report import as_dict, as_text
     from engine.config import RunConfig, ServersConfig
+    from engine.gpus.processes import gpu_samples
     from gpu_clients.servers.doctor import examine
     from gpu_clients.servers.probe import LongTexts
 
@@ -53,4 +54,5 @@ def doctor(
     fleet = examine(
         client_settings(RunConfig(servers=servers), secrets), with_padding=True, long_texts=LongTexts.CLOSELY
     )
-    print_result(to_json(as_dict(fleet)) if json_ else as_text(fleet))
+    gpus = gpu_samples([server.url for server in fleet.servers])
+    print_result(to_json(as_dict(fleet, gpus)) if json_ else as_text(fleet, gpus))
