@@ -12,6 +12,7 @@ from commands.index import command as index
 from commands.merge import command as merge
 from commands.plan import command as plan
 from commands.quarantine.command import app as quarantine
+from commands.report import command as report
 from commands.run import command as run
 from commands.search import command as search
 from commands.serve import command as serve
@@ -26,7 +27,6 @@ app = typer.Typer(
     help="Embed hundreds of millions of MongoDB documents through a fleet of embedding servers into Parquet: "
     "fast, resumable, without losing or doubling a single one.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -53,6 +53,7 @@ def _root(
 
 app.command(epilog=run.EPILOG, context_settings={"allow_extra_args": True})(run.run)
 app.command(epilog=status.EPILOG)(status.status)
+app.command(epilog=report.EPILOG)(report.report)
 app.command(epilog=index.EPILOG)(index.index)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=demo.EPILOG)(demo.demo)

@@ -27,11 +27,11 @@ LAYERS: dict[str, frozenset[str]] = {
 }
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
-        {"errors", "records"},
+        {"errors", "records", "words"},
         {"memory", "ports", "gpus"},
         {"telemetry"},
         {"ledger"},
-        {"config"},
+        {"config", "recording"},
         {"supervision"},
     ],
     "readers": [
@@ -52,6 +52,14 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"diagnosis"},
         {"delivery"},
         {"stage"},
+    ],
+    "gpu_clients.servers": [
+        {"canary", "probe_request", "routes"},
+        {"canary_request", "identity", "measured", "requester"},
+        {"repeated_looks", "side_requests"},
+        {"tokenizer"},
+        {"probe"},
+        {"doctor"},
     ],
     "writers": [
         {"files", "workers"},
@@ -84,6 +92,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
             "merge",
             "plan",
             "quarantine",
+            "report",
             "run",
             "search",
             "serve",
@@ -94,8 +103,9 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "bench": [
         {"data"},
         {"parts"},
-        {"standin", "forecast"},
-        {"fleet"},
+        {"standin", "forecast", "recording"},
+        {"fleet", "diagnosis"},
+        {"page"},
         {"tuner"},
         {"measure"},
     ],

@@ -193,6 +193,7 @@ class Writer:
             ledger=settings.ledger,
             version=settings.version,
             fingerprint=settings.fingerprint,
+            canary=settings.canary,
         )
         self._shard = OpenShard(settings.folder_path(), identity, self._schema)
         return self._shard
@@ -253,6 +254,11 @@ class Writer:
             state="sealing" if self._sealing else "writing" if self._shard or self._held else "idle",
             ring_wait_s=self._ring_wait_s,
             busy_s=self._busy_s,
+            writes=durable.writes.count,
+            write_s=durable.writes.seconds,
+            fsyncs=durable.fsyncs.count,
+            fsync_s=durable.fsyncs.seconds,
+            cpu_s=time.process_time(),
         )
 
 

@@ -17,6 +17,7 @@ _HELP = {
     "backend": f"one of {', '.join(BACKENDS)}",
     "ports": "ports: 18080, a range 18080-18083, a list 0,0 (0: any free port)",
     "speeds": "one speed factor per port, for example 1,1,2,4",
+    "tokenizer": "of the canned backend: rule (4 characters a token), or minilm (a real one)",
     "dialect": "1.9 or 1.8",
     "prompts": "NAME=TEXT, repeatable",
     "faults": "KIND:NAME=VALUE,..., repeatable; see bench/standin/faults/script.py",

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from commands.composition.canary import strange_cosine
 from commands.composition.data_set import DataSet, recorded
 from commands.composition.servers import keys_for
 from commands.options.secrets import ServerSecrets
@@ -28,6 +29,7 @@ from gpu_clients.servers.requester import Completion, Requester
 from gpu_clients.servers.routes import choose_route
 from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.cutting import LongestBeginning
+from gpu_clients.vectors.soundness import MIN_COSINE
 from readers.batching.paths import getter
 from readers.mongo.connection import open_client, open_collection, ping
 from readers.mongo.errors import attempt
@@ -229,6 +231,13 @@ class Partners:
             fleet = examine(settings)
         if differences := known.fingerprint.differences(fleet.fingerprint):
             raise FingerprintMismatch(f"the servers do not serve this data set's vectors: {'; '.join(differences)}")
+        assert config.run_ledger is not None  # a data set has one
+        cosine = strange_cosine(RunState.of(config.run_ledger), fleet.canary)
+        if cosine is not None:
+            raise FingerprintMismatch(
+                "the servers do not serve this data set's vectors: those of the canary texts are others (cosine "
+                f"{cosine:.4f}, expected at least {MIN_COSINE}): start servers as the run had them, or use --level 4"
+            )
         self.embedder = ServerEmbedder(fleet, settings)
 
     def __enter__(self) -> Partners:

@@ -52,6 +52,8 @@ def as_text(fleet: Fleet, gpus: tuple[GpuSample, ...] = ()) -> str:
             )
             if limit is not None
         ]
+        if facts.default_prompt:
+            lines.append(f"  puts {facts.default_prompt!r} before every text by itself")
         lines += [
             f"  GPU {gpu.index} ({gpu.name}): {in_words(gpu.as_dict())}" for gpu in gpus if gpu.server == server.url
         ]

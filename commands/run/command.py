@@ -66,6 +66,10 @@ def run(
         bool, option("dedup", "Embed identical texts of a window once.", declared="--dedup/--no-dedup")
     ] = False,
     bucketing: Annotated[str, option("bucketing", "Requests of like length: auto, on or off.")] = "auto",
+    accept_vectors: Annotated[
+        float | None,
+        option("accept-vectors", "Lowest cosine to servers of the first start to go on with, as after new hardware."),
+    ] = None,
     hot_dir: shared.HotDir = Path("hot"),
     cold_dir: shared.ColdDir = Path("cold"),
     shard_bytes: shared.ShardBytes = "256MiB",
@@ -133,6 +137,7 @@ def run(
         model=model,
         dedup=dedup,
         bucketing=bucketing,
+        accept_vectors=accept_vectors,
     )
     if tuned is not None:
         from commands.composition.tuned import apply_tuned  # it imports the tuner

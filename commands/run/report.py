@@ -34,6 +34,11 @@ def as_text(result: dict[str, Any], config: RunConfig) -> str:
     lines += [f"  GPU {gpu['index']} of {gpu['server']}: {in_words(gpu)}" for gpu in result["gpus"] if gpu["server"]]
     if result["truncated"]:
         lines.append(f"  {result['truncated']:,} texts were cut to fit")
+    if result["beside_equals"]:
+        lines.append(
+            f"  up to {result['beside_equals']:,} documents are so long that their vectors may hang on texts of equal "
+            "length beside them (docs/servers.md): prove them with `engine verify --level 5`"
+        )
     if result["quarantined"]:
         lines.append(f"  quarantine: {config.folders.quarantine}")
     if result["embedded"]:

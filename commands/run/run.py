@@ -33,6 +33,7 @@ from engine.telemetry.logs import redact
 from engine.telemetry.summary import RunClock, summary
 from engine.telemetry.tally import Tally
 from gpu_clients.servers.doctor import Fleet
+from gpu_clients.servers.probe import LongTexts
 from readers.mongo.marker import Marker
 
 _log = logging.getLogger("engine.run")
@@ -135,7 +136,9 @@ def _prepare(
     if own_servers is not None:
         stack.callback(own_servers.stop)
         own_servers.start(say if show_progress else None)
-    fleet = examine_patiently(clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto")
+    fleet = examine_patiently(
+        clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto", long_texts=LongTexts.BRIEFLY
+    )
     if tuned is not None:
         _warn_of_another_fleet(tuned, fleet)
     with _own_files(folders):
@@ -149,6 +152,7 @@ def _prepare(
             id_type=source.id_type,
             columns=source.columns,
             canary=fleet.canary,
+            canary_brief=fleet.canary_brief,
         )
         durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
         quarantine = Quarantine(folders.quarantine)

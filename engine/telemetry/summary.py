@@ -73,6 +73,7 @@ def summary(
         "retries": tally.retries,
         "rejected_429": tally.rejected_429,
         "truncated": tally.truncated,
+        "beside_equals": tally.beside_equals,
         "saved_by_dedup": tally.saved_by_dedup,
         "restarts": tally.restarts,
         "refusals": tally.refusals,
