@@ -82,7 +82,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"merge"},
     ],
     "commands.composition": [
-        {"canary", "patience", "tuned", "marking", "own_servers"},
+        {"canary", "patience", "tuned", "marking", "own_servers", "cold"},
         {"servers"},
         {"data_set", "source"},
         {"files", "stages"},
