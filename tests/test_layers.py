@@ -36,7 +36,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "readers": [
         {"batching"},
-        {"mongo"},
+        {"mongo", "files"},
         {"preflight"},
         {"settings"},
         {"stage"},
@@ -80,6 +80,13 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"sorting", "sources"},
         {"run"},
         {"merge"},
+    ],
+    "commands.composition": [
+        {"canary", "patience", "tuned", "marking", "own_servers"},
+        {"servers"},
+        {"data_set", "source"},
+        {"files", "stages"},
+        {"partners"},
     ],
     "commands": [
         {"options", "terminal", "reference"},

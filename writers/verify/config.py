@@ -136,7 +136,15 @@ def cold_of(folders: RunFolders) -> ColdSettings | None:
 
 
 class Documents(Protocol):
-    """The collection, as levels 4 and 5 need it; ids are as the id column holds them (`engine.ports.IdList`)."""
+    """The source, as levels 4 and 5 need it; ids are as the id column holds them (`engine.ports.IdList`).
+
+    Attributes:
+        has_marks: Whether its documents bear marks; of files it is the ledger that says which rows are done.
+    """
+
+    @property
+    def has_marks(self) -> bool:
+        """See above."""
 
     def marked_ids(self) -> Iterator[IdList]:
         """Ids of all marked documents, in portions, in any order; called again for examples."""
