@@ -116,6 +116,12 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"tuner"},
         {"measure"},
     ],
+    "bench.measure": [
+        {"load"},
+        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "plain_script", "recorder_cost", "tuning"},
+        {"pipeline"},
+        {"cold_store", "start_time", "without_text"},
+    ],
     "bench.standin": [
         {"config", "errors", "http"},
         {"api"},
