@@ -27,8 +27,8 @@ LAYERS: dict[str, frozenset[str]] = {
 }
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
-        {"errors", "records"},
-        {"memory", "ports"},
+        {"errors", "records", "words"},
+        {"memory", "ports", "gpus"},
         {"telemetry"},
         {"ledger"},
         {"config", "recording"},
@@ -52,6 +52,14 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"diagnosis"},
         {"delivery"},
         {"stage"},
+    ],
+    "gpu_clients.servers": [
+        {"canary", "probe_request", "routes"},
+        {"canary_request", "identity", "measured", "requester"},
+        {"repeated_looks", "side_requests"},
+        {"tokenizer"},
+        {"probe"},
+        {"doctor"},
     ],
     "writers": [
         {"files", "workers"},
@@ -96,7 +104,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"data"},
         {"parts"},
         {"standin", "forecast", "recording"},
-        {"diagnosis"},
+        {"fleet", "diagnosis"},
         {"page"},
         {"tuner"},
         {"measure"},
@@ -114,7 +122,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"texts"},
         {"measure"},
         {"search"},
-        {"explain"},
+        {"explain", "joint"},
         {"tuning"},
         {"report"},
     ],

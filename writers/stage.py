@@ -193,6 +193,7 @@ class Writer:
             ledger=settings.ledger,
             version=settings.version,
             fingerprint=settings.fingerprint,
+            canary=settings.canary,
         )
         self._shard = OpenShard(settings.folder_path(), identity, self._schema)
         return self._shard
