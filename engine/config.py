@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.cold_url import ColdUrl
 from engine.errors import ConfigError
 from engine.ledger.runfolder import RunFolders, check_folder_name
 from engine.records import RETWEETED_VALUES
@@ -18,6 +19,8 @@ from engine.records import RETWEETED_VALUES
 MAX_BATCH_SIZE = 4096
 MIN_RING_BYTES = 16 << 20
 MAX_LIMIT = 1 << 62
+MAX_OBJECT_BYTES = 2 << 30
+"""Of a shard on a store: it may get larger than it is meant to by a row group."""
 _QUEUE_FIELDS = ("_id", "lang", "classified", "retweeted")
 
 
@@ -187,10 +190,14 @@ class ServersConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkConfig:
-    """Where ledger and shards are written, and when a shard is full."""
+    """Where ledger and shards are written, and when a shard is full.
+
+    Attributes:
+        cold_dir: A folder, or a prefix on an object store.
+    """
 
     hot_dir: Path = Path("hot")
-    cold_dir: Path = Path("cold")
+    cold_dir: Path | ColdUrl = Path("cold")
     shard_bytes: int = 256 << 20
     shard_seconds: float = 60.0
     vector_type: str = "float32"
@@ -199,6 +206,8 @@ class SinkConfig:
 
     def __post_init__(self) -> None:
         check_range("shard_bytes", self.shard_bytes, 1 << 16)
+        if isinstance(self.cold_dir, ColdUrl):  # a shard is one request, and stores take 5 GiB in one
+            check_range("shard_bytes", self.shard_bytes, 1 << 16, MAX_OBJECT_BYTES)
         check_range("shard_seconds", self.shard_seconds, 0.1)
         _one_of("vector_type", self.vector_type, ("float32", "float16"))
 
@@ -281,6 +290,7 @@ class RunConfig:
             "accept_vectors": servers.accept_vectors,
             "hot_dir": str(sink.hot_dir),
             "cold_dir": str(sink.cold_dir),
+            **(_options_of(sink.cold_dir) if isinstance(sink.cold_dir, ColdUrl) else {}),
             "shard_bytes": sink.shard_bytes,
             "shard_seconds": sink.shard_seconds,
             "vector_type": sink.vector_type,
@@ -292,6 +302,14 @@ class RunConfig:
             "ring_bytes": limits.ring_bytes,
         }
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _options_of(cold: ColdUrl) -> dict[str, Any]:
+    return {
+        "cold_endpoint": cold.endpoint,
+        "cold_region": cold.region,
+        "cold_option": [f"{name}={value}" for name, value in cold.options] or None,
+    }
 
 
 def to_toml(table: str, options: dict[str, Any]) -> str:

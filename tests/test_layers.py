@@ -28,7 +28,7 @@ LAYERS: dict[str, frozenset[str]] = {
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
         {"errors", "records", "words"},
-        {"memory", "ports", "gpus"},
+        {"memory", "ports", "gpus", "cold_url"},
         {"telemetry"},
         {"ledger"},
         {"config", "recording"},
@@ -64,7 +64,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "writers": [
         {"files", "workers"},
         {"shards"},
-        {"settings"},
+        {"settings", "cold"},
         {"stage", "proof"},
         {"parquet"},
         {"merge"},

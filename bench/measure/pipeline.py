@@ -9,6 +9,7 @@ call; with `compare` the plain script works on the same collection, mongod and s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -93,7 +94,7 @@ def measure(config: PipelineConfig) -> dict[str, Any]:
             urls=fleet.urls,
             folder=Path(name),
         )
-        engine = _run_engine(command, config, {"mongod": mongod.pid, "servers": fleet.pid})
+        engine = run_engine(command, config, {"mongod": mongod.pid, "servers": fleet.pid})
         figures: dict[str, Any] = {"machine": machine(), "config": _plain(config), "engine": engine}
         if config.compare:
             figures["plain_script"] = _run_script(Path(name), mongod.uri, list(fleet.urls), config)
@@ -128,21 +129,28 @@ def make_indexes(engine: EngineCommand) -> None:
         raise ProtocolError(f"`engine index` ended with exit code {index.returncode}: {complaint[-2000:]}")
 
 
-def _run_engine(engine: EngineCommand, config: PipelineConfig, beside: dict[str, int]) -> dict[str, Any]:
+def run_engine(
+    engine: EngineCommand, config: PipelineConfig, beside: dict[str, int], *arguments: str
+) -> dict[str, Any]:
     """Run and watch.
 
     Args:
         beside: Process ids of what works beside the engine, by name.
+        arguments: Further ones of `engine run`.
+
+    Raises:
+        ProtocolError: the run failed, or embedded something else.
     """
     make_indexes(engine)
     others = {name: psutil.Process(pid) for name, pid in beside.items()}
     before = {name: _cpu_s(process) for name, process in others.items()}
     cores = MachineCpu.now()
     started = time.monotonic()
-    peak_bytes = 0
-    with engine.running("run", "--json", "--batch-size", str(config.batch_size)) as process:
+    peak_bytes = peak_hot_bytes = 0
+    with engine.running("run", "--json", "--batch-size", str(config.batch_size), *arguments) as process:
         while process.poll() is None:
             peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
+            peak_hot_bytes = max(peak_hot_bytes, _bytes_below(engine.folder / "hot"))
             time.sleep(_MEMORY_EVERY_S)
         wall_s = time.monotonic() - started
         answer, complaint = process.communicate()
@@ -163,6 +171,7 @@ def _run_engine(engine: EngineCommand, config: PipelineConfig, beside: dict[str,
         "cpu_us_per_document_beside": cpu_beside,
         "cores_busy_share": round(busy_share or 0.0, 3),
         "peak_resident_mib": peak_bytes >> 20,
+        "peak_hot_mib": peak_hot_bytes >> 20,
         "latency": summary["latency"],
         "bottleneck": summary["bottleneck"],
         "shards": summary["shards"],
@@ -189,6 +198,14 @@ def _run_script(folder: Path, uri: str, urls: list[str], config: PipelineConfig)
 def _cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it went meanwhile
+            total += path.stat().st_size
+    return total
 
 
 def _resident_bytes(pid: int) -> int:

@@ -14,6 +14,7 @@ from engine.supervision.run_plan import StagePlan
 from gpu_clients.servers.doctor import Fleet
 from gpu_clients.settings import ClientSettings
 from readers.settings import ReaderSettings
+from writers.cold.settings import ColdSettings
 from writers.settings import ROW_GROUP_BYTES, WriterSettings
 
 META_BYTES = 8 << 10
@@ -86,6 +87,7 @@ class StageComposer:
         data_set: DataSet,
         rings: RingSizes,
         ledger: Ledger[RunState],
+        cold: ColdSettings | None = None,
     ) -> None:
         self._config = config
         self._mongo_uri = mongo_uri
@@ -94,6 +96,7 @@ class StageComposer:
         self._data_set = data_set
         self._rings = rings
         self._ledger = ledger
+        self._cold = cold
 
     def stages(self, epoch: int, remaining: int | None) -> list[StagePlan]:
         """The plans of all child processes.
@@ -163,12 +166,10 @@ class StageComposer:
 
         folders = self._config.folders
         path = folders.hot / "done-ids"
-        shards = self._data_set.shards(folders)
+        shards = self._data_set.shards(folders, self._cold)
         state = self._ledger.state
         committed = [
-            commit
-            for name, commit in state.commits.items()
-            if name not in state.marked or (folders.shards / commit["file"]).exists()
+            commit for name, commit in state.commits.items() if name not in state.marked or shards.has(commit["file"])
         ]
         try:
             build(
@@ -200,4 +201,5 @@ class StageComposer:
             ledger=data_set.ledger,
             version=__version__,
             row_group_bytes=min(ROW_GROUP_BYTES, sink.shard_bytes),
+            cold=None if self._cold is None else self._cold.as_dict(),
         )

@@ -54,6 +54,7 @@ def _read_table(context: typer.Context, path: Path, table: str) -> dict[str, Any
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} is not TOML: {error}") from error
     _refuse_unknown_tables(context, document, path)
+    repeatable = {parameter.name for parameter in context.command.params if getattr(parameter, "multiple", False)}
     parameters = {(parameter.name or "").rstrip("_"): parameter.name or "" for parameter in context.command.params}
     values = _table(document, path, table)
     for name in values:
@@ -66,10 +67,14 @@ def _read_table(context: typer.Context, path: Path, table: str) -> dict[str, Any
     if table not in OWN_TABLES:
         shared = _table(document, path, "run")
         values = {name: value for name, value in shared.items() if name in parameters} | values
-    return {
-        parameters[name]: ",".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in values.items()
-    }
+    return {parameters[name]: _as_given(value, parameters[name] in repeatable) for name, value in values.items()}
+
+
+def _as_given(value: Any, is_repeatable: bool) -> Any:
+    """A value as the command line would have it: a list is comma-separated, unless its option may be repeated."""
+    if is_repeatable:
+        return list(map(str, value)) if isinstance(value, list) else [str(value)]
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _refuse_unknown_tables(context: typer.Context, document: dict[str, Any], path: Path) -> None:

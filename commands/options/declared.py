@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from commands.options.cold import cold_callback
 from commands.options.paths import path_callback
 
 DEFAULT_URI = "mongodb://localhost:27017"
@@ -88,7 +89,15 @@ ServerFlagsLine = Annotated[
 StartTimeout = Annotated[float, option("start-timeout", "Seconds until a server that was started has to be healthy.")]
 
 HotDir = Annotated[Path, path_option("hot-dir", "NVMe: lock, ledger, checkpoints, quarantine, temporaries.")]
-ColdDir = Annotated[Path, path_option("cold-dir", "Final Parquet.")]
+ColdDir = Annotated[
+    str,
+    option("cold-dir", "Final Parquet: a folder, or s3://BUCKET/PREFIX, gs://..., az://...", callback=cold_callback),
+]
+ColdEndpoint = Annotated[str | None, option("cold-endpoint", "Server of the store, unless it is the vendor's: a URL.")]
+ColdRegion = Annotated[str | None, option("cold-region", "Region of the bucket.")]
+ColdOption = Annotated[
+    list[str] | None, option("cold-option", "KEY=VALUE for the store's library; repeatable, never credentials.")
+]
 ShardBytes = Annotated[str, option("shard-bytes", "A shard is sealed at this size ...")]
 VectorType = Annotated[str, option("vector-type", "float32 or float16.")]
 TempDir = Annotated[

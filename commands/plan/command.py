@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from commands.options import declared as shared
+from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
@@ -45,7 +46,10 @@ def plan(
     normalize: shared.Normalize = True,
     truncate: shared.TruncateSamples = True,
     hot_dir: shared.HotDir = Path("hot"),
-    cold_dir: shared.ColdDir = Path("cold"),
+    cold_dir: shared.ColdDir = "cold",
+    cold_endpoint: shared.ColdEndpoint = None,
+    cold_region: shared.ColdRegion = None,
+    cold_option: shared.ColdOption = None,
     shard_bytes: shared.ShardBytes = "256MiB",
     shard_seconds: Annotated[float, option("shard-seconds", "... or at this age.")] = 60.0,
     vector_type: shared.VectorType = "float32",
@@ -94,7 +98,7 @@ def plan(
         ),
         sink=SinkConfig(
             hot_dir=hot_dir,
-            cold_dir=cold_dir,
+            cold_dir=cold_place(cold_dir, cold_endpoint, cold_region, cold_option),
             shard_bytes=size("shard-bytes", shard_bytes),
             shard_seconds=shard_seconds,
             vector_type=vector_type,

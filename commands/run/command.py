@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from commands.options import declared as shared
+from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
@@ -71,7 +72,10 @@ def run(
         option("accept-vectors", "Lowest cosine to servers of the first start to go on with, as after new hardware."),
     ] = None,
     hot_dir: shared.HotDir = Path("hot"),
-    cold_dir: shared.ColdDir = Path("cold"),
+    cold_dir: shared.ColdDir = "cold",
+    cold_endpoint: shared.ColdEndpoint = None,
+    cold_region: shared.ColdRegion = None,
+    cold_option: shared.ColdOption = None,
     shard_bytes: shared.ShardBytes = "256MiB",
     shard_seconds: Annotated[float, option("shard-seconds", "... or at this age: what a crash recomputes.")] = 60.0,
     vector_type: shared.VectorType = "float32",
@@ -159,7 +163,7 @@ def run(
         servers=servers,
         sink=SinkConfig(
             hot_dir=hot_dir,
-            cold_dir=cold_dir,
+            cold_dir=cold_place(cold_dir, cold_endpoint, cold_region, cold_option),
             shard_bytes=size("shard-bytes", shard_bytes),
             shard_seconds=shard_seconds,
             vector_type=vector_type,

@@ -20,7 +20,7 @@ def as_text(result: dict[str, Any], config: RunConfig) -> str:
         f"({result['docs_per_second']:,.0f}/s, {result['tokens_per_second']:,.0f} tokens/s)",
         f"  read {result['read']:,} = embedded {result['embedded']:,} + quarantined {result['quarantined']:,} "
         f"+ gone {result['gone']:,}; {result['resumed']:,} were there before",
-        f"  {result['shards']:,} shards, {result['bytes']:,} bytes in {config.folders.shards}",
+        f"  {result['shards']:,} shards, {result['bytes']:,} bytes in {config.folders.where}",
     ]
     if p50 is not None and p95 is not None:
         lines.append(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from commands.composition.cold import names_there, try_cold
 from commands.composition.data_set import DataSet, begin_or_continue
 from commands.composition.marking import ShardMarker
 from commands.composition.servers import client_settings, examine_patiently
@@ -127,7 +128,7 @@ def _prepare(
         lock = RunLock(folders.lock)
     stack.callback(lock.release)
     preflight.check_ledger_folder(folders.hot, folders.lock, RESERVE_BYTES + preflight.MIN_FREE_BYTES, config.name)
-    preflight.check_shards_folder(folders.shards, config.sink.shard_bytes, config.source.done_field)
+    cold = try_cold(config)
     source = inspect_source(config.source, secrets.mongo_uri, wait_s=wait_s)
     if source.empty:
         return None
@@ -153,13 +154,14 @@ def _prepare(
             columns=source.columns,
             canary=fleet.canary,
             canary_brief=fleet.canary_brief,
+            names=lambda: names_there(config, cold),
         )
         durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
         quarantine = Quarantine(folders.quarantine)
         stack.callback(quarantine.close)
     clients = dataclasses.replace(clients, id_type=data_set.schema.id_type)
     rings = plan_rings(config, fleet, data_set)
-    composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger)
+    composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger, cold)
     durable.arm("supervisor")
     supervisor = Supervisor(
         plan=RunPlan(
@@ -175,7 +177,7 @@ def _prepare(
         folders=folders,
         lock_fd=lock.fd,
         ledger=ledger,
-        shards=data_set.shards(folders),
+        shards=data_set.shards(folders, cold),
         marker=_marker(config, secrets, data_set, stack),
         quarantine=quarantine,
         observers=observers(

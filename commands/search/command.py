@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from commands.options import declared as shared
+from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
@@ -45,7 +46,10 @@ def search(
     done_field: shared.DoneField = "gemma_embedded_768",
     text_field: shared.TextField = "text",
     hot_dir: shared.HotDir = Path("hot"),
-    cold_dir: shared.ColdDir = Path("cold"),
+    cold_dir: shared.ColdDir = "cold",
+    cold_endpoint: shared.ColdEndpoint = None,
+    cold_region: shared.ColdRegion = None,
+    cold_option: shared.ColdOption = None,
     folder: Annotated[
         Path | None, path_option("folder", "A plain folder of Parquet files instead of a collection.")
     ] = None,
@@ -75,7 +79,8 @@ def search(
     if folder is not None:
         files = VerifyConfig.of_folder(folder, level=1, **options)
     else:
-        files = VerifyConfig.of_collection(hot_dir, cold_dir, database, collection, done_field, target=target, level=1)
+        cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
+        files = VerifyConfig.of_collection(hot_dir, cold, database, collection, done_field, target=target, level=1)
     found = find(
         SearchConfig(
             files=files,

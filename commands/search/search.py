@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from commands.composition.partners import Collection, ServerEmbedder
@@ -23,7 +22,9 @@ from engine.memory.ids import IdType
 from engine.records import Fingerprint
 from gpu_clients.servers.doctor import examine
 from gpu_clients.settings import ClientSettings
-from writers.parquet.merge_schema import MergeSchema, canary_differences
+from writers.parquet.access import FileAccess
+from writers.parquet.canary import canary_differences
+from writers.parquet.merge_schema import MergeSchema
 from writers.search.exact import Hit, nearest
 from writers.search.lookup import find_row, values_of
 from writers.verify.config import Findings, VerifyConfig
@@ -109,13 +110,15 @@ def search(
         raise ConfigError(f"the vector has {query.size} numbers, those of the data set have {schema.dim}")
     if not np.isfinite(query).all() or not query.any():
         raise ConfigError("the vector to search for is zero, or holds a number that is not finite")
+    access = FileAccess(config.files.cold)
     hits = nearest(
         files,
         schema,
         query,
         config.k + (itself is not None),
         jobs=config.jobs or None,
-        on_rows=_counter(files, on_progress),
+        on_rows=_counter(files, on_progress, access),
+        access=access,
     )
     hits = [hit for hit in hits if (hit.file, hit.row) != itself][: config.k]
     return _described(config, secrets, files, schema, hits)
@@ -141,10 +144,11 @@ def _query(
     if config.vector is not None:
         return _vector_of_file(config.vector), None
     if config.identity is not None:
-        place = find_row(files, schema, values_of(config.identity, schema.id_type))
+        access = FileAccess(config.files.cold)
+        place = find_row(files, schema, values_of(config.identity, schema.id_type), access)
         if place is None:
             raise ConfigError(f"no row has the id {config.identity!r} ({schema.id_type.value} ids)")
-        (_, vector), *_ = rows_at([(files[place[0]], place[1])], schema)
+        (_, vector), *_ = rows_at([(files[place[0]], place[1])], schema, access)
         return vector.astype(np.float32), place
     assert config.text is not None  # exactly one is given
     return _embedded(config, secrets, schema, config.text), None
@@ -213,10 +217,12 @@ def _embedded(config: SearchConfig, secrets: RunSecrets, schema: MergeSchema, te
         embedder.close()
 
 
-def _counter(files: list[str], on_progress: Callable[[int, int], None] | None) -> Callable[[int], None] | None:
+def _counter(
+    files: list[str], on_progress: Callable[[int, int], None] | None, access: FileAccess
+) -> Callable[[int], None] | None:
     if on_progress is None:
         return None
-    total = sum(pq.read_metadata(path).num_rows for path in files)
+    total = sum(pq.read_metadata(access.source(path)).num_rows for path in files)
     seen = 0
 
     def count(rows: int) -> None:
@@ -230,11 +236,12 @@ def _counter(files: list[str], on_progress: Callable[[int, int], None] | None) -
 def _described(
     config: SearchConfig, secrets: RunSecrets, files: list[str], schema: MergeSchema, hits: list[Hit]
 ) -> list[Found]:
-    ids = ids_at([(files[hit.file], hit.row) for hit in hits], schema)
+    access = FileAccess(config.files.cold)
+    ids = ids_at([(files[hit.file], hit.row) for hit in hits], schema, access)
     texts: list[str | None] = [None] * len(hits)
     if config.with_text and hits:
         if config.source.text_field in schema.arrow.names:
-            texts = [_text_at(files[hit.file], hit.row, config.source.text_field) for hit in hits]
+            texts = [_text_at(access, files[hit.file], hit.row, config.source.text_field) for hit in hits]
         else:
             texts = _texts_of(config, secrets, schema, ids)
     return [
@@ -243,9 +250,9 @@ def _described(
     ]
 
 
-def _text_at(path: str, row: int, column: str) -> str | None:
+def _text_at(access: FileAccess, path: str, row: int, column: str) -> str | None:
     """A carried column's value."""
-    with pq.ParquetFile(pa.OSFile(path), pre_buffer=False) as parquet:
+    with pq.ParquetFile(access.source(path), pre_buffer=False) as parquet:
         for group in range(parquet.num_row_groups):
             n_rows = parquet.metadata.row_group(group).num_rows
             if row < n_rows:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from commands.options import declared as shared
+from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option
 from commands.options.values import retweeted_of
@@ -23,7 +24,10 @@ def status(
         str | None, option("retweeted", "Which queue `left` is about: null, false or any [default: the last run's].")
     ] = None,
     hot_dir: shared.HotDir = Path("hot"),
-    cold_dir: shared.ColdDir = Path("cold"),
+    cold_dir: shared.ColdDir = "cold",
+    cold_endpoint: shared.ColdEndpoint = None,
+    cold_region: shared.ColdRegion = None,
+    cold_option: shared.ColdOption = None,
     gpu_hour_price: shared.GpuHourPrice = None,
     gpus: shared.Gpus = None,
     json_: shared.Json = False,
@@ -33,7 +37,8 @@ def status(
     from commands.status.status import as_text, collect
     from engine.ledger.runfolder import RunFolders
 
-    folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
+    cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
+    folders = RunFolders.of(hot_dir, cold, database, collection, done_field)
     queue = None if retweeted is None else retweeted_of(retweeted)
     figures = collect(folders, gpu_hour_price=gpu_hour_price, n_gpus=gpus, retweeted=queue)
     print_result(to_json(figures) if json_ else as_text(figures, folders.hot))

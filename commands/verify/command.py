@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from commands.options import declared as shared
+from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import mongo_uri, server_secrets
@@ -33,7 +34,10 @@ def verify(
     done_field: shared.DoneField = "gemma_embedded_768",
     text_field: shared.TextField = "text",
     hot_dir: shared.HotDir = Path("hot"),
-    cold_dir: shared.ColdDir = Path("cold"),
+    cold_dir: shared.ColdDir = "cold",
+    cold_endpoint: shared.ColdEndpoint = None,
+    cold_region: shared.ColdRegion = None,
+    cold_option: shared.ColdOption = None,
     folder: Annotated[
         Path | None, path_option("folder", "A plain folder of Parquet files instead of a collection.")
     ] = None,
@@ -73,8 +77,9 @@ def verify(
     if folder is not None:
         settings = VerifyConfig.of_folder(folder, id_column=id_column, vector_column=vector_column, **options)
     else:
+        cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
         settings = VerifyConfig.of_collection(
-            hot_dir, cold_dir, database, collection, done_field, scope=scope, target=target, **options
+            hot_dir, cold, database, collection, done_field, scope=scope, target=target, **options
         )
     with ProgressLine(quiet=json_) as progress, Partners() as partners:
         if level >= 4:

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engine.cold_url import ColdUrl
 from engine.errors import ConfigError, Exit
 from engine.ledger.runfolder import RunFolders
 from engine.ports import IdList
+from writers.cold.settings import READ_BUDGET_S, ColdSettings
 from writers.merge.config import default_jobs
 from writers.merge.ledger import LEDGER
 
@@ -44,6 +46,7 @@ class VerifyConfig:
         run_lock: The run's lock, to see whether a run is going on, or None.
         consolidated: Folder with a merge's ledger, or None.
         merged_into: Folder of a merge that may have removed shards, checked or not; None when there is none.
+        cold: The store that has the files which these folders would have, or None.
         folder: A plain folder of any Parquet files, instead of all these.
         jobs: Worker processes.
         temporary: Folder for temporaries (id keys, 24 bytes a row), or None for one in the system's.
@@ -57,6 +60,7 @@ class VerifyConfig:
     run_lock: Path | None = None
     consolidated: Path | None = None
     merged_into: Path | None = None
+    cold: ColdSettings | None = None
     folder: Path | None = None
     jobs: int = 0
     temporary: Path | None = None
@@ -88,7 +92,7 @@ class VerifyConfig:
     def of_collection(
         cls,
         hot_dir: Path,
-        cold_dir: Path,
+        cold_dir: Path | ColdUrl,
         database: str,
         collection: str,
         done_field: str,
@@ -112,6 +116,7 @@ class VerifyConfig:
             run_lock=folders.lock,
             consolidated=consolidated if scope in ("all", "consolidated") else None,
             merged_into=consolidated,
+            cold=cold_of(folders),
             **options,
         )
 
@@ -121,6 +126,13 @@ class VerifyConfig:
         if (folder / LEDGER).exists():
             return cls(consolidated=folder, **options)
         return cls(folder=folder, **options)
+
+
+def cold_of(folders: RunFolders) -> ColdSettings | None:
+    """The store of a data set, to read from; None when its cold is a folder."""
+    if folders.url is None:
+        return None
+    return ColdSettings(url=folders.url, prefix=folders.namespace, budget_s=READ_BUDGET_S)
 
 
 class Documents(Protocol):

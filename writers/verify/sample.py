@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.ports import IdList
+from writers.parquet.access import FileAccess
 from writers.parquet.merge_schema import MergeSchema
 from writers.parquet.rows import to_matrix
 from writers.shards.schema import ID
@@ -69,8 +69,10 @@ def check_sample(
     usual, others = places[: config.sample_rows], places[config.sample_rows :]
     cosines: list[float] = []
     without_text = 0
-    usual_pairs = list(rows_at(sorted(usual), schema))
-    long_pairs = list(rows_at(sorted(_longest(others, schema, documents, config.sample_rows // _ONE_LONG_IN)), schema))
+    access = FileAccess(config.cold)
+    usual_pairs = list(rows_at(sorted(usual), schema, access))
+    longest = _longest(others, schema, documents, config.sample_rows // _ONE_LONG_IN, access)
+    long_pairs = list(rows_at(sorted(longest), schema, access))
     batches = [usual_pairs[start : start + _EMBED_ROWS] for start in range(0, len(usual_pairs), _EMBED_ROWS)]
     for batch in [*batches, *([pair] for pair in long_pairs)]:
         texts = documents.texts(cast(IdList, [value for value, _ in batch]))
@@ -93,13 +95,13 @@ def check_sample(
 
 
 def _longest(
-    places: list[tuple[str, int]], schema: MergeSchema, documents: Documents, most: int
+    places: list[tuple[str, int]], schema: MergeSchema, documents: Documents, most: int, files: FileAccess
 ) -> list[tuple[str, int]]:
     """The rows among some (path, row) whose documents have the longest texts."""
     lengths: list[tuple[int, tuple[str, int]]] = []
     for start in range(0, len(places) if most else 0, _BATCH_ROWS):
         part = places[start : start + _BATCH_ROWS]
-        texts = documents.texts(ids_at(part, schema))
+        texts = documents.texts(ids_at(part, schema, files))
         lengths += [(len(text), place) for text, place in zip(texts, part, strict=True) if text is not None]
     return [place for _, place in heapq.nlargest(most, lengths)]
 
@@ -112,11 +114,11 @@ def _cosine(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     return float(a @ b) / lengths if lengths else float("nan")
 
 
-def ids_at(places: list[tuple[str, int]], schema: MergeSchema) -> IdList:
+def ids_at(places: list[tuple[str, int]], schema: MergeSchema, files: FileAccess) -> IdList:
     """The ids of some rows (path, row), in the order given; only id columns are read."""
     found: dict[tuple[str, int], Any] = {}
     for path, rows in _by_file(places).items():
-        with pq.ParquetFile(pa.OSFile(path), pre_buffer=False) as parquet:
+        with pq.ParquetFile(files.source(path), pre_buffer=False) as parquet:
             first = 0
             for group in range(parquet.num_row_groups):
                 n_rows = parquet.metadata.row_group(group).num_rows
@@ -128,11 +130,13 @@ def ids_at(places: list[tuple[str, int]], schema: MergeSchema) -> IdList:
     return cast(IdList, [found[place] for place in places])
 
 
-def rows_at(places: list[tuple[str, int]], schema: MergeSchema) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+def rows_at(
+    places: list[tuple[str, int]], schema: MergeSchema, files: FileAccess
+) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
     """Id and vector of some rows (path, row), file by file; reads a row group only as far as needed."""
     columns = [schema.id_source, schema.vector_source]
     for path, rows in _by_file(places).items():
-        with pq.ParquetFile(pa.OSFile(path), pre_buffer=False, buffer_size=1 << 20) as parquet:
+        with pq.ParquetFile(files.source(path), pre_buffer=False, buffer_size=1 << 20) as parquet:
             first = 0
             for group in range(parquet.num_row_groups):
                 n_rows = parquet.metadata.row_group(group).num_rows
