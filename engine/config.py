@@ -162,6 +162,7 @@ class ServersConfig:
     model: str | None = None
     dedup: bool = False
     bucketing: str = "auto"
+    accept_vectors: float | None = None
 
     def __post_init__(self) -> None:
         if not self.urls:
@@ -181,6 +182,8 @@ class ServersConfig:
             check_range("target_p95", self.target_p95_s, 0.001)
         if self.dimensions is not None:
             check_range("dimensions", self.dimensions, 1, 65536)
+        if self.accept_vectors is not None:
+            check_range("accept_vectors", self.accept_vectors, 0.5, 1.0)
         _one_of("server_kind", self.kind, ("auto", "tei", "openai"))
         _one_of("bucketing", self.bucketing, ("auto", "on", "off"))
 
@@ -284,6 +287,7 @@ class RunConfig:
             "model": servers.model,
             "dedup": servers.dedup,
             "bucketing": servers.bucketing,
+            "accept_vectors": servers.accept_vectors,
             "hot_dir": str(sink.hot_dir),
             "cold_dir": str(sink.cold_dir),
             **(_options_of(sink.cold_dir) if isinstance(sink.cold_dir, ColdUrl) else {}),

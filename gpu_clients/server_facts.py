@@ -10,7 +10,10 @@ from gpu_clients.vectors.decode import AnswerForm
 
 _SAME_IN_A_FLEET = (
     "kind", "model_id", "model_sha", "dtype", "pooling", "version", "max_input_length", "canary_tokens", "unit_length",
+    "default_prompt",
 )  # fmt: skip
+_MAY_BE_UNKNOWN = ("default_prompt",)
+"""A server that could not be asked at the moment differs in nothing; its canary shows a prompt all the same."""
 OPENAI_BASE = "/v1"
 
 
@@ -35,6 +38,8 @@ class ServerFacts:
         cuts_with: The field of a request that makes it cut long texts, when it wants one.
         short_is_steady: Whether the canary's short text has one vector alone and among others.
         canary_tokens: Tokens that the canary texts have to fit into, when `max_input_length` does not say so.
+        default_prompt: Text that it puts before every text by itself, empty for none; None when it cannot say.
+        special_tokens: Special tokens that its tokenizer puts around a text; None when it cannot be asked.
         openai_base: What stands in front of `/embeddings` and `/models`; None as long as that is not known.
     """
 
@@ -58,6 +63,8 @@ class ServerFacts:
     cuts_with: str | None = None
     short_is_steady: bool = False
     canary_tokens: int | None = None
+    default_prompt: str | None = None
+    special_tokens: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as JSON values."""
@@ -69,7 +76,16 @@ class ServerFacts:
             f"{name} {getattr(other, name)!r} is not {getattr(self, name)!r}"
             for name in _SAME_IN_A_FLEET
             if getattr(other, name) != getattr(self, name)
+            and not (name in _MAY_BE_UNKNOWN and self._lacks(name, other))
         ]
+
+    def _lacks(self, name: str, other: ServerFacts) -> bool:
+        return getattr(self, name) is None or getattr(other, name) is None
+
+    @property
+    def can_count(self) -> bool:
+        """Whether it counts the tokens of texts (TEI's `/tokenize`)."""
+        return self.special_tokens is not None
 
     @property
     def canary_limit(self) -> int | None:

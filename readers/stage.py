@@ -15,18 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from pymongo.errors import PyMongoError
 
 from engine.errors import ConfigError, ProtocolError
 from engine.ledger import durable
 from engine.memory.ids import IdType
 from engine.memory.slots import HEADER_BYTES
 from engine.supervision.worker import HEARTBEAT_S, Heartbeat, StageContext
+from engine.telemetry.metrics import Stopwatch
 from readers.batching.columns import ColumnReader
 from readers.batching.encode import BatchEncoder, Encoded
+from readers.batching.lengths import LengthSample
 from readers.batching.ports import Document
 from readers.batching.screening import Screening, TextPolicy
 from readers.batching.skip import QuarantineLog, SkipSet
-from readers.batching.window import BatchLimits, Window
+from readers.batching.window import Apart, BatchLimits, Window
 from readers.mongo.columns import BSON_TYPES
 from readers.mongo.connection import Client, Documents, open_client, open_collection, selection_ms
 from readers.mongo.errors import Outage
@@ -35,6 +38,7 @@ from readers.mongo.fetch import PageFetcher, PageSize
 from readers.mongo.ids import MongoIds
 from readers.mongo.index import open_queue
 from readers.mongo.work_queue import WorkQuery, WorkQueue
+from readers.preflight.without_text import LeavingOut
 from readers.settings import ReaderSettings
 
 if TYPE_CHECKING:
@@ -83,8 +87,12 @@ class Reader:
         )
         id_type = IdType(settings.id_type)
         ids = MongoIds(id_type)
+        self._leaving_out = LeavingOut()
         self._skip = SkipSet(
-            QuarantineLog(settings.quarantine_file, ids.key_of_text), _done_ids(settings, id_type), ids
+            QuarantineLog(settings.quarantine_file, ids.key_of_text),
+            _done_ids(settings, id_type),
+            ids,
+            self._leaving_out.may_wait,
         )
         self._columns = ColumnReader(settings.columns, BSON_TYPES, self._log_misfit) if settings.columns else None
         policy = TextPolicy(
@@ -92,6 +100,7 @@ class Reader:
             prompt=settings.prompt or "",
             max_text_bytes=_room_for_a_text(context, settings),
             max_characters=settings.max_characters,
+            max_tokens=settings.max_tokens,
             truncate=settings.truncate,
             keep_text=settings.keep_text,
         )
@@ -107,6 +116,7 @@ class Reader:
             max_rows=settings.window_rows,
             bucketing=settings.bucketing,
             dedup=settings.dedup,
+            apart=Apart(settings.apart_tokens, settings.max_tokens) if settings.apart_tokens else None,
         )
         self._encoder = BatchEncoder(
             ids,
@@ -117,6 +127,8 @@ class Reader:
         )
         self._page_size = PageSize(settings.page_rows, first_rows=max(256, 4 * settings.batch_size))
         self._outage = Outage(settings.max_outage_s, f"reading {self._collection.full_name}")
+        self._page_watch = Stopwatch()
+        self._lengths = LengthSample()
         self._heartbeat = Heartbeat()
         self._fetcher: PageFetcher | None = None
         self._estimate: EstimateInBackground | None = None
@@ -156,7 +168,8 @@ class Reader:
         before = self._documents
         self._skip.follow_quarantine(self._poll_commands)
         self._state = "reading"
-        self._fetcher = PageFetcher(self._open_queue, self._page_size, self._outage)
+        self._leaving_out.begin_pass()
+        self._fetcher = PageFetcher(self._open_queue, self._page_size, self._outage, self._page_watch)
         try:
             is_complete = self._read_pages(self._fetcher)
         finally:
@@ -180,10 +193,16 @@ class Reader:
 
     def _open_queue(self) -> WorkQueue:
         """Called by the fetching thread, which retries it."""
-        fields = (self._settings.text_field, *(name for name, _ in self._settings.columns))
+        text_field = self._settings.text_field
+        fields = (text_field, *(name for name, _ in self._settings.columns))
         queue = open_queue(self._collection, self._query, fields)
         self._index = queue.index
-        return queue
+        try:
+            narrowed = self._leaving_out.narrowed(self._collection, self._query, queue.index, text_field)
+        except PyMongoError as error:
+            self._context.log("warning", "documents_without_text_are_read_again", error=str(error)[:200])
+            return queue
+        return queue if narrowed is None else open_queue(self._collection, narrowed, fields)
 
     def _read_pages(self, fetcher: PageFetcher) -> bool:
         """Publish page after page until the end, a stop or the limit; whether nothing is left that could be read."""
@@ -197,6 +216,8 @@ class Reader:
                 continue
             starving_since = None
             self._state = "reading"
+            if not self._leaving_out.take_in(self._skip, self._poll_commands):
+                return False
             if not documents:
                 self._publish_window(flush=True)
                 return not self._stop
@@ -215,6 +236,7 @@ class Reader:
         self._read += len(rows) + self._screening.n_quarantined - refused_before
         if len(rows):
             self._page_size.observe(len(rows), self._screening.page_characters)
+            self._lengths.add(rows.texts, self._screening.page_characters)
             self._window.add(rows)
         self._publish_window(flush=self._room() == 0)
         self._tell_quarantined()
@@ -305,10 +327,18 @@ class Reader:
             state=self._state,
             ring_wait_s=round(self._ring_wait_s, 3),
             source_wait_s=round(self._source_wait_s, 3),
+            paused=self._paused,
+            pages=self._page_watch.count,
+            page_s=round(self._page_watch.seconds, 4),
+            rows_read=self._read,
+            characters=self._lengths.characters,
+            lengths=self._lengths.sparse(),
+            cpu_s=time.process_time(),
             estimate=None if self._estimate is None else self._estimate.n_rows,
             last_error=self._outage.last_error,
             truncated=self._screening.n_truncated,
             saved_texts=self._window.saved_texts,
+            beside_equals=self._window.n_apart,
             misfits=dict(self._columns.misfits) if self._columns is not None else {},
             unsettled=self._skip.unsettled,
         )

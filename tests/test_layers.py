@@ -27,11 +27,11 @@ LAYERS: dict[str, frozenset[str]] = {
 }
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
-        {"errors", "records"},
-        {"memory", "ports", "cold_url"},
+        {"errors", "records", "words"},
+        {"memory", "ports", "gpus", "cold_url"},
         {"telemetry"},
         {"ledger"},
-        {"config"},
+        {"config", "recording"},
         {"supervision"},
     ],
     "readers": [
@@ -52,6 +52,14 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"diagnosis"},
         {"delivery"},
         {"stage"},
+    ],
+    "gpu_clients.servers": [
+        {"canary", "probe_request", "routes"},
+        {"canary_request", "identity", "measured", "requester"},
+        {"repeated_looks", "side_requests"},
+        {"tokenizer"},
+        {"probe"},
+        {"doctor"},
     ],
     "writers": [
         {"files", "workers"},
@@ -84,6 +92,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
             "merge",
             "plan",
             "quarantine",
+            "report",
             "run",
             "search",
             "serve",
@@ -94,7 +103,9 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "bench": [
         {"data"},
         {"parts"},
-        {"standin", "forecast"},
+        {"standin", "forecast", "recording"},
+        {"fleet", "diagnosis"},
+        {"page"},
         {"tuner"},
         {"measure"},
     ],
@@ -111,7 +122,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"texts"},
         {"measure"},
         {"search"},
-        {"explain"},
+        {"explain", "joint"},
         {"tuning"},
         {"report"},
     ],

@@ -30,6 +30,7 @@ class WriterSettings:
         row_group_bytes: Bytes of vectors in a row group.
         id_type, columns, dim, vector_type, truncated: See `writers.shards.schema.ShardSchema`.
         fingerprint: For the footer (`engine.records.Fingerprint.as_dict`).
+        canary: The servers' vectors of the canary texts, for the footer (`writers.parquet.canary`); may be empty.
         ledger: Id of the ledger, for the footer.
         version: Version of the engine, for the footer.
         cold: The store that shards are uploaded to (`writers.cold.settings.ColdSettings.as_dict`), None when they
@@ -48,6 +49,7 @@ class WriterSettings:
     fingerprint: dict[str, Any]
     ledger: str
     version: str
+    canary: str = ""
     row_group_bytes: int = ROW_GROUP_BYTES
     cold: dict[str, Any] | None = None
 

@@ -206,6 +206,7 @@ class Writer:
             ledger=settings.ledger,
             version=settings.version,
             fingerprint=settings.fingerprint,
+            canary=settings.canary,
         )
         self._shard = OpenShard(settings.folder_path(), identity, self._schema)
         return self._shard
@@ -311,6 +312,11 @@ class Writer:
             else "idle",
             ring_wait_s=self._ring_wait_s,
             busy_s=self._busy_s,
+            writes=durable.writes.count,
+            write_s=durable.writes.seconds,
+            fsyncs=durable.fsyncs.count,
+            fsync_s=durable.fsyncs.seconds,
+            cpu_s=time.process_time(),
         )
 
 

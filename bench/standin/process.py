@@ -18,6 +18,8 @@ from bench.standin.backends.base import Backend, BackendDefaults
 from bench.standin.backends.canned import CannedBackend
 from bench.standin.backends.gpu_model import GpuModel
 from bench.standin.backends.minilm import MiniLmBackend, MiniLmEngine
+from bench.standin.backends.minilm_model import model_folder
+from bench.standin.backends.minilm_tokenizer import MiniLmTokenizer
 from bench.standin.backends.sim import SimBackend
 from bench.standin.config import StandinConfig
 from bench.standin.http.connection import Connection, Request, Response
@@ -170,7 +172,8 @@ class _ServerFactory:
         config, defaults = self._config, self._defaults
         model_id, dim = config.model_id or defaults.model_id, config.dim or defaults.dim
         if config.backend == "canned":
-            return CannedBackend(model_id=model_id, dim=dim, max_input_length=max_input_length)
+            real = MiniLmTokenizer(model_folder()) if config.tokenizer == "minilm" else None
+            return CannedBackend(model_id=model_id, dim=dim, max_input_length=max_input_length, tokenizer=real)
         if self._engine is not None:
             return MiniLmBackend(
                 self._loop, self._engine, metrics, model_id=model_id, max_input_length=max_input_length
@@ -179,7 +182,7 @@ class _ServerFactory:
             config.gpu,
             max_batch_tokens=config.max_batch_tokens,
             max_batch_requests=config.max_batch_requests,
-            speed=config.speed_of(position),
+            speed=config.gpu_speed_of(position),
             slow_factor=config.slow_factor,
         )
         return SimBackend(self._loop, gpu, metrics, model_id=model_id, dim=dim, max_input_length=max_input_length)

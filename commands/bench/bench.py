@@ -13,7 +13,7 @@ from bench.tuner.measure.probe import probe
 from bench.tuner.measure.visit import Visit
 from bench.tuner.report import report
 from bench.tuner.report.plot import require_plotting, write_png
-from bench.tuner.report.tuned import Tuned, servers_of, write_tuned
+from bench.tuner.report.tuned import Tuned, TunedServer, servers_of, write_tuned
 from bench.tuner.texts.files import MAX_TEXTS, read_texts
 from bench.tuner.tuning import Outcome, Tuning, TuningPlan
 from commands.composition.servers import client_settings
@@ -82,6 +82,19 @@ def find_operating_point(config: BenchConfig, secrets: RunSecrets) -> BenchResul
         ServersUnavailable: no server answers.
         SinkError: a file cannot be written.
     """
+    settings, texts = prepare(config, secrets)
+    fleet = examine(settings)
+    for warning in fleet.warnings:
+        _log.warning("%s", warning)
+    return write_down(config, _tune(config, fleet, settings, texts))
+
+
+def prepare(config: BenchConfig, secrets: RunSecrets) -> tuple[ClientSettings, list[str]]:
+    """What needs no server: how servers will be asked, and the texts; refuses what could not be written in the end.
+
+    Raises:
+        ConfigError, SourceError: see `find_operating_point`.
+    """
     _require_folder("--out", config.out)
     if config.plot is not None:
         _require_folder("--plot", config.plot)
@@ -92,21 +105,29 @@ def find_operating_point(config: BenchConfig, secrets: RunSecrets) -> BenchResul
     else:
         texts = list(_sample(config.run, secrets.mongo_uri, MAX_TEXTS).texts)
     allow_open_files(SPARE + len(settings.urls) * (config.plan.concurrency_max or _MOST_IN_FLIGHT))
-    fleet = examine(settings)
-    for warning in fleet.warnings:
-        _log.warning("%s", warning)
-    result = _tune(config, fleet, settings, texts)
+    return settings, texts
+
+
+def write_down(config: BenchConfig, result: BenchResult, server: TunedServer | None = None) -> BenchResult:
+    """The result of a search that came to its end, with its files; one that did not is left as it is.
+
+    Args:
+        server: How the servers were started, when that was looked for.
+
+    Raises:
+        SinkError: a file cannot be written.
+    """
     if result.exit_code is not Exit.DONE:
         return result
     written = _write_plot(config.plot, result.outcome)
     if result.outcome.findings.chosen is None:
         return dataclasses.replace(result, exit_code=Exit.NO_OPERATING_POINT, written=written)
-    return dataclasses.replace(result, written=(*written, *_write_tuned(config.out, result.outcome)))
+    return dataclasses.replace(result, written=(*written, *_write_tuned(config.out, result.outcome, server)))
 
 
 def _tune(config: BenchConfig, fleet: Fleet, settings: ClientSettings, texts: list[str]) -> BenchResult:
     """The search; what ends it early leaves what is known so far."""
-    with Tuning(fleet, settings, texts, config.plan, listener=_tell) as tuning:
+    with Tuning(fleet, settings, texts, config.plan, listener=tell) as tuning:
         try:
             return BenchResult(outcome=tuning.run(), exit_code=Exit.DONE)
         except KeyboardInterrupt:
@@ -139,7 +160,7 @@ def _refuse_refused(fleet: Fleet, settings: ClientSettings, outcome: Outcome) ->
         )
 
 
-def _tell(part: str, visit: Visit) -> None:
+def tell(part: str, visit: Visit) -> None:
     _log.info(
         "measured part=%s batch_size=%d concurrency=%d docs_per_second=%.1f p95_s=%.3f ended=%r took_s=%.1f",
         part,
@@ -190,7 +211,7 @@ def _require_folder(option: str, path: Path) -> None:
         raise ConfigError(f"{option} {path} is a folder; name a file")
 
 
-def _write_tuned(path: Path, outcome: Outcome) -> tuple[Path, ...]:
+def _write_tuned(path: Path, outcome: Outcome, server: TunedServer | None) -> tuple[Path, ...]:
     findings = outcome.findings
     chosen = findings.chosen
     assert chosen is not None
@@ -208,6 +229,7 @@ def _write_tuned(path: Path, outcome: Outcome) -> tuple[Path, ...]:
         servers=servers_of(outcome.fleet),
         written_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         engine_version=__version__,
+        server=server,
     )
     try:
         write_tuned(path, tuned)

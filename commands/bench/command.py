@@ -1,5 +1,6 @@
 """`engine bench` and `engine bench pipeline` on the command line."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
-from commands.options.values import listed, positive, retweeted_of
+from commands.options.values import listed, positive, retweeted_of, source_of
 from commands.terminal.output import complain, print_result, set_up_logs, to_json
 
 app = typer.Typer()
@@ -20,6 +21,8 @@ app = typer.Typer()
     epilog=examples(
         "engine bench --texts texts.jsonl --target-p95 10 --out tuned.toml --plot curve.png",
         "engine bench --collection tweets --batch-sizes 16,32 --json",
+        "engine bench --serve --backend tei --model BAAI/bge-base-en-v1.5 --texts texts.jsonl \\\n"
+        "      --server-flags 'max-batch-tokens=8192,16384,32768 dtype=float16,float32'",
         "engine bench pipeline --compare",
     ),
 )
@@ -32,6 +35,19 @@ def bench(
     tei_ca_file: shared.CaFile = None,
     server_kind: shared.ServerKind = "auto",
     model: shared.Model = None,
+    serve: shared.Serve = None,
+    backend: shared.Backend = None,
+    gpus: shared.ServeGpus = None,
+    ports: shared.Ports = None,
+    binary: shared.Binary = None,
+    docker: shared.Docker = None,
+    flags: Annotated[str | None, option("flags", "Further flags of servers that are started, on one line.")] = None,
+    start_timeout: shared.StartTimeout = 900.0,
+    server_flags: Annotated[
+        str | None,
+        option("server-flags", "Tune the servers too: FLAG=VALUE,VALUE,... of each flag to try, with blanks between."),
+    ] = None,
+    hot_dir: shared.HotDir = Path("hot"),
     texts: Annotated[
         Path | None, path_option("texts", "One text a line, or .jsonl with `text` [default: sample the collection].")
     ] = None,
@@ -50,7 +66,9 @@ def bench(
     ] = None,
     target_p95: shared.LatencyTarget = None,
     seconds: Annotated[float, option("seconds", "Steady state of one visit to a point, at most.")] = 10.0,
-    max_seconds: Annotated[float, option("max-seconds", "The whole search, at most.")] = 300.0,
+    max_seconds: Annotated[
+        float, option("max-seconds", "The whole search, at most; with --server-flags that of each setting.")
+    ] = 300.0,
     seed: Annotated[int | None, option("seed", "Of the order in which points are repeated [default: random].")] = None,
     prompt: shared.Prompt = None,
     dimensions: shared.Dimensions = None,
@@ -78,8 +96,29 @@ def bench(
     sizes = tuple(
         positive("batch-sizes", part, "numbers of at least 1, comma-separated") for part in listed(batch_sizes)
     )
+    urls, started, plan = listed(tei_urls), None, None
+    if serve or backend is not None or server_flags is not None:
+        from commands.composition.own_servers import ServeOptions, own_servers, with_ports  # it imports a fleet
+
+        own = ServeOptions(
+            serve=True if server_flags is not None else serve,
+            backend=backend,
+            model=model,
+            gpus=gpus,
+            ports=ports,
+            binary=binary,
+            docker=docker,
+            flags=flags,
+            start_timeout_s=start_timeout,
+            further=(),
+            hot_dir=hot_dir,
+        )
+        urls_given = source_of(context, "tei_urls") == "COMMANDLINE"
+        started, own_urls = own_servers(own, urls_given=urls_given)
+        urls = own_urls or urls
+        plan = with_ports(own.plan(), own_urls) if server_flags is not None else None
     servers = ServersConfig(
-        urls=listed(tei_urls),
+        urls=urls,
         batch_size=min(sizes, default=1),
         target_p95_s=target_p95,
         prompt=prompt,
@@ -114,14 +153,22 @@ def bench(
         out=out,
         plot=plot,
     )
-    result = find_operating_point(
-        settings,
-        RunSecrets(
-            mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file),
-            servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file),
-        ),
+    all_secrets = RunSecrets(
+        mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file),
+        servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file),
     )
-    print_result(to_json(as_dict(result)) if json_ else as_text(result))
+    if plan is not None and server_flags is not None:
+        from bench.tuner.joint.settings import parse_axes
+        from commands.bench import joint
+
+        result, settings_tried = joint.find_joint_point(settings, plan, parse_axes(server_flags), all_secrets)
+        found = joint.as_dict(settings_tried) | as_dict(result)
+        said = f"{joint.as_text(settings_tried)}\n\n{as_text(result)}"
+    else:
+        with started.quietly() if started is not None else contextlib.nullcontext():
+            result = find_operating_point(settings, all_secrets)
+        found, said = as_dict(result), as_text(result)
+    print_result(to_json(found) if json_ else said)
     if result.sentence:
         complain(result.sentence)
     raise typer.Exit(int(result.exit_code))

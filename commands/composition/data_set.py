@@ -91,6 +91,7 @@ def begin_or_continue(
     id_type: IdType,
     columns: tuple[tuple[str, str], ...],
     canary: str,
+    canary_brief: str = "",
     names: Callable[[], Collection[str]] | None = None,
 ) -> DataSet:
     """Begin a data set, or make sure that this run continues the one that is there.
@@ -100,6 +101,7 @@ def begin_or_continue(
         canary: The servers' vectors of the canary texts (`Canary.encode`): recorded at the first start, compared at
             every other, because a model that says the same of itself may give other vectors (another default prompt,
             other weights under one path).
+        canary_brief: A part of that (`Canary.brief`), for whoever merges the shards.
         names: Of the files where shards are; None for those of the shards folder.
 
     Raises:
@@ -126,6 +128,7 @@ def begin_or_continue(
                 "truncated": config.sink.truncated_column,
             },
             "canary": canary,
+            "canary_brief": canary_brief,
         }
         ledger.append(record)
         return from_record(record)
@@ -135,8 +138,11 @@ def begin_or_continue(
             f"this run would not continue the data set of {config.folders.hot}: {'; '.join(differences)}. "
             "Start the servers as before, or begin another data set with another --done-field"
         )
-    require_same_canary(ledger.state, canary, config.folders)
     _compare_columns(known, config)
+    cosine = require_same_canary(ledger.state, canary, config.folders, config.servers.accept_vectors)
+    if cosine is not None:
+        _log.warning("vectors_accepted cosine=%.4f: the ledger says so from now on", cosine)
+        ledger.append({"type": "ACCEPTED", "cosine": cosine, "canary": canary, "canary_brief": canary_brief})
     _warn_of_missing_shards(ledger.state, config, there())
     return known
 

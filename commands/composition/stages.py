@@ -29,9 +29,8 @@ _MAX_DOCUMENT_RING_BYTES = 96 << 20
 _MIN_VECTOR_SLOTS = 16
 _SPARE_DOCUMENT_SLOTS = 64
 DEFAULT_MAX_INPUT_TOKENS = 512
-CHARACTERS_PER_TOKEN = 32
-"""A text is cut on the client at so many characters for each token the model takes: far beyond what a tokenizer
-makes of ordinary text, so that only absurd texts are cut before the server would cut them."""
+CHARACTERS_PER_TOKEN = 250
+"""A text is cut on the client at so many characters for each token the model takes, where TEI cuts it as well."""
 
 WINDOW_ROWS = 8192
 
@@ -57,8 +56,13 @@ def plan_rings(config: RunConfig, fleet: Fleet, data_set: DataSet) -> RingSizes:
 
 def max_input_tokens(fleet: Fleet) -> int:
     """Tokens of the longest text that the model takes."""
+    return known_max_input_tokens(fleet) or DEFAULT_MAX_INPUT_TOKENS
+
+
+def known_max_input_tokens(fleet: Fleet) -> int | None:
+    """Likewise; None when no server says so."""
     lengths = [server.facts.max_input_length for server in fleet.servers if server.facts]
-    return next((length for length in lengths if length), DEFAULT_MAX_INPUT_TOKENS)
+    return next((length for length in lengths if length), None)
 
 
 def max_request_tokens(fleet: Fleet) -> int | None:
@@ -135,6 +139,8 @@ class StageComposer:
             batch_size=self._fleet.batch_size,
             max_text_bytes=body - self._fleet.batch_size * 2 - 2,
             max_characters=tokens * CHARACTERS_PER_TOKEN,
+            max_tokens=known_max_input_tokens(self._fleet),
+            apart_tokens=self._fleet.neighbours_from,
             max_request_tokens=max_request_tokens(self._fleet),
             truncate=servers.truncate,
             bucketing=self._bucketing(),
@@ -191,6 +197,7 @@ class StageComposer:
             vector_type=data_set.schema.vector_type,
             truncated=data_set.schema.truncated,
             fingerprint=data_set.fingerprint.as_dict(),
+            canary=self._fleet.canary_brief,
             ledger=data_set.ledger,
             version=__version__,
             row_group_bytes=min(ROW_GROUP_BYTES, sink.shard_bytes),

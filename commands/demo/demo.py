@@ -13,11 +13,12 @@ from typing import Any
 
 from pymongo import MongoClient
 
+from bench.fleet.fleet import ServerFleet
+from bench.fleet.plan import FleetPlan
 from bench.parts.engine_command import EngineCommand
 from bench.parts.local_mongod import LocalMongod
 from bench.parts.tweets import documents
-from bench.standin import ModelMissing, StandinConfig, StandinFleet
-from engine.errors import ConfigError, Exit
+from engine.errors import ConfigError, Exit, ServersUnavailable
 
 DATABASE, COLLECTION, DONE_FIELD = "twitter_data", "tweets", "minilm_embedded_384"
 N_TWEETS = 4200
@@ -51,9 +52,10 @@ def demo(config: DemoConfig) -> int:
         _say(f"   {N_TWEETS:,} real tweets loaded, {n_queue:,} of them are not retweets: the work queue")
         _say(f"2. {N_SERVERS} embedding servers with a real small model (all-MiniLM-L6-v2, 384 dimensions)")
         try:
-            fleet = stack.enter_context(StandinFleet(StandinConfig(backend="minilm", ports=(0,) * N_SERVERS)))
-        except ModelMissing as error:
-            raise ConfigError(f"{error} (`make setup` installs it)") from error
+            fleet = ServerFleet(FleetPlan(backend="minilm", ports=(0,) * N_SERVERS, logs=folder / "hot" / "servers"))
+            stack.enter_context(fleet.quietly())
+        except ServersUnavailable as error:
+            raise ConfigError(f"{error} (`make setup` installs the model)") from error
         engine = EngineCommand(
             uri=mongod.uri,
             database=DATABASE,

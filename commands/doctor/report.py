@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.gpus.nvml import GpuSample, why_not_in_sight
+from engine.gpus.words import in_words
 from gpu_clients.servers.doctor import Fleet
 
 
-def as_dict(fleet: Fleet) -> dict[str, Any]:
+def as_dict(fleet: Fleet, gpus: tuple[GpuSample, ...] = ()) -> dict[str, Any]:
     """The findings for a program."""
     return {
         "servers": [
@@ -25,11 +27,12 @@ def as_dict(fleet: Fleet) -> dict[str, Any]:
         "batch_size": fleet.batch_size,
         "max_concurrency": fleet.max_concurrency,
         "pads": fleet.pads,
+        "gpus": [gpu.as_dict() for gpu in gpus],
         "warnings": list(fleet.warnings),
     }
 
 
-def as_text(fleet: Fleet) -> str:
+def as_text(fleet: Fleet, gpus: tuple[GpuSample, ...] = ()) -> str:
     """The findings for a person."""
     lines = []
     for server in fleet.servers:
@@ -49,14 +52,36 @@ def as_text(fleet: Fleet) -> str:
             )
             if limit is not None
         ]
+        if facts.default_prompt:
+            lines.append(f"  puts {facts.default_prompt!r} before every text by itself")
+        lines += [
+            f"  GPU {gpu.index} ({gpu.name}): {in_words(gpu.as_dict())}" for gpu in gpus if gpu.server == server.url
+        ]
         lines.append("  " + ", ".join([*limits, f"vectors as {facts.form or 'JSON numbers'}"]))
     lines.append(
         f"one vector space of {fleet.dim} dimensions; batch size {fleet.batch_size}, at most {fleet.max_concurrency} "
         "requests in flight per server"
     )
     lines.append(_PADDING[fleet.pads])
-    lines += [f"warning: {warning}" for warning in fleet.warnings]
+    lines += [f"warning: {warning}" for warning in (*fleet.warnings, *gpu_warnings(gpus))]
     return "\n".join(lines)
+
+
+def gpu_warnings(gpus: tuple[GpuSample, ...]) -> list[str]:
+    """What the GPUs themselves say against a run, one sentence each."""
+    found = [
+        f"GPU {gpu.index} of {gpu.server} runs slower than it could ({', '.join(gpu.throttled)}): look at its cooling "
+        "and its power limit"
+        for gpu in gpus
+        if gpu.server is not None and gpu.throttled
+    ]
+    found += [
+        f"{len(gpu.pids)} processes compute on GPU {gpu.index} of {gpu.server}: they share its time and memory"
+        for gpu in gpus
+        if gpu.server is not None and len(gpu.pids) > 1
+    ]
+    blind = why_not_in_sight()
+    return [*found, blind] if blind is not None else found
 
 
 _PADDING = {

@@ -15,6 +15,10 @@ OWN_TABLES = ("run", "bench", "merge")
 """Commands whose options stand in their own table only. Every other command is about a run: what its own table does
 not say, it takes from [run], so that one file serves them all."""
 
+STARTING = ("run", "bench")
+"""Commands that can start servers themselves: what says which ones, they take from [serve]."""
+SERVED = ("backend", "model", "gpus", "ports", "binary", "docker", "flags", "start_timeout")
+
 
 def config_option(table: str) -> Any:
     """`--config FILE`: read the options of one command from its table of a TOML file, and from [run] beneath."""
@@ -56,6 +60,10 @@ def _read_table(context: typer.Context, path: Path, table: str) -> dict[str, Any
     for name in values:
         if name not in parameters:
             raise ConfigError(f"--config {path}: [{table}] has no option {name!r}; see `engine {table} --help`")
+    if table in STARTING:
+        served = _table(document, path, "serve")
+        beneath = {name: value for name, value in served.items() if name in SERVED and name in parameters}
+        values = beneath | values
     if table not in OWN_TABLES:
         shared = _table(document, path, "run")
         values = {name: value for name, value in shared.items() if name in parameters} | values

@@ -27,6 +27,11 @@ def path_option(name: str, help_text: str) -> Any:
     return option(name, help_text, callback=path_callback)
 
 
+def gpu_count(text: str) -> int:
+    """How many GPUs `4` means, or `0,1,2,3`, which `engine serve` takes under the same name."""
+    return len(text.split(",")) if "," in str(text) else int(text)
+
+
 def examples(*lines: str) -> str:
     """The end of a command's help: how it is called."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
@@ -68,6 +73,21 @@ TruncateSamples = Annotated[
 ]
 LatencyTarget = Annotated[float | None, option("target-p95", "Seconds that the 95th percentile of latency may take.")]
 
+Serve = Annotated[
+    bool | None,
+    option("serve", "Start the servers, and end them with this command.", declared="--serve/--no-serve"),
+]
+Backend = Annotated[str | None, option("backend", "Servers to start: tei or vllm (or a stand-in's backend).")]
+ServedModel = Annotated[str | None, option("model", "Model of the servers: its name on the hub, or a folder.")]
+ServeGpus = Annotated[str | None, option("gpus", "One server for each of these GPUs [default: all in sight].")]
+Ports = Annotated[str | None, option("ports", "Their ports, such as 18080-18083 or 0,0 [default: 18080 and on].")]
+Binary = Annotated[str | None, option("binary", "Their program [default: text-embeddings-router or vllm on PATH].")]
+Docker = Annotated[str | None, option("docker", "Image to run them in, instead of a program on PATH.")]
+ServerFlagsLine = Annotated[
+    str | None, option("flags", "Further flags of the servers, on one line; or write them behind `--`.")
+]
+StartTimeout = Annotated[float, option("start-timeout", "Seconds until a server that was started has to be healthy.")]
+
 HotDir = Annotated[Path, path_option("hot-dir", "NVMe: lock, ledger, checkpoints, quarantine, temporaries.")]
 ColdDir = Annotated[
     str,
@@ -89,7 +109,10 @@ VectorColumn = Annotated[str | None, option("vector-column", "Name of the vector
 Jobs = Annotated[int, option("jobs", "Worker processes [default: cores].")]
 
 GpuHourPrice = Annotated[float | None, option("gpu-hour-price", "Price of one GPU for an hour.")]
-Gpus = Annotated[int | None, option("gpus", "How many GPUs that price is paid for [default: servers].")]
+Gpus = Annotated[
+    int | None,
+    option("gpus", "How many GPUs that price is paid for [default: servers].", parser=gpu_count, metavar="INTEGER"),
+]
 Mongod = Annotated[Path | None, path_option("mongod", "A mongod binary [default: PATH, or the bundled part].")]
 Json = Annotated[bool, option("json", "One JSON object on stdout.", declared="--json")]
 Verbose = Annotated[bool, option("verbose", "Log debug events too.")]

@@ -11,13 +11,14 @@ from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
-from commands.options.values import concurrency_of, given, listed, retweeted_of, size
+from commands.options.values import concurrency_of, given, listed, retweeted_of, size, source_of
 from commands.terminal.output import print_result, say, set_up_logs, to_json
 
 EPILOG = examples(
     "engine run --collection tweets --hot-dir /nvme/engine --cold-dir /ssd/parquet",
     "engine run --config engine.toml --limit 100000 --json",
     "engine run --tuned tuned.toml --target-p95 5",
+    "engine run --serve --backend tei --model BAAI/bge-base-en-v1.5 --gpus 0,1,2,3 -- --max-batch-tokens 32768",
 )
 
 
@@ -44,6 +45,14 @@ def run(
     tei_ca_file: shared.CaFile = None,
     server_kind: shared.ServerKind = "auto",
     model: shared.Model = None,
+    serve: shared.Serve = None,
+    backend: shared.Backend = None,
+    gpus: shared.ServeGpus = None,
+    ports: shared.Ports = None,
+    binary: shared.Binary = None,
+    docker: shared.Docker = None,
+    flags: shared.ServerFlagsLine = None,
+    start_timeout: shared.StartTimeout = 900.0,
     batch_size: Annotated[int, option("batch-size", "Texts per request; never above what the server admits.")] = 32,
     concurrency: shared.Concurrency = "auto",
     max_concurrency: Annotated[int, option("max-concurrency", "Ceiling of auto.")] = 64,
@@ -58,6 +67,10 @@ def run(
         bool, option("dedup", "Embed identical texts of a window once.", declared="--dedup/--no-dedup")
     ] = False,
     bucketing: Annotated[str, option("bucketing", "Requests of like length: auto, on or off.")] = "auto",
+    accept_vectors: Annotated[
+        float | None,
+        option("accept-vectors", "Lowest cosine to servers of the first start to go on with, as after new hardware."),
+    ] = None,
     hot_dir: shared.HotDir = Path("hot"),
     cold_dir: shared.ColdDir = "cold",
     cold_endpoint: shared.ColdEndpoint = None,
@@ -94,8 +107,28 @@ def run(
 
     show = sys.stderr.isatty() and not json_ if progress is None else progress
     set_up_logs(verbose, quiet=show)
+    fleet, urls = None, listed(tei_urls)
+    if serve or backend is not None or context.args:
+        from commands.composition.own_servers import ServeOptions, own_servers  # it imports what starts servers
+
+        options = ServeOptions(
+            serve=serve,
+            backend=backend,
+            model=model,
+            gpus=gpus,
+            ports=ports,
+            binary=binary,
+            docker=docker,
+            flags=flags,
+            start_timeout_s=start_timeout,
+            further=tuple(context.args),
+            hot_dir=hot_dir,
+            tuned=tuned,
+        )
+        fleet, own = own_servers(options, urls_given=source_of(context, "tei_urls") == "COMMANDLINE")
+        urls = own or urls
     servers = ServersConfig(
-        urls=listed(tei_urls),
+        urls=urls,
         batch_size=batch_size,
         concurrency=concurrency_of(concurrency),
         max_concurrency=max_concurrency,
@@ -108,6 +141,7 @@ def run(
         model=model,
         dedup=dedup,
         bucketing=bucketing,
+        accept_vectors=accept_vectors,
     )
     if tuned is not None:
         from commands.composition.tuned import apply_tuned  # it imports the tuner
@@ -144,7 +178,9 @@ def run(
         mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file),
         servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file),
     )
-    result = run_to_the_end(configuration, secrets, show_progress=show, metrics_port=metrics_port, tuned=tuned)
+    result = run_to_the_end(
+        configuration, secrets, show_progress=show, metrics_port=metrics_port, tuned=tuned, own_servers=fleet
+    )
     if json_:
         print_result(to_json(result.summary))
     elif result.error is None or result.summary["read"]:

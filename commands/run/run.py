@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from commands.composition.cold import names_there, try_cold
 from commands.composition.data_set import DataSet, begin_or_continue
@@ -19,6 +19,7 @@ from commands.composition.stages import StageComposer, plan_rings
 from commands.options.secrets import RunSecrets
 from commands.run.limits import limits, open_files
 from commands.run.observers import observers
+from commands.terminal.output import say
 from engine.config import RunConfig, to_toml
 from engine.errors import EngineError, Exit, SinkError
 from engine.ledger import durable, preflight
@@ -33,12 +34,23 @@ from engine.telemetry.logs import redact
 from engine.telemetry.summary import RunClock, summary
 from engine.telemetry.tally import Tally
 from gpu_clients.servers.doctor import Fleet
+from gpu_clients.servers.probe import LongTexts
 from readers.mongo.marker import Marker
 
 _log = logging.getLogger("engine.run")
 
 START_GRACE_S = 10.0
 """How long a start waits for MongoDB or a first server; an outage later may last --max-outage."""
+
+
+class OwnServers(Protocol):
+    """Servers that a run starts itself (`bench.fleet`)."""
+
+    def start(self, tell: Callable[[str], None] | None) -> object:
+        """Start them, and wait until all are healthy; `tell` is told in words how it goes on."""
+
+    def stop(self) -> None:
+        """End them; harmless when they were not started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +75,19 @@ def run(
     show_progress: bool,
     metrics_port: int | None = None,
     tuned: Path | None = None,
+    own_servers: OwnServers | None = None,
 ) -> RunResult:
     """Run to the end; see the contract of `engine run`. A run that cannot start or go on has a summary too.
 
     Args:
         metrics_port: Port of 127.0.0.1 for Prometheus, or None.
         tuned: File that the operating point came from, to warn when it was found on other servers.
+        own_servers: Servers to start once it is clear that there is work for them, and to end with the run.
     """
     try:
         supervisor = None
         with ExitStack() as stack:
-            prepared = _prepare(config, secrets, show_progress, metrics_port, tuned, stack)
+            prepared = _prepare(config, secrets, show_progress, metrics_port, tuned, own_servers, stack)
             if prepared is None:
                 return _nothing_to_do(config)
             supervisor = prepared.supervisor
@@ -99,6 +113,7 @@ def _prepare(
     show_progress: bool,
     metrics_port: int | None,
     tuned: Path | None,
+    own_servers: OwnServers | None,
     stack: ExitStack,
 ) -> _Prepared | None:
     """Everything up to the point where processes start; None when the collection is empty.
@@ -119,7 +134,12 @@ def _prepare(
         return None
     clients = client_settings(config, secrets)
     require_open_files(open_files(config))
-    fleet = examine_patiently(clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto")
+    if own_servers is not None:
+        stack.callback(own_servers.stop)
+        own_servers.start(say if show_progress else None)
+    fleet = examine_patiently(
+        clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto", long_texts=LongTexts.BRIEFLY
+    )
     if tuned is not None:
         _warn_of_another_fleet(tuned, fleet)
     with _own_files(folders):
@@ -133,6 +153,7 @@ def _prepare(
             id_type=source.id_type,
             columns=source.columns,
             canary=fleet.canary,
+            canary_brief=fleet.canary_brief,
             names=lambda: names_there(config, cold),
         )
         durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())

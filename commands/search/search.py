@@ -23,7 +23,7 @@ from engine.records import Fingerprint
 from gpu_clients.servers.doctor import examine
 from gpu_clients.settings import ClientSettings
 from writers.parquet.access import FileAccess
-from writers.parquet.merge_schema import MergeSchema
+from writers.parquet.merge_schema import MergeSchema, canary_differences
 from writers.search.exact import Hit, nearest
 from writers.search.lookup import find_row, values_of
 from writers.verify.config import Findings, VerifyConfig
@@ -202,7 +202,9 @@ def _embedded(config: SearchConfig, secrets: RunSecrets, schema: MergeSchema, te
         fleet = examine(settings)
     if fleet.dim != schema.dim:
         raise FingerprintMismatch(f"the servers' vectors have {fleet.dim} numbers, those of the data set {schema.dim}")
-    if known is not None and (differences := known.differences(fleet.fingerprint)):
+    differences = known.differences(fleet.fingerprint) if known is not None else []
+    differences += canary_differences(fleet.canary_brief, schema.canaries)
+    if differences:
         raise FingerprintMismatch(f"the servers do not serve this data set's vectors: {'; '.join(differences)}")
     if config.prompt is not None:  # models have other prompts for questions than for documents
         settings = dataclasses.replace(settings, prompt=config.prompt)

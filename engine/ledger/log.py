@@ -9,7 +9,8 @@ Losing the tail is always safe: a COMMIT that is lost leaves a shard that recove
 that is lost leaves marks that are set again.
 
 Record types of a run: `RUN` (once: ledger id, fingerprint, schema), `EPOCH` (every start), `COMMIT` (a shard is
-durable), `MARKED` (its documents are marked), `STOP` (a clean end, with its exit code). A merge keeps a ledger of
+durable), `MARKED` (its documents are marked), `ACCEPTED` (the user has agreed to servers with other vectors of the
+canary texts, with their cosine), `STOP` (a clean end, with its exit code). A merge keeps a ledger of
 its own beside its outputs, so that it may work while a run goes on.
 """
 
@@ -192,6 +193,7 @@ class RunState:
         gone: Rows whose document had been deleted when it was to be marked.
         stop: The last STOP record since the last start, or None while running and after a crash.
         last_epoch_record: The last EPOCH record.
+        accepted: ACCEPTED records, in their order.
     """
 
     run: Record | None = None
@@ -202,6 +204,7 @@ class RunState:
     gone: int = 0
     stop: Record | None = None
     last_epoch_record: Record | None = None
+    accepted: list[Record] = field(default_factory=list)
 
     def apply(self, record: Record) -> None:
         """Take one record in; types it does not know are left alone."""
@@ -218,6 +221,8 @@ class RunState:
         elif kind == "MARKED":
             self.marked.add(record["shard"])
             self.gone += int(record["gone"])
+        elif kind == "ACCEPTED":
+            self.accepted.append(record)
         elif kind == "STOP":
             self.stop = record
 

@@ -83,7 +83,11 @@ class Lane:
         self.admission = self._make_admission(settings, facts)
         # a server that refuses long texts cuts none; TEI is told what to do
         cuts = settings.truncate and (facts.kind == "tei" or facts.auto_truncate is not False)
-        self.truncation = TruncationJudge(facts.max_input_length if cuts else None)
+        self.truncation = TruncationJudge(
+            facts.max_input_length if cuts else None,
+            special_tokens=facts.special_tokens,
+            default_prompt=facts.default_prompt,
+        )
         self.overloaded_since_s = None
 
     def probe(self) -> ServerProbe:

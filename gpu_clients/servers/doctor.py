@@ -19,7 +19,7 @@ from gpu_clients.http.address import Address
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.polling import Poller
 from gpu_clients.server_facts import ServerFacts, version_numbers
-from gpu_clients.servers.probe import Examination, ServerProbe, examine_server
+from gpu_clients.servers.probe import Examination, LongTexts, ServerProbe, examine_server
 from gpu_clients.servers.probe_request import ProbeFailed
 from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.soundness import MIN_COSINE
@@ -64,7 +64,9 @@ class Fleet:
         batch_size: Texts of a request that every server admits.
         max_concurrency: Requests of that size in flight that every server admits.
         canary: Reference vectors as text.
+        canary_brief: A part of them, for footers (`Canary.brief`).
         pads: Whether the servers pad their GPU batches; None when not measured, or not clear.
+        neighbours_from: Tokens from which on a text's vector hangs on its neighbours; None when none was seen to.
         warnings: Sentences for the user, of the fleet and of its servers.
     """
 
@@ -74,7 +76,9 @@ class Fleet:
     batch_size: int
     max_concurrency: int
     canary: str = field(repr=False)
+    canary_brief: str = field(default="", repr=False)
     pads: bool | None = None
+    neighbours_from: int | None = None
     warnings: tuple[str, ...] = ()
 
     def client_settings(self, settings: ClientSettings, index: int) -> ClientSettings:
@@ -89,12 +93,19 @@ class Fleet:
         )
 
 
-def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S, with_padding: bool = False) -> Fleet:
+def examine(
+    settings: ClientSettings,
+    *,
+    timeout_s: float = REQUEST_TIMEOUT_S,
+    with_padding: bool = False,
+    long_texts: LongTexts = LongTexts.NOT,
+) -> Fleet:
     """Examine every server.
 
     Args:
         timeout_s: Time for each answer.
         with_padding: Whether to measure if the servers pad, too.
+        long_texts: How closely to look at long texts among equals.
 
     Raises:
         ConfigError: something else stands behind a URL, servers differ in what decides their vectors, or the limits
@@ -102,7 +113,7 @@ def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S, w
         ServersUnavailable: no server answers.
         SeveralBackends: unlike backends answer behind one URL.
     """
-    reports = _interview(settings, timeout_s, with_padding=with_padding)
+    reports = _interview(settings, timeout_s, with_padding=with_padding, long_texts=long_texts)
     alive = [(report, report.examination) for report in reports if report.examination is not None]
     if not alive:
         troubles = "; ".join(f"{report.url}: {report.trouble}" for report in reports)
@@ -138,12 +149,17 @@ def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S, w
             dim=first.dim,
             normalize=settings.normalize,
             server_version=facts.version,
+            server_prompt=facts.default_prompt,
         ),
         dim=first.dim,
         batch_size=batch_size,
         max_concurrency=ceiling,
         canary=first.canary.encode(),
+        canary_brief=first.canary.brief(facts.canary_limit),
         pads=_pads([examination for _, examination in alive]),
+        neighbours_from=min(
+            (e.neighbours.matter_from for _, e in alive if e.neighbours and e.neighbours.matter_from), default=None
+        ),
         warnings=tuple(warnings),
     )
 
@@ -154,7 +170,9 @@ def _pads(examinations: list[Examination]) -> bool | None:
     return True if True in answers else False if answers == {False} else None
 
 
-def _interview(settings: ClientSettings, timeout_s: float, *, with_padding: bool) -> list[ServerReport]:
+def _interview(
+    settings: ClientSettings, timeout_s: float, *, with_padding: bool, long_texts: LongTexts
+) -> list[ServerReport]:
     """Drive the examination of every server, all at once."""
     addresses = [Address.parse(url) for url in settings.urls]
     places = [(address.host, address.port, address.base) for address in addresses]
@@ -164,7 +182,7 @@ def _interview(settings: ClientSettings, timeout_s: float, *, with_padding: bool
     probes = [
         ServerProbe(
             HttpClient(address, poller, settings.access(index)),
-            examine_server(settings.server_kind, settings.options, with_padding=with_padding),
+            examine_server(settings.server_kind, settings.options, with_padding=with_padding, long_texts=long_texts),
             timeout_s=timeout_s,
         )
         for index, address in enumerate(addresses)
@@ -210,9 +228,10 @@ def _refuse_differences(alive: list[tuple[ServerReport, Examination]]) -> None:
 
 def _refuse_double_prompt(settings: ClientSettings, alive: list[tuple[ServerReport, Examination]]) -> None:
     for report, examination in alive:
-        if settings.prompt and examination.prompt_tokens is not None and examination.prompt_tokens > 2:
+        if settings.prompt and examination.facts.default_prompt:
             raise ConfigError(
-                f"{report.url} puts a prompt of its own before every text, and --prompt would put a second one: "
+                f"{report.url} puts a prompt of its own ({examination.facts.default_prompt!r}) before every text, and "
+                "--prompt would put a second one: "
                 "start the server without --default-prompt, or leave --prompt out"
             )
 

@@ -27,6 +27,7 @@ ZSTD_LEVEL = 1
 
 KEY_VERSION = b"engine.version"
 KEY_FINGERPRINT = b"engine.fingerprint"
+KEY_CANARY = b"engine.canary"
 KEY_SHARD = b"engine.shard"
 KEY_ROWS = b"engine.rows"
 KEY_EPOCH = b"engine.epoch"

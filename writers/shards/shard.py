@@ -24,6 +24,7 @@ from engine.records import ShardFacts
 from writers.files.new_file import HashedNewFile
 from writers.shards.schema import (
     ID,
+    KEY_CANARY,
     KEY_EPOCH,
     KEY_FINGERPRINT,
     KEY_ID_DIGEST,
@@ -49,6 +50,7 @@ class ShardIdentity:
     ledger: str
     version: str
     fingerprint: dict[str, Any]
+    canary: str = ""
 
 
 class OpenShard:
@@ -193,7 +195,8 @@ class OpenShard:
 
     def _footer(self) -> dict[bytes, bytes]:
         identity = self.identity
-        return {
+        canary = {KEY_CANARY: identity.canary.encode()} if identity.canary else {}
+        return canary | {
             KEY_VERSION: identity.version.encode(),
             KEY_FINGERPRINT: orjson.dumps(identity.fingerprint),
             KEY_SHARD: identity.name.encode(),

@@ -74,7 +74,7 @@ class _Finder:
         config, subject = self._config, self._subject
         run = None if config.run_ledger is None else read_run_state(config.run_ledger)
         if run is not None and run.run is not None:
-            subject.schema = schema_of_run(run.run, str(config.run_ledger))
+            subject.schema = schema_of_run(run.run, str(config.run_ledger), run.accepted)
             subject.never_marked = bool(run.commits) and not run.marked
         folder = config.consolidated or config.merged_into
         merge = None if folder is None else self._merge_of(folder)

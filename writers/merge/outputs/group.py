@@ -27,6 +27,7 @@ from writers.parquet.merge_schema import Matcher, MergeSchema
 from writers.parquet.opening import check_committed
 from writers.proof.digests import MASK
 from writers.shards.schema import (
+    KEY_CANARY,
     KEY_EPOCH,
     KEY_FINGERPRINT,
     KEY_ID_TYPE,
@@ -213,4 +214,6 @@ def merge_footer(said: dict[str, Any], schema: MergeSchema, lines: dict[str, Any
     }
     if schema.fingerprint is not None:
         footer[KEY_FINGERPRINT] = orjson.dumps(schema.fingerprint)
+    if schema.canaries:
+        footer[KEY_CANARY] = schema.canaries[0].encode()
     return footer

@@ -84,7 +84,7 @@ def find_inputs(config: MergeConfig, state: MergeState, run: RunState | None) ->
             config.source, FileAccess(config.cold), run, earlier_inputs(config.target, state).names
         )
         assert run.run is not None  # read_run_state has seen to it
-        schema: MergeSchema | None = schema_of_run(run.run, str(config.run_ledger))
+        schema: MergeSchema | None = schema_of_run(run.run, str(config.run_ledger), run.accepted)
     else:
         listed = list_folder(config.source, config.target)
         listing, merged = without_earlier(config.source, config.target, state, listed)
