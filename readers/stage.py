@@ -139,6 +139,7 @@ class Reader:
         self._batches = 0
         self._ring_wait_s = 0.0
         self._source_wait_s = 0.0
+        self._pause_wait_s = 0.0
         self._read = 0  # published, waiting in the window, or refused
         self._stop = False
         self._has_told_stopped = False
@@ -277,7 +278,9 @@ class Reader:
         number = None
         while number is None and not self._poll_commands():
             if self._paused:
+                paused_s = time.monotonic()
                 self._context.wait(_IDLE_WAIT_S)
+                self._pause_wait_s += time.monotonic() - paused_s
                 continue
             self._context.wait(_IDLE_WAIT_S, self._context.documents_free.read_fd)
             number = self._context.documents_free.take()
@@ -334,6 +337,7 @@ class Reader:
             characters=self._lengths.characters,
             lengths=self._lengths.sparse(),
             cpu_s=time.process_time(),
+            pause_wait_s=round(self._pause_wait_s, 3),
             estimate=None if self._estimate is None else self._estimate.n_rows,
             last_error=self._outage.last_error,
             truncated=self._screening.n_truncated,

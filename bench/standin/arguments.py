@@ -18,7 +18,7 @@ _HELP = {
     "ports": "ports: 18080, a range 18080-18083, a list 0,0 (0: any free port)",
     "speeds": "one speed factor per port, for example 1,1,2,4",
     "tokenizer": "of the canned backend: rule (4 characters a token), or minilm (a real one)",
-    "dialect": "1.9 or 1.8",
+    "dialect": "of TEI 1.9 or 1.8, or vllm",
     "prompts": "NAME=TEXT, repeatable",
     "faults": "KIND:NAME=VALUE,..., repeatable; see bench/standin/faults/script.py",
 }
@@ -57,7 +57,8 @@ def parse_speeds(text: str) -> tuple[float, ...]:
 _EXAMPLES = """Examples:
   engine serve --backend canned --ports 18080-18083
   engine serve --backend sim --ports 18080-18083 --speeds 1,1,2,4 --fault status:code=503,every=50
-  engine serve --backend minilm --ports 18080-18083"""
+  engine serve --backend minilm --ports 18080-18083
+  engine serve --dialect vllm --backend sim --ports 18080"""
 
 
 def parse_arguments(arguments: Sequence[str], prog: str = "python -m bench.standin") -> StandinConfig:

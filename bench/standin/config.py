@@ -13,15 +13,16 @@ BACKENDS = ("canned", "sim", "minilm")
 
 
 class Dialect(str, enum.Enum):
-    """Which generation of the server's error codes and permit rules is spoken."""
+    """Which server is played: a generation of TEI's error codes and permit rules, or vLLM."""
 
     V1_8 = "1.8"
     V1_9 = "1.9"
+    VLLM = "vllm"
 
     @property
     def version(self) -> str:
-        """Return the full version that `/info` reports."""
-        return {"1.8": "1.8.3", "1.9": "1.9.3"}[self.value]
+        """Return the full version that `/info` reports, or `/version` of vLLM."""
+        return {"1.8": "1.8.3", "1.9": "1.9.3", "vllm": "0.11.0"}[self.value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,13 +21,14 @@ from bench.standin.backends.minilm import MiniLmBackend, MiniLmEngine
 from bench.standin.backends.minilm_model import model_folder
 from bench.standin.backends.minilm_tokenizer import MiniLmTokenizer
 from bench.standin.backends.sim import SimBackend
-from bench.standin.config import StandinConfig
+from bench.standin.config import Dialect, StandinConfig
 from bench.standin.http.connection import Connection, Request, Response
 from bench.standin.http.listener import Listener
 from bench.standin.http.loop import Loop
 from bench.standin.server import control
 from bench.standin.server.routes import Routes
 from bench.standin.server.server import Server
+from bench.standin.server.vllm import VllmRoutes
 from engine.errors import ConfigError
 
 _PARENT_CHECK_S = 1.0
@@ -81,9 +82,10 @@ class _Process:
 
     def open(self) -> Ready:
         """Listen everywhere."""
+        routes = VllmRoutes if self._config.dialect is Dialect.VLLM else Routes
         for server, port in zip(self.servers, self._config.ports, strict=True):
             try:
-                server.open(port, Routes(server).serve)
+                server.open(port, routes(server).serve)
             except OSError as error:
                 raise ConfigError(
                     f"cannot listen on {self._config.host}:{port} ({error.strerror}); choose another port, or 0."

@@ -16,6 +16,8 @@ from bench.tuner.report.plot import require_plotting, write_png
 from bench.tuner.report.tuned import Tuned, TunedServer, servers_of, write_tuned
 from bench.tuner.texts.files import MAX_TEXTS, read_texts
 from bench.tuner.tuning import Outcome, Tuning, TuningPlan
+from commands.bench import against
+from commands.bench.against import Comparison, agreement_between, secrets_of_both
 from commands.composition.servers import client_settings
 from commands.options.secrets import RunSecrets
 from commands.terminal.phrases import by_reason
@@ -47,6 +49,7 @@ class BenchConfig:
         texts: File with texts, or None to sample the collection.
         out: The file for `engine run --tuned`.
         plot: The PNG, or None.
+        against: URLs of a second fleet to compare with, or none.
     """
 
     run: RunConfig
@@ -54,6 +57,7 @@ class BenchConfig:
     texts: Path | None
     out: Path
     plot: Path | None
+    against: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +69,14 @@ class BenchResult:
         exit_code: The command's.
         written: Files that were written.
         sentence: Why it ended early, or None.
+        comparison: With the second fleet, if there is one.
     """
 
     outcome: Outcome
     exit_code: Exit
     written: tuple[Path, ...] = ()
     sentence: str | None = None
+    comparison: Comparison | None = None
 
 
 def find_operating_point(config: BenchConfig, secrets: RunSecrets) -> BenchResult:
@@ -83,10 +89,12 @@ def find_operating_point(config: BenchConfig, secrets: RunSecrets) -> BenchResul
         SinkError: a file cannot be written.
     """
     settings, texts = prepare(config, secrets)
-    fleet = examine(settings)
-    for warning in fleet.warnings:
-        _log.warning("%s", warning)
-    return write_down(config, _tune(config, fleet, settings, texts))
+    fleet = _examined(settings)
+    rival = _rival(config, secrets) if config.against else None
+    result = _tune(config, fleet, settings, texts)
+    if rival is not None and result.exit_code is Exit.DONE:
+        result = _compared(config, (fleet, settings), rival, result, texts)
+    return write_down(config, result)
 
 
 def prepare(config: BenchConfig, secrets: RunSecrets) -> tuple[ClientSettings, list[str]]:
@@ -99,7 +107,8 @@ def prepare(config: BenchConfig, secrets: RunSecrets) -> tuple[ClientSettings, l
     if config.plot is not None:
         _require_folder("--plot", config.plot)
         require_plotting()
-    settings = client_settings(config.run, secrets)
+    mine, _ = secrets_of_both(secrets.servers, len(config.run.servers.urls), len(config.against))
+    settings = client_settings(config.run, dataclasses.replace(secrets, servers=mine))
     if config.texts is not None:
         texts = read_texts(config.texts, config.plan.tune.seed)
     else:
@@ -123,6 +132,38 @@ def write_down(config: BenchConfig, result: BenchResult, server: TunedServer | N
     if result.outcome.findings.chosen is None:
         return dataclasses.replace(result, exit_code=Exit.NO_OPERATING_POINT, written=written)
     return dataclasses.replace(result, written=(*written, *_write_tuned(config.out, result.outcome, server)))
+
+
+def _examined(settings: ClientSettings) -> Fleet:
+    """The doctor's word on a fleet; what it warns of is logged."""
+    fleet = examine(settings)
+    for warning in fleet.warnings:
+        _log.warning("%s", warning)
+    return fleet
+
+
+def _rival(config: BenchConfig, secrets: RunSecrets) -> tuple[Fleet, ClientSettings]:
+    """The fleet to compare with, examined before time is spent on either."""
+    servers = dataclasses.replace(config.run.servers, urls=config.against)
+    _, theirs = secrets_of_both(secrets.servers, len(config.run.servers.urls), len(config.against))
+    settings = client_settings(
+        dataclasses.replace(config.run, servers=servers), dataclasses.replace(secrets, servers=theirs)
+    )
+    return _examined(settings), settings
+
+
+def _compared(
+    config: BenchConfig,
+    first: tuple[Fleet, ClientSettings],
+    rival: tuple[Fleet, ClientSettings],
+    result: BenchResult,
+    texts: list[str],
+) -> BenchResult:
+    """The result with the second fleet beside it, tuned with the same texts."""
+    other = _tune(config, *rival, texts)
+    agreement = agreement_between(first, rival, result.outcome) if other.exit_code is Exit.DONE else None
+    comparison = Comparison(outcome=other.outcome, agreement=agreement)
+    return dataclasses.replace(result, comparison=comparison, exit_code=other.exit_code, sentence=other.sentence)
 
 
 def _tune(config: BenchConfig, fleet: Fleet, settings: ClientSettings, texts: list[str]) -> BenchResult:
@@ -251,7 +292,8 @@ def _write_plot(path: Path | None, outcome: Outcome) -> tuple[Path, ...]:
 
 def as_text(result: BenchResult) -> str:
     """Table, curve, verdict, and what was written."""
-    lines = [report.as_text(result.outcome)]
+    compared = result.comparison
+    lines = [report.as_text(result.outcome) if compared is None else against.as_text(result.outcome, compared)]
     lines += [f"Wrote {path}." for path in result.written]
     return "\n".join(lines)
 
@@ -260,6 +302,7 @@ def as_dict(result: BenchResult) -> dict[str, Any]:
     """The same for a program."""
     return {
         **report.as_dict(result.outcome),
+        **({} if result.comparison is None else against.as_dict(result.outcome, result.comparison)),
         "written": [str(path) for path in result.written],
         "exit": int(result.exit_code),
     }

@@ -23,6 +23,7 @@ app = typer.Typer()
         "engine bench --collection tweets --batch-sizes 16,32 --json",
         "engine bench --serve --backend tei --model BAAI/bge-base-en-v1.5 --texts texts.jsonl \\\n"
         "      --server-flags 'max-batch-tokens=8192,16384,32768 dtype=float16,float32'",
+        "engine bench --texts texts.jsonl --tei-urls http://localhost:18080 --against http://localhost:8000",
         "engine bench pipeline --compare",
     ),
 )
@@ -48,6 +49,10 @@ def bench(
         option("server-flags", "Tune the servers too: FLAG=VALUE,VALUE,... of each flag to try, with blanks between."),
     ] = None,
     hot_dir: shared.HotDir = Path("hot"),
+    against: Annotated[
+        str | None,
+        option("against", "URLs of a second fleet: tuned with the same texts, and compared with --tei-urls."),
+    ] = None,
     texts: Annotated[
         Path | None, path_option("texts", "One text a line, or .jsonl with `text` [default: sample the collection].")
     ] = None,
@@ -152,6 +157,7 @@ def bench(
         texts=texts,
         out=out,
         plot=plot,
+        against=listed(against),
     )
     all_secrets = RunSecrets(
         mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file),

@@ -111,6 +111,7 @@ class ServerEmbedder:
         )
         self._dim = fleet.dim
         self._batch_size = fleet.batch_size
+        self._timeout_s = server.facts.timeout_s(fleet.batch_size, _REQUEST_TIMEOUT_S)
         self._prompt = settings.prompt or ""
 
     def __call__(self, texts: list[str], /) -> npt.NDArray[np.float32]:
@@ -157,7 +158,7 @@ class ServerEmbedder:
 
     def _ask(self, batch: list[str], rows: npt.NDArray[np.float32]) -> Failure | None:
         """One request; its vectors are in `rows` when nothing failed."""
-        self._requester.submit([orjson.dumps(batch)], len(batch), timeout_s=_REQUEST_TIMEOUT_S)
+        self._requester.submit([orjson.dumps(batch)], len(batch), timeout_s=self._timeout_s)
         completion = self._completion()
         if completion.failure is None:
             completion.decode_into(rows)

@@ -36,6 +36,7 @@ def client_settings(config: RunConfig, secrets: RunSecrets) -> ClientSettings:
         dimensions=servers.dimensions,
         normalize=servers.normalize,
         truncate=servers.truncate,
+        half=config.sink.vector_type == "float16",
         keep_text=config.sink.keep_text,
         api_keys=keys_for(servers.urls, secrets.servers),
         headers=secrets.servers.headers,

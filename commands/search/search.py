@@ -23,7 +23,8 @@ from engine.records import Fingerprint
 from gpu_clients.servers.doctor import examine
 from gpu_clients.settings import ClientSettings
 from writers.parquet.access import FileAccess
-from writers.parquet.merge_schema import MergeSchema, canary_differences
+from writers.parquet.canary import canary_differences
+from writers.parquet.merge_schema import MergeSchema
 from writers.search.exact import Hit, nearest
 from writers.search.lookup import find_row, values_of
 from writers.verify.config import Findings, VerifyConfig

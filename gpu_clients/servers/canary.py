@@ -68,11 +68,19 @@ def long_text(characters: int) -> str:
     return (_PARAGRAPH * (characters // len(_PARAGRAPH) + 1))[:characters].rstrip()
 
 
-def canary_body(arrangement: Arrangement, max_input_length: int | None) -> tuple[bytes, int]:
-    """The JSON array of texts of an arrangement, and their number."""
+def canary_bodies(
+    arrangement: Arrangement, max_input_length: int | None, most_texts: int | None
+) -> list[tuple[bytes, int]]:
+    """The JSON array of texts of an arrangement, and their number; several for a server that takes fewer at a time.
+
+    Args:
+        most_texts: Texts that a request may hold, None when any number may.
+    """
     texts = canary_texts(max_input_length)
     chosen = [texts[position] for position in _TEXTS[arrangement]]
-    return orjson.dumps(chosen), len(chosen)
+    size = max(1, min(len(chosen), most_texts or len(chosen)))
+    parts = [chosen[at : at + size] for at in range(0, len(chosen), size)]
+    return [(orjson.dumps(part), len(part)) for part in parts]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import ConfigError, ServersUnavailable, SeveralBackends
 from engine.records import Fingerprint
+from gpu_clients.errors import FailureKind
 from gpu_clients.http.address import Address
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.polling import Poller
@@ -25,6 +26,7 @@ from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.soundness import MIN_COSINE
 
 REQUEST_TIMEOUT_S = 20.0
+_ADDRESSES_OF_LOCALHOST = ("127.0.0.1", "::1")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _FLASH_MODEL_WORDS = ("bert", "bge", "e5", "gte", "nomic", "jina", "qwen", "mistral", "minilm")
 
@@ -175,7 +177,7 @@ def _interview(
 ) -> list[ServerReport]:
     """Drive the examination of every server, all at once."""
     addresses = [Address.parse(url) for url in settings.urls]
-    places = [(address.host, address.port, address.base) for address in addresses]
+    places = [place for address in addresses for place in _places(address)]
     if len(set(places)) != len(places):
         raise ConfigError(f"--tei-urls names one server twice: {', '.join(settings.urls)}")
     poller = Poller()
@@ -197,6 +199,16 @@ def _interview(
     return [_report(url, probe.outcome, settings) for url, probe in zip(settings.urls, probes, strict=True)]
 
 
+def _places(address: Address) -> list[tuple[str, int, str]]:
+    """Where a server is; `localhost` is at each of two addresses, of which either may stand in another URL.
+
+    Other names are not looked up: those of several servers may lead to one proxy, which tells them apart by the name.
+    """
+    host = address.host.lower().rstrip(".").strip("[]")
+    hosts = _ADDRESSES_OF_LOCALHOST if host == "localhost" else (host,)
+    return [("127.0.0.1" if host == "0.0.0.0" else host, address.port, address.base) for host in hosts]
+
+
 def _report(url: str, outcome: Examination | ProbeFailed | None, settings: ClientSettings) -> ServerReport:
     assert outcome is not None  # every probe has come to its end
     if isinstance(outcome, Examination):
@@ -206,7 +218,10 @@ def _report(url: str, outcome: Examination | ProbeFailed | None, settings: Clien
         raise SeveralBackends(f"{url} cannot be used: {outcome.failure.detail}") from outcome
     if outcome.misconfigured:
         raise ConfigError(f"{url} cannot be used: {outcome.failure.detail}") from outcome
-    return ServerReport(url=url, reachable=False, trouble=outcome.failure.detail)
+    detail = outcome.failure.detail
+    if outcome.failure.kind is FailureKind.TIMEOUT:
+        detail = f"it takes connections and does not answer: it hangs, or is still loading its model ({detail})"
+    return ServerReport(url=url, reachable=False, trouble=detail)
 
 
 def _refuse_differences(alive: list[tuple[ServerReport, Examination]]) -> None:
@@ -268,7 +283,8 @@ def _server_warnings(facts: ServerFacts, settings: ClientSettings) -> list[str]:
         if numbers and numbers < (1, 9):
             warnings.append(f"TEI {facts.version} can abort under load and can hang on over-long texts (fixed in 1.9)")
         name = facts.model_id.lower()
-        if facts.dtype == "float32" and "gemma" not in name and any(word in name for word in _FLASH_MODEL_WORDS):
+        on_gpu = facts.max_batch_requests is None  # on a CPU a GPU batch has 4 or 8 texts
+        if on_gpu and facts.dtype == "float32" and any(word in name for word in _FLASH_MODEL_WORDS):
             warnings.append("dtype float32 turns flash attention off on a GPU: float16 is much faster for this model")
     if facts.auto_truncate is None and facts.kind == "openai" and settings.truncate:
         warnings.append(

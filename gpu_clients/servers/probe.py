@@ -20,8 +20,9 @@ from gpu_clients.http.client import HttpClient
 from gpu_clients.http.connection import Exchange
 from gpu_clients.server_facts import OPENAI_BASE, EmbedOptions, ServerFacts
 from gpu_clients.servers.canary import Arrangement, Canary
-from gpu_clients.servers.canary_request import UNKNOWN_DIM, embed_canary
+from gpu_clients.servers.canary_request import UNKNOWN_DIM, embed_canary, raw_if_it_can
 from gpu_clients.servers.identity import BASES, identify
+from gpu_clients.servers.measured.frontend import FrontendCost, measure_frontend
 from gpu_clients.servers.measured.neighbours import Neighbours, measure_neighbours
 from gpu_clients.servers.measured.padding import QUICK_S, measure_padding
 from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit, read_json
@@ -43,6 +44,7 @@ class Examination:
         canary: Its vectors of the canary texts.
         pads: Whether its GPU batches are padded to the longest text; None when not measured, or not clear.
         neighbours: Whether long texts' vectors hang on their neighbours; None when not measured.
+        frontend: What a text costs its HTTP side and its model; only of vLLM, None when not measured.
         warnings: Sentences for the user.
     """
 
@@ -52,6 +54,7 @@ class Examination:
     canary: Canary
     pads: bool | None = None
     neighbours: Neighbours | None = None
+    frontend: FrontendCost | None = None
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -63,6 +66,8 @@ class LongTexts(enum.Enum):
     CLOSELY = "closely"
 
 
+SLOW_TEXT_S = 0.25
+"""A server that takes longer for a long text gets longer deadlines, and canaries less often."""
 _CANARY_TOKENS = (None, 256, 64)
 """Canary texts get shorter until a server takes them that does not say how long a text may be."""
 _MAY_BE_TOO_LONG = (FailureKind.REJECTED, FailureKind.PAYLOAD, FailureKind.TOO_LONG, FailureKind.BACKEND)
@@ -95,6 +100,8 @@ def examine_server(
         if not warnings or not error.misconfigured:
             raise
         raise misfit(f"{error.failure.detail}; {warnings[0]}") from error
+    if facts.is_vllm:
+        facts = yield from raw_if_it_can(facts, options, mixed)
     facts = _note_length(facts, mixed, options, warnings)
     route = choose_route(facts, options)
     if route.scale:
@@ -104,7 +111,10 @@ def examine_server(
         raise misfit("the server gives the same vector for different texts")
     began_s = time.monotonic()
     equal, _ = yield from embed_canary(route, Arrangement.EQUAL, facts, mixed.shape[1])
-    is_quick = time.monotonic() - began_s < QUICK_S
+    took_s = time.monotonic() - began_s
+    is_quick = took_s < QUICK_S
+    if took_s > 2 * SLOW_TEXT_S:
+        facts = dataclasses.replace(facts, seconds_a_text=round(took_s / 2, 2))
     _check_sound(equal, options)
     seen = {Arrangement.MIXED: mixed, Arrangement.EQUAL: equal}
     yield from look_again(server_kind, options, facts, route, seen)
@@ -135,6 +145,9 @@ def examine_server(
                 f"{neighbours.cosine:.4f}), as with TEI's Gemma3 beyond half of its window: a run keeps such texts "
                 "apart as far as it can (docs/servers.md)"
             )
+    frontend = None
+    if facts.is_vllm and with_padding and is_quick:
+        frontend = yield from measure_frontend(route, mixed.shape[1])
     return Examination(
         facts=facts,
         route=route,
@@ -142,6 +155,7 @@ def examine_server(
         canary=canary,
         pads=pads,
         neighbours=neighbours,
+        frontend=frontend,
         warnings=tuple(warnings),
     )
 
@@ -175,7 +189,7 @@ class ServerProbe:
                 request.method,
                 request.path,
                 request.body,
-                deadline_s=now_s + self._timeout_s,
+                deadline_s=now_s + self._timeout_s * request.n_timeouts,
                 max_body_bytes=request.max_body_bytes,
                 fresh=request.fresh,
             )

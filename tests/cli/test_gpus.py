@@ -20,6 +20,7 @@ from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from commands.run.report import as_text
 from engine.config import RunConfig
 from engine.telemetry.panel import _panel
+from engine.telemetry.status import read_status
 from tests.crash.job import DIM, MODEL, Job, finish
 from tests.parts.gpus import engine_with_gpus, fake_gpus, write_gpus
 
@@ -75,13 +76,15 @@ def test_a_run_says_what_the_gpus_of_its_servers_did_while_it_goes_on_and_at_its
     assert doctor.code == 0, doctor.err
     assert "GPU 0 (NVIDIA Fake 24GB): 97% busy, 6.0 of 24.0 GiB, 310 of 350 W, 71 C, throttled: heat" in doctor.out
     assert f"warning: GPU 0 of {fleet.urls[1]} runs slower than it could (heat)" in doctor.out
+    for port in fleet.ports:
+        fleet.control(port, slow_factor=20.0)  # until its GPUs have been seen
     run = call(job, file, "run", "--json", "--batch-size", "8")
-    live: dict[str, Any] = {"gpus": []}
-    while not any(gpu["server"] for gpu in live["gpus"]):
+    while not any(gpu["server"] for gpu in (read_status(job.folders.status) or {}).get("gpus", [])):
         assert run.poll() is None, "no GPU was ever matched"
-        time.sleep(0.1)
-        status = finish(call(job, file, "status", "--json"))
-        live = json.loads(status.out) if status.code == 0 else live
+        time.sleep(0.05)
+    live = json.loads(finish(call(job, file, "status", "--json")).out)
+    for port in fleet.ports:
+        fleet.control(port, slow_factor=0.1)
     assert [gpu["server"] for gpu in live["gpus"]] == [fleet.urls[1], fleet.urls[0], None]
     done = finish(run)
     assert done.code == 0, done.err

@@ -179,8 +179,8 @@ def test_the_tuner_finds_a_point_on_it(llama: Llama, tmp_path: Path) -> None:
     texts.write_text("\n".join(" ".join(text.split()) for text in tweets.texts()[:300]), encoding="utf-8")
     done = subprocess.run(
         python(
-            *("cli", "bench", "--json", "--tei-urls", llama.url, "--texts", str(texts), "--batch-sizes", "4,16"),
-            *("--seconds", "1", "--max-seconds", "15", "--out", str(tmp_path / "tuned.toml")),
+            *("cli", "bench", "--json", "--tei-urls", llama.url, "--texts", str(texts), "--batch-sizes", "4,8"),
+            *("--seconds", "10", "--max-seconds", "90", "--out", str(tmp_path / "tuned.toml")),
         ),
         capture_output=True,
         text=True,

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from writers.shards.schema import KEY_CANARY
+
 MIN_COSINE = 0.999
 """As between servers at a start."""
 
@@ -22,6 +24,20 @@ def strangeness(theirs: str, known: Iterable[str]) -> float | None:
     """The cosine with the nearest of the known canaries when that is too low; None when it is not, or not known."""
     cosines = [cosine for one in known if (cosine := lowest_cosine(one, theirs)) is not None]
     return None if not cosines or max(cosines) >= MIN_COSINE else max(cosines)
+
+
+def canary_differences(theirs: str, known: tuple[str, ...]) -> list[str]:
+    """A phrase when the vectors of the canary texts are others than all that are known."""
+    cosine = strangeness(theirs, known)
+    if cosine is None:
+        return []
+    return [f"the servers' vectors of the canary texts are others (cosine {cosine:.4f}, expected {MIN_COSINE})"]
+
+
+def canaries_of(pairs: dict[bytes, bytes]) -> tuple[str, ...]:
+    """What a footer holds; empty when it says nothing."""
+    said = pairs.get(KEY_CANARY, b"").decode(errors="replace")
+    return (said,) if said else ()
 
 
 def lowest_cosine(mine: str, theirs: str) -> float | None:

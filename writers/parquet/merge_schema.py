@@ -22,7 +22,7 @@ from engine.errors import ConfigError, DamageError, FingerprintMismatch
 from engine.memory.ids import IdType
 from engine.records import Fingerprint
 from writers.parquet.arrow_types import element_of, is_vector, n_leaves, without_views
-from writers.parquet.canary import MIN_COSINE, strangeness
+from writers.parquet.canary import canaries_of, canary_differences
 from writers.parquet.opening import footer_of
 from writers.shards.schema import EMBEDDING, ID, KEY_CANARY, KEY_FINGERPRINT, KEY_ID_TYPE, ShardSchema
 
@@ -128,14 +128,6 @@ def fingerprint_differences(mine: dict[str, Any] | None, theirs: dict[str, Any] 
     return Fingerprint.from_dict(mine).differences(Fingerprint.from_dict(theirs))
 
 
-def canary_differences(theirs: str, known: tuple[str, ...]) -> list[str]:
-    """A phrase when the vectors of the canary texts are others than all that are known."""
-    cosine = strangeness(theirs, known)
-    if cosine is None:
-        return []
-    return [f"the servers' vectors of the canary texts are others (cosine {cosine:.4f}, expected {MIN_COSINE})"]
-
-
 def schema_of_run(run: dict[str, Any], ledger: str, accepted: Iterable[dict[str, Any]] = ()) -> MergeSchema:
     """The schema that a run's RUN record names.
 
@@ -195,13 +187,8 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
         vector_source=vector_source,
         fingerprint=_fingerprint(name, pairs),
         described_by=name,
-        canaries=_canaries(pairs),
+        canaries=canaries_of(pairs),
     )
-
-
-def _canaries(pairs: dict[bytes, bytes]) -> tuple[str, ...]:
-    said = pairs.get(KEY_CANARY, b"").decode(errors="replace")
-    return (said,) if said else ()
 
 
 def _fingerprint(name: str, pairs: dict[bytes, bytes]) -> dict[str, Any] | None:
@@ -312,7 +299,7 @@ class Matcher:
         said = (pairs.get(KEY_ID_TYPE), pairs.get(KEY_FINGERPRINT), pairs.get(KEY_CANARY))
         if said not in self._passed_pairs:
             _check_footer(name, pairs, self.schema, self._canaries)
-            self._canaries = self._canaries or _canaries(pairs)  # the first file that has one speaks for those without
+            self._canaries = self._canaries or canaries_of(pairs)  # the first that has one speaks for those without
             if len(self._passed_pairs) < _REMEMBERED:
                 self._passed_pairs.add(said)
 
@@ -348,7 +335,7 @@ def _check_footer(name: str, pairs: dict[bytes, bytes], schema: MergeSchema, can
     if said is not None and said is not schema.id_type:
         raise _misfit(name, schema, [f"id type {said.value} is not {schema.id_type.value}"])
     differences = fingerprint_differences(schema.fingerprint, _fingerprint(name, pairs))
-    for theirs in _canaries(pairs):
+    for theirs in canaries_of(pairs):
         differences += canary_differences(theirs, canaries)
     if differences:
         raise FingerprintMismatch(

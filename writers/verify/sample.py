@@ -95,13 +95,13 @@ def check_sample(
 
 
 def _longest(
-    places: list[tuple[str, int]], schema: MergeSchema, documents: Documents, most: int, access: FileAccess
+    places: list[tuple[str, int]], schema: MergeSchema, documents: Documents, most: int, files: FileAccess
 ) -> list[tuple[str, int]]:
     """The rows among some (path, row) whose documents have the longest texts."""
     lengths: list[tuple[int, tuple[str, int]]] = []
     for start in range(0, len(places) if most else 0, _BATCH_ROWS):
         part = places[start : start + _BATCH_ROWS]
-        texts = documents.texts(ids_at(part, schema, access))
+        texts = documents.texts(ids_at(part, schema, files))
         lengths += [(len(text), place) for text, place in zip(texts, part, strict=True) if text is not None]
     return [place for _, place in heapq.nlargest(most, lengths)]
 

@@ -55,6 +55,7 @@ class EmbedRequest:
     base64: bool = False
     parts: list[int] = field(default_factory=list)
     """Inputs of each part that is answered apart, where a request has several."""
+    raw: str | None = None  # number type of an answer in raw bytes
 
 
 def error_response(error: ApiError, *, openai: bool) -> Response:
@@ -77,8 +78,8 @@ def empty(status: int, headers: bytes = b"") -> Response:
 
 
 def validation_status(dialect: Dialect) -> int:
-    """Return the status of every validation error: 422 since 1.9, 413 before."""
-    return 422 if dialect is Dialect.V1_9 else 413
+    """Return the status of every validation error: 422 since 1.9, 413 before; 400 of vLLM."""
+    return {Dialect.V1_9: 422, Dialect.V1_8: 413, Dialect.VLLM: 400}[dialect]
 
 
 def validation(message: str, dialect: Dialect) -> ApiError:

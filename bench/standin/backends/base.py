@@ -66,6 +66,10 @@ class Backend(Protocol):
     def prepared(self, n_rows: int, *, base64: bool, openai: bool) -> Block | None:
         """Return a ready-made run of `n_rows` encoded rows (the inside of the array), if there is one."""
 
+    def prepared_halves(self, n_rows: int) -> Block | None:
+        """Return a ready-made run of `n_rows` rows as float16 bytes, if there is one."""
+        return None
+
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[tokens.Token]:
         """Return the tokens of `text`, not truncated."""
 

@@ -39,6 +39,7 @@ class CannedBackend(Backend):
         self.dim = dim
         self._max_input_length = max_input_length
         self._rows = numbered_rows(model_id, 32, dim)
+        self._halves = self._rows.astype("<f2")
         self._prepared: dict[tuple[bool, bool], _Prepared] = {}
 
     def submit(self, job: Job) -> None:
@@ -59,6 +60,12 @@ class CannedBackend(Backend):
         if found is None:
             found = self._encode(base64=base64, openai=openai)
         return found.joined[: found.ends[n_rows - 1]]
+
+    def prepared_halves(self, n_rows: int) -> Block | None:
+        self._grow(n_rows)
+        if len(self._halves) != len(self._rows):
+            self._halves = self._rows.astype("<f2")
+        return self._halves[:n_rows].data.cast("B")
 
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[tokens.Token]:
         if self._tokenizer is not None:
@@ -83,6 +90,7 @@ class CannedBackend(Backend):
         self.model_id = model_id
         self._prepared.clear()
         self._rows = numbered_rows(model_id, len(self._rows), self.dim)
+        self._halves = self._rows.astype("<f2")
 
     def metrics(self) -> dict[str, float]:
         return {}

@@ -43,8 +43,7 @@ class Exchange:
         server = self._server
         counters = server.counters
         counters.embed_requests += 1
-        wanted = self._purpose.read(messages.fields_of(self._request, self._purpose.schema))
-        self._wanted = wanted
+        self._wanted = wanted = self._parsed()
         inputs = wanted.inputs
         n_inputs = len(inputs)
         counters.inputs += n_inputs
@@ -66,6 +65,9 @@ class Exchange:
         else:
             counters.answered_429 += 1
             self._refuse(messages.OVERLOADED, "overloaded")
+
+    def _parsed(self) -> messages.EmbedRequest:
+        return self._purpose.read(messages.fields_of(self._request, self._purpose.schema))
 
     # -- permits ---------------------------------------------------------------------------------------
 
@@ -122,7 +124,7 @@ class Exchange:
         truncate = wanted.truncate
         job = Job(
             inputs=wanted.inputs,
-            truncate=server.config.truncates_by_default if truncate is None else truncate,
+            truncate=self._truncates_by_default if truncate is None else truncate,
             left=wanted.left,
             prompt=server.default_prompt if wanted.prompt_name is None else server.prompts[wanted.prompt_name],
             dimensions=wanted.dimensions,
@@ -135,6 +137,10 @@ class Exchange:
         self._job = job
         server.metrics.count("te_embed_count", len(wanted.inputs))
         server.backend.submit(job)
+
+    @property
+    def _truncates_by_default(self) -> bool:
+        return self._server.config.truncates_by_default
 
     def _problem(self) -> ApiError | None:
         server, wanted = self._server, self._wanted
@@ -179,7 +185,8 @@ class Exchange:
             inference_s=job.inference_s,
         )
         server.metrics.observe_lengths(job.n_tokens)
-        answer = Answer(job, self._wanted, server.model_json, total_s)
+        has_account = server.config.dialect is not Dialect.VLLM
+        answer = Answer(job, self._wanted, server.model_json, total_s, has_account=has_account)
         if self._purpose.answer is not None:
             server.answer(self._connection, self._purpose.answer(answer, server.backend), self.fired)
             return
@@ -188,7 +195,9 @@ class Exchange:
             return
         assert job.rows is not None
         damaging = [fault for fault in self.fired if fault.kind in damage.KINDS]
-        if damaging:
+        if damaging and self._wanted.raw is not None:
+            response = answer.of_raw(damage.damaged_raw(job.rows, damaging, server.previous_rows))
+        elif damaging:
             wire = damage.damaged_rows(
                 job.rows,
                 damaging,

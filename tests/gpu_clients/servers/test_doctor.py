@@ -255,7 +255,7 @@ def test_servers_too_quick_to_measure_leave_it_open_whether_they_pad() -> None:
         assert examine(settings).pads is None, "not asked for"
 
 
-@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize("dialect", [Dialect.V1_8, Dialect.V1_9])
 @pytest.mark.parametrize("truncate", [True, False])
 def test_the_route_follows_what_is_wanted(dialect: Dialect, truncate: bool) -> None:
     with StandinFleet(dataclasses.replace(SIM, dialect=dialect)) as fleet:
