@@ -19,6 +19,9 @@ from engine.records import RETWEETED_VALUES
 MAX_BATCH_SIZE = 4096
 MIN_RING_BYTES = 16 << 20
 MAX_LIMIT = 1 << 62
+FILES_DATABASE = "files"
+"""What stands in place of a database in the names of a run that reads files."""
+
 MAX_OBJECT_BYTES = 2 << 30
 """Of a shard on a store: it may get larger than it is meant to by a row group."""
 _QUEUE_FIELDS = ("_id", "lang", "classified", "retweeted")
@@ -92,6 +95,9 @@ class SourceConfig:
         columns: Further fields carried into Parquet.
         scan: `queue` for the partial index, `id` for `_id` order over the whole collection.
         retweeted: Which value of a document's `retweeted` counts: `null` (or missing), `false` or `any`.
+        files: A folder or glob of files that is read instead of MongoDB, or None. Then `database` is `files`,
+            `collection` the name of the data set, and nothing is marked.
+        id_field: Field of the files' documents that becomes `_id`; None for the file and the row.
     """
 
     database: str = "twitter_data"
@@ -104,10 +110,22 @@ class SourceConfig:
     scan: str = "queue"
     mark: bool = True
     retweeted: str = "null"
+    files: str | None = None
+    id_field: str | None = None
+
+    @classmethod
+    def of_files(cls, source: str, name: str, **options: Any) -> SourceConfig:
+        """A folder, glob or file as the source.
+
+        Args:
+            name: What the data set is called in folders, ledger and summary.
+        """
+        return cls(files=source, database=FILES_DATABASE, collection=name, mark=False, **options)
 
     def __post_init__(self) -> None:
         for name in ("database", "collection", "done_field"):
-            check_folder_name(f"--{name.replace('_', '-')}", getattr(self, name))
+            option = "--name" if name == "collection" and self.files is not None else f"--{name.replace('_', '-')}"
+            check_folder_name(option, getattr(self, name))
         _one_of("scan", self.scan, ("queue", "id"))
         check_retweeted(self.retweeted)
         check_done_field(self.done_field)
@@ -120,6 +138,13 @@ class SourceConfig:
                 raise ConfigError(f"--columns names {column!r}; expected field names or dotted paths")
         if len(set(self.columns)) != len(self.columns):
             raise ConfigError(f"--columns is {','.join(self.columns)!r}; name each column once")
+        if self.files is not None:
+            self._check_files()
+            return
+        if self.id_field is not None:
+            raise ConfigError(
+                "--id-field names a field of files, but no --source is given; MongoDB's documents have _id"
+            )
         if self.done_field in (_root(self.text_field), *map(_root, self.columns)):
             raise ConfigError(
                 f"--done-field is {self.done_field!r}, which --text-field or --columns reads; "
@@ -132,6 +157,14 @@ class SourceConfig:
                 raise ConfigError(f"--filter is not JSON ({error.msg} at character {error.pos})") from error
             if not isinstance(parsed, dict):
                 raise ConfigError("--filter must be a JSON object, a MongoDB query in extended JSON")
+
+    def _check_files(self) -> None:
+        if self.id_field is not None and not all(self.id_field.split(".")):  # `_id.$oid` is one of a MongoDB export
+            raise ConfigError(f"--id-field is {self.id_field!r}; expected a field name or a dotted path")
+        narrowed = {"lang": bool(self.langs), "filter": self.filter is not None, "scan": self.scan != "queue"}
+        narrowed["retweeted"] = self.retweeted != "null"
+        for name in (name for name, is_given in narrowed.items() if is_given):
+            raise ConfigError(f"--{name} is about MongoDB's work queue, but --source names files: leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,17 +296,21 @@ class RunConfig:
     def options(self) -> dict[str, Any]:
         """The configuration under the names of the command's options, as it would stand in a TOML file."""
         source, servers, sink, limits = self.source, self.servers, self.sink, self.limits
-        values: dict[str, Any] = {
+        mongo: dict[str, Any] = {
             "database": source.database,
             "collection": source.collection,
-            "text_field": source.text_field,
-            "done_field": source.done_field,
             "lang": ",".join(source.langs) or None,
             "filter": source.filter,
-            "columns": ",".join(source.columns) or None,
             "scan": source.scan,
             "retweeted": source.retweeted,
             "no_mark": not source.mark,
+        }
+        files = {"source": source.files, "name": source.collection, "id_field": source.id_field}
+        values: dict[str, Any] = {
+            **(mongo if source.files is None else files),
+            "text_field": source.text_field,
+            "done_field": source.done_field,
+            "columns": ",".join(source.columns) or None,
             "tei_urls": ",".join(_without_credentials(url) for url in servers.urls),
             "batch_size": servers.batch_size,
             "concurrency": "auto" if servers.concurrency is None else str(servers.concurrency),

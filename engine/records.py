@@ -77,6 +77,8 @@ class ShardFacts:
         truncated: Rows flagged as truncated.
         sequences: Lowest and highest batch number in it.
         epoch: The start that wrote it.
+        positions: Which rows of its source it holds, as `writers.shards.positions` writes them; None for a source whose
+            documents are marked or known by their ids.
     """
 
     shard: str
@@ -90,6 +92,7 @@ class ShardFacts:
     truncated: int
     sequences: tuple[int, int]
     epoch: int
+    positions: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +102,7 @@ class Quarantined:
     Attributes:
         id: Its `_id` in canonical extended JSON; a plain decimal number for an int64 column.
         reason: One word: `empty`, `missing`, `not_text`, `invalid_unicode`, `too_long`, `rejected`, `tokenizer`,
-            `backend`, `unsound_vector`, `id_type`, `too_large`.
+            `backend`, `unsound_vector`, `id_type`, `too_large`, `unreadable`.
         detail: What was said about it.
         attempts: Requests that failed on it alone.
         text: The text, only when the user asked for it.

@@ -51,6 +51,8 @@ class ReaderSettings:
             `mark`.
         keep_text: Whether quarantine entries carry the text.
         max_outage_s: How long MongoDB may be away before the run ends.
+        files: What to read instead of MongoDB, or None: `plan`, the path of a file that
+            `readers.files.catalogue.write_plan` wrote, and `id_field` with `id_type` where ids are a field.
     """
 
     uri: str = field(repr=False)
@@ -83,6 +85,7 @@ class ReaderSettings:
     done_ids_file: str | None = None
     keep_text: bool = False
     max_outage_s: float = 600.0
+    files: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.

@@ -36,7 +36,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "readers": [
         {"batching"},
-        {"mongo"},
+        {"mongo", "files"},
         {"preflight"},
         {"settings"},
         {"stage"},
@@ -81,6 +81,13 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"run"},
         {"merge"},
     ],
+    "commands.composition": [
+        {"canary", "patience", "tuned", "marking", "own_servers", "cold"},
+        {"servers"},
+        {"data_set", "source"},
+        {"files", "stages"},
+        {"partners"},
+    ],
     "commands": [
         {"options", "terminal", "reference"},
         {"composition"},
@@ -108,6 +115,12 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"page"},
         {"tuner"},
         {"measure"},
+    ],
+    "bench.measure": [
+        {"load"},
+        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "plain_script", "recorder_cost", "tuning"},
+        {"pipeline"},
+        {"cold_store", "start_time", "without_text"},
     ],
     "bench.standin": [
         {"config", "errors", "http"},

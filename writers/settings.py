@@ -28,6 +28,9 @@ class WriterSettings:
         shard_bytes: A shard is sealed when its file has grown to that.
         shard_seconds: A shard is sealed when its first row is that old.
         row_group_bytes: Bytes of vectors in a row group.
+        names_file: For files as a source, whose slots hold positions in place of ids: where the files' names stand
+            (`writers.shards.positions.RowNames`). None when slots hold ids.
+        has_id_field: Whether the first carried value of such a slot is the id; without it the id is `file#row`.
         id_type, columns, dim, vector_type, truncated: See `writers.shards.schema.ShardSchema`.
         fingerprint: For the footer (`engine.records.Fingerprint.as_dict`).
         canary: The servers' vectors of the canary texts, for the footer (`writers.parquet.canary`); may be empty.
@@ -51,6 +54,8 @@ class WriterSettings:
     version: str
     canary: str = ""
     row_group_bytes: int = ROW_GROUP_BYTES
+    names_file: str | None = None
+    has_id_field: bool = False
     cold: dict[str, Any] | None = None
 
     def schema(self) -> ShardSchema:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
@@ -23,6 +25,7 @@ from engine.memory.slots import TRUNCATED, Header, RowMeta, meta_of
 from engine.records import ShardFacts
 from engine.supervision.worker import Heartbeat, StageContext
 from writers.settings import WriterSettings
+from writers.shards.positions import MAX_STRETCHES, RowNames
 from writers.shards.schema import EMBEDDING, ID, carried_array, id_array, vector_array
 from writers.shards.shard import OpenShard, ShardIdentity
 
@@ -58,6 +61,7 @@ class Writer:
         self._held_rows = 0
         self._max_held_slots = max(1, int(context.vectors.n_slots * _HELD_SHARE))
         self._row_group_rows = settings.row_group_rows()
+        self._names = None if settings.names_file is None else RowNames(Path(settings.names_file))
         self._shard: OpenShard | None = None
         self._sequences: list[int] = []
         self._first_row_s = 0.0
@@ -127,7 +131,11 @@ class Writer:
 
     def _seal_if_full(self) -> None:
         shard = self._shard
-        if shard is not None and (shard.size_bytes >= self._settings.shard_bytes or self._is_half_of_the_rest(shard)):
+        if shard is not None and (
+            shard.size_bytes >= self._settings.shard_bytes
+            or shard.n_stretches >= MAX_STRETCHES
+            or self._is_half_of_the_rest(shard)
+        ):
             self._seal()
 
     def _is_half_of_the_rest(self, shard: OpenShard) -> bool:
@@ -158,11 +166,12 @@ class Writer:
         if self._shard is None:
             self._await_hot_space()
         shard = self._shard or self._open()
-        table = self._table()
+        positions = self._positions()
+        table = self._table(positions)
         truncated = sum(bytes(held.meta.flags).count(TRUNCATED) for held in self._held)
         sequences = [held.header.sequence for held in self._held]
         durable.point("writer.before_row_group")
-        shard.append(table, truncated=truncated, sequences=(min(sequences), max(sequences)))
+        shard.append(table, truncated=truncated, sequences=(min(sequences), max(sequences)), positions=positions)
         self._sequences += sequences
         del table  # its arrays look into the slots that are handed back next
         self._context.vectors_free.put_many([held.number for held in self._held])
@@ -170,17 +179,29 @@ class Writer:
         self._held_rows = 0
         self._busy_s += time.monotonic() - started
 
-    def _table(self) -> pa.Table:
+    def _positions(self) -> npt.NDArray[np.int64] | None:
+        """Where the held rows stand in the source, int64 (rows,); None when the slots hold ids."""
+        if self._names is None:
+            return None
+        return np.concatenate([np.frombuffer(held.meta.ids, dtype="<i8") for held in self._held])
+
+    def _table(self, positions: npt.NDArray[np.int64] | None) -> pa.Table:
         """The held slots as one table over the ring's memory, a chunk a slot."""
         schema, layout = self._schema, self._context.layout
         ids, vectors = [], []
         for held in self._held:
             n_rows = held.header.n_rows
-            ids.append(id_array(schema.id_type, held.meta.ids, n_rows))
+            if positions is None:
+                ids.append(id_array(schema.id_type, held.meta.ids, n_rows))
             matrix = np.frombuffer(layout.matrix_bytes(held.view, n_rows), dtype="<f4").reshape(n_rows, schema.dim)
             vectors.append(vector_array(schema, matrix))
+        carried = self._carried()
+        if self._settings.has_id_field:
+            ids = [carried.pop(0)]
+        elif self._names is not None and positions is not None:
+            ids = [self._names.of(positions)]
         arrays = [pa.chunked_array(ids, type=self._arrow.field(ID).type)]
-        arrays += self._carried()
+        arrays += carried
         if schema.truncated:
             flags = b"".join(bytes(held.meta.flags) for held in self._held)
             arrays.append(pa.array(np.frombuffer(flags, dtype=np.uint8) & TRUNCATED != 0))
@@ -189,13 +210,13 @@ class Writer:
 
     def _carried(self) -> list[pa.Array]:
         """The carried columns of the held slots."""
-        if not self._schema.columns:
+        kinds = [kind for _, kind in self._schema.columns]
+        if self._settings.has_id_field:
+            kinds.insert(0, self._schema.id_type.value)  # int64 or string; both are kinds of columns, too
+        if not kinds:
             return []
         rows = [row for held in self._held for row in orjson.loads(held.meta.columns)]
-        return [
-            carried_array(kind, [row[position] for row in rows])
-            for position, (_, kind) in enumerate(self._schema.columns)
-        ]
+        return [carried_array(kind, [row[place] for row in rows]) for place, kind in enumerate(kinds)]
 
     def _open(self) -> OpenShard:
         settings = self._settings

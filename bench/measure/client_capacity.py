@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.measure.client_driver import ClientDriver, Interval, cores
+from bench.measure.load.client_driver import ClientDriver, Interval, cores
 from bench.parts import tweets
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from bench.standin.backends.capacity import capacity

@@ -32,7 +32,7 @@ import numpy as np
 import orjson
 import pybase64
 
-from bench.measure.client_driver import ClientDriver, cores
+from bench.measure.load.client_driver import ClientDriver, cores
 from bench.parts import tweets
 from bench.standin import Dialect, StandinConfig, StandinFleet
 from gpu_clients.http.address import Address

@@ -1,19 +1,23 @@
 """What a cold store costs beside a local folder: the same queue, in turns, to a folder and to an S3 server.
 
     python -m bench.measure.cold_store --documents 100000 --rounds 3
+    python -m bench.measure.cold_store --rounds 0     # an upload alone
 
 Everything shares the machine's cores; the S3 server (moto's, in Python) is not counted. Of each kind the least CPU of
-all rounds is compared, because what else the machine does only adds to it.
+all rounds is compared, because what else the machine does only adds to it. Canned servers repeat their vectors, which
+compress well; what an upload costs is therefore measured by itself too, for rows of the usual size.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,34 @@ from bench.parts.engine_command import EngineCommand
 from bench.parts.local_mongod import LocalMongod
 from bench.parts.s3_server import CREDENTIALS, S3Server
 from bench.standin import StandinConfig, StandinFleet
+from engine.cold_url import ColdUrl
+from writers.cold.object_store import ObjectStore
+from writers.cold.upload import upload
 
 BUCKET = "bench"
 SHARD_BYTES = "32MiB"
 """Small, so that a short run seals as many as a long one does by default."""
+
+
+ROW_BYTES = 2650
+"""Of 768 real float32 numbers as a shard has them."""
+UPLOAD_BYTES = 64 << 20
+
+
+def measure_upload() -> float:
+    """CPU of this process for uploading and comparing one row of `ROW_BYTES`, in us: the least of five files."""
+    with tempfile.TemporaryDirectory(prefix="engine-bench-") as name, S3Server() as s3:
+        s3.make_bucket(BUCKET)
+        data = os.urandom(UPLOAD_BYTES)
+        path, sha256 = Path(name) / "shard.parquet", hashlib.sha256(data).hexdigest()
+        path.write_bytes(data)
+        store = ObjectStore(ColdUrl(url=f"s3://{BUCKET}/upload", endpoint=s3.endpoint), "data")
+        spent = []
+        for number in range(6):  # the first opens the connection
+            started = time.process_time()
+            upload(store, f"shards/{number}.parquet", path, sha256, by_e_tag=True, budget_s=60.0)
+            spent.append(time.process_time() - started)
+    return min(spent[1:]) / UPLOAD_BYTES * ROW_BYTES * 1e6
 
 
 def measure(config: PipelineConfig, rounds: int) -> dict[str, Any]:
@@ -35,7 +63,6 @@ def measure(config: PipelineConfig, rounds: int) -> dict[str, Any]:
         EngineError: a part could not be started, or a run failed.
     """
     servers = StandinConfig(backend="canned", ports=(0,) * config.n_servers, dim=config.dim)
-    os.environ.update(CREDENTIALS)
     found: dict[str, list[dict[str, Any]]] = {"folder": [], "store": []}
     with (
         tempfile.TemporaryDirectory(prefix="engine-bench-") as name,
@@ -108,6 +135,11 @@ def main() -> None:
     parser.add_argument("--mongod", type=Path, help="a mongod binary")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     given = parser.parse_args()
+    os.environ.update(CREDENTIALS)
+    us = measure_upload()
+    sys.stderr.write(f"an upload costs {us:.2f} us CPU for {ROW_BYTES:,} bytes, a row of 768 float32\n")
+    if not given.rounds:
+        return
     config = PipelineConfig(n_documents=given.documents, dim=given.dim, mongod=given.mongod)
     figures = measure(config, given.rounds)
     sys.stdout.write((json.dumps(figures) if given.json else as_text(figures)) + "\n")

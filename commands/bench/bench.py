@@ -222,6 +222,8 @@ def _sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
         SourceError: MongoDB does not answer.
     """
     source = config.source
+    if source.files is not None:
+        return _sample_files(config, n_texts)
     with open_client(uri, name="engine-sample") as client:
         ping(client, uri)
         collection = open_collection(client, source.database, source.collection)
@@ -240,6 +242,23 @@ def _sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
         raise ConfigError(
             f"the work queue of {config.namespace} has no texts ({why}): check --collection, --done-field and "
             "--text-field, or name a file with --texts"
+        )
+    return found
+
+
+def _sample_files(config: RunConfig, n_texts: int) -> QueueSample:
+    """Texts of files.
+
+    Raises:
+        ConfigError: no files, or none with a text.
+    """
+    from commands.composition.files.sampling import sample_texts  # noqa: PLC0415 - only files need it
+
+    found, _ = sample_texts(config, n_texts)
+    if not found.texts:
+        raise ConfigError(
+            f"{config.source.files} has no texts in the field {config.source.text_field} ({by_reason(found.refused)}): "
+            "check --text-field"
         )
     return found
 

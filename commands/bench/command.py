@@ -10,6 +10,7 @@ from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
+from commands.options.source import source_options
 from commands.options.values import listed, positive, retweeted_of, source_of
 from commands.terminal.output import complain, print_result, set_up_logs, to_json
 
@@ -21,6 +22,7 @@ app = typer.Typer()
     epilog=examples(
         "engine bench --texts texts.jsonl --target-p95 10 --out tuned.toml --plot curve.png",
         "engine bench --collection tweets --batch-sizes 16,32 --json",
+        "engine bench --source /data/articles --text-field body",
         "engine bench --serve --backend tei --model BAAI/bge-base-en-v1.5 --texts texts.jsonl \\\n"
         "      --server-flags 'max-batch-tokens=8192,16384,32768 dtype=float16,float32'",
         "engine bench --texts texts.jsonl --tei-urls http://localhost:18080 --against http://localhost:8000",
@@ -60,6 +62,8 @@ def bench(
     mongo_uri_file: shared.MongoUriFile = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    name: shared.Name = None,
     text_field: shared.TextField = "text",
     done_field: shared.DoneField = "gemma_embedded_768",
     lang: shared.Lang = None,
@@ -133,9 +137,8 @@ def bench(
         kind=server_kind,
         model=model,
     )
-    source = SourceConfig(
-        database=database,
-        collection=collection,
+    configured = SourceConfig(
+        **source_options(source, name, database, collection),
         text_field=text_field,
         done_field=done_field,
         langs=listed(lang),
@@ -143,7 +146,7 @@ def bench(
         retweeted=retweeted_of(retweeted),
     )
     settings = BenchConfig(
-        run=RunConfig(source=source, servers=servers),
+        run=RunConfig(source=configured, servers=servers),
         plan=TuningPlan(
             batch_sizes=sizes,
             concurrency_max=concurrency_max,
@@ -186,6 +189,9 @@ def bench_pipeline(
     dim: Annotated[int, option("dim", "Numbers in a vector.")] = 768,
     batch_size: Annotated[int, option("batch-size", "Texts per request.")] = 32,
     compare: Annotated[bool, typer.Option("--compare", help="Run the plain script beside it.")] = False,
+    files: Annotated[
+        str | None, option("files", "Also from files, comma-separated: parquet, jsonl [default: MongoDB only].")
+    ] = None,
     mongod: shared.Mongod = None,
     json_: shared.Json = False,
 ) -> None:
@@ -195,6 +201,13 @@ def bench_pipeline(
 
     set_up_logs(verbose=False, quiet=True)
     figures = measure(
-        PipelineConfig(n_documents=documents, dim=dim, batch_size=batch_size, compare=compare, mongod=mongod)
+        PipelineConfig(
+            n_documents=documents,
+            dim=dim,
+            batch_size=batch_size,
+            compare=compare,
+            files=listed(files),
+            mongod=mongod,
+        )
     )
     print_result(to_json(figures) if json_ else as_text(figures))

@@ -130,9 +130,17 @@ def begin_or_continue(
             "canary": canary,
             "canary_brief": canary_brief,
         }
+        if config.source.files is not None:
+            record["source"] = {"kind": "files", "id_field": config.source.id_field}
         ledger.append(record)
         return from_record(record)
     _refuse_names_of_other_case(ledger.state.run or {}, config)
+    if ("source" in (ledger.state.run or {})) != (config.source.files is not None):
+        began = "files (--source)" if config.source.files is None else "a collection of MongoDB"
+        raise ConfigError(
+            f"the data set of {config.folders.hot} was begun with {began}: continue it so, or begin another one with "
+            "another --name or --done-field"
+        )
     if differences := known.fingerprint.differences(fingerprint):
         raise FingerprintMismatch(
             f"this run would not continue the data set of {config.folders.hot}: {'; '.join(differences)}. "

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from commands.composition.canary import strange_cosine
 from commands.composition.data_set import DataSet, recorded
 from commands.composition.servers import keys_for
 from commands.options.secrets import ServerSecrets
+from engine.config import SourceConfig
 from engine.errors import ConfigError, FingerprintMismatch, ServersUnavailable
 from engine.ledger.log import RunState
 from engine.memory.ids import IdType
@@ -37,12 +38,17 @@ from readers.mongo.ids import from_bson_ids, key_of, to_bson_ids
 from readers.mongo.marker import Marker
 from writers.verify.config import VerifyConfig
 
+if TYPE_CHECKING:
+    from commands.composition.files.rows import FileRows
+
 _REQUEST_TIMEOUT_S = 60.0
 _TEXT_CHUNK = 1000
 
 
 class Collection:
     """`writers.verify.config.Documents` over MongoDB."""
+
+    has_marks = True
 
     def __init__(
         self, uri: str, database: str, collection: str, *, done_field: str, text_field: str, id_type: IdType
@@ -191,7 +197,7 @@ class Partners:
     """Whom a verification asks besides the files: MongoDB, the embedding servers. Closes what it opened."""
 
     def __init__(self) -> None:
-        self.documents: Collection | None = None
+        self.documents: Collection | FileRows | None = None
         self.embedder: ServerEmbedder | None = None
 
     def connect(self, config: VerifyConfig, uri: str, name: CollectionName) -> None:
@@ -208,6 +214,18 @@ class Partners:
             text_field=name.text_field,
             id_type=_data_set(config).schema.id_type,
         )
+
+    def read_files(self, config: VerifyConfig, source: SourceConfig) -> None:
+        """Look at the files of a data set.
+
+        Raises:
+            ConfigError: there is no such data set, or a file has changed.
+        """
+        from commands.composition.files.rows import FileRows  # noqa: PLC0415 - only data sets of files need it
+
+        known = _data_set(config)
+        assert config.run_ledger is not None  # the data set is there
+        self.documents = FileRows.of_data_set(config, config.run_ledger, source, known.schema.id_type)
 
     def embed_with(self, config: VerifyConfig, urls: tuple[str, ...], secrets: ServerSecrets) -> None:
         """Find a server that embeds as the data set's run did.

@@ -9,6 +9,7 @@ from commands.options import declared as shared
 from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
+from commands.options.source import named
 from commands.options.values import size
 from commands.terminal.output import print_result, set_up_logs, to_json
 
@@ -22,6 +23,7 @@ def merge(
     config: Annotated[Path | None, config_option("merge")] = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    name: shared.Name = None,
     done_field: shared.DoneField = "gemma_embedded_768",
     hot_dir: shared.HotDir = Path("hot"),
     cold_dir: shared.ColdDir = "cold",
@@ -75,6 +77,7 @@ def merge(
         )
     else:
         cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
+        database, collection = named(None, name, database, collection)
         settings = MergeConfig.of_collection(hot_dir, cold, database, collection, done_field, target=target, **options)
     with ProgressLine(quiet=json_) as progress:
         report = merge_files(settings, progress)

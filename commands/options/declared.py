@@ -41,6 +41,14 @@ MongoUri = Annotated[str, option("mongo-uri", "MongoDB; a password belongs in EN
 MongoUriFile = Annotated[Path | None, path_option("mongo-uri-file", "File (mode 600) that holds the MongoDB URI.")]
 Database = Annotated[str, option("database", "Database of the collection.")]
 Collection = Annotated[str, option("collection", "Collection of the documents.")]
+Source = Annotated[
+    str | None,
+    option("source", "Folder or glob of .parquet, .jsonl, .ndjson, .csv (.gz, .zst) in place of MongoDB."),
+]
+Name = Annotated[str | None, option("name", "Name of a data set of files [default: the folder's name].")]
+IdField = Annotated[
+    str | None, option("id-field", "Field of the files' documents that becomes _id [default: file#row].")
+]
 DoneField = Annotated[str, option("done-field", "Field set to true once a document's shard is committed.")]
 TextField = Annotated[str, option("text-field", "Field with the text; dotted paths allowed.")]
 Lang = Annotated[str | None, option("lang", "Languages of the work queue, comma-separated [default: all].")]

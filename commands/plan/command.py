@@ -10,11 +10,13 @@ from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
+from commands.options.source import source_options
 from commands.options.values import concurrency_of, listed, retweeted_of, size
 from commands.terminal.output import print_result, set_up_logs, to_json
 
 EPILOG = examples(
     "engine plan --collection tweets --gpu-hour-price 0.30 --api-price-per-mtok 0.02",
+    "engine plan --source /data/articles --text-field body",
     "engine plan --tuned tuned.toml --json",
 )
 
@@ -26,6 +28,9 @@ def plan(
     mongo_uri_file: shared.MongoUriFile = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    id_field: shared.IdField = None,
+    name: shared.Name = None,
     text_field: shared.TextField = "text",
     done_field: shared.DoneField = "gemma_embedded_768",
     lang: shared.Lang = None,
@@ -75,9 +80,9 @@ def plan(
     set_up_logs(verbose)
     configuration = RunConfig(
         source=SourceConfig(
-            database=database,
-            collection=collection,
+            **source_options(source, name, database, collection),
             text_field=text_field,
+            id_field=id_field,
             done_field=done_field,
             langs=listed(lang),
             filter=filter_,

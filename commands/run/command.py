@@ -11,11 +11,14 @@ from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
+from commands.options.source import source_options
 from commands.options.values import concurrency_of, given, listed, retweeted_of, size, source_of
 from commands.terminal.output import print_result, say, set_up_logs, to_json
 
 EPILOG = examples(
     "engine run --collection tweets --hot-dir /nvme/engine --cold-dir /ssd/parquet",
+    "engine run --source /data/articles --text-field body --id-field url",
+    "engine run --source '/data/2026-*/*.jsonl.zst' --name news --columns lang,date",
     "engine run --config engine.toml --limit 100000 --json",
     "engine run --tuned tuned.toml --target-p95 5",
     "engine run --serve --backend tei --model BAAI/bge-base-en-v1.5 --gpus 0,1,2,3 -- --max-batch-tokens 32768",
@@ -29,6 +32,9 @@ def run(
     mongo_uri_file: shared.MongoUriFile = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    id_field: shared.IdField = None,
+    name: shared.Name = None,
     text_field: shared.TextField = "text",
     done_field: shared.DoneField = "gemma_embedded_768",
     lang: shared.Lang = None,
@@ -149,16 +155,15 @@ def run(
         servers = apply_tuned(servers, tuned, given(context))
     configuration = RunConfig(
         source=SourceConfig(
-            database=database,
-            collection=collection,
+            **{"mark": not no_mark, **source_options(source, name, database, collection)},
             text_field=text_field,
+            id_field=id_field,
             done_field=done_field,
             langs=listed(lang),
             filter=filter_,
             columns=listed(columns),
             scan=scan,
             retweeted=retweeted_of(retweeted),
-            mark=not no_mark,
         ),
         servers=servers,
         sink=SinkConfig(

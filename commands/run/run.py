@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from commands.composition.cold import names_there, try_cold
 from commands.composition.data_set import DataSet, begin_or_continue
-from commands.composition.marking import ShardMarker
 from commands.composition.servers import client_settings, examine_patiently
-from commands.composition.source import inspect_source
-from commands.composition.stages import StageComposer, plan_rings
+from commands.composition.stages import StageComposer, plan_rings, slot_id_type
 from commands.options.secrets import RunSecrets
 from commands.run.limits import limits, open_files
 from commands.run.observers import observers
@@ -26,6 +24,7 @@ from engine.ledger import durable, preflight
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RESERVE_BYTES, RunFolders, RunLock
+from engine.memory.ids import IdType
 from engine.supervision.open_files import require_open_files
 from engine.supervision.run_plan import RunPlan
 from engine.supervision.signals import SignalInbox
@@ -35,7 +34,10 @@ from engine.telemetry.summary import RunClock, summary
 from engine.telemetry.tally import Tally
 from gpu_clients.servers.doctor import Fleet
 from gpu_clients.servers.probe import LongTexts
-from readers.mongo.marker import Marker
+
+if TYPE_CHECKING:
+    from commands.composition.files.inspection import Files
+    from commands.composition.marking import ShardMarker
 
 _log = logging.getLogger("engine.run")
 
@@ -129,8 +131,8 @@ def _prepare(
     stack.callback(lock.release)
     preflight.check_ledger_folder(folders.hot, folders.lock, RESERVE_BYTES + preflight.MIN_FREE_BYTES, config.name)
     cold = try_cold(config)
-    source = inspect_source(config.source, secrets.mongo_uri, wait_s=wait_s)
-    if source.empty:
+    source = _inspect(config, secrets, wait_s)
+    if source is None:
         return None
     clients = client_settings(config, secrets)
     require_open_files(open_files(config))
@@ -157,12 +159,16 @@ def _prepare(
             names=lambda: names_there(config, cold),
         )
         durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
-        quarantine = Quarantine(folders.quarantine)
+        quarantine = Quarantine(folders.quarantine, None if source.files is None else source.files.naming.name_of_text)
         stack.callback(quarantine.close)
-    clients = dataclasses.replace(clients, id_type=data_set.schema.id_type)
+    clients = dataclasses.replace(clients, id_type=slot_id_type(config, data_set))
     rings = plan_rings(config, fleet, data_set)
-    composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger, cold)
+    composer = StageComposer(
+        config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger, files=source.files, cold=cold
+    )
     durable.arm("supervisor")
+    if source.files is not None:
+        source.files.record(ledger)
     supervisor = Supervisor(
         plan=RunPlan(
             name=config.name,
@@ -186,6 +192,31 @@ def _prepare(
         signals=SignalInbox(),
     )
     return _Prepared(supervisor, source.why_idle)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """What a run has to know of its source before it starts; see `Source` and `Files`."""
+
+    id_type: IdType
+    columns: tuple[tuple[str, str], ...]
+    why_idle: str | None = None
+    files: Files | None = None
+
+
+def _inspect(config: RunConfig, secrets: RunSecrets, wait_s: float) -> _Source | None:
+    """Look at the source; each kind imports what it needs. None for an empty collection."""
+    if config.source.files is not None:
+        from commands.composition.files.inspection import inspect_files  # noqa: PLC0415
+
+        files = inspect_files(config)
+        return _Source(id_type=files.id_type, columns=files.columns, files=files)
+    from commands.composition.source import inspect_source  # noqa: PLC0415
+
+    source = inspect_source(config.source, secrets.mongo_uri, wait_s=wait_s)
+    if source.empty:
+        return None
+    return _Source(id_type=source.id_type, columns=source.columns, why_idle=source.why_idle)
 
 
 def _warn_of_another_fleet(tuned: Path, fleet: Fleet) -> None:
@@ -214,6 +245,9 @@ def _own_files(folders: RunFolders) -> Iterator[None]:
 def _marker(config: RunConfig, secrets: RunSecrets, data_set: DataSet, stack: ExitStack) -> ShardMarker | None:
     if not config.source.mark:
         return None
+    from commands.composition.marking import ShardMarker  # noqa: PLC0415 - files are not marked
+    from readers.mongo.marker import Marker  # noqa: PLC0415
+
     marker = ShardMarker(
         Marker(
             secrets.mongo_uri,

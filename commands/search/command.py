@@ -12,6 +12,7 @@ from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
+from commands.options.source import named, source_options
 from commands.options.values import listed
 from commands.terminal.output import print_result, set_up_logs, to_json
 
@@ -43,6 +44,9 @@ def search(
     mongo_uri_file: shared.MongoUriFile = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    id_field: shared.IdField = None,
+    name: shared.Name = None,
     done_field: shared.DoneField = "gemma_embedded_768",
     text_field: shared.TextField = "text",
     hot_dir: shared.HotDir = Path("hot"),
@@ -80,11 +84,17 @@ def search(
         files = VerifyConfig.of_folder(folder, level=1, **options)
     else:
         cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
+        database, collection = named(source, name, database, collection)
         files = VerifyConfig.of_collection(hot_dir, cold, database, collection, done_field, target=target, level=1)
     found = find(
         SearchConfig(
             files=files,
-            source=SourceConfig(database=database, collection=collection, done_field=done_field, text_field=text_field),
+            source=SourceConfig(
+                **source_options(source, None if source is None else name, database, collection),
+                id_field=id_field,
+                done_field=done_field,
+                text_field=text_field,
+            ),
             urls=listed(tei_urls),
             text=text,
             identity=id_,

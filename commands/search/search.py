@@ -275,6 +275,8 @@ def _texts_of(config: SearchConfig, secrets: RunSecrets, schema: MergeSchema, id
             "collection; name the column with --text-field"
         )
     source = config.source
+    if source.files is not None:
+        return _texts_of_files(config, config.files.run_ledger, schema, ids)
     collection = Collection(
         secrets.mongo_uri,
         source.database,
@@ -287,6 +289,13 @@ def _texts_of(config: SearchConfig, secrets: RunSecrets, schema: MergeSchema, id
         return collection.texts(ids)
     finally:
         collection.close()
+
+
+def _texts_of_files(config: SearchConfig, ledger: Path, schema: MergeSchema, ids: Any) -> list[str | None]:
+    """Texts from the files; one way through all of them."""
+    from commands.composition.files.rows import FileRows  # noqa: PLC0415 - only data sets of files need it
+
+    return FileRows.of_data_set(config.files, ledger, config.source, schema.id_type).texts(ids)
 
 
 def _as_written(value: Any, id_type: IdType) -> Any:

@@ -7,6 +7,7 @@ from commands.options import declared as shared
 from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option
+from commands.options.source import named
 from commands.options.values import retweeted_of
 from commands.terminal.output import print_result, to_json
 
@@ -19,6 +20,8 @@ def status(
     config: Annotated[Path | None, config_option("status")] = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    name: shared.Name = None,
     done_field: shared.DoneField = "gemma_embedded_768",
     retweeted: Annotated[
         str | None, option("retweeted", "Which queue `left` is about: null, false or any [default: the last run's].")
@@ -38,7 +41,7 @@ def status(
     from engine.ledger.runfolder import RunFolders
 
     cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
-    folders = RunFolders.of(hot_dir, cold, database, collection, done_field)
+    folders = RunFolders.of(hot_dir, cold, *named(source, name, database, collection), done_field)
     queue = None if retweeted is None else retweeted_of(retweeted)
     figures = collect(folders, gpu_hour_price=gpu_hour_price, n_gpus=gpus, retweeted=queue)
     print_result(to_json(figures) if json_ else as_text(figures, folders.hot))

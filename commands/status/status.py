@@ -38,6 +38,7 @@ def collect(
         check_retweeted(retweeted)
     read = recorded_option(folders.config, "retweeted") or "null"
     state = RunState.of(folders.ledger)
+    unmarked = [] if (state.run or {}).get("source") else state.unmarked()  # files bear no marks
     live = read_status(folders.status)
     owner = lock_owner(folders.lock)
     running = owner is not None
@@ -55,7 +56,7 @@ def collect(
             "committed": state.rows,
             "gone": state.gone,
             "marked_shards": len(state.marked),
-            "unmarked_shards": len(state.unmarked()),
+            "unmarked_shards": len(unmarked),
             "in_open_shard": _open_rows(live) if running else 0,
             "left": left,
         },

@@ -48,7 +48,10 @@ class RecoveryResult:
 
 def commit_record(facts: ShardFacts) -> Record:
     """The COMMIT record of a shard."""
-    return {"type": "COMMIT", **{name: getattr(facts, name) for name in facts.__slots__}}
+    fields = {name: getattr(facts, name) for name in facts.__slots__}
+    if facts.positions is None:
+        del fields["positions"]
+    return {"type": "COMMIT", **fields}
 
 
 class Recovery:

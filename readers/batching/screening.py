@@ -5,6 +5,7 @@
     empty, or only white space        quarantine `empty`
     invalid UTF-8, lone surrogates    quarantine `invalid_unicode`
     an `_id` that does not fit        quarantine `id_type`
+    what the source could not read    quarantine `unreadable`, or what the source says
     too long                          cut and flagged, or quarantine `too_long`
     NUL and other control characters  embedded like any other
 
@@ -24,7 +25,7 @@ from engine.records import Quarantined
 from engine.words import start_of_word
 from readers.batching.columns import ColumnReader
 from readers.batching.paths import MISSING, getter
-from readers.batching.ports import Document, SourceIds
+from readers.batching.ports import Document, SourceIds, UnreadableDocument
 from readers.batching.skip import SkipSet
 
 KEPT_TEXT_BYTES = 32 << 10
@@ -182,6 +183,8 @@ class Screening:
         for document, value in zip(documents, ids, strict=True):
             text = self._get_text(document)
             problem = problem_of(text)
+            if isinstance(document, UnreadableDocument):
+                problem = (document.reason, document.detail)
             misfit = self._ids.misfit(value)
             if misfit is not None:
                 problem = ("id_type", misfit)

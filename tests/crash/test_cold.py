@@ -185,7 +185,7 @@ def test_an_object_that_no_ledger_knows_is_adopted_when_it_is_sound_and_set_asid
     for path in cold_job.folders.shards.glob("*.parquet"):
         if path.name in unknown:
             path.unlink()
-    unsound = unknown[0].replace("-000002", "-999999")
+    unsound = f"{unknown[0].rpartition('-')[0]}-999999.parquet"
     whole = cold_job.server.get(cold_job.bucket, cold_job.key(unknown[0]))
     cold_job.server.put(cold_job.bucket, cold_job.key(unsound), whole[:-100])
 

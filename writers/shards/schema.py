@@ -35,6 +35,7 @@ KEY_ID_TYPE = b"id_type"
 KEY_LEDGER = b"engine.ledger"
 KEY_ID_DIGEST = b"engine.id_digest"
 KEY_ROW_DIGEST = b"engine.row_digest"
+KEY_POSITIONS = b"engine.positions"
 KEY_MERGE = b"engine.merge"
 KEY_LINEAGE = b"engine.lineage"
 

@@ -15,6 +15,7 @@ from engine.errors import DamageError, SinkError
 from engine.memory.ids import IdType
 from engine.records import Fingerprint, ShardFacts
 from writers.files.hashed_file import size_and_sha256
+from writers.shards.positions import count_of
 from writers.shards.schema import (
     EMBEDDING,
     ID,
@@ -22,6 +23,7 @@ from writers.shards.schema import (
     KEY_FINGERPRINT,
     KEY_ID_DIGEST,
     KEY_LEDGER,
+    KEY_POSITIONS,
     KEY_ROWS,
     TRUNCATED_COLUMN,
     ShardSchema,
@@ -130,6 +132,9 @@ class ParquetShards:
         rows = parquet.metadata.num_rows
         if not rows or footer.get(KEY_ROWS) != str(rows).encode() or footer.get(KEY_ID_DIGEST) != digest.encode():
             return "holds other rows than its footer says"
+        positions = footer[KEY_POSITIONS].decode() if KEY_POSITIONS in footer else None
+        if positions is not None and count_of(positions) != rows:
+            return "holds other rows of its source than its footer says"
         size, sha256 = self._size_and_sha256(file)
         return ShardFacts(
             shard=file.removesuffix(".parquet"),
@@ -143,6 +148,7 @@ class ParquetShards:
             truncated=truncated,
             sequences=(0, 0),
             epoch=int(footer[KEY_EPOCH]),
+            positions=positions,
         )
 
     def names(self) -> set[str]:

@@ -105,6 +105,10 @@ class VerifyConfig:
         if scope not in ("all", "shards", "consolidated"):
             raise ConfigError(f"--scope is {scope!r}; allowed is all or shards or consolidated")
         folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
+        if folders.url is not None and target is not None:
+            raise ConfigError(
+                "--target is a folder, and --cold-dir a URL: merged files are there too; leave --target out"
+            )
         if options.get("level", 3) >= 4 and scope != "all":
             raise ConfigError("--level 4 and 5 look at the whole data set: leave --scope out")
         if options.get("temporary") is None:
@@ -136,7 +140,15 @@ def cold_of(folders: RunFolders) -> ColdSettings | None:
 
 
 class Documents(Protocol):
-    """The collection, as levels 4 and 5 need it; ids are as the id column holds them (`engine.ports.IdList`)."""
+    """The source, as levels 4 and 5 need it; ids are as the id column holds them (`engine.ports.IdList`).
+
+    Attributes:
+        has_marks: Whether its documents bear marks; of files it is the ledger that says which rows are done.
+    """
+
+    @property
+    def has_marks(self) -> bool:
+        """See above."""
 
     def marked_ids(self) -> Iterator[IdList]:
         """Ids of all marked documents, in portions, in any order; called again for examples."""

@@ -260,7 +260,7 @@ class _Verification:
             marked_only += result["marked_only"]
             lonely += result["places"][: _MAX_LOOKUPS - len(lonely)]
             keys += result["keys"][: 10 - len(keys)]
-        if unmarked and subject.never_marked:
+        if unmarked and subject.never_marked and documents is not None and documents.has_marks:
             self._not_checked.append(
                 f"{unmarked} rows whose document carries no mark: a run with --no-mark sets none, and a run that was "
                 "killed before its first mark sets them when it is started again"

@@ -192,7 +192,7 @@ def test_vectors_without_places_that_do_not_stand_in_order_are_refused(monkeypat
     manners = Manners(index="none")
     real = vectors
     monkeypatch.setattr(
-        "tests.gpu_clients.servers.manners.vectors", lambda texts, how: np.ascontiguousarray(real(texts, how)[::-1])
+        "tests.parts.manners.vectors", lambda texts, how: np.ascontiguousarray(real(texts, how)[::-1])
     )
     with serving(manners) as url, pytest.raises(ConfigError, match="order"):
         examine(ClientSettings(urls=(url,)))

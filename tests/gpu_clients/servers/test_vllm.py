@@ -24,7 +24,7 @@ from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.decode import AnswerForm, VectorDecoder
 from tests.conftest import outlives_tests
 from tests.gpu_clients.harness import Harness
-from tests.gpu_clients.servers.manners import MODEL, Manners, serving
+from tests.parts.manners import MODEL, Manners, serving
 from tests.gpu_clients.servers.served import served
 
 CONFIG = StandinConfig(backend="sim", dialect=Dialect.VLLM, ports=(0, 0), max_input_length=512)

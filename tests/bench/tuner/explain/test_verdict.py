@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bench.measure.modelled_load import truth
+from bench.measure.load.modelled_load import truth
 from bench.standin import GpuConfig, StandinConfig
 from bench.tuner.explain.bottleneck import Limit, limit_of
 from bench.tuner.explain.verdict import Verdict, judge

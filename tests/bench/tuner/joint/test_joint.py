@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from bench.measure.joint_in_model import CASES, FLAGS, joint_on_the_model
+from bench.measure.tuning.joint_in_model import CASES, FLAGS, joint_on_the_model
 from bench.tuner.joint.joint import JointSearch, Tried
 from bench.tuner.joint.settings import Setting, parse_axes, start_of
 from bench.tuner.measure.statistics import Rate
@@ -180,7 +180,7 @@ def test_flags_that_cannot_be_tried_are_refused(text: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["equal-unpadded-0.6s-fixed", "unlike-padded-free-float32"])
 def test_on_a_modelled_fleet_the_joint_point_is_near_the_best_in_a_quarter_of_the_grids_time(name: str) -> None:
-    """In virtual time, so that no clock of this machine decides; `bench.measure.joint_in_model` has all fleets."""
+    """In virtual time: no clock of this machine decides. `bench.measure.tuning.joint_in_model` has all fleets."""
     case = next(case for case in CASES if case.name == name)
     found = joint_on_the_model(case, parse_axes(FLAGS), seed=1, seconds=10.0)
     assert found is not None

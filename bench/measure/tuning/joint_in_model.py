@@ -1,6 +1,6 @@
 """The joint search of server flags and operating point, beside the best that there is, in virtual time.
 
-    python -m bench.measure.joint_in_model [--only NAME,...] [--seeds 1,2] [--seconds 10]
+    python -m bench.measure.tuning.joint_in_model [--only NAME,...] [--seeds 1,2] [--seconds 10]
 
 Fleets of modelled GPUs obey `--max-batch-tokens` and `--dtype`. The truth is a long closed loop on the same model at
 every point that could be the best, with every setting. A restart costs `RESTART_S` on both sides of the comparison:
@@ -17,8 +17,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.measure.modelled_load import ModelledLoad
-from bench.measure.tuner_in_model import EQUAL, ROUND_TRIP_S, SIZES, UNLIKE, Truth, texts
+from bench.measure.load.modelled_load import ModelledLoad
+from bench.measure.tuning.tuner_in_model import EQUAL, ROUND_TRIP_S, SIZES, UNLIKE, Truth, texts
 from bench.standin import GpuConfig, StandinConfig
 from bench.tuner.joint.joint import JointFindings, JointSearch, Tried
 from bench.tuner.joint.settings import Axis, Setting, count_settings, parse_axes
@@ -219,7 +219,7 @@ def row(case: JointCase, axes: tuple[Axis, ...], seeds: tuple[int, ...], seconds
 
 
 def main() -> None:
-    """Entry point of `python -m bench.measure.joint_in_model`."""
+    """Entry point of `python -m bench.measure.tuning.joint_in_model`."""
     parser = argparse.ArgumentParser(description="Compare the joint search with the best joint point of the model.")
     parser.add_argument("--only", help="names of cases, comma-separated: " + ", ".join(case.name for case in CASES))
     parser.add_argument("--seeds", default="1,2", help="one search for each")
