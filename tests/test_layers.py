@@ -118,7 +118,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "bench.measure": [
         {"load"},
-        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "plain_script", "recorder_cost", "tuning"},
+        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "plain_script", "tuning"},
         {"pipeline"},
         {"cold_store", "start_time", "without_text"},
     ],

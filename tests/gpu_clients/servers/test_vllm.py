@@ -24,8 +24,8 @@ from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.decode import AnswerForm, VectorDecoder
 from tests.conftest import outlives_tests
 from tests.gpu_clients.harness import Harness
-from tests.parts.manners import MODEL, Manners, serving
 from tests.gpu_clients.servers.served import served
+from tests.parts.manners import MODEL, Manners, serving
 
 CONFIG = StandinConfig(backend="sim", dialect=Dialect.VLLM, ports=(0, 0), max_input_length=512)
 TEXTS = [f"text number {number}" for number in range(300)]
