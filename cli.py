@@ -12,6 +12,7 @@ from commands.index import command as index
 from commands.merge import command as merge
 from commands.plan import command as plan
 from commands.quarantine.command import app as quarantine
+from commands.report import command as report
 from commands.run import command as run
 from commands.search import command as search
 from commands.serve.command import serve
@@ -52,6 +53,7 @@ def _root(
 
 app.command(epilog=run.EPILOG)(run.run)
 app.command(epilog=status.EPILOG)(status.status)
+app.command(epilog=report.EPILOG)(report.report)
 app.command(epilog=index.EPILOG)(index.index)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=demo.EPILOG)(demo.demo)

@@ -21,8 +21,10 @@ from engine.ledger import durable
 from engine.memory.ids import IdType
 from engine.memory.slots import HEADER_BYTES
 from engine.supervision.worker import HEARTBEAT_S, Heartbeat, StageContext
+from engine.telemetry.metrics import Stopwatch
 from readers.batching.columns import ColumnReader
 from readers.batching.encode import BatchEncoder, Encoded
+from readers.batching.lengths import LengthSample
 from readers.batching.ports import Document
 from readers.batching.screening import Screening, TextPolicy
 from readers.batching.skip import QuarantineLog, SkipSet
@@ -117,6 +119,8 @@ class Reader:
         )
         self._page_size = PageSize(settings.page_rows, first_rows=max(256, 4 * settings.batch_size))
         self._outage = Outage(settings.max_outage_s, f"reading {self._collection.full_name}")
+        self._page_watch = Stopwatch()
+        self._lengths = LengthSample()
         self._heartbeat = Heartbeat()
         self._fetcher: PageFetcher | None = None
         self._estimate: EstimateInBackground | None = None
@@ -156,7 +160,7 @@ class Reader:
         before = self._documents
         self._skip.follow_quarantine(self._poll_commands)
         self._state = "reading"
-        self._fetcher = PageFetcher(self._open_queue, self._page_size, self._outage)
+        self._fetcher = PageFetcher(self._open_queue, self._page_size, self._outage, self._page_watch)
         try:
             is_complete = self._read_pages(self._fetcher)
         finally:
@@ -215,6 +219,7 @@ class Reader:
         self._read += len(rows) + self._screening.n_quarantined - refused_before
         if len(rows):
             self._page_size.observe(len(rows), self._screening.page_characters)
+            self._lengths.add(rows.texts, self._screening.page_characters)
             self._window.add(rows)
         self._publish_window(flush=self._room() == 0)
         self._tell_quarantined()
@@ -305,6 +310,13 @@ class Reader:
             state=self._state,
             ring_wait_s=round(self._ring_wait_s, 3),
             source_wait_s=round(self._source_wait_s, 3),
+            paused=self._paused,
+            pages=self._page_watch.count,
+            page_s=round(self._page_watch.seconds, 4),
+            rows_read=self._read,
+            characters=self._lengths.characters,
+            lengths=self._lengths.sparse(),
+            cpu_s=time.process_time(),
             estimate=None if self._estimate is None else self._estimate.n_rows,
             last_error=self._outage.last_error,
             truncated=self._screening.n_truncated,

@@ -31,7 +31,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"memory", "ports"},
         {"telemetry"},
         {"ledger"},
-        {"config"},
+        {"config", "recording"},
         {"supervision"},
     ],
     "readers": [
@@ -84,6 +84,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
             "merge",
             "plan",
             "quarantine",
+            "report",
             "run",
             "search",
             "serve",
@@ -94,7 +95,9 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "bench": [
         {"data"},
         {"parts"},
-        {"standin", "forecast"},
+        {"standin", "forecast", "recording"},
+        {"diagnosis"},
+        {"page"},
         {"tuner"},
         {"measure"},
     ],

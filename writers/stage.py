@@ -253,6 +253,11 @@ class Writer:
             state="sealing" if self._sealing else "writing" if self._shard or self._held else "idle",
             ring_wait_s=self._ring_wait_s,
             busy_s=self._busy_s,
+            writes=durable.writes.count,
+            write_s=durable.writes.seconds,
+            fsyncs=durable.fsyncs.count,
+            fsync_s=durable.fsyncs.seconds,
+            cpu_s=time.process_time(),
         )
 
 

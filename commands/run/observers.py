@@ -1,11 +1,13 @@
-"""Who is told how a run goes on: the panel on a terminal or lines in the log, and Prometheus."""
+"""Who is told how a run goes on: the recording, the panel on a terminal or lines in the log, and Prometheus."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
 
+import engine
 from engine.config import RunConfig
+from engine.recording.recorder import Recorder
 from engine.telemetry.progress import LineProgress
 from engine.telemetry.reporting import Observer
 
@@ -22,7 +24,13 @@ def observers(
         show_progress: Whether to show a panel on the terminal instead of lines in the log.
         metrics_port: Port of 127.0.0.1 for Prometheus, or None.
     """
-    found: list[Observer] = []
+    recorder = Recorder(
+        config.folders.history,
+        facts={"version": engine.__version__, "run": config.name, "options": config.options()},
+        folders={"hot": config.folders.hot, "cold": config.folders.shards},
+    )
+    stack.callback(recorder.close)
+    found: list[Observer] = [recorder]
     if show_progress:
         from rich.console import Console  # noqa: PLC0415 - only a terminal pays for rich
 

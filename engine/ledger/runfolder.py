@@ -74,6 +74,11 @@ class RunFolders:
         return self.hot / "status.json"
 
     @property
+    def history(self) -> Path:
+        """The recording of what every run did and how fast (`engine.recording`)."""
+        return self.hot / "history"
+
+    @property
     def reserve(self) -> Path:
         """Space held back for a clean stop on a full device."""
         return self.hot / "reserve"

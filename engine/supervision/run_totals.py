@@ -7,14 +7,16 @@ import time
 from typing import Any
 
 from engine.errors import EngineError, Exit, ProtocolError
+from engine.ledger import durable
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RunFolders
+from engine.memory.channels import Message
 from engine.supervision.generation import Generation
 from engine.supervision.lifecycle import Lifecycle
 from engine.supervision.run_plan import RunPlan
 from engine.telemetry.reporting import Observer, Reporter, StageFigures
-from engine.telemetry.summary import summary
+from engine.telemetry.summary import own_cpu_s, summary
 from engine.telemetry.tally import ROLE_GROUPS, Tally
 
 _log = logging.getLogger("engine.supervisor")
@@ -44,6 +46,7 @@ class RunTotals:
         self._bottleneck = "nothing to judge by: no generation ran"
         self.tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
         self.last_error: str | None = None
+        self._unmarked_rows = 0
 
     @property
     def seconds(self) -> float:
@@ -71,13 +74,33 @@ class RunTotals:
         for group in ROLE_GROUPS:
             self.tally.cpu_s[group] += generation.cpu_s(group)
 
-    def publish_when_due(self, generation: Generation, lifecycle: Lifecycle, *, committed_rows: int) -> None:
+    def note(self, event: str, **facts: Any) -> None:
+        """Tell those who keep a journal of the run of an event."""
+        self._reporter.note(event, **facts)
+
+    def take(self, event: str, message: Message) -> None:
+        """Take what a child has told that is of interest beyond its own counts."""
+        if message.get("last_error"):
+            self.last_error = message["last_error"]
+        if event in ("server_out", "server_back"):
+            self.note(event, **message)
+
+    def failed(self, event: str, why: str) -> None:
+        """Note that a generation is over before its time: a restart, or a refusal of what it had not committed."""
+        self.last_error = why
+        self.note(event, reason=why)
+
+    def publish_when_due(
+        self, generation: Generation, lifecycle: Lifecycle, *, committed_rows: int, unmarked_rows: int = 0
+    ) -> None:
         """Publish the figures of this moment, about once a second.
 
         Args:
             committed_rows: Rows that this generation has committed.
+            unmarked_rows: Of these, rows that wait for their marks.
         """
         if self._reporter.due():
+            self._unmarked_rows = unmarked_rows
             self._publish(generation, lifecycle, committed_before=self.tally.committed_rows - committed_rows)
 
     def close(self, code: Exit, lifecycle: Lifecycle) -> None:
@@ -116,6 +139,12 @@ class RunTotals:
             "quarantined": self._quarantine.count,
             "restarts": self.tally.restarts,
             "refusals": self.tally.refusals,
+            "marked_rows": self.tally.marked_rows,
+            "unmarked_rows": self._unmarked_rows,
+            "mark_s": round(self.tally.marking.seconds, 4),
+            "fsyncs": durable.fsyncs.count,
+            "fsync_s": round(durable.fsyncs.seconds, 4),
+            "cpu_s": round(own_cpu_s(), 4),
             "last_error": self.last_error,
             "exit": None if code is None else int(code),
         }

@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from engine.memory.channels import Message
 from engine.telemetry.bottleneck import Occupancy
@@ -24,6 +24,14 @@ class Observer(Protocol):
 
     def update(self, figures: dict[str, Any]) -> None:
         """Take the figures of this moment."""
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """An observer that is told of events too (a server out, a crash, a signal)."""
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Take an event of this moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +73,12 @@ class Reporter:
             return False
         self._due_s = now + EVERY_S
         return True
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Tell those observers who keep a journal of an event."""
+        for observer in self._observers:
+            if isinstance(observer, Journal):
+                observer.note(event, **facts)
 
     def publish(self, stages: StageFigures, facts: dict[str, Any], *, committed_before: int) -> None:
         """Publish the figures of this moment.

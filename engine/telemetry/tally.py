@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.memory.channels import Message
 from engine.records import ShardFacts
-from engine.telemetry.metrics import LatencyHistogram
+from engine.telemetry.metrics import LatencyHistogram, Stopwatch
 
 ROLE_GROUPS = ("reader", "client", "writer")
 
@@ -88,6 +88,8 @@ class Tally:
         generations: Generations that were started.
         restarts: Generations that ended in a crash.
         refusals: Generations whose uncommitted rows were refused, because a server's vectors had turned wrong.
+        marked_rows: Rows of the shards whose documents this run marked behind its commits.
+        marking: Times that.
     """
 
     resumed: int = 0
@@ -109,6 +111,8 @@ class Tally:
     restarts: int = 0
     refusals: int = 0
     servers: dict[str, ServerTally] = field(default_factory=dict)
+    marked_rows: int = 0
+    marking: Stopwatch = field(default_factory=Stopwatch)
 
     @property
     def embedded(self) -> int:

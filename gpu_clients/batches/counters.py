@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ class Counters:
         truncated: Documents whose text the server cut.
         saved_by_dedup: Rows that shared another row's text.
         doubtful_rows: Rows that were committed although their server could be asked for no canary after them.
+        latency_s: Seconds from request to answer, of all `answers`.
         ring_wait_s: Time with room but without documents.
         vector_wait_s: Time with answers but without an empty vector slot.
     """
@@ -49,6 +51,8 @@ class Counters:
     ring_wait_s: float = 0.0
     vector_wait_s: float = 0.0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    latency_s: float = 0.0
+    answers: int = 0
     queue_s: float = 0.0
     inference_s: float = 0.0
     tokenization_s: float = 0.0
@@ -62,6 +66,8 @@ class Counters:
         self.bytes_in += completion.bytes_in
         self.bytes_out += completion.bytes_out
         self.latency.record(completion.latency_s)
+        self.latency_s += completion.latency_s
+        self.answers += 1
         if tokens is None:
             self.tokens += estimated_tokens
             self.tokens_exact = False
@@ -93,6 +99,9 @@ class Counters:
             "ring_wait_s": self.ring_wait_s,
             "vector_wait_s": self.vector_wait_s,
             "latency": self.latency.sparse(),
+            "latency_s": self.latency_s,
+            "answers": self.answers,
+            "cpu_s": time.process_time(),
             "server_times": {
                 "queue_s": self.queue_s,
                 "inference_s": self.inference_s,

@@ -17,6 +17,7 @@ from typing import TypeVar
 from pymongo.errors import OperationFailure, PyMongoError
 
 from engine.ledger import durable
+from engine.telemetry.metrics import Stopwatch
 from readers.batching.ports import Document
 from readers.mongo.errors import Outage
 from readers.mongo.work_queue import Page, Position, WorkQueue
@@ -66,16 +67,20 @@ class PageFetcher:
         wake_fd: Readable when a page, the end or an error waits.
     """
 
-    def __init__(self, open_queue: Callable[[], WorkQueue], size: PageSize, outage: Outage) -> None:
+    def __init__(
+        self, open_queue: Callable[[], WorkQueue], size: PageSize, outage: Outage, watch: Stopwatch | None = None
+    ) -> None:
         """Start fetching.
 
         Args:
+            watch: Times the queries of pages.
             open_queue: Opens the work queue; may raise pymongo's errors, is retried like a page, and called again
                 when the server no longer knows the index.
         """
         self._open_queue = open_queue
         self._size = size
         self._outage = outage
+        self._watch = Stopwatch() if watch is None else watch
         self._pages: queue.Queue[list[Document] | _Failure | None] = queue.Queue(maxsize=1)
         self._stopping = threading.Event()
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -152,7 +157,8 @@ class PageFetcher:
 
         def read() -> Page:
             try:
-                return work_queue.read(position, n_rows)
+                with self._watch:
+                    return work_queue.read(position, n_rows)
             except OperationFailure as error:
                 if error.code == _BAD_VALUE:
                     self._open_queue()  # says what is wrong when the index is gone
