@@ -31,7 +31,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"memory", "ports"},
         {"telemetry"},
         {"ledger"},
-        {"config", "recording"},
+        {"config", "recording", "exposition"},
         {"supervision"},
     ],
     "readers": [
@@ -76,6 +76,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "commands": [
         {"options", "terminal", "reference"},
         {"composition"},
+        {"report", "status"},
         {
             "bench",
             "demo",
@@ -84,11 +85,9 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
             "merge",
             "plan",
             "quarantine",
-            "report",
             "run",
             "search",
             "serve",
-            "status",
             "verify",
         },
     ],

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from commands.options.log_format import log_format
 from commands.options.paths import path_callback
 
 DEFAULT_URI = "mongodb://localhost:27017"
@@ -83,4 +84,7 @@ GpuHourPrice = Annotated[float | None, option("gpu-hour-price", "Price of one GP
 Gpus = Annotated[int | None, option("gpus", "How many GPUs that price is paid for [default: servers].")]
 Mongod = Annotated[Path | None, path_option("mongod", "A mongod binary [default: PATH, or the bundled part].")]
 Json = Annotated[bool, option("json", "One JSON object on stdout.", declared="--json")]
+LogFormat = Annotated[
+    str, option("log-format", "Lines on stderr: text, or json (one object a line, ISO 8601).", callback=log_format)
+]
 Verbose = Annotated[bool, option("verbose", "Log debug events too.")]

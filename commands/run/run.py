@@ -20,6 +20,7 @@ from commands.run.limits import limits, open_files
 from commands.run.observers import observers
 from engine.config import RunConfig, to_toml
 from engine.errors import EngineError, Exit, SinkError
+from engine.exposition.address import Address
 from engine.ledger import durable, preflight
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
@@ -60,19 +61,19 @@ def run(
     secrets: RunSecrets,
     *,
     show_progress: bool,
-    metrics_port: int | None = None,
+    http: Address | None = None,
     tuned: Path | None = None,
 ) -> RunResult:
     """Run to the end; see the contract of `engine run`. A run that cannot start or go on has a summary too.
 
     Args:
-        metrics_port: Port of 127.0.0.1 for Prometheus, or None.
+        http: Where to serve page, metrics and status while it goes on, or None.
         tuned: File that the operating point came from, to warn when it was found on other servers.
     """
     try:
         supervisor = None
         with ExitStack() as stack:
-            prepared = _prepare(config, secrets, show_progress, metrics_port, tuned, stack)
+            prepared = _prepare(config, secrets, show_progress, http, tuned, stack)
             if prepared is None:
                 return _nothing_to_do(config)
             supervisor = prepared.supervisor
@@ -96,7 +97,7 @@ def _prepare(
     config: RunConfig,
     secrets: RunSecrets,
     show_progress: bool,
-    metrics_port: int | None,
+    http: Address | None,
     tuned: Path | None,
     stack: ExitStack,
 ) -> _Prepared | None:
@@ -157,9 +158,7 @@ def _prepare(
         shards=data_set.shards(folders),
         marker=_marker(config, secrets, data_set, stack),
         quarantine=quarantine,
-        observers=observers(
-            config, limits(config, fleet, rings), stack, show_progress=show_progress, metrics_port=metrics_port
-        ),
+        observers=observers(config, limits(config, fleet, rings), stack, show_progress=show_progress, http=http),
         signals=SignalInbox(),
     )
     return _Prepared(supervisor, source.why_idle)
