@@ -10,25 +10,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bench.diagnosis.beginnings import begin_of
 from bench.diagnosis.causes import NONE, UNKNOWN, Finding
-from bench.diagnosis.changes import LEAST, Signal, change_points
+from bench.diagnosis.changes import LEAST
 from bench.diagnosis.figures import Figures, figures_of
 from bench.diagnosis.rules import gpus, machine, marks, processors, source, storage, texts
+from bench.diagnosis.segments import LEAST_CHANGE, edges_of, steady_part
 from bench.diagnosis.server_rules import servers
 from bench.recording.recording import Recording
 
-LEAST_CHANGE = math.log(1.07)
-"""A change of throughput by less than 7% is none."""
+_FAR_CHANGE = math.log(1.12)
+"""Likewise between stretches that do not touch, which were never compared sample by sample."""
+_LEAST_LOSS = 0.02
+_OF_ONE_SERVER = ("server_slower", "server_out", "server_flapping")
+"""What is told of a single server of many although all of them together have hardly become slower."""
 _SAME_TROUBLE = math.log(1.2)
-_MARKING_CHANGE = math.log(2.5)
-_SATURATED = 0.6
 _ENOUGH = 0.3
 """Share of a change that a cause has to explain."""
 _START_S = 60.0
-_BINS_S = 2.0
 _RULES = (texts, servers, source, storage, marks, processors, machine, gpus)
 _NEAR_S = 30.0
 
@@ -125,10 +125,10 @@ def _runs(recording: Recording) -> Iterator[tuple[dict[str, Any], Recording]]:
 
 
 def _stretches(part: Recording, cores: float, events: list[dict[str, Any]]) -> list[Stretch]:
-    steady = _steady(part)
+    steady = steady_part(part)
     if steady is None:
         return []
-    edges = _edges(steady, _bins(steady))
+    edges = edges_of(steady)
     named = _judged(steady, edges, cores, float(part.begin[0]), events)
     while (twin := _twin(named)) is not None:  # what is still the same trouble is one stretch
         gone = int(np.searchsorted(steady.at, named[twin].begin + 1e-3))
@@ -173,51 +173,6 @@ def _twin(stretches: list[Stretch]) -> int | None:
         if (one.cause, one.subject) == (two.cause, two.subject) and abs(_drop(one, two)) < _SAME_TROUBLE:
             return index
     return None
-
-
-def _steady(part: Recording) -> Recording | None:
-    """A run without what comes before the first answers and after the last document was read."""
-    rows = part.column("rows")
-    running = part.column("phase.running", 1.0)
-    alive = np.flatnonzero((rows > 0) & ~(running < 0.5))
-    if len(alive) < 2 * LEAST:
-        return None
-    first, last = alive[0], alive[-1]
-    return part.between(int(first) + 1, int(last))
-
-
-def _bins(part: Recording) -> npt.NDArray[np.int64]:
-    """First sample of every bin: samples of a second are two by two, so that batches that come together even out."""
-    bins, seconds = [0], 0.0
-    for index, duration in enumerate(part.seconds):
-        if seconds >= _BINS_S - 0.3:
-            bins.append(index)
-            seconds = 0.0
-        seconds += float(duration)
-    return np.array(bins, np.int64)
-
-
-def _edges(part: Recording, first: npt.NDArray[np.int64]) -> list[int]:
-    """Positions at which stretches begin and end, by throughput and by how busy marking is."""
-    seconds = np.add.reduceat(part.seconds, first)
-    rate = np.add.reduceat(part.column("rows").astype(np.float64), first) / seconds
-    marking = np.add.reduceat(part.column("marks.seconds").astype(np.float64), first) / seconds
-    points = {*change_points(_log(rate), LEAST_CHANGE)}
-    busy = np.log(0.05 + np.minimum(marking, 1.0))
-    found = change_points(busy, _MARKING_CHANGE)
-    for point, begin, end in zip(found, [0, *found], [*found[1:], len(busy)], strict=False):
-        is_new = all(abs(point - other) > LEAST for other in points)
-        if is_new and max(marking[begin:point].mean(), marking[point:end].mean()) >= _SATURATED:
-            points.add(point)
-    return [0, *(int(first[point]) for point in sorted(points)), len(part)]
-
-
-def _log(rate: npt.NDArray[np.float64]) -> Signal:
-    """The logarithm of a rate; nothing at all counts as a fiftieth of the median."""
-    positive = rate[rate > 0]
-    least = 0.02 * float(np.median(positive)) if len(positive) else 1.0
-    found: Signal = np.log(np.maximum(rate, least))
-    return found
 
 
 def _without_start(stretches: list[Stretch], run_began: float) -> list[Stretch]:
@@ -274,13 +229,15 @@ def _name(stretch: Stretch, previous: Stretch | None, usual: Stretch, events: li
     findings = [finding for rule in rules for finding in rule(before.figures, stretch.figures, drop)]
     if abs(drop) < LEAST_CHANGE and stretch is not usual:
         findings += marks(usual.figures, stretch.figures, drop)  # it shows in documents/s only when it is too late
+        if drop > _LEAST_LOSS:
+            findings += [one for one in servers(usual.figures, stretch.figures, drop) if one.cause in _OF_ONE_SERVER]
     findings += _restarts(stretch, events) if drop >= LEAST_CHANGE else []
     findings = _once([*findings])
     strong = [finding for finding in findings if finding.explains >= _ENOUGH]
     factor = math.exp(-drop)
     if strong:
         found, also = strong[0], strong[1:]
-    elif drop >= LEAST_CHANGE:
+    elif drop >= (LEAST_CHANGE if before is previous else _FAR_CHANGE):
         found, also = Finding(cause=UNKNOWN, evidence=_what_it_is_not(before.figures, stretch.figures)), findings
     else:
         found, also = Finding(cause=NONE), []

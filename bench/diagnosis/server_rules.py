@@ -55,7 +55,7 @@ def _absent(losses: list[_Loss]) -> Iterator[Finding]:
     if not absent:
         return
     worst = absent[0]
-    comes_back = worst.now.outs >= 2 and worst.now.up > 0.05
+    comes_back = worst.now.outs >= 2  # it must have been back in between
     yield Finding(
         cause="server_flapping" if comes_back else "server_out",
         subject=worst.url,

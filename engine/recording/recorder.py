@@ -18,6 +18,7 @@ from typing import Any
 from engine.recording.history import History
 from engine.recording.machine import BusyProcesses, Machine
 from engine.recording.sampling import Sampler
+from engine.telemetry.logs import redact
 
 _log = logging.getLogger("engine.recorder")
 
@@ -59,8 +60,9 @@ class Recorder:
         self._put(("", figures, time.monotonic()))
 
     def note(self, event: str, **facts: Any) -> None:
-        """Take an event of this moment."""
-        self._put((event, {"at": time.time(), "event": event, **facts}, time.monotonic()))
+        """Take an event of this moment; what it says in words is kept without secrets (G10)."""
+        told = {name: redact(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
+        self._put((event, {"at": time.time(), "event": event, **told}, time.monotonic()))
 
     def close(self) -> None:
         """Write what waits, for a moment at most."""
@@ -98,7 +100,7 @@ class Recorder:
         if self._sampler.seconds_since(now_s) >= every_s - _SLACK_S or figures.get("exit") is not None:
             self._take(figures, now_s)
         if figures.get("exit") is not None:
-            self._write({"at": figures["at"], "event": "end", "exit": figures["exit"], "why": figures["last_error"]})
+            self._write({"at": figures["at"], "event": "end", "exit": figures["exit"], "why": _why(figures)})
 
     def _take(self, figures: dict[str, Any], now_s: float) -> None:
         levels = self._machine.look()
@@ -123,3 +125,8 @@ class Recorder:
         if not self._has_complained:
             self._has_complained = True
             _log.warning("history_not_written error=%r: the run goes on without a recording", str(error))
+
+
+def _why(figures: dict[str, Any]) -> str | None:
+    """What went wrong last in a run that is over, without secrets."""
+    return redact(figures["last_error"]) if figures.get("last_error") else None

@@ -101,16 +101,23 @@ class Sampler:
         self._of_children: dict[str, float] = {}
         self._latency: dict[str, dict[str, int]] = {}
         self._generation: int | None = None
+        self._last: dict[str, Any] | None = None
         self._counts: dict[str, float] = {}
 
     def see(self, figures: dict[str, Any], now_s: float) -> None:
-        """Take the figures of a moment in."""
+        """Take the figures of a moment in: their levels; counters are looked at when a sample is taken."""
         if figures.get("generation") != self._generation:
+            if self._last is not None:
+                self._count(self._last)
             self._generation = figures.get("generation")
             self._of_children = {}
             self._latency = {}
+        self._last = figures
         self._levels.add(levels(figures), max(1e-3, now_s - self._seen_s))
         self._seen_s = now_s
+
+    def _count(self, figures: dict[str, Any]) -> None:
+        """Add what the counters have grown by."""
         counters = run_counts(figures)
         for name in FROM_BEFORE & counters.keys():
             self._of_run.setdefault(name, counters[name])
@@ -138,6 +145,7 @@ class Sampler:
             figures: Those that `see` took last.
             machine: Levels of the machine over that time.
         """
+        self._count(figures)
         found = self._levels.take()
         for role, facts in figures["clients"].items():
             found.update(self._latency_of(role, facts.get("latency", {})))

@@ -258,7 +258,6 @@ class Model:
                 f"{prefix}vector_wait_s": s * held,
                 f"{prefix}cpu_s": mine * 1.5e-5,
                 f"{prefix}retries": answers * world.rejected,
-                f"{prefix}outs": float(world.up[index] == 0 and self.rng.random() < 0.01),
             }
             latency = (1.01 * work + queue) / max(answers, 1e-9) + world.network[index]
             levels |= {

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -196,9 +197,9 @@ def documents(n: int, rng: random.Random, longer_from: int | None, blanks: int) 
 def play(
     name: str, seed: int, folder: Path, mongod: LocalMongod, fleet: StandinFleet, *, seconds: float = 40.0
 ) -> Played:
-    """Play a trouble against a real run that stops after so many seconds."""
+    """Play a trouble against a real run that is stopped so many seconds after its first documents."""
     trouble, rng = TROUBLES[name], random.Random(f"{name} {seed}")
-    before_s = seconds * rng.uniform(0.4, 0.55)
+    before_s = seconds * rng.uniform(0.45, 0.55)
     client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(mongod.uri)
     database = client[f"trouble_{name}_{seed}"]
     environment = {key: value.format(folder=folder) for key, value in trouble.environment}
@@ -212,28 +213,32 @@ def play(
     )
     longer_from = int(PER_SECOND * 0.75 * before_s) if trouble.texts_grow else None
     job.insert(list(documents(int(PER_SECOND * 1.6 * seconds), rng, longer_from, 4000 if trouble.wide else 0)))
-    process = job.start_run("--max-time", str(seconds))
+    process = job.start_run()
     scene = Scene(job=job, fleet=fleet, mongod=mongod, rng=rng, process=process)
     with contextlib.ExitStack() as stack:
         stack.callback(client.close)
         stack.callback(client.drop_database, database.name)
         stack.callback(lambda: [fleet.control(port, clear_faults=True, slow_factor=1.0) for port in fleet.ports])
         wait_until(lambda: _of(job, "embedded_now") > 0, what="the first document", process=process)
-        _wait_for(job, process, before_s, longer_from)
+        if longer_from is None:
+            _let_go_on(process, before_s)
+        else:
+            wait_until(lambda: _of(job, "embedded_now") >= longer_from, what="the longer texts", process=process)
         began_at = time.time()
         subject = trouble.begin(scene)
         stack.callback(lambda: [undo() for undo in scene.clean_up])
+        _let_go_on(process, seconds - before_s)
+        process.send_signal(signal.SIGINT)
         ended = finish(process)
-        assert ended.code == 8, ended.err[-2000:]
+        assert ended.code == 130, ended.err[-2000:]
     return Played(job.folders.hot, began_at, subject)
 
 
-def _wait_for(job: Job, process: subprocess.Popen[str], before_s: float, n_documents: int | None) -> None:
-    """Wait until a run is as old as that, or has embedded so many."""
-    if n_documents is not None:
-        wait_until(lambda: _of(job, "embedded_now") >= n_documents, what="the longer texts", process=process)
-    else:
-        wait_until(lambda: _of(job, "seconds") >= before_s, what="midway", process=process)
+def _let_go_on(process: subprocess.Popen[str], seconds: float) -> None:
+    """Let a run go on for that long: it is what the play is about, and nothing can tell when it is enough."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+        raise AssertionError(f"the run ended early: {finish(process).err[-2000:]}")
 
 
 def _of(job: Job, figure: str) -> float:
