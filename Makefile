@@ -13,7 +13,7 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix chaos quick lint format docs bench clean
+.PHONY: help wheel setup demo test test-matrix chaos quick lint format docs bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -55,8 +55,12 @@ format: $(READY) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix --quiet .
 
-docs: $(READY) ## write docs/cli.md anew from --help
-	$(BIN)/python -m commands.reference docs/cli.md
+docs: $(READY) ## write docs/cli.md and the manual page anew from --help
+	$(BIN)/python -m commands.reference docs
+
+wheel: $(READY) ## build the wheel and the source distribution into dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
 
 bench: $(READY) ## the engine's own ceiling on this machine, beside a plain script
 	$(BIN)/python -m bench.measure.pipeline --compare

@@ -26,7 +26,6 @@ app = typer.Typer(
     help="Embed hundreds of millions of MongoDB documents through a fleet of embedding servers into Parquet: "
     "fast, resumable, without losing or doubling a single one.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},

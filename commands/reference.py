@@ -1,4 +1,4 @@
-"""The reference page, made from `--help`: `python -m commands.reference docs/cli.md` (or `make docs`)."""
+"""The reference page and the manual page, made from `--help`: `make docs`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from engine.errors import Exit
 from engine.supervision.interpreter import python
 
 _HEAD = """# Commands
@@ -17,6 +18,22 @@ Made from `engine COMMAND --help` by `make docs`; a test compares. Every option 
 `ENGINE_` + its name in capitals, and in a TOML file (`--config`) under its name with underscores. A flag beats the
 environment, the environment beats the file. `engine --debug COMMAND` shows a traceback with an error.
 """
+
+_EXIT_MEANINGS = {
+    Exit.DONE: "done, sums agree",
+    Exit.UNEXPECTED: "unexpected error",
+    Exit.USAGE: "wrong usage or configuration, or a mismatch on resume",
+    Exit.QUARANTINED: "done, but some documents are in quarantine",
+    Exit.VERIFICATION: "verification failed, or data are damaged",
+    Exit.OUTPUT_DEVICE: "output device full or failing",
+    Exit.MONGODB: "MongoDB unavailable beyond the limit",
+    Exit.SERVERS: "no healthy server beyond the limit",
+    Exit.LIMIT: "stopped by a limit, work is left",
+    Exit.NO_OPERATING_POINT: "no operating point meets the target",
+    Exit.LOCKED: "another run holds the lock",
+    Exit.SIGINT: "stopped by SIGINT after a clean stop",
+    Exit.SIGTERM: "stopped by SIGTERM after a clean stop",
+}
 
 
 @functools.cache
@@ -54,5 +71,39 @@ def reference() -> str:
     return "\n".join(parts)
 
 
+def manual() -> str:
+    """The page for `man engine`, in roff; help texts stand in it as they are."""
+    parts = [
+        '.TH ENGINE 1 "" "embedding-engine" "User Commands"',
+        ".SH NAME",
+        "engine \\- embed documents through a fleet of embedding servers into Parquet",
+        ".SH SYNOPSIS",
+        ".B engine",
+        ".I COMMAND",
+        "[OPTIONS]",
+        ".SH DESCRIPTION",
+        "Every option can be set by the environment variable ENGINE_ and its name in capitals, and in a TOML file",
+        "(--config) under its name with underscores. A flag beats the environment, the environment beats the file.",
+    ]
+    for name, text in commands().items():
+        parts += [f".SH ENGINE {name.upper()}", ".nf", *map(_roff, text.splitlines()), ".fi"]
+    parts += [".SH EXIT STATUS"]
+    for code in Exit:
+        parts += [".TP", f".B {int(code)}", _roff(_EXIT_MEANINGS[code])]
+    return "\n".join(parts) + "\n"
+
+
+def _roff(line: str) -> str:
+    escaped = line.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
+
+
+def main() -> None:
+    """Write both pages into a folder, `docs` unless another is named."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    (folder / "cli.md").write_text(reference(), encoding="utf-8")
+    (folder / "engine.1").write_text(manual(), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(reference(), encoding="utf-8")
+    main()

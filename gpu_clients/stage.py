@@ -364,15 +364,15 @@ class ClientStage:
         if failure.kind is FailureKind.DRIFTED:
             lane.drifted()
             self._delivery.take_back()
-        self._own_requests.refuse()
         self._report()
         self._reports.server_out(failure.detail)
         if failure.kind is FailureKind.DRIFTED:
-            self._refuse_rows_of(lane.index)
+            self._refuse_rows_of(lane.index)  # before looks end with the requests, and a proof is given
+        self._own_requests.refuse()
 
     def _refuse_rows_of(self, server: int) -> None:
         """A server's vectors are wrong: the rows of it that are open must not be committed."""
-        rows = self._unproven.confirm(server, self._unproven.rows(server))  # once they are refused, nobody asks again
+        rows = self._unproven.refuse(server)
         if rows:
             self._reports.drifted(server, rows)
 

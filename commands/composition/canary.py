@@ -52,9 +52,11 @@ def _lowest_cosine(there: Canary, here: Canary) -> float:
     """The lowest cosine of a text's vector with the nearest one that is recorded of that text; NaN for no vectors.
 
     The nearest, because a server that is busy with other work mixes requests: where a text's vector hangs on its
-    neighbours, it may come today as it came in another arrangement then.
+    neighbours, it may come today as it came in another arrangement then. Only texts that are the same count: a server
+    of another limit, or one that says by now how long a text may be, gets a longer or shorter long text.
     """
-    mixed, equal = there.cosine(Arrangement.MIXED, here.mixed), there.cosine(Arrangement.EQUAL, here.equal)
+    mixed = there.cosine(Arrangement.MIXED, here.mixed, here.limit)
+    equal = there.cosine(Arrangement.EQUAL, here.equal, here.limit)
     return mixed if not mixed >= equal else equal
 
 

@@ -9,7 +9,7 @@ from commands.options import declared as shared
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option
 from commands.options.values import listed
-from commands.terminal.output import print_result, to_json
+from commands.terminal.output import list_as_json, print_parts, print_result, to_json
 
 app = typer.Typer(help="Documents that could not be embedded: list them, or let them be tried again.")
 Reasons = Annotated[str | None, option("reason", "Only these reasons, comma-separated.")]
@@ -31,7 +31,7 @@ def list_entries(
     from engine.ledger.runfolder import RunFolders
 
     entries = entries_with(RunFolders.of(hot_dir, Path(), database, collection, done_field), listed(reason))
-    print_result(to_json(entries) if json_ else as_text(entries))
+    print_parts(list_as_json(entries) if json_ else as_text(entries))
 
 
 @app.command("retry", epilog=examples("engine quarantine retry --reason backend && engine run"))

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from engine.errors import SinkError
@@ -23,14 +24,29 @@ def to_json(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
+def list_as_json(values: Iterable[Any]) -> Iterator[str]:
+    """A list for a program, on one line, in parts."""
+    yield "["
+    for number, value in enumerate(values):
+        yield f"{', ' if number else ''}{to_json(value)}"
+    yield "]"
+
+
 def print_result(text: str) -> None:
     """Print a result. That nobody reads on changes nothing; that it cannot be written does.
 
     Raises:
         SinkError: standard output is a file on a device that is full or failing.
     """
+    print_parts((text,))
+
+
+def print_parts(parts: Iterable[str]) -> None:
+    """Print a result that may be too long for the memory, and a line's end behind it; see `print_result`."""
     try:
-        print(text, flush=True)
+        for part in parts:
+            print(part, end="")
+        print(flush=True)
     except OSError as error:
         discard_output()
         if not isinstance(error, BrokenPipeError):

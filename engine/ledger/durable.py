@@ -27,7 +27,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -234,19 +234,24 @@ def unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o640) -> None:
-    """Replace a small file as a whole: a reader sees the old or the new one, also after a power cut."""
+def replace_file(path: Path, data: bytes | Iterable[bytes], mode: int = 0o640) -> None:
+    """Replace a file as a whole: a reader sees the old or the new one, also after a power cut.
+
+    Args:
+        data: What it is to hold, or portions of that, of which one at a time is held in memory.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         try:
-            write_all(fd, data)
+            for portion in (data,) if isinstance(data, bytes) else data:
+                write_all(fd, portion)
             fsync_file(fd)
         finally:
             os.close(fd)
         point("durable.rename")
         temporary.replace(path)
-    except OSError:
+    except BaseException:  # whoever makes the portions may fail in any way
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

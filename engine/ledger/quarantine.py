@@ -19,6 +19,8 @@ from engine.errors import DamageError, SinkError
 from engine.ledger import durable
 from engine.ledger.key_table import KeyTable, digest_of
 
+_PORTION_BYTES = 256 << 10
+
 
 class Quarantine:
     """The quarantine file of a run.
@@ -150,5 +152,20 @@ def _entries(path: Path) -> Iterable[tuple[dict[str, Any], int]]:
 
 
 def replace_quarantine(path: Path, entries: Iterable[dict[str, Any]]) -> None:
-    """Write the file anew with `entries` only (what `engine quarantine retry` leaves)."""
-    durable.replace_file(path, b"".join(orjson.dumps(entry) + b"\n" for entry in entries))
+    """Write the file anew with `entries` only (what `engine quarantine retry` leaves); few are in memory at a time.
+
+    The caller holds the run's lock, so a temporary of somebody else's is one that was killed.
+    """
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        durable.unlink(left)
+    durable.replace_file(path, _portions(entries))
+
+
+def _portions(entries: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    portion = bytearray()
+    for entry in entries:
+        portion += orjson.dumps(entry) + b"\n"
+        if len(portion) >= _PORTION_BYTES:
+            yield bytes(portion)
+            portion.clear()
+    yield bytes(portion)

@@ -50,6 +50,8 @@ def check_canary(
         quiet: Whether it is asked while nothing else is in flight at our own server.
         at_once: Whether overload is a failure too, instead of being waited out.
     """
+    if context.canary is not None and not context.canary.covers(arrangement, context.max_input_length):
+        arrangement = Arrangement.MIXED  # the short text is among them, which every server gets
     body, n_texts = canary_body(arrangement, context.max_input_length)
     ask = Ask(server, body, n_texts, quiet, fresh=True)
     reply = (yield ask) if at_once else (yield from _ask(ask))
@@ -57,8 +59,8 @@ def check_canary(
         return reply.failure
     if reply.unsound:
         return Failure(kind=FailureKind.DRIFTED, detail="the canary's vectors are not sound")
-    if context.canary is not None and not context.canary.accepts(arrangement, reply.matrix):
-        cosine = context.canary.cosine(arrangement, reply.matrix)
+    if context.canary is not None and not context.canary.accepts(arrangement, reply.matrix, context.max_input_length):
+        cosine = context.canary.cosine(arrangement, reply.matrix, context.max_input_length)
         return Failure(kind=FailureKind.DRIFTED, detail=f"the canary's vectors have drifted (cosine {cosine:.4f})")
     return None
 

@@ -97,7 +97,7 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
     short = seen.get(Arrangement.SHORT)
     if short is not None and lowest_cosine(short, mixed[:1]) >= MIN_COSINE:
         facts = dataclasses.replace(facts, short_is_steady=True)
-    canary = Canary.of(mixed, equal)
+    canary = Canary.of(mixed, equal, facts.canary_limit)
     if not facts.is_indexed and not lowest_cosine(mixed[2:], equal[:1]) >= MIN_COSINE:
         raise misfit("the server does not say which vector belongs to which text, nor keep them in order")
     if canary.neighbours_matter():

@@ -133,7 +133,7 @@ def test_all_servers_dead_is_exit_7_and_nothing_is_lost(job: Job, fleet: Standin
         "status:code=429,every=3",
         "value:value=nan,every=4",
         "count:delta=-1,every=5",
-        "dim:to=23,every=5",
+        "dim:to=23,every=5,after=80",  # the doctor has looked: from the start on it would be two backends
         "zero:every=6",
         "reset:every=7",
         "truncated_json:every=5",
@@ -182,3 +182,16 @@ def test_something_else_behind_a_url_is_exit_2(job: Job, mongod: LocalMongod) ->
 
     assert ended.code in (2, 7), ended.err
     assert str(mongod.port) in ended.err
+
+
+@pytest.mark.crash
+def test_servers_that_come_and_go_without_a_batch_settled_are_an_outage(job: Job) -> None:
+    """They answer the examination and die of the first batch, again and again: exit 7, nothing in quarantine."""
+    job.insert(tweets(500))
+    with own_fleet(faults=("refuse:down_s=0.3,contains=tweet number",)) as own:
+        job.urls = own.urls[:1]
+        ended = job.run("--max-outage", "20", "--batch-size", "32")  # longer than any single absence
+    assert ended.code == 7, ended.err
+    assert "server_back" in ended.err
+    assert not job.rows()
+    assert not job.quarantined()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -41,6 +41,8 @@ class Manners:
         words_refused: Texts with such a word are answered with an error in an answer of status 200.
         usage: Whether it counts tokens.
         asked: Bodies of the embedding requests it had.
+        vectors_of: Whose vectors it gives, whatever it calls itself (`bench.standin.backends.vectors`).
+        dim: Numbers in a vector.
     """
 
     base: str = "/v1"
@@ -60,15 +62,108 @@ class Manners:
     words_refused: str | None = None
     usage: bool = True
     asked: list[dict[str, Any]] = field(default_factory=list)
+    vectors_of: str = MODEL
+    dim: int = DIM
+
+
+def listing(*names: str, **more: Any) -> dict[str, Any]:
+    """A listing as OpenAI has it."""
+    return {"object": "list", "data": [{"id": name, "object": "model", **more} for name in names]}
+
+
+STRICT = ("model", "input", "encoding_format", "dimensions", "user")
+KNOWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "vLLM": (
+        {
+            "listing": listing(MODEL, owned_by="vllm", root=MODEL, max_model_len=512),
+            "cuts_with": "truncate_prompt_tokens",
+        },
+        {},
+    ),
+    "Infinity": (
+        {"base": "", "refuses": False, "listing": listing(MODEL, owned_by="infinity", capabilities=["embed"])},
+        {},
+    ),
+    "llama.cpp": (
+        {
+            "knows_base64": False,
+            "refuses_with": 500,
+            "refusal": "input is too large to process. increase the physical batch size",
+            "listing": {
+                "models": [{"name": "/models/m.gguf"}],
+                **listing("/models/m.gguf", owned_by="llamacpp", meta={"n_ctx_train": 512, "n_embd": 768}),
+            },
+        },
+        {},
+    ),
+    "Ollama": (
+        {
+            "knows_base64": False,
+            "serves": ("nomic-embed-text", "nomic-embed-text:latest"),
+            "refusal": "the input length exceeds the context length",
+            "listing": listing("llama3:latest", "nomic-embed-text:latest", owned_by="library"),
+        },
+        {"model": "nomic-embed-text"},
+    ),
+    "LM Studio": (
+        {
+            "info": (200, b'{"error":"Unexpected endpoint or method. (GET /info)"}'),
+            "knows_base64": False,
+            "usage": False,
+            "refuses": False,
+            "listing": listing("qwen3-8b", "text-embedding-nomic", owned_by="organization_owner"),
+        },
+        {"model": "text-embedding-nomic"},
+    ),
+    "LocalAI": (
+        {"listing": {"object": "list", "data": None}, "index": "none", "serves": ("bert",), "refuses": False},
+        {"model": "bert"},
+    ),
+    "LiteLLM": (
+        {
+            "info": (401, b'{"error": {"message": "Authentication Error"}}'),
+            "wants": {"Authorization": "Bearer sk-1"},
+            "listing": listing("team-embeddings"),
+            "serves": ("team-embeddings",),
+        },
+        {"api_keys": ("sk-1",)},
+    ),
+    "Gemini": (
+        {
+            "base": "/v1beta/openai",
+            "info": (404, b"<html>404</html>"),
+            "fields": STRICT,
+            "index": "all but 0",
+            "length": 0.62,
+            "usage": False,
+            "serves": ("gemini-embedding-001",),
+            "listing": listing("models/gemini-pro", "models/gemini-embedding-001", owned_by="google"),
+            "refusal": "The input token count exceeds the maximum number of tokens allowed 512.",
+        },
+        {"model": "gemini-embedding-001"},
+    ),
+    "Azure": (
+        {
+            "base": "/openai/v1",
+            "info": (302, b""),
+            "wants": {"api-key": "k1"},
+            "fields": STRICT,
+            "serves": ("my-deployment",),
+            "listing": listing("text-embedding-3-small", "gpt-5"),
+        },
+        {"model": "my-deployment", "headers": (("api-key", "k1"),)},
+    ),
+}
+"""The table of docs/servers.md: how a product behaves, and what a run on it has to say."""
 
 
 def vectors(texts: list[str], manners: Manners) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The server's vectors, float32 (texts, DIM)."""
+    """The server's vectors, float32 (texts, dim)."""
     cut = [
         " ".join(text.split()[: manners.most_words]) if len(text.split()) > manners.most_words else text
         for text in texts
     ]
-    return (text_rows(MODEL, cut, DIM) * np.float32(manners.length)).astype(np.float32)
+    return (text_rows(manners.vectors_of, cut, manners.dim) * np.float32(manners.length)).astype(np.float32)
 
 
 def _data(asked: dict[str, Any], manners: Manners) -> list[dict[str, Any]]:
@@ -96,7 +191,8 @@ def serving(manners: Manners) -> Iterator[str]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # whoever asked was killed, or has had enough
+                self.wfile.write(body)
 
         def _is_let_in(self) -> bool:
             return all(self.headers.get(name) == value for name, value in manners.wants.items())
