@@ -18,6 +18,7 @@ from engine.exposition.address import Address
 from engine.exposition.cached import Cached
 from engine.exposition.collector import RunCollector
 from engine.exposition.http_server import Answer, HttpServer, Request
+from gpu_clients.errors import FailureKind
 
 _log = logging.getLogger("engine.http")
 
@@ -38,7 +39,12 @@ class RunServer:
         """
         self._config = config
         self._began_s = time.monotonic()
-        self._collector = RunCollector(run=config.name, collection=config.namespace, version=engine.__version__)
+        self._collector = RunCollector(
+            run=config.name,
+            collection=config.namespace,
+            version=engine.__version__,
+            error_kinds=[kind.value for kind in FailureKind],
+        )
         self._registry = CollectorRegistry()
         self._registry.register(self._collector)
         self._page = Cached(self._make_page, every_s=_PAGE_EVERY_S)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client.core import (
@@ -24,6 +24,7 @@ from engine.exposition.buckets import cumulative
 from engine.exposition.counting import Accumulated
 from engine.exposition.families import DEPRECATED, FAMILIES, PHASES, STATES, Family
 from engine.memory.channels import Message
+from engine.records import QUARANTINE_REASONS
 from engine.telemetry.logs import redact
 from engine.telemetry.metrics import LatencyHistogram
 from engine.telemetry.progress import seconds_left
@@ -40,10 +41,15 @@ class RunCollector(Collector):
         updated_s: When figures came last, on the monotonic clock; None before the first.
     """
 
-    def __init__(self, *, run: str, collection: str, version: str) -> None:
+    def __init__(self, *, run: str, collection: str, version: str, error_kinds: Sequence[str] = ()) -> None:
+        """
+        Args:
+            error_kinds: Kinds of failed requests, which are shown as 0 until the first of them.
+        """
         self._run = run
         self._collection = collection
         self._version = version
+        self._error_kinds = error_kinds
         self._began = time.time()
         self._lock = threading.Lock()
         self._figures: dict[str, Any] = {}
@@ -85,7 +91,7 @@ class RunCollector(Collector):
             of_run += _of_stages(self._figures, self._reader, self._writer, list(self._clients.values()))
             of_run += _deprecated(self._figures)
             for role, client in self._clients.items():
-                of_run += _of_server(_url(role, client), client)
+                of_run += _of_server(_url(role, client), client, self._error_kinds)
         for name, labels, value in of_run:
             yield name, {"run": self._run, **labels}, value
 
@@ -136,7 +142,7 @@ def _of_documents(figures: dict[str, Any], reader: Message, clients: list[Messag
     yield "engine_documents_truncated_total", {}, totals["truncated"]
     yield "engine_shards_committed_total", {}, totals["shards"]
     yield "engine_shard_bytes_committed_total", {}, totals["bytes"]
-    for reason, count in totals["quarantined"].items():
+    for reason, count in (dict.fromkeys(QUARANTINE_REASONS, 0) | totals["quarantined"]).items():
         yield "engine_documents_quarantined_total", {"reason": reason}, count
     yield "engine_quarantine_documents", {}, figures["quarantined"]
     yield "engine_documents_stored", {}, figures["committed"]
@@ -180,7 +186,7 @@ def _of_stages(
     yield "engine_process_cpu_seconds_total", {"process": "clients"}, clients_s
 
 
-def _of_server(url: str, client: Accumulated) -> Iterator[Sample]:
+def _of_server(url: str, client: Accumulated, error_kinds: Sequence[str]) -> Iterator[Sample]:
     server = {"server": url}
     now, total = client.now, client.total
     state = now.get("breaker", "")
@@ -201,18 +207,15 @@ def _of_server(url: str, client: Accumulated) -> Iterator[Sample]:
         ("received_bytes", "bytes_in"),
     ):
         yield f"engine_server_{name}_total", server, total.get(key, 0)
-    for kind, count in total.get("errors", {}).items():
+    for kind, count in (dict.fromkeys(error_kinds, 0) | total.get("errors", {})).items():
         yield "engine_server_errors_total", {**server, "kind": kind}, count
     yield from _of_phases(server, total)
 
 
 def _of_phases(server: Labels, total: Message) -> Iterator[Sample]:
     told = total.get("server_times", {})
-    known = {name: told.get(f"{name}_s", 0.0) for name in ("queue", "tokenization", "inference")}
-    if not any(known.values()):
-        return  # a server that does not say: the histogram has all there is
-    for phase, seconds in known.items():
-        yield "engine_server_request_phase_seconds_total", {**server, "phase": phase}, seconds
+    for phase in ("queue", "tokenization", "inference"):
+        yield "engine_server_request_phase_seconds_total", {**server, "phase": phase}, told.get(f"{phase}_s", 0.0)
 
 
 def _deprecated(figures: dict[str, Any]) -> Iterator[Sample]:

@@ -97,7 +97,7 @@ _OF_SERVERS = (
     Family(
         "engine_server_request_phase_seconds_total",
         "counter",
-        "Where they went, as the server says: queue, tokenization, inference; the rest is the way.",
+        "Of these, as the server says: queue, tokenization, inference; 0 when it says nothing.",
         ("server", "phase"),
     ),
 )
