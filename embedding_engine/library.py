@@ -115,7 +115,7 @@ def verify(
 
     Args:
         config: What to look at and how closely; see `VerifyConfig.of_collection` and `of_folder`.
-        source: The collection, for levels 4 and 5.
+        source: The collection or the files, for levels 4 and 5.
         servers: The embedding servers, for level 5.
         mongo_uri: MongoDB; None takes `ENGINE_MONGO_URI` or the local one.
         secrets: Keys and headers for the servers.
@@ -127,7 +127,9 @@ def verify(
     source = source or SourceConfig()
     with _lines(progress), ProgressLine(quiet=not progress) as line, Partners() as partners:
         known = _secrets(mongo_uri, secrets)
-        if config.level >= 4:
+        if config.level >= 4 and source.files is not None:
+            partners.read_files(config, source)
+        elif config.level >= 4:
             name = CollectionName(source.database, source.collection, source.done_field, source.text_field)
             partners.connect(config, known.mongo_uri, name)
         if config.level >= 5:

@@ -35,7 +35,7 @@ from gpu_clients.batches.reports import NO_ANSWER_AT_START, Reports
 from gpu_clients.delivery.delivery import Delivery
 from gpu_clients.diagnosis.bisections import Bisections, context_of
 from gpu_clients.diagnosis.canary_check import check_canary
-from gpu_clients.diagnosis.canary_schedule import CanarySchedule
+from gpu_clients.diagnosis.canary_schedule import CanarySchedule, canary_every_s
 from gpu_clients.diagnosis.finding import Finding
 from gpu_clients.diagnosis.own_requests import OwnServerRequests
 from gpu_clients.diagnosis.proof import Proof, UnprovenRows
@@ -86,7 +86,7 @@ class ClientStage:
             self._unproven,
             self._side_requests,
             self._bisection_context,
-            every_s=settings.canary_every_s,
+            every_s=canary_every_s(settings),
             failed=partial(self._canary_failed, settings.index),
             cleared=lane.breaker.cleared,
             sick=self._server_is_sick,
@@ -152,11 +152,9 @@ class ClientStage:
     def _wait(self) -> None:
         began_s = time.monotonic()
         self._poller.run(TICK_S)
-        waited_s = time.monotonic() - began_s
-        if self._delivery.parked:
-            self._counters.vector_wait_s += waited_s
-        elif self._starving:
-            self._counters.ring_wait_s += waited_s
+        starving = self._starving and self._lane.breaker.is_ok
+        waits = (self._delivery.parked, starving, not self._tail)
+        self._counters.add_wait(time.monotonic() - began_s, *waits, in_flight=self._lane.in_flight)
 
     def _tick(self, now_s: float) -> None:
         """What has to be looked at every so often."""

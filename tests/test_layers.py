@@ -27,8 +27,8 @@ LAYERS: dict[str, frozenset[str]] = {
 }
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
-        {"errors", "records"},
-        {"memory", "ports"},
+        {"errors", "records", "words"},
+        {"memory", "ports", "gpus", "cold_url"},
         {"telemetry"},
         {"ledger"},
         {"config", "recording", "exposition"},
@@ -36,7 +36,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "readers": [
         {"batching"},
-        {"mongo"},
+        {"mongo", "files"},
         {"preflight"},
         {"settings"},
         {"stage"},
@@ -53,10 +53,18 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"delivery"},
         {"stage"},
     ],
+    "gpu_clients.servers": [
+        {"canary", "probe_request", "routes"},
+        {"canary_request", "identity", "measured", "requester"},
+        {"repeated_looks", "side_requests"},
+        {"tokenizer"},
+        {"probe"},
+        {"doctor"},
+    ],
     "writers": [
         {"files", "workers"},
         {"shards"},
-        {"settings"},
+        {"settings", "cold"},
         {"stage", "proof"},
         {"parquet"},
         {"merge"},
@@ -72,6 +80,13 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"sorting", "sources"},
         {"run"},
         {"merge"},
+    ],
+    "commands.composition": [
+        {"canary", "patience", "tuned", "marking", "own_servers", "cold"},
+        {"servers"},
+        {"data_set", "source"},
+        {"files", "stages"},
+        {"partners"},
     ],
     "commands": [
         {"options", "terminal", "reference"},
@@ -95,10 +110,16 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"data"},
         {"parts"},
         {"standin", "forecast", "recording"},
-        {"diagnosis"},
+        {"fleet", "diagnosis"},
         {"page"},
         {"tuner"},
         {"measure"},
+    ],
+    "bench.measure": [
+        {"load"},
+        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "plain_script", "tuning"},
+        {"pipeline"},
+        {"cold_store", "start_time", "without_text"},
     ],
     "bench.standin": [
         {"config", "errors", "http"},
@@ -113,7 +134,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"texts"},
         {"measure"},
         {"search"},
-        {"explain"},
+        {"explain", "joint"},
         {"tuning"},
         {"report"},
     ],

@@ -126,8 +126,9 @@ def _runs(recording: Recording) -> Iterator[tuple[dict[str, Any], Recording]]:
 
 def _stretches(part: Recording, cores: float, events: list[dict[str, Any]]) -> list[Stretch]:
     steady = steady_part(part)
-    if steady is None:
-        return []
+    if steady is None:  # too short to compare anything: what there is stands as one
+        whole = Stretch(begin=float(part.begin[0]), end=float(part.at[-1]), figures=figures_of(part, cores))
+        return [whole] if whole.figures.rows_s > 0 else []
     edges = edges_of(steady)
     named = _judged(steady, edges, cores, float(part.begin[0]), events)
     while (twin := _twin(named)) is not None:  # what is still the same trouble is one stretch

@@ -10,6 +10,8 @@ from bench.diagnosis.diagnosis import Diagnosis, Run, Stretch
 from engine.telemetry.logs import redact
 from engine.telemetry.progress import duration
 
+_SHORT_S = 12.0
+
 
 def clock(at: float, *, day: bool = False) -> str:
     """A moment in local time."""
@@ -51,8 +53,8 @@ def verdict(diagnosis: Diagnosis) -> list[str]:
     if not diagnosis.runs:
         return ["Nothing was recorded yet."]
     run = diagnosis.runs[-1]
-    if not run.stretches:
-        return [f"The run was too short to judge: {duration(run.end - run.begin)}."]
+    if not run.stretches or run.end - run.begin < _SHORT_S:
+        return [f"Too short to judge: {duration(run.end - run.begin)}, {run.figures.rows_s:,.0f} documents/s."]
     slow = [stretch for stretch in run.stretches if stretch.cause != NONE]
     usual = usual_rate(run)
     if not slow:

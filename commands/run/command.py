@@ -7,17 +7,22 @@ from typing import Annotated
 import typer
 
 from commands.options import declared as shared
+from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
-from commands.options.values import concurrency_of, given, listed, retweeted_of, size
+from commands.options.source import source_options
+from commands.options.values import concurrency_of, given, listed, retweeted_of, size, source_of
 from commands.terminal.output import print_result, say, set_up_logs, to_json
 
 EPILOG = examples(
     "engine run --collection tweets --hot-dir /nvme/engine --cold-dir /ssd/parquet",
+    "engine run --source /data/articles --text-field body --id-field url",
+    "engine run --source '/data/2026-*/*.jsonl.zst' --name news --columns lang,date",
     "engine run --config engine.toml --limit 100000 --json",
     "engine run --tuned tuned.toml --target-p95 5",
     "engine run --http 127.0.0.1:9100 --log-format json",
+    "engine run --serve --backend tei --model BAAI/bge-base-en-v1.5 --gpus 0,1,2,3 -- --max-batch-tokens 32768",
 )
 
 
@@ -28,6 +33,9 @@ def run(
     mongo_uri_file: shared.MongoUriFile = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    id_field: shared.IdField = None,
+    name: shared.Name = None,
     text_field: shared.TextField = "text",
     done_field: shared.DoneField = "gemma_embedded_768",
     lang: shared.Lang = None,
@@ -44,6 +52,14 @@ def run(
     tei_ca_file: shared.CaFile = None,
     server_kind: shared.ServerKind = "auto",
     model: shared.Model = None,
+    serve: shared.Serve = None,
+    backend: shared.Backend = None,
+    gpus: shared.ServeGpus = None,
+    ports: shared.Ports = None,
+    binary: shared.Binary = None,
+    docker: shared.Docker = None,
+    flags: shared.ServerFlagsLine = None,
+    start_timeout: shared.StartTimeout = 900.0,
     batch_size: Annotated[int, option("batch-size", "Texts per request; never above what the server admits.")] = 32,
     concurrency: shared.Concurrency = "auto",
     max_concurrency: Annotated[int, option("max-concurrency", "Ceiling of auto.")] = 64,
@@ -58,8 +74,15 @@ def run(
         bool, option("dedup", "Embed identical texts of a window once.", declared="--dedup/--no-dedup")
     ] = False,
     bucketing: Annotated[str, option("bucketing", "Requests of like length: auto, on or off.")] = "auto",
+    accept_vectors: Annotated[
+        float | None,
+        option("accept-vectors", "Lowest cosine to servers of the first start to go on with, as after new hardware."),
+    ] = None,
     hot_dir: shared.HotDir = Path("hot"),
-    cold_dir: shared.ColdDir = Path("cold"),
+    cold_dir: shared.ColdDir = "cold",
+    cold_endpoint: shared.ColdEndpoint = None,
+    cold_region: shared.ColdRegion = None,
+    cold_option: shared.ColdOption = None,
     shard_bytes: shared.ShardBytes = "256MiB",
     shard_seconds: Annotated[float, option("shard-seconds", "... or at this age: what a crash recomputes.")] = 60.0,
     vector_type: shared.VectorType = "float32",
@@ -101,8 +124,28 @@ def run(
     if show and log_format == "json":
         raise ConfigError("--progress draws on the terminal, --log-format json writes JSON there: drop one of them")
     set_up_logs(verbose, quiet=show)
+    fleet, urls = None, listed(tei_urls)
+    if serve or backend is not None or context.args:
+        from commands.composition.own_servers import ServeOptions, own_servers  # it imports what starts servers
+
+        options = ServeOptions(
+            serve=serve,
+            backend=backend,
+            model=model,
+            gpus=gpus,
+            ports=ports,
+            binary=binary,
+            docker=docker,
+            flags=flags,
+            start_timeout_s=start_timeout,
+            further=tuple(context.args),
+            hot_dir=hot_dir,
+            tuned=tuned,
+        )
+        fleet, own = own_servers(options, urls_given=source_of(context, "tei_urls") == "COMMANDLINE")
+        urls = own or urls
     servers = ServersConfig(
-        urls=listed(tei_urls),
+        urls=urls,
         batch_size=batch_size,
         concurrency=concurrency_of(concurrency),
         max_concurrency=max_concurrency,
@@ -115,6 +158,7 @@ def run(
         model=model,
         dedup=dedup,
         bucketing=bucketing,
+        accept_vectors=accept_vectors,
     )
     if tuned is not None:
         from commands.composition.tuned import apply_tuned  # it imports the tuner
@@ -122,21 +166,20 @@ def run(
         servers = apply_tuned(servers, tuned, given(context))
     configuration = RunConfig(
         source=SourceConfig(
-            database=database,
-            collection=collection,
+            **{"mark": not no_mark, **source_options(source, name, database, collection)},
             text_field=text_field,
+            id_field=id_field,
             done_field=done_field,
             langs=listed(lang),
             filter=filter_,
             columns=listed(columns),
             scan=scan,
             retweeted=retweeted_of(retweeted),
-            mark=not no_mark,
         ),
         servers=servers,
         sink=SinkConfig(
             hot_dir=hot_dir,
-            cold_dir=cold_dir,
+            cold_dir=cold_place(cold_dir, cold_endpoint, cold_region, cold_option),
             shard_bytes=size("shard-bytes", shard_bytes),
             shard_seconds=shard_seconds,
             vector_type=vector_type,
@@ -152,7 +195,7 @@ def run(
         servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file),
     )
     address = http_address(http, metrics_port)
-    result = run_to_the_end(configuration, secrets, show_progress=show, http=address, tuned=tuned)
+    result = run_to_the_end(configuration, secrets, show_progress=show, http=address, tuned=tuned, own_servers=fleet)
     if json_:
         print_result(to_json(result.summary))
     elif result.error is None or result.summary["read"]:

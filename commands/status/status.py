@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.config import check_range, check_retweeted, recorded_option
 from engine.errors import Exit
+from engine.gpus.words import in_words
 from engine.ledger.log import RunState
 from engine.ledger.quarantine import each_entry
 from engine.ledger.runfolder import RunFolders, lock_owner
@@ -37,6 +38,7 @@ def collect(
         check_retweeted(retweeted)
     read = recorded_option(folders.config, "retweeted") or "null"
     state = RunState.of(folders.ledger)
+    unmarked = [] if (state.run or {}).get("source") else state.unmarked()  # files bear no marks
     live = read_status(folders.status)
     owner = lock_owner(folders.lock)
     running = owner is not None
@@ -54,7 +56,7 @@ def collect(
             "committed": state.rows,
             "gone": state.gone,
             "marked_shards": len(state.marked),
-            "unmarked_shards": len(state.unmarked()),
+            "unmarked_shards": len(unmarked),
             "in_open_shard": _open_rows(live) if running else 0,
             "left": left,
         },
@@ -68,6 +70,7 @@ def collect(
         "bytes": sum(commit["bytes"] for commit in state.commits.values()),
         "epoch": state.epoch,
         "quarantine": {"documents": reasons.total(), "reasons": dict(reasons)},
+        "gpus": live.get("gpus", []) if live and running else [],
         "fingerprint": state.run["fingerprint"] if state.run else None,
         "last_error": live.get("last_error") if live else None,
         "exit": state.stop["exit"] if state.stop else None,
@@ -132,6 +135,9 @@ def as_text(figures: dict[str, Any], hot: Path) -> str:
         rows.insert(4, ("cost left", f"{figures['cost_left']:,.2f}"))
     if documents["gone"]:
         rows.append(("gone", f"{documents['gone']:,} were deleted while they were being embedded"))
+    for gpu in figures["gpus"]:
+        if gpu["server"] is not None:
+            rows.append((f"GPU {gpu['index']}", f"{in_words(gpu)}  ({gpu['server']})"))
     if figures["last_error"]:
         rows.append(("last error", figures["last_error"]))
     return "\n".join(f"{name:<11} {value}" for name, value in rows)

@@ -110,6 +110,7 @@ class Commits:
         self.committed_rows += facts.rows
         _log.info("shard_committed shard=%s rows=%d bytes=%d", facts.shard, facts.rows, facts.bytes)
         if self._marking is None:
+            self._shards.release(facts.file)
             self.settle(ranges)
             return
         self._ranges_to_mark[facts.shard] = ranges
@@ -138,6 +139,7 @@ class Commits:
             durable.point("marked.before")
             self._record(result.marked)
             durable.point("marked.after")
+            self._shards.release(result.commit["file"])
             self.settle(self._ranges_to_mark.pop(result.commit["shard"], []))
             self._unmarked_rows -= result.commit["rows"]
             self._tally.marked_rows += result.commit["rows"]
@@ -171,6 +173,7 @@ class Commits:
         for result in marking.collect():
             if result.marked is not None:
                 self._record(result.marked)
+                self._shards.release(result.commit["file"])
 
     def _record(self, marked: Record) -> None:
         """Append a shard's MARKED record and count what was gone."""

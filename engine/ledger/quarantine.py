@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,14 @@ class Quarantine:
         added: Those that came since it was opened, by reason.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open or create it; a torn last line (power cut) is cut off, its document will be read again."""
+    def __init__(self, path: Path, name_of: Callable[[str], Any] | None = None) -> None:
+        """Open or create it; a torn last line (power cut) is cut off, its document will be read again.
+
+        Args:
+            name_of: What the file calls a document, by the id that the stages know it by; None for the id itself.
+        """
         self._path = path
+        self._name_of = name_of or _plain_id
         self._known = KeyTable(path.parent)
         self.reasons: Counter[str] = Counter()
         self.added: Counter[str] = Counter()
@@ -62,7 +67,7 @@ class Quarantine:
         added = 0
         lines = []
         for entry in entries:
-            line = {"_id": _plain_id(entry["id"]), **{name: value for name, value in entry.items() if name != "id"}}
+            line = {"_id": self._name_of(entry["id"]), **{name: value for name, value in entry.items() if name != "id"}}
             digest = _digest(line)
             if self._known.get(digest):
                 continue

@@ -106,9 +106,10 @@ class Sampler:
 
     def see(self, figures: dict[str, Any], now_s: float) -> None:
         """Take the figures of a moment in: their levels; counters are looked at when a sample is taken."""
+        is_over = self._last is not None and bool(self._last["clients"]) and not figures["clients"]
+        if self._last is not None and (is_over or figures.get("generation") != self._generation):
+            self._count(self._last)  # nobody will tell these again
         if figures.get("generation") != self._generation:
-            if self._last is not None:
-                self._count(self._last)
             self._generation = figures.get("generation")
             self._of_children = {}
             self._latency = {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError, Exit, ProtocolError
+from engine.gpus.driver import driver_is_here
 from engine.ledger import durable
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
@@ -18,6 +19,9 @@ from engine.supervision.run_plan import RunPlan
 from engine.telemetry.reporting import Observer, Reporter, StageFigures
 from engine.telemetry.summary import own_cpu_s, summary
 from engine.telemetry.tally import ROLE_GROUPS, Tally
+
+if TYPE_CHECKING:
+    from engine.gpus.watch import GpuWatch
 
 _log = logging.getLogger("engine.supervisor")
 
@@ -42,7 +46,8 @@ class RunTotals:
         self._reserve = folders.reserve
         self._ledger = ledger
         self._quarantine = quarantine
-        self._reporter = Reporter(folders.status, observers)
+        self._gpus = _watch_gpus() if driver_is_here() else None
+        self._reporter = Reporter(folders.status, observers, self._gpus)
         self._bottleneck = "nothing to judge by: no generation ran"
         self.tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
         self.last_error: str | None = None
@@ -106,6 +111,8 @@ class RunTotals:
     def close(self, code: Exit, lifecycle: Lifecycle) -> None:
         """Record the end in the ledger and publish it; no generation lives any more."""
         self._record_stop(code)
+        if self._gpus is not None:
+            self._gpus.stop()
         self._publish(None, lifecycle, committed_before=self.tally.committed_rows, code=code)
 
     def _record_stop(self, code: Exit) -> None:
@@ -183,6 +190,18 @@ class RunTotals:
             self._reporter.clock,
             run=self._plan.name,
             collection=self._plan.collection,
-            bottleneck=self._bottleneck,
+            bottleneck=self._bottleneck_with_gpus(),
             exit_code=code,
+            gpus=[gpu.as_dict() for gpu in self._gpus.totals()] if self._gpus is not None else [],
         )
+
+    def _bottleneck_with_gpus(self) -> str:
+        """The bottleneck in words, and what the servers' GPUs say about it."""
+        verdict = self._gpus.verdict() if self._gpus is not None and self.tally.embedded else ""
+        return f"{self._bottleneck}; {verdict}" if verdict else self._bottleneck
+
+
+def _watch_gpus() -> GpuWatch:
+    from engine.gpus.watch import GpuWatch  # noqa: PLC0415 - only a machine with GPUs pays for it
+
+    return GpuWatch()

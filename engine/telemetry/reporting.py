@@ -7,12 +7,15 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from engine.memory.channels import Message
 from engine.telemetry.bottleneck import Occupancy
 from engine.telemetry.status import write_status
 from engine.telemetry.summary import RunClock
+
+if TYPE_CHECKING:
+    from engine.gpus.watch import GpuWatch
 
 _log = logging.getLogger("engine.reporting")
 
@@ -58,7 +61,12 @@ class Reporter:
         occupancy: How full the rings were.
     """
 
-    def __init__(self, status: Path, observers: list[Observer]) -> None:
+    def __init__(self, status: Path, observers: list[Observer], gpus: GpuWatch | None = None) -> None:
+        """
+        Args:
+            gpus: Watch over the GPUs of this machine, None where there are none.
+        """
+        self._gpus = gpus
         self.clock = RunClock()
         self.occupancy = Occupancy()
         self._status = status
@@ -104,6 +112,9 @@ class Reporter:
         rows = committed_before + embedded
         if (estimate := stages.reader.get("estimate")) is not None:
             self._to_embed = committed_before + estimate  # a generation's reader finds what the ones before left
+        if self._gpus is not None:
+            self._gpus.urls = tuple(client["url"] for client in stages.clients.values() if "url" in client)
+            figures["gpus"] = self._gpus.latest()
         self.clock.rows.update(rows)
         self.clock.rows_of_minutes.update(rows)
         figures |= {

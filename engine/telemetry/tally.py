@@ -82,6 +82,8 @@ class Tally:
         shards, bytes: Shards this run committed.
         read: Documents taken from the work queue and settled.
         truncated: Rows flagged as truncated.
+        beside_equals: Documents so long that their vectors may hang on texts of equal length beside them, at servers
+            where that was seen; more than there are when a generation crashed.
         cpu_s: CPU seconds of ended children by group.
         requests, tokens: What the clients did, in ended generations.
         servers: The same and more of each server, by URL.
@@ -100,6 +102,7 @@ class Tally:
     bytes: int = 0
     read: int = 0
     truncated: int = 0
+    beside_equals: int = 0
     cpu_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ROLE_GROUPS, 0.0))
     requests: int = 0
     tokens: int = 0
@@ -141,6 +144,7 @@ class Tally:
             crashed: Whether it died; what it put into quarantine is met again, and counted, by the next one.
             stopped: Whether it was ended early; what it read beyond that is read again.
         """
+        self.beside_equals += reader.get("beside_equals", 0)
         quarantined = reader.get("quarantined", 0) + reader.get("skipped", 0)
         unread = quarantined
         for facts in clients:

@@ -10,6 +10,7 @@ at start, whatever the arrangement, because under load a server mixes requests a
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ _PARAGRAPH = (
     "behind a stack of crates which nobody had ordered, addressed to a ship that had never called at this port. "
 )
 _LONG_CHARACTERS = 1_600
+BRIEF_NUMBERS = 256
+"""Leading numbers of a vector that stand in every footer: 2 KiB for the three texts."""
 KEPT_NUMBERS = 1_024
 """Leading numbers of a reference vector that are kept; more would say nothing more and have to travel."""
 
@@ -60,11 +63,24 @@ def canary_texts(max_input_length: int | None) -> tuple[str, str, str]:
     return _SHORT, medium, (_PARAGRAPH * 4)[:characters].rstrip()
 
 
-def canary_body(arrangement: Arrangement, max_input_length: int | None) -> tuple[bytes, int]:
-    """The JSON array of texts of an arrangement, and their number."""
+def long_text(characters: int) -> str:
+    """Ordinary text of so many characters."""
+    return (_PARAGRAPH * (characters // len(_PARAGRAPH) + 1))[:characters].rstrip()
+
+
+def canary_bodies(
+    arrangement: Arrangement, max_input_length: int | None, most_texts: int | None
+) -> list[tuple[bytes, int]]:
+    """The JSON array of texts of an arrangement, and their number; several for a server that takes fewer at a time.
+
+    Args:
+        most_texts: Texts that a request may hold, None when any number may.
+    """
     texts = canary_texts(max_input_length)
     chosen = [texts[position] for position in _TEXTS[arrangement]]
-    return orjson.dumps(chosen), len(chosen)
+    size = max(1, min(len(chosen), most_texts or len(chosen)))
+    parts = [chosen[at : at + size] for at in range(0, len(chosen), size)]
+    return [(orjson.dumps(part), len(part)) for part in parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +121,16 @@ class Canary:
             limit, rows_text = "", text
         rows = np.frombuffer(pybase64.b64decode(rows_text, validate=True), dtype="<f4").reshape(5, -1)
         return cls(rows[:3], rows[3:], int(limit) if colon else None)
+
+    def brief(self, max_input_length: int | None) -> str:
+        """What footers hold of it (`writers.parquet.canary`): each text's vector in the mixed arrangement.
+
+        Args:
+            max_input_length: What the texts depend on.
+        """
+        names = [hashlib.sha256(text.encode()).hexdigest()[:12] for text in canary_texts(max_input_length)]
+        numbers = np.ascontiguousarray(self.mixed[:, :BRIEF_NUMBERS], dtype="<f2")
+        return orjson.dumps({"texts": names, "vectors": pybase64.b64encode(numbers.tobytes()).decode()}).decode()
 
     def common(self, limit: int | None) -> frozenset[int]:
         """The texts, by position, that a server of this limit gets as well."""

@@ -32,6 +32,8 @@ SHORT_LOOKS = 30
 ENOUGH_S = 5.0
 """Once that much time was spent, a slow server is not asked any more."""
 LEAST_LOOKS = 9
+LONGEST_S = 20.0
+"""After that a very slow server is not asked any more, however few its answers were."""
 FAILED_LOOKS = 3
 """After so many that were not answered well, or one that was not answered at all, the server is not asked any more."""
 UNLIKE_DIMS = 2
@@ -62,7 +64,8 @@ def look_again(
     long_looks = [arrangement for arrangement in seen for _ in range(LONG_LOOKS)]
     questions: list[Arrangement | None] = [None] * IDENTITIES + long_looks + [Arrangement.SHORT] * SHORT_LOOKS
     for n_looks, question in enumerate(questions):
-        if n_looks >= LEAST_LOOKS and time.monotonic() - began_s > ENOUGH_S:
+        spent_s = time.monotonic() - began_s
+        if spent_s > (ENOUGH_S if n_looks >= LEAST_LOOKS else LONGEST_S):
             break
         try:
             if question is None:
@@ -110,4 +113,4 @@ def _compare_vectors(
 
 def _as_listed(facts: ServerFacts) -> ServerFacts:
     """Without what is not listed but was found out by asking."""
-    return dataclasses.replace(facts, canary_tokens=None, unit_length=True, openai_base=None)
+    return dataclasses.replace(facts, canary_tokens=None, unit_length=True, openai_base=None, default_prompt=None)

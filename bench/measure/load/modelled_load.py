@@ -61,7 +61,7 @@ class ModelledLoad:
                     config.gpu,
                     max_batch_tokens=config.max_batch_tokens,
                     max_batch_requests=config.max_batch_requests,
-                    speed=config.speed_of(position),
+                    speed=config.gpu_speed_of(position),
                     slow_factor=config.slow_factor,
                 )
             )

@@ -6,7 +6,7 @@ import functools
 import random
 from dataclasses import dataclass
 
-from bench.measure.modelled_load import ModelledLoad, truth
+from bench.measure.load.modelled_load import ModelledLoad, truth
 from bench.parts import tweets
 from bench.standin import GpuConfig, StandinConfig
 from bench.tuner.measure.limits import Limits, grid

@@ -1,7 +1,8 @@
-"""The page fetcher: a thread that fetches pages ahead, and waits for MongoDB so that the reader never does.
+"""The page fetcher: a thread that fetches pages ahead, and waits for the source so that the reader never does.
 
 At most three pages exist at a time: one that is being put into batches, one that waits, one that is being fetched.
-Each is bounded by the rows asked for, which shrink as documents grow, and by the server's 16 MiB per answer.
+Each is bounded by the rows asked for, which shrink as documents grow, and by the source's own limit (MongoDB ends an
+answer at 16 MiB).
 """
 
 from __future__ import annotations
@@ -12,22 +13,17 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
-
-from pymongo.errors import OperationFailure, PyMongoError
+from typing import Any, TypeVar
 
 from engine.ledger import durable
 from engine.telemetry.metrics import Stopwatch
-from readers.batching.ports import Document
-from readers.mongo.errors import Outage
-from readers.mongo.work_queue import Page, Position, WorkQueue
+from readers.batching.ports import Document, DocumentQueue, DocumentSource, Page
 
 T = TypeVar("T")
 
 TARGET_PAGE_BYTES = 4 << 20
 FIRST_PAGE_ROWS = 256
 _END = None
-_BAD_VALUE = 2  # what a query gets that names an index which is no more
 
 
 class PageSize:
@@ -61,25 +57,21 @@ class _Failure:
 
 
 class PageFetcher:
-    """One pass over the work queue, fetched by a thread of its own.
+    """One pass over a source, fetched by a thread of its own.
 
     Attributes:
         wake_fd: Readable when a page, the end or an error waits.
     """
 
-    def __init__(
-        self, open_queue: Callable[[], WorkQueue], size: PageSize, outage: Outage, watch: Stopwatch | None = None
-    ) -> None:
+    def __init__(self, source: DocumentSource, size: PageSize, watch: Stopwatch | None = None) -> None:
         """Start fetching.
 
         Args:
-            watch: Times the queries of pages.
-            open_queue: Opens the work queue; may raise pymongo's errors, is retried like a page, and called again
-                when the server no longer knows the index.
+            watch: Times the reading of pages.
         """
-        self._open_queue = open_queue
+        self._source = source
         self._size = size
-        self._outage = outage
+        self._outage = source.outage
         self._watch = Stopwatch() if watch is None else watch
         self._pages: queue.Queue[list[Document] | _Failure | None] = queue.Queue(maxsize=1)
         self._stopping = threading.Event()
@@ -89,7 +81,7 @@ class PageFetcher:
 
     @property
     def is_waiting_for_source(self) -> bool:
-        """Whether MongoDB is away."""
+        """Whether the source is away."""
         return self._outage.going_on
 
     @property
@@ -129,10 +121,10 @@ class PageFetcher:
 
     def _work(self) -> None:
         try:
-            work_queue = self._retried(self._open_queue)
-            position = work_queue.start() if work_queue is not None else None
-            while work_queue is not None and position is not None:
-                page = self._read(work_queue, position)
+            documents = self._retried(self._source.open)
+            position = documents.start() if documents is not None else None
+            while documents is not None and position is not None:
+                page = self._read(documents, position)
                 if page is None:
                     return
                 position = page.position
@@ -152,17 +144,12 @@ class PageFetcher:
             os.eventfd_write(self.wake_fd, 1)
             return
 
-    def _read(self, work_queue: WorkQueue, position: Position) -> Page | None:
+    def _read(self, documents: DocumentQueue, position: Any) -> Page | None:
         n_rows = self._size.next_rows()
 
         def read() -> Page:
-            try:
-                with self._watch:
-                    return work_queue.read(position, n_rows)
-            except OperationFailure as error:
-                if error.code == _BAD_VALUE:
-                    self._open_queue()  # says what is wrong when the index is gone
-                raise
+            with self._watch:
+                return documents.read(position, n_rows)
 
         return self._retried(read)
 
@@ -171,7 +158,7 @@ class PageFetcher:
         while not self._stopping.is_set():
             try:
                 found = call()
-            except PyMongoError as error:
+            except self._source.passing as error:
                 self._stopping.wait(self._outage.pause_s(error))
                 continue
             self._outage.over()

@@ -1,6 +1,6 @@
 """What the recording of a run costs: processor time for a second of a run, and for a document at several rates.
 
-    python -m bench.measure.recorder_cost --servers 4
+    python -m bench.recording.cost --servers 4
 
 Figures as a run publishes them go through the parts of the recorder, into a folder on this machine, one after the other
 without the second between them. The thread's hand-over and the look at other processes on a full machine are not in it.
@@ -85,7 +85,7 @@ def measure(n_servers: int, every_s: int, n_seconds: int = 500) -> tuple[float, 
 
 
 def main() -> None:
-    """Entry point of `python -m bench.measure.recorder_cost`."""
+    """Entry point of `python -m bench.recording.cost`."""
     parser = argparse.ArgumentParser(description="Measure what the recording of a run costs.")
     parser.add_argument("--servers", type=int, default=4)
     given = parser.parse_args()

@@ -1,12 +1,12 @@
 """What the tuner reaches, beside what it could: `engine bench` on modelled GPUs whose best point is arithmetic.
 
-    python -m bench.measure.tuner_quality [--only NAME,...] [--seconds 10] [--no-run] [--json]
-    python -m bench.measure.tuner_quality --model
+    python -m bench.measure.tuning.tuner_quality [--only NAME,...] [--seconds 10] [--no-run] [--json]
+    python -m bench.measure.tuning.tuner_quality --model
 
 For each fleet and target the command tunes twice, as a person would, and once more embeds a collection in a real mongod
 with `engine run --tuned`. The truth beside it is a long closed loop on the same model in virtual time, at every point
-that could be the best (`bench.measure.modelled_load`). Printed for each case: the chosen point, its throughput as a
-share of the best that holds the target, the search's time as a share of the full grid's, by how much two searches
+that could be the best (`bench.measure.load.modelled_load`). Printed for each case: the chosen point, its throughput as
+a share of the best that holds the target, the search's time as a share of the full grid's, by how much two searches
 differ, and what the following run came to.
 
 With `--model` the search itself runs on the model too, in virtual time: many targets and seeds in a minute or two.
@@ -27,7 +27,7 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from bench.measure.tuner_in_model import CASES, MODEL_HEAD, N_TEXTS, SIZES, Case, Truth, model_row, texts
+from bench.measure.tuning.tuner_in_model import CASES, MODEL_HEAD, N_TEXTS, SIZES, Case, Truth, model_row, texts
 from bench.parts.engine_command import EngineCommand
 from bench.parts.local_mongod import LocalMongod
 from bench.standin import StandinFleet
@@ -182,7 +182,7 @@ HEAD = (
 
 
 def main() -> None:
-    """Entry point of `python -m bench.measure.tuner_quality`."""
+    """Entry point of `python -m bench.measure.tuning.tuner_quality`."""
     parser = argparse.ArgumentParser(description="Compare what the tuner chooses with what the model says is best.")
     parser.add_argument("--only", help="names of cases, comma-separated: " + ", ".join(case.name for case in CASES))
     parser.add_argument("--seconds", type=float, default=10.0, help="steady state of one visit to a point, at most")
