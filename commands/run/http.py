@@ -10,9 +10,9 @@ import orjson
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-import engine
 from commands.report.live import PageNotMade, live_page
 from commands.status.status import collect
+from engine import __version__
 from engine.config import RunConfig
 from engine.exposition.address import Address
 from engine.exposition.cached import Cached
@@ -42,7 +42,7 @@ class RunServer:
         self._collector = RunCollector(
             run=config.name,
             collection=config.namespace,
-            version=engine.__version__,
+            version=__version__,
             error_kinds=[kind.value for kind in FailureKind],
         )
         self._registry = CollectorRegistry()
