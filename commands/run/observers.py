@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 
-import engine
+from engine import __version__
 from engine.config import RunConfig
 from engine.exposition.address import Address
 from engine.recording.recorder import Recorder
@@ -27,7 +27,7 @@ def observers(
     """
     recorder = Recorder(
         config.folders.history,
-        facts={"version": engine.__version__, "run": config.name, "options": config.options()},
+        facts={"version": __version__, "run": config.name, "options": config.options()},
         folders={"hot": config.folders.hot, "cold": config.folders.shards},
     )
     stack.callback(recorder.close)
