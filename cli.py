@@ -12,9 +12,11 @@ from commands.index import command as index
 from commands.merge import command as merge
 from commands.plan import command as plan
 from commands.quarantine.command import app as quarantine
+from commands.report import command as report
 from commands.run import command as run
 from commands.search import command as search
-from commands.serve.command import serve
+from commands.serve import command as serve
+from commands.serve.standins import ServeCommand
 from commands.status import command as status
 from commands.terminal.edge import run_app
 from commands.verify import command as verify
@@ -49,8 +51,9 @@ def _root(
     """Options of every command."""
 
 
-app.command(epilog=run.EPILOG)(run.run)
+app.command(epilog=run.EPILOG, context_settings={"allow_extra_args": True})(run.run)
 app.command(epilog=status.EPILOG)(status.status)
+app.command(epilog=report.EPILOG)(report.report)
 app.command(epilog=index.EPILOG)(index.index)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=demo.EPILOG)(demo.demo)
@@ -59,9 +62,10 @@ app.command(epilog=verify.EPILOG)(verify.verify)
 app.command(epilog=search.EPILOG)(search.search)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(
-    add_help_option=False,
+    cls=ServeCommand,
+    epilog=serve.EPILOG,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-)(serve)
+)(serve.serve)
 app.add_typer(quarantine, name="quarantine", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 

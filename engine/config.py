@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.cold_url import ColdUrl
 from engine.errors import ConfigError
 from engine.ledger.runfolder import RunFolders, check_folder_name
 from engine.records import RETWEETED_VALUES
@@ -18,6 +19,11 @@ from engine.records import RETWEETED_VALUES
 MAX_BATCH_SIZE = 4096
 MIN_RING_BYTES = 16 << 20
 MAX_LIMIT = 1 << 62
+FILES_DATABASE = "files"
+"""What stands in place of a database in the names of a run that reads files."""
+
+MAX_OBJECT_BYTES = 2 << 30
+"""Of a shard on a store: it may get larger than it is meant to by a row group."""
 _QUEUE_FIELDS = ("_id", "lang", "classified", "retweeted")
 
 
@@ -89,6 +95,9 @@ class SourceConfig:
         columns: Further fields carried into Parquet.
         scan: `queue` for the partial index, `id` for `_id` order over the whole collection.
         retweeted: Which value of a document's `retweeted` counts: `null` (or missing), `false` or `any`.
+        files: A folder or glob of files that is read instead of MongoDB, or None. Then `database` is `files`,
+            `collection` the name of the data set, and nothing is marked.
+        id_field: Field of the files' documents that becomes `_id`; None for the file and the row.
     """
 
     database: str = "twitter_data"
@@ -101,10 +110,22 @@ class SourceConfig:
     scan: str = "queue"
     mark: bool = True
     retweeted: str = "null"
+    files: str | None = None
+    id_field: str | None = None
+
+    @classmethod
+    def of_files(cls, source: str, name: str, **options: Any) -> SourceConfig:
+        """A folder, glob or file as the source.
+
+        Args:
+            name: What the data set is called in folders, ledger and summary.
+        """
+        return cls(files=source, database=FILES_DATABASE, collection=name, mark=False, **options)
 
     def __post_init__(self) -> None:
         for name in ("database", "collection", "done_field"):
-            check_folder_name(f"--{name.replace('_', '-')}", getattr(self, name))
+            option = "--name" if name == "collection" and self.files is not None else f"--{name.replace('_', '-')}"
+            check_folder_name(option, getattr(self, name))
         _one_of("scan", self.scan, ("queue", "id"))
         check_retweeted(self.retweeted)
         check_done_field(self.done_field)
@@ -117,6 +138,13 @@ class SourceConfig:
                 raise ConfigError(f"--columns names {column!r}; expected field names or dotted paths")
         if len(set(self.columns)) != len(self.columns):
             raise ConfigError(f"--columns is {','.join(self.columns)!r}; name each column once")
+        if self.files is not None:
+            self._check_files()
+            return
+        if self.id_field is not None:
+            raise ConfigError(
+                "--id-field names a field of files, but no --source is given; MongoDB's documents have _id"
+            )
         if self.done_field in (_root(self.text_field), *map(_root, self.columns)):
             raise ConfigError(
                 f"--done-field is {self.done_field!r}, which --text-field or --columns reads; "
@@ -129,6 +157,14 @@ class SourceConfig:
                 raise ConfigError(f"--filter is not JSON ({error.msg} at character {error.pos})") from error
             if not isinstance(parsed, dict):
                 raise ConfigError("--filter must be a JSON object, a MongoDB query in extended JSON")
+
+    def _check_files(self) -> None:
+        if self.id_field is not None and not all(self.id_field.split(".")):  # `_id.$oid` is one of a MongoDB export
+            raise ConfigError(f"--id-field is {self.id_field!r}; expected a field name or a dotted path")
+        narrowed = {"lang": bool(self.langs), "filter": self.filter is not None, "scan": self.scan != "queue"}
+        narrowed["retweeted"] = self.retweeted != "null"
+        for name in (name for name, is_given in narrowed.items() if is_given):
+            raise ConfigError(f"--{name} is about MongoDB's work queue, but --source names files: leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +195,7 @@ class ServersConfig:
     model: str | None = None
     dedup: bool = False
     bucketing: str = "auto"
+    accept_vectors: float | None = None
 
     def __post_init__(self) -> None:
         if not self.urls:
@@ -178,16 +215,22 @@ class ServersConfig:
             check_range("target_p95", self.target_p95_s, 0.001)
         if self.dimensions is not None:
             check_range("dimensions", self.dimensions, 1, 65536)
+        if self.accept_vectors is not None:
+            check_range("accept_vectors", self.accept_vectors, 0.5, 1.0)
         _one_of("server_kind", self.kind, ("auto", "tei", "openai"))
         _one_of("bucketing", self.bucketing, ("auto", "on", "off"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkConfig:
-    """Where ledger and shards are written, and when a shard is full."""
+    """Where ledger and shards are written, and when a shard is full.
+
+    Attributes:
+        cold_dir: A folder, or a prefix on an object store.
+    """
 
     hot_dir: Path = Path("hot")
-    cold_dir: Path = Path("cold")
+    cold_dir: Path | ColdUrl = Path("cold")
     shard_bytes: int = 256 << 20
     shard_seconds: float = 60.0
     vector_type: str = "float32"
@@ -196,6 +239,8 @@ class SinkConfig:
 
     def __post_init__(self) -> None:
         check_range("shard_bytes", self.shard_bytes, 1 << 16)
+        if isinstance(self.cold_dir, ColdUrl):  # a shard is one request, and stores take 5 GiB in one
+            check_range("shard_bytes", self.shard_bytes, 1 << 16, MAX_OBJECT_BYTES)
         check_range("shard_seconds", self.shard_seconds, 0.1)
         _one_of("vector_type", self.vector_type, ("float32", "float16"))
 
@@ -251,17 +296,21 @@ class RunConfig:
     def options(self) -> dict[str, Any]:
         """The configuration under the names of the command's options, as it would stand in a TOML file."""
         source, servers, sink, limits = self.source, self.servers, self.sink, self.limits
-        values: dict[str, Any] = {
+        mongo: dict[str, Any] = {
             "database": source.database,
             "collection": source.collection,
-            "text_field": source.text_field,
-            "done_field": source.done_field,
             "lang": ",".join(source.langs) or None,
             "filter": source.filter,
-            "columns": ",".join(source.columns) or None,
             "scan": source.scan,
             "retweeted": source.retweeted,
             "no_mark": not source.mark,
+        }
+        files = {"source": source.files, "name": source.collection, "id_field": source.id_field}
+        values: dict[str, Any] = {
+            **(mongo if source.files is None else files),
+            "text_field": source.text_field,
+            "done_field": source.done_field,
+            "columns": ",".join(source.columns) or None,
             "tei_urls": ",".join(_without_credentials(url) for url in servers.urls),
             "batch_size": servers.batch_size,
             "concurrency": "auto" if servers.concurrency is None else str(servers.concurrency),
@@ -275,8 +324,10 @@ class RunConfig:
             "model": servers.model,
             "dedup": servers.dedup,
             "bucketing": servers.bucketing,
+            "accept_vectors": servers.accept_vectors,
             "hot_dir": str(sink.hot_dir),
             "cold_dir": str(sink.cold_dir),
+            **(_options_of(sink.cold_dir) if isinstance(sink.cold_dir, ColdUrl) else {}),
             "shard_bytes": sink.shard_bytes,
             "shard_seconds": sink.shard_seconds,
             "vector_type": sink.vector_type,
@@ -288,6 +339,14 @@ class RunConfig:
             "ring_bytes": limits.ring_bytes,
         }
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _options_of(cold: ColdUrl) -> dict[str, Any]:
+    return {
+        "cold_endpoint": cold.endpoint,
+        "cold_region": cold.region,
+        "cold_option": [f"{name}={value}" for name, value in cold.options] or None,
+    }
 
 
 def to_toml(table: str, options: dict[str, Any]) -> str:

@@ -23,6 +23,18 @@ class Shards(Protocol):
     def inspect_orphan(self, file: str) -> ShardFacts | str:
         """The facts of a complete shard of this ledger, or why it is not one."""
 
+    def elsewhere(self, prefix: str) -> list[str]:
+        """Names of finished shards that begin so and lie not in the folder: on a cold store."""
+
+    def deposit(self, facts: ShardFacts) -> None:
+        """See that a sound shard is where committed ones stay, before its COMMIT."""
+
+    def set_aside(self, file: str) -> str:
+        """Give a shard that lies elsewhere and cannot be adopted another name; returns that."""
+
+    def release(self, file: str) -> None:
+        """Let go of a copy that was kept until the documents of its committed shard were settled."""
+
 
 class MarkCounts(Protocol):
     """The counts of one marking: what became of the documents that were to be marked."""

@@ -23,6 +23,8 @@ class Fingerprint:
         dim: Numbers in a vector.
         normalize: Whether vectors have length 1.
         server_version: Version of the server; TEI 1.9 computes GELU otherwise than 1.8.
+        server_prompt: Text that the server puts before each document by itself, empty for none; None when that is not
+            known, as in older ledgers and files. What is not known differs from nothing.
     """
 
     model_id: str
@@ -33,6 +35,7 @@ class Fingerprint:
     dim: int
     normalize: bool
     server_version: str | None
+    server_prompt: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields in their order."""
@@ -46,13 +49,16 @@ class Fingerprint:
             ValueError: a field is missing.
         """
         known = {item.name for item in dataclasses.fields(cls)}
-        if missing := known - set(values):
+        needed = {item.name for item in dataclasses.fields(cls) if item.default is dataclasses.MISSING}
+        if missing := needed - set(values):
             raise ValueError(f"a fingerprint without {', '.join(sorted(missing))}")
         return cls(**{name: value for name, value in values.items() if name in known})
 
     def differences(self, other: Fingerprint) -> list[str]:
         """One phrase for each field in which they differ: `dtype 'float32' is not 'float16'`."""
         mine, theirs = self.as_dict(), other.as_dict()
+        if self.server_prompt is None or other.server_prompt is None:
+            del mine["server_prompt"]
         return [f"{name} {theirs[name]!r} is not {mine[name]!r}" for name in mine if mine[name] != theirs[name]]
 
 
@@ -71,6 +77,8 @@ class ShardFacts:
         truncated: Rows flagged as truncated.
         sequences: Lowest and highest batch number in it.
         epoch: The start that wrote it.
+        positions: Which rows of its source it holds, as `writers.shards.positions` writes them; None for a source whose
+            documents are marked or known by their ids.
     """
 
     shard: str
@@ -84,6 +92,24 @@ class ShardFacts:
     truncated: int
     sequences: tuple[int, int]
     epoch: int
+    positions: str | None = None
+
+
+QUARANTINE_REASONS = (
+    "empty",
+    "missing",
+    "not_text",
+    "invalid_unicode",
+    "too_long",
+    "rejected",
+    "tokenizer",
+    "backend",
+    "unsound_vector",
+    "id_type",
+    "too_large",
+    "unreadable",
+)
+"""Why documents go into quarantine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +118,7 @@ class Quarantined:
 
     Attributes:
         id: Its `_id` in canonical extended JSON; a plain decimal number for an int64 column.
-        reason: One word: `empty`, `missing`, `not_text`, `invalid_unicode`, `too_long`, `rejected`, `tokenizer`,
-            `backend`, `unsound_vector`, `id_type`, `too_large`.
+        reason: One word, of `QUARANTINE_REASONS`.
         detail: What was said about it.
         attempts: Requests that failed on it alone.
         text: The text, only when the user asked for it.

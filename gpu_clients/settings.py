@@ -30,6 +30,7 @@ class ClientSettings:
         target_p95_s: Bound on the 95th percentile of request latency in adaptive mode, or None.
         prompt: Text that the reader puts before each document; part of the fingerprint.
         dimensions, normalize, truncate: What is wanted of every vector.
+        half: Whether numbers of 16 bits do, because vectors are stored so; servers that can then send half as much.
         request_timeout_s: Deadline of a request, or None to derive it from the latencies seen.
         retry_share: Retries allowed per request sent.
         hedge_share: Requests that may be sent twice at the tail of a run, per request sent.
@@ -57,6 +58,7 @@ class ClientSettings:
     dimensions: int | None = None
     normalize: bool = True
     truncate: bool = True
+    half: bool = False
     request_timeout_s: float | None = None
     retry_share: float = 0.1
     hedge_share: float = 0.05
@@ -92,7 +94,11 @@ class ClientSettings:
     def options(self) -> EmbedOptions:
         """What is wanted of every vector."""
         return EmbedOptions(
-            model=self.model, dimensions=self.dimensions, normalize=self.normalize, truncate=self.truncate
+            model=self.model,
+            dimensions=self.dimensions,
+            normalize=self.normalize,
+            truncate=self.truncate,
+            half=self.half,
         )
 
     def access(self, index: int) -> Access:

@@ -35,7 +35,7 @@ from gpu_clients.batches.reports import NO_ANSWER_AT_START, Reports
 from gpu_clients.delivery.delivery import Delivery
 from gpu_clients.diagnosis.bisections import Bisections, context_of
 from gpu_clients.diagnosis.canary_check import check_canary
-from gpu_clients.diagnosis.canary_schedule import CanarySchedule
+from gpu_clients.diagnosis.canary_schedule import CanarySchedule, canary_every_s
 from gpu_clients.diagnosis.finding import Finding
 from gpu_clients.diagnosis.own_requests import OwnServerRequests
 from gpu_clients.diagnosis.proof import Proof, UnprovenRows
@@ -86,7 +86,7 @@ class ClientStage:
             self._unproven,
             self._side_requests,
             self._bisection_context,
-            every_s=settings.canary_every_s,
+            every_s=canary_every_s(settings),
             failed=partial(self._canary_failed, settings.index),
             cleared=lane.breaker.cleared,
             sick=self._server_is_sick,
@@ -152,11 +152,9 @@ class ClientStage:
     def _wait(self) -> None:
         began_s = time.monotonic()
         self._poller.run(TICK_S)
-        waited_s = time.monotonic() - began_s
-        if self._delivery.parked:
-            self._counters.vector_wait_s += waited_s
-        elif self._starving:
-            self._counters.ring_wait_s += waited_s
+        starving = self._starving and self._lane.breaker.is_ok
+        waits = (self._delivery.parked, starving, not self._tail)
+        self._counters.add_wait(time.monotonic() - began_s, *waits, in_flight=self._lane.in_flight)
 
     def _tick(self, now_s: float) -> None:
         """What has to be looked at every so often."""
@@ -364,15 +362,15 @@ class ClientStage:
         if failure.kind is FailureKind.DRIFTED:
             lane.drifted()
             self._delivery.take_back()
-        self._own_requests.refuse()
         self._report()
         self._reports.server_out(failure.detail)
         if failure.kind is FailureKind.DRIFTED:
-            self._refuse_rows_of(lane.index)
+            self._refuse_rows_of(lane.index)  # before looks end with the requests, and a proof is given
+        self._own_requests.refuse()
 
     def _refuse_rows_of(self, server: int) -> None:
         """A server's vectors are wrong: the rows of it that are open must not be committed."""
-        rows = self._unproven.confirm(server, self._unproven.rows(server))  # once they are refused, nobody asks again
+        rows = self._unproven.refuse(server)
         if rows:
             self._reports.drifted(server, rows)
 

@@ -34,6 +34,9 @@ class ReaderSettings:
         max_text_bytes: Bytes that a text may have as JSON, prompt included; longer ones are cut or quarantined.
         max_characters: Texts are cut to so many characters (prompt included) before they are sent; only with
             `truncate`. None does not cut by characters.
+        max_tokens: Tokens that the servers take of a text; far longer texts are cut behind so many words. Likewise.
+        apart_tokens: Texts of that many tokens and more are kept apart from texts of equal length, because the
+            servers give them other vectors there; None where they do not.
         truncate: Whether texts that are too long are cut (and flagged) or quarantined as `too_long`.
         max_request_bytes: Bytes that the JSON array of a batch's texts may have.
         max_request_tokens: Estimated tokens that a batch may have, or None.
@@ -48,6 +51,8 @@ class ReaderSettings:
             `mark`.
         keep_text: Whether quarantine entries carry the text.
         max_outage_s: How long MongoDB may be away before the run ends.
+        files: What to read instead of MongoDB, or None: `plan`, the path of a file that
+            `readers.files.catalogue.write_plan` wrote, and `id_field` with `id_type` where ids are a field.
     """
 
     uri: str = field(repr=False)
@@ -65,6 +70,8 @@ class ReaderSettings:
     batch_size: int = 32
     max_text_bytes: int = 1 << 20
     max_characters: int | None = None
+    max_tokens: int | None = None
+    apart_tokens: int | None = None
     truncate: bool = True
     max_request_bytes: int = 2_000_000
     max_request_tokens: int | None = None
@@ -78,6 +85,7 @@ class ReaderSettings:
     done_ids_file: str | None = None
     keep_text: bool = False
     max_outage_s: float = 600.0
+    files: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -92,6 +100,8 @@ class ReaderSettings:
         _check_range("page_rows", self.page_rows, 1, 100_000)
         for name, value in (
             ("max_characters", self.max_characters),
+            ("max_tokens", self.max_tokens),
+            ("apart_tokens", self.apart_tokens),
             ("max_request_tokens", self.max_request_tokens),
             ("limit", self.limit),
         ):

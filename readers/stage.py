@@ -1,9 +1,10 @@
-"""The reader stage: a process that turns the work queue into batches in the document ring.
+"""The reader stage: a process that turns the documents of a source into batches in the document ring.
 
-    fetching thread     pages ahead of the reader, retries while MongoDB is away
+    fetching thread     pages ahead of the reader, retries while the source is away
     this thread         screening -> window -> encoder -> slot; commands and heartbeats in between
 
-It keeps no position: what is not marked is still in the queue, so a new generation simply begins again.
+It keeps no position: what is not marked, or not in the ledger, is offered again, so a new generation simply begins
+again.
 """
 
 from __future__ import annotations
@@ -21,20 +22,15 @@ from engine.ledger import durable
 from engine.memory.ids import IdType
 from engine.memory.slots import HEADER_BYTES
 from engine.supervision.worker import HEARTBEAT_S, Heartbeat, StageContext
+from engine.telemetry.metrics import Stopwatch
 from readers.batching.columns import ColumnReader
 from readers.batching.encode import BatchEncoder, Encoded
-from readers.batching.ports import Document
+from readers.batching.fetch import PageFetcher, PageSize
+from readers.batching.lengths import LengthSample
+from readers.batching.ports import Document, DocumentSource
 from readers.batching.screening import Screening, TextPolicy
 from readers.batching.skip import QuarantineLog, SkipSet
-from readers.batching.window import BatchLimits, Window
-from readers.mongo.columns import BSON_TYPES
-from readers.mongo.connection import Client, Documents, open_client, open_collection, selection_ms
-from readers.mongo.errors import Outage
-from readers.mongo.estimate import EstimateInBackground
-from readers.mongo.fetch import PageFetcher, PageSize
-from readers.mongo.ids import MongoIds
-from readers.mongo.index import open_queue
-from readers.mongo.work_queue import WorkQuery, WorkQueue
+from readers.batching.window import Apart, BatchLimits, Window
 from readers.settings import ReaderSettings
 
 if TYPE_CHECKING:
@@ -57,41 +53,63 @@ def run(context: StageContext) -> None:
     """Read until told to exit; see `engine.supervision.worker` for how the supervisor starts this.
 
     Raises:
-        ConfigError: no usable index, wrong credentials, or settings that do not fit the rings.
-        SourceError: MongoDB is away for longer than allowed, or refuses.
+        ConfigError: the source cannot be read as it is (no usable index, wrong credentials, a file that has changed),
+            or settings that do not fit the rings.
+        SourceError: the source is away for longer than allowed, or refuses.
     """
     settings = ReaderSettings.from_dict(context.settings)
     thresholds = gc.get_threshold()
     gc.set_threshold(_COLLECT_EVERY, 20, 50)
-    client = open_client(settings.uri, name="engine-reader", selection_ms=selection_ms(settings.max_outage_s))
+    source = open_source(context, settings)
     try:
-        Reader(context, settings, client).run()
+        Reader(context, settings, source).run()
     finally:
-        client.close()
+        source.close()
         gc.set_threshold(*thresholds)
 
 
-class Reader:
-    """One reader: passes over the work queue, at the supervisor's command."""
+def open_source(context: StageContext, settings: ReaderSettings) -> DocumentSource:
+    """The source that the settings name; each imports what it needs, and no other pays for that."""
+    if settings.files is not None:
+        from readers.files.source import FilesSource  # noqa: PLC0415
 
-    def __init__(self, context: StageContext, settings: ReaderSettings, client: Client) -> None:
+        return FilesSource(settings.files, text_field=settings.text_field, columns=settings.columns)
+    from readers.mongo.source import MongoSource  # noqa: PLC0415
+    from readers.mongo.work_queue import WorkQuery  # noqa: PLC0415
+    from readers.preflight.without_text import LeavingOut  # noqa: PLC0415
+
+    return MongoSource(
+        settings.uri,
+        settings.database,
+        settings.collection,
+        WorkQuery.of(settings.done_field, settings.langs, settings.filter, settings.scan, settings.retweeted),
+        text_field=settings.text_field,
+        columns=settings.columns,
+        id_type=IdType(settings.id_type),
+        max_outage_s=settings.max_outage_s,
+        leaving_out=LeavingOut(),
+        log=context.log,
+    )
+
+
+class Reader:
+    """One reader: passes over its source, at the supervisor's command."""
+
+    def __init__(self, context: StageContext, settings: ReaderSettings, source: DocumentSource) -> None:
         self._context = context
         self._settings = settings
-        self._collection: Documents = open_collection(client, settings.database, settings.collection)
-        self._query = WorkQuery.of(
-            settings.done_field, settings.langs, settings.filter, settings.scan, settings.retweeted
-        )
-        id_type = IdType(settings.id_type)
-        ids = MongoIds(id_type)
+        self._source = source
+        ids = source.ids
         self._skip = SkipSet(
-            QuarantineLog(settings.quarantine_file, ids.key_of_text), _done_ids(settings, id_type), ids
+            QuarantineLog(settings.quarantine_file, ids.key_of_text), _done_ids(settings), ids, source.may_wait
         )
-        self._columns = ColumnReader(settings.columns, BSON_TYPES, self._log_misfit) if settings.columns else None
+        self._columns = ColumnReader(source.columns, source.types, self._log_misfit) if source.columns else None
         policy = TextPolicy(
             text_field=settings.text_field,
             prompt=settings.prompt or "",
             max_text_bytes=_room_for_a_text(context, settings),
             max_characters=settings.max_characters,
+            max_tokens=settings.max_tokens,
             truncate=settings.truncate,
             keep_text=settings.keep_text,
         )
@@ -107,6 +125,7 @@ class Reader:
             max_rows=settings.window_rows,
             bucketing=settings.bucketing,
             dedup=settings.dedup,
+            apart=Apart(settings.apart_tokens, settings.max_tokens) if settings.apart_tokens else None,
         )
         self._encoder = BatchEncoder(
             ids,
@@ -116,17 +135,18 @@ class Reader:
             self._screening.refuse_sent,
         )
         self._page_size = PageSize(settings.page_rows, first_rows=max(256, 4 * settings.batch_size))
-        self._outage = Outage(settings.max_outage_s, f"reading {self._collection.full_name}")
+        self._outage = source.outage
+        self._page_watch = Stopwatch()
+        self._lengths = LengthSample()
         self._heartbeat = Heartbeat()
         self._fetcher: PageFetcher | None = None
-        self._estimate: EstimateInBackground | None = None
-        self._index = ""
         self._state = "reading"
         self._pass = 0
         self._documents = 0
         self._batches = 0
         self._ring_wait_s = 0.0
         self._source_wait_s = 0.0
+        self._pause_wait_s = 0.0
         self._read = 0  # published, waiting in the window, or refused
         self._stop = False
         self._has_told_stopped = False
@@ -148,15 +168,14 @@ class Reader:
                     self._make_pass()
         finally:
             self._end_fetching()
-            if self._estimate is not None:
-                self._estimate.join(0.0)
 
     def _make_pass(self) -> None:
         self._pass += 1
         before = self._documents
         self._skip.follow_quarantine(self._poll_commands)
         self._state = "reading"
-        self._fetcher = PageFetcher(self._open_queue, self._page_size, self._outage)
+        self._source.begin_pass()
+        self._fetcher = PageFetcher(self._source, self._page_size, self._page_watch)
         try:
             is_complete = self._read_pages(self._fetcher)
         finally:
@@ -178,13 +197,6 @@ class Reader:
         self._report()
         self._context.tell("stopped", documents=self._documents, work_left=work_left)
 
-    def _open_queue(self) -> WorkQueue:
-        """Called by the fetching thread, which retries it."""
-        fields = (self._settings.text_field, *(name for name, _ in self._settings.columns))
-        queue = open_queue(self._collection, self._query, fields)
-        self._index = queue.index
-        return queue
-
     def _read_pages(self, fetcher: PageFetcher) -> bool:
         """Publish page after page until the end, a stop or the limit; whether nothing is left that could be read."""
         starving_since: float | None = None
@@ -197,13 +209,14 @@ class Reader:
                 continue
             starving_since = None
             self._state = "reading"
+            if not self._source.take_in(self._skip, self._poll_commands):
+                return False
             if not documents:
                 self._publish_window(flush=True)
                 return not self._stop
             if self._take_page(documents):
                 return False
-            if self._estimate is None:
-                self._estimate = EstimateInBackground(self._collection, self._query, self._index)
+            self._source.first_page_is_there()
         return False
 
     def _take_page(self, documents: list[Document]) -> bool:
@@ -215,6 +228,7 @@ class Reader:
         self._read += len(rows) + self._screening.n_quarantined - refused_before
         if len(rows):
             self._page_size.observe(len(rows), self._screening.page_characters)
+            self._lengths.add(rows.texts, self._screening.page_characters)
             self._window.add(rows)
         self._publish_window(flush=self._room() == 0)
         self._tell_quarantined()
@@ -255,7 +269,9 @@ class Reader:
         number = None
         while number is None and not self._poll_commands():
             if self._paused:
+                paused_s = time.monotonic()
                 self._context.wait(_IDLE_WAIT_S)
+                self._pause_wait_s += time.monotonic() - paused_s
                 continue
             self._context.wait(_IDLE_WAIT_S, self._context.documents_free.read_fd)
             number = self._context.documents_free.take()
@@ -305,10 +321,19 @@ class Reader:
             state=self._state,
             ring_wait_s=round(self._ring_wait_s, 3),
             source_wait_s=round(self._source_wait_s, 3),
-            estimate=None if self._estimate is None else self._estimate.n_rows,
+            paused=self._paused,
+            pages=self._page_watch.count,
+            page_s=round(self._page_watch.seconds, 4),
+            rows_read=self._read,
+            characters=self._lengths.characters,
+            lengths=self._lengths.sparse(),
+            cpu_s=time.process_time(),
+            pause_wait_s=round(self._pause_wait_s, 3),
+            estimate=self._source.estimate,
             last_error=self._outage.last_error,
             truncated=self._screening.n_truncated,
             saved_texts=self._window.saved_texts,
+            beside_equals=self._window.n_apart,
             misfits=dict(self._columns.misfits) if self._columns is not None else {},
             unsettled=self._skip.unsettled,
         )
@@ -328,12 +353,12 @@ class Reader:
             self._fetcher = None
 
 
-def _done_ids(settings: ReaderSettings, id_type: IdType) -> DoneIds | None:
-    if settings.mark:
+def _done_ids(settings: ReaderSettings) -> DoneIds | None:
+    if settings.mark or settings.files is not None:  # files offer nothing that the ledger has
         return None
     from readers.batching.done_ids import DoneIds  # noqa: PLC0415 - only this mode pays for importing numpy
 
-    return DoneIds(None if settings.done_ids_file is None else Path(settings.done_ids_file), id_type)
+    return DoneIds(None if settings.done_ids_file is None else Path(settings.done_ids_file), IdType(settings.id_type))
 
 
 def _room_for_a_text(context: StageContext, settings: ReaderSettings) -> int:

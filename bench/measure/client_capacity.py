@@ -1,11 +1,14 @@
 """How much of a fleet's power the adaptive window uses, against modelled GPUs whose capacity is known.
 
     python -m bench.measure.client_capacity [--seconds 6] [--only NAME]
+    python -m bench.measure.client_capacity --only "GPU batches of"   # against fixed numbers of requests
 
 For each fleet: documents and tokens a second, the tokens as a share of the capacity that the model computes, the share
 of time in which the least busy GPU had work, padding beside that of an oracle that sorts the whole window, 429
 answers, the 95th percentile of latency, CPU time of all clients for a document, and the windows in requests. A fleet
-with a slowed server is measured without the slowness as well, to say what the others did beside it.
+with a slowed server is measured without the slowness as well, to say what the others did beside it. A server whose GPU
+batches hold few texts is measured with fixed numbers of requests as well, to say what share of the best one adapting
+brings.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.measure.client_driver import ClientDriver, Interval, cores
+from bench.measure.load.client_driver import ClientDriver, Interval, cores
 from bench.parts import tweets
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from bench.standin.backends.capacity import capacity
@@ -41,6 +44,9 @@ class Case:
         max_batch_tokens: Tokens of a GPU batch.
         target_p95_s: Latency target, or None.
         slow_first: Factor by which the first server is slowed down after the start.
+        max_batch_requests: Texts of a GPU batch, or None.
+        fixed: Numbers of requests to compare with; the texts are then of middle length, since a slow server gets
+            through a part of them only, and has to find the same work every time.
     """
 
     name: str
@@ -50,6 +56,8 @@ class Case:
     max_batch_tokens: int = 16_384
     target_p95_s: float | None = None
     slow_first: float | None = None
+    max_batch_requests: int | None = None
+    fixed: tuple[int, ...] = ()
 
     def config(self) -> StandinConfig:
         """The servers."""
@@ -60,12 +68,33 @@ class Case:
             max_client_batch_size=BATCH,
             max_concurrent_requests=self.permits,
             max_batch_tokens=self.max_batch_tokens,
+            max_batch_requests=self.max_batch_requests,
             gpu=self.gpu,
         )
 
 
-def _gpu(rate: float, *, padded: bool) -> GpuConfig:
-    return GpuConfig(tokens_per_s=rate, padded=padded)
+def _gpu(rate: float, *, padded: bool, overhead_s: float = 0.002) -> GpuConfig:
+    return GpuConfig(tokens_per_s=rate, padded=padded, fixed_overhead_s=overhead_s)
+
+
+def _small_batches() -> list[Case]:
+    """Servers whose GPU batches hold so many texts: TEI on a CPU (4, with ORT 8), and one without that limit."""
+    return [
+        Case(
+            name=f"GPU batches of {most or 'any'}, {pace}{', padded' if padded else ''}",
+            speeds=(1.0,),
+            gpu=_gpu(rate, padded=padded, overhead_s=overhead_s),
+            max_batch_requests=most,
+            fixed=_FIXED,
+        )
+        for most in (4, 8, 16, None)
+        for pace, rate, overhead_s in (("fast", 60_000.0, 0.0005), ("slow", 3_000.0, 0.002))
+        for padded in (False, True)
+    ]
+
+
+_FIXED = (1, 2, 4, 15)
+"""Numbers of requests to compare with; 15 of 32 texts are all that 512 permits admit."""
 
 
 _UNLIKE = (1.0, 1.0, 2.0, 4.0)
@@ -86,6 +115,7 @@ CASES = [
     ),
     Case(name="2 with target 0.3 s", speeds=(1.0,) * 2, gpu=_gpu(40_000, padded=True), target_p95_s=0.3),
     Case(name="4, one slowed 50 x", speeds=(1.0,) * 4, gpu=_gpu(30_000, padded=True), slow_first=50.0),
+    *_small_batches(),
 ]
 
 
@@ -107,17 +137,23 @@ class FleetUse:
     cpu_us: float
 
 
-def run(case: Case, seconds: float) -> FleetUse:
+def run(case: Case, seconds: float, concurrency: int | None = None) -> FleetUse:
     """Let one client process for each server work, and compare the servers' counters before and after."""
     ordered = sorted(tweets.texts()[:WINDOW_TEXTS], key=len)
+    if case.fixed:
+        ordered = ordered[len(ordered) // 2 : len(ordered) * 5 // 8]
     up = [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]
     config = case.config()
     with StandinFleet(config) as fleet:
-        settings = ClientSettings(urls=fleet.urls, batch_size=BATCH, target_p95_s=case.target_p95_s)
+        settings = ClientSettings(
+            urls=fleet.urls, batch_size=BATCH, target_p95_s=case.target_p95_s, concurrency=concurrency
+        )
+        if case.fixed:  # the long texts of a canary would be a good part of what a slow server does in that time
+            settings = dataclasses.replace(settings, canary_every_s=600.0)
         with ClientDriver(settings, up + up[::-1], n_slots=24 * len(fleet.urls)) as driver:
             if case.slow_first is not None:
                 fleet.control(fleet.ports[0], slow_factor=case.slow_first)
-            driver.run(seconds=WARM_UP_S)
+            driver.run(seconds=3 * WARM_UP_S if case.fixed else WARM_UP_S)  # a slow server takes long for the canaries
             before, latencies = fleet.reports(), _latencies(driver.reports)
             interval = driver.run(seconds=seconds)
             after = fleet.reports()
@@ -177,13 +213,13 @@ def main() -> None:
     options = parser.parse_args()
     say = sys.stdout.write
     say(f"{cores()} cores, batch {BATCH}, window of {WINDOW_TEXTS} texts sorted by length\n")
-    say(f"{'fleet':<26}{'docs/s':>8}{'tokens/s':>10}{'share':>8}{'busy':>7}{'padding':>9}{'oracle':>8}{'429':>9}")
+    say(f"{'fleet':<33}{'docs/s':>8}{'tokens/s':>10}{'share':>8}{'busy':>7}{'padding':>9}{'oracle':>8}{'429':>9}")
     say(f"{'p95 s':>8}{'CPU us':>8}  windows\n")
     for case in CASES:
         if options.only in case.name:
             found = run(case, options.seconds)
             say(
-                f"{case.name:<26}{found.rows_per_s:>8.0f}{found.tokens_per_s:>10.0f}"
+                f"{case.name:<33}{found.rows_per_s:>8.0f}{found.tokens_per_s:>10.0f}"
                 f"{found.tokens_per_s / found.capacity_tokens_per_s:>8.1%}{min(found.busy):>7.1%}{found.padding:>9.3f}"
                 f"{found.oracle_padding:>8.3f}{f'{found.overloaded}/{found.requests}':>9}{found.p95_s or 0:>8.2f}"
                 f"{found.cpu_us:>8.1f}  {','.join(map(str, found.windows))}\n"
@@ -193,6 +229,16 @@ def main() -> None:
                 theirs, usual = sum(found.each_tokens_per_s[1:]), sum(even.each_tokens_per_s[1:])
                 share = theirs / usual
                 say(f"    the others: {theirs:.0f} tokens/s; with an equal first one {usual:.0f} ({share:.1%})\n")
+            if case.fixed:
+                say(_against_fixed(case, found, options.seconds))
+
+
+def _against_fixed(case: Case, adapting: FleetUse, seconds: float) -> str:
+    """What share of the best fixed number of requests adapting brings; each tokens a second."""
+    rates = {fixed: run(case, seconds, concurrency=fixed).tokens_per_s for fixed in case.fixed}
+    best = max(rates.values())
+    told = ", ".join(f"{fixed}: {rate:.0f}" for fixed, rate in rates.items())
+    return f"    fixed {told} tokens/s; adapting brings {adapting.tokens_per_s / best:.1%} of the best\n"
 
 
 if __name__ == "__main__":

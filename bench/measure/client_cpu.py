@@ -1,6 +1,7 @@
 """What a document costs a client in CPU time: this engine's client beside what people write with other libraries.
 
     python -m bench.measure.client_cpu [--batch-sizes 32,128] [--documents 60000]
+    python -m bench.measure.client_cpu --forms     # this client alone: base64 beside the raw bytes of vLLM
 
 Every contender asks one stand-in server that answers at once (its CPU time is not counted) for the vectors of real
 tweets, over a kept-alive connection, and ends with a float32 matrix. The others get their best case: one thread, no
@@ -12,10 +13,12 @@ installed are left out: `pip install requests httpx aiohttp pycurl openai basete
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import http.client
 import importlib
 import importlib.util
 import io
+import itertools
 import platform
 import resource
 import sys
@@ -29,9 +32,9 @@ import numpy as np
 import orjson
 import pybase64
 
-from bench.measure.client_driver import ClientDriver, cores
+from bench.measure.load.client_driver import ClientDriver, cores
 from bench.parts import tweets
-from bench.standin import StandinConfig, StandinFleet
+from bench.standin import Dialect, StandinConfig, StandinFleet
 from gpu_clients.http.address import Address
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.polling import Poller
@@ -39,7 +42,7 @@ from gpu_clients.servers.doctor import examine
 from gpu_clients.servers.requester import Requester
 from gpu_clients.servers.routes import choose_route
 from gpu_clients.settings import ClientSettings
-from gpu_clients.vectors.decode import Matrix
+from gpu_clients.vectors.decode import AnswerForm, Matrix
 
 Ask = Callable[[bytes], Matrix]
 _HEADERS = {"Content-Type": "application/json"}
@@ -203,6 +206,74 @@ def over_this_client(url: str, _path: str, _decode: Callable[[bytes], Matrix]) -
     poller.close()
 
 
+FORMS = [
+    ("vLLM, base64", AnswerForm.BASE64, False),
+    ("vLLM, float32 bytes", AnswerForm.BYTES, False),
+    ("vLLM, float16 bytes", AnswerForm.BYTES, True),
+]
+ROUNDS = 9
+
+
+IN_FLIGHT = 4
+
+
+def measure_forms(batch_size: int, n_documents: int) -> list[tuple[ClientCost, float]]:
+    """What each form of answer costs beside base64, with some requests in flight at one server.
+
+    The forms take turns, since others use the machine as well: the least cost of each, and the median of its share of
+    base64's cost in the same turn.
+    """
+    texts = tweets.texts()
+    batches = [texts[at : at + batch_size] for at in range(0, len(texts) - batch_size + 1, batch_size)]
+    bodies = [orjson.dumps(batch) for batch in batches]
+    costs: list[list[ClientCost]] = []
+    with StandinFleet(dataclasses.replace(_config(batch_size), dialect=Dialect.VLLM)) as fleet:
+        for _ in range(ROUNDS):
+            costs.append(
+                [
+                    _cost_of_form(name, form, fleet.urls[0], bodies, batch_size, n_documents // ROUNDS, half=half)
+                    for name, form, half in FORMS
+                ]
+            )
+    found = []
+    for number in range(len(FORMS)):
+        shares = sorted(turn[number].cpu_us / turn[0].cpu_us for turn in costs)
+        found.append((min((turn[number] for turn in costs), key=lambda cost: cost.cpu_us), shares[ROUNDS // 2]))
+    return found
+
+
+def _cost_of_form(
+    name: str, form: AnswerForm, url: str, bodies: list[bytes], n_texts: int, n_documents: int, *, half: bool
+) -> ClientCost:
+    settings = ClientSettings(urls=(url,), half=half)
+    fleet = examine(settings)
+    facts = fleet.servers[0].facts
+    assert facts is not None
+    poller = Poller()
+    route = choose_route(dataclasses.replace(facts, form=form.value), settings.options)
+    requester = Requester(HttpClient(Address.parse(url), poller), route, dim=fleet.dim, normalized=True)
+    out = np.empty((n_texts, fleet.dim), dtype=np.float32)
+    waiting = itertools.cycle(bodies)
+    done = 0
+    began_s, cpu_s = 0.0, 0.0
+    for _ in range(IN_FLIGHT):
+        requester.submit([next(waiting)], n_texts, timeout_s=30.0)
+    while done < n_documents + 50 * n_texts:
+        for completion in requester.poll(1.0):
+            if completion.failure is not None or completion.decode_into(out):
+                raise RuntimeError(f"the stand-in failed: {completion.failure}")
+            completion.release()
+            requester.submit([next(waiting)], n_texts, timeout_s=30.0)
+            done += n_texts
+            if done == 50 * n_texts:  # connections and layouts are there
+                began_s, cpu_s = time.monotonic(), _cpu_s()
+    cost = (_cpu_s() - cpu_s) / n_documents * 1e6
+    rate = n_documents / (time.monotonic() - began_s)
+    requester.abandon()
+    poller.close()
+    return ClientCost(name, cost, rate)
+
+
 _texts_of: dict[bytes, list[str]] = {}
 """The texts of every request body."""
 
@@ -287,14 +358,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="CPU time per document of embedding clients")
     parser.add_argument("--batch-sizes", default="32,128")
     parser.add_argument("--documents", type=int, default=40_000)
+    parser.add_argument("--forms", action="store_true", help="this client alone, by form of answer")
     options = parser.parse_args()
     say = sys.stdout.write
     versions = f"Python {platform.python_version()}, numpy {np.__version__}"
     say(f"{cores()} cores, {platform.machine()}, {versions}; 768 dimensions\n")
     for size in map(int, options.batch_sizes.split(",")):
         say(f"\nbatch of {size:<4} {'':<27} {'CPU us/document':>16} {'documents/s':>12}\n")
-        for line in table(size, options.documents):
+        forms = measure_forms(size, 4 * options.documents)
+        for line in [] if options.forms else table(size, options.documents):
             say(f"{line.name:<42} {line.cpu_us:>16.2f} {line.rate:>12.0f}\n")
+        for line, share in forms:
+            say(f"{line.name:<42} {line.cpu_us:>16.2f} {line.rate:>12.0f}{share:>8.0%} of base64\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 
-from bench.measure.client_driver import ClientDriver, cores
+from bench.measure.load.client_driver import ClientDriver, cores
 from bench.parts import tweets
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from gpu_clients.settings import ClientSettings

@@ -1,14 +1,17 @@
 """The engine's own ceiling on this machine: a real mongod, servers that answer at once, every stage measured.
 
     python -m bench.measure.pipeline --documents 200000 --compare
+    python -m bench.measure.pipeline --documents 200000 --files parquet --files jsonl
 
 Everything shares the machine's cores: mongod, the canned servers, the engine. What is printed was measured in this
-call; with `compare` the plain script works on the same collection, mongod and servers right after.
+call; with `compare` the plain script works on the same collection, mongod and servers right after, and with `files`
+the same documents are read from files by the same servers while mongod has nothing to do.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -20,7 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pymongo import MongoClient
 
 from bench.measure.plain_script import run_plain_script
@@ -29,7 +35,7 @@ from bench.parts.local_mongod import LocalMongod
 from bench.parts.tweets import documents
 from bench.standin import StandinConfig, StandinFleet
 from engine.config import check_range
-from engine.errors import ProtocolError
+from engine.errors import ConfigError, ProtocolError
 from engine.telemetry.bottleneck import MachineCpu
 
 DATABASE, COLLECTION, DONE_FIELD = "bench", "tweets", "embedded_bench"
@@ -37,6 +43,7 @@ SCRIPT_SHARE = 10
 """The plain script gets a tenth of the documents: it is ten times slower."""
 
 _LOAD_BATCH = 10_000
+_ROWS_A_FILE = 50_000
 _MEMORY_EVERY_S = 0.25
 
 
@@ -51,6 +58,7 @@ class PipelineConfig:
         batch_size: Texts of a request.
         n_servers: Canned servers, all in one process.
         compare: Whether the plain script runs afterwards.
+        files: Formats (`parquet`, `jsonl`) from which the same documents are read afterwards, mongod idle.
         mongod: A mongod binary, or None to look for one.
     """
 
@@ -60,10 +68,13 @@ class PipelineConfig:
     batch_size: int = 32
     n_servers: int = 4
     compare: bool = False
+    files: tuple[str, ...] = ()
     mongod: Path | None = None
 
     def __post_init__(self) -> None:
         check_range("documents", self.n_documents, 1)
+        if unknown := set(self.files) - {"parquet", "jsonl"}:
+            raise ConfigError(f"--files is {', '.join(sorted(unknown))}; allowed is parquet or jsonl")
 
 
 def measure(config: PipelineConfig) -> dict[str, Any]:
@@ -93,8 +104,16 @@ def measure(config: PipelineConfig) -> dict[str, Any]:
             urls=fleet.urls,
             folder=Path(name),
         )
-        engine = _run_engine(command, config, {"mongod": mongod.pid, "servers": fleet.pid})
+        beside = {"mongod": mongod.pid, "servers": fleet.pid}
+        make_indexes(command)
+        engine = run_engine(command, config, beside)
         figures: dict[str, Any] = {"machine": machine(), "config": _plain(config), "engine": engine}
+        if config.files:
+            figures["files"] = {}
+        for kind in config.files:
+            source = Path(name) / kind
+            write_files(source, kind, config.n_documents)
+            figures["files"][kind] = run_engine(command, config, beside, "--source", str(source))
         if config.compare:
             figures["plain_script"] = _run_script(Path(name), mongod.uri, list(fleet.urls), config)
     return figures
@@ -128,21 +147,42 @@ def make_indexes(engine: EngineCommand) -> None:
         raise ProtocolError(f"`engine index` ended with exit code {index.returncode}: {complaint[-2000:]}")
 
 
-def _run_engine(engine: EngineCommand, config: PipelineConfig, beside: dict[str, int]) -> dict[str, Any]:
+def write_files(folder: Path, kind: str, count: int) -> None:
+    """Write the documents of the work queue as some files of one format."""
+    folder.mkdir()
+    wanted = documents(count, retweeted=False)
+    for number in itertools.count():
+        chunk = list(itertools.islice(wanted, _ROWS_A_FILE))
+        if not chunk:
+            return
+        path = folder / f"part-{number:05d}.{kind}"
+        if kind == "jsonl":
+            path.write_bytes(b"".join(orjson.dumps(document) + b"\n" for document in chunk))
+        else:
+            pq.write_table(pa.Table.from_pylist(chunk), path)
+
+
+def run_engine(
+    engine: EngineCommand, config: PipelineConfig, beside: dict[str, int], *arguments: str
+) -> dict[str, Any]:
     """Run and watch.
 
     Args:
         beside: Process ids of what works beside the engine, by name.
+        arguments: Further ones of `engine run`.
+
+    Raises:
+        ProtocolError: the run failed, or embedded something else.
     """
-    make_indexes(engine)
     others = {name: psutil.Process(pid) for name, pid in beside.items()}
     before = {name: _cpu_s(process) for name, process in others.items()}
     cores = MachineCpu.now()
     started = time.monotonic()
-    peak_bytes = 0
-    with engine.running("run", "--json", "--batch-size", str(config.batch_size)) as process:
+    peak_bytes = peak_hot_bytes = 0
+    with engine.running("run", "--json", "--batch-size", str(config.batch_size), *arguments) as process:
         while process.poll() is None:
             peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
+            peak_hot_bytes = max(peak_hot_bytes, _bytes_below(engine.folder / "hot"))
             time.sleep(_MEMORY_EVERY_S)
         wall_s = time.monotonic() - started
         answer, complaint = process.communicate()
@@ -163,6 +203,7 @@ def _run_engine(engine: EngineCommand, config: PipelineConfig, beside: dict[str,
         "cpu_us_per_document_beside": cpu_beside,
         "cores_busy_share": round(busy_share or 0.0, 3),
         "peak_resident_mib": peak_bytes >> 20,
+        "peak_hot_mib": peak_hot_bytes >> 20,
         "latency": summary["latency"],
         "bottleneck": summary["bottleneck"],
         "shards": summary["shards"],
@@ -189,6 +230,14 @@ def _run_script(folder: Path, uri: str, urls: list[str], config: PipelineConfig)
 def _cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it went meanwhile
+            total += path.stat().st_size
+    return total
 
 
 def _resident_bytes(pid: int) -> int:
@@ -234,6 +283,13 @@ def as_text(figures: dict[str, Any]) -> str:
         f"memory       {engine['peak_resident_mib']:>20,} MiB resident at the peak, all processes",
         f"bottleneck: {engine['bottleneck']}",
     ]
+    for kind, found in figures.get("files", {}).items():
+        ratio = found["documents_per_second"] / engine["documents_per_second"]
+        stages = ", ".join(f"{name} {value:.1f}" for name, value in found["cpu_us_per_document"].items())
+        lines.append(
+            f"from {kind:<8}{found['documents_per_second']:>19,.0f} documents/s, {ratio:.2f} times MongoDB's; us CPU "
+            f"per document: {stages}; {found['peak_resident_mib']:,} MiB"
+        )
     if script := figures.get("plain_script"):
         ratio = engine["documents_per_second"] / script["documents_per_second"]
         lines.append(
@@ -253,6 +309,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=usual.dim, help="numbers in a vector")
     parser.add_argument("--batch-size", type=int, default=usual.batch_size, help="texts of a request")
     parser.add_argument("--compare", action="store_true", help="run the plain script beside it")
+    parser.add_argument("--files", action="append", default=[], help="also from files: parquet, jsonl; repeatable")
     parser.add_argument("--mongod", type=Path, help="a mongod binary")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     given = parser.parse_args()
@@ -263,6 +320,7 @@ def main() -> None:
             dim=given.dim,
             batch_size=given.batch_size,
             compare=given.compare,
+            files=tuple(given.files),
             mongod=given.mongod,
         )
     )

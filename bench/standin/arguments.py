@@ -17,7 +17,8 @@ _HELP = {
     "backend": f"one of {', '.join(BACKENDS)}",
     "ports": "ports: 18080, a range 18080-18083, a list 0,0 (0: any free port)",
     "speeds": "one speed factor per port, for example 1,1,2,4",
-    "dialect": "1.9 or 1.8",
+    "tokenizer": "of the canned backend: rule (4 characters a token), or minilm (a real one)",
+    "dialect": "of TEI 1.9 or 1.8, or vllm",
     "prompts": "NAME=TEXT, repeatable",
     "faults": "KIND:NAME=VALUE,..., repeatable; see bench/standin/faults/script.py",
 }
@@ -56,7 +57,8 @@ def parse_speeds(text: str) -> tuple[float, ...]:
 _EXAMPLES = """Examples:
   engine serve --backend canned --ports 18080-18083
   engine serve --backend sim --ports 18080-18083 --speeds 1,1,2,4 --fault status:code=503,every=50
-  engine serve --backend minilm --ports 18080-18083"""
+  engine serve --backend minilm --ports 18080-18083
+  engine serve --dialect vllm --backend sim --ports 18080"""
 
 
 def parse_arguments(arguments: Sequence[str], prog: str = "python -m bench.standin") -> StandinConfig:
@@ -66,6 +68,25 @@ def parse_arguments(arguments: Sequence[str], prog: str = "python -m bench.stand
         ConfigError: a value is out of its range.
         SystemExit: argparse's own answer to unknown flags and `--help`.
     """
+    given = vars(_parser(prog).parse_args(arguments))
+    gpu = GpuConfig(**{entry.name: given.pop(entry.name) for entry in dataclasses.fields(GpuConfig)})
+    given["ports"] = parse_ports(given["ports"]) if isinstance(given["ports"], str) else given["ports"]
+    given["speeds"] = parse_speeds(given["speeds"]) if isinstance(given["speeds"], str) else given["speeds"]
+    given["prompts"] = tuple(_pair(text) for text in given["prompts"])
+    given["faults"] = tuple(given["faults"])
+    given["dialect"] = Dialect(given["dialect"])
+    given["api_key"] = given["api_key"] or os.environ.get(API_KEY_ENV)
+    return StandinConfig(gpu=gpu, **given)
+
+
+def help_text() -> str:
+    """Every option, as `--help` lists them."""
+    return (
+        _parser("engine serve").format_help().partition("\noptions:\n")[2].partition("\nExamples:")[0].rstrip() + "\n"
+    )
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Stand-in embedding servers for trials and tests.",
@@ -77,15 +98,7 @@ def parse_arguments(arguments: Sequence[str], prog: str = "python -m bench.stand
             _add(parser, entry.name, entry.default)
     for entry in dataclasses.fields(GpuConfig):
         _add(parser, entry.name, entry.default)
-    given = vars(parser.parse_args(arguments))
-    gpu = GpuConfig(**{entry.name: given.pop(entry.name) for entry in dataclasses.fields(GpuConfig)})
-    given["ports"] = parse_ports(given["ports"]) if isinstance(given["ports"], str) else given["ports"]
-    given["speeds"] = parse_speeds(given["speeds"]) if isinstance(given["speeds"], str) else given["speeds"]
-    given["prompts"] = tuple(_pair(text) for text in given["prompts"])
-    given["faults"] = tuple(given["faults"])
-    given["dialect"] = Dialect(given["dialect"])
-    given["api_key"] = given["api_key"] or os.environ.get(API_KEY_ENV)
-    return StandinConfig(gpu=gpu, **given)
+    return parser
 
 
 def to_arguments(config: StandinConfig) -> list[str]:

@@ -13,15 +13,16 @@ BACKENDS = ("canned", "sim", "minilm")
 
 
 class Dialect(str, enum.Enum):
-    """Which generation of the server's error codes and permit rules is spoken."""
+    """Which server is played: a generation of TEI's error codes and permit rules, or vLLM."""
 
     V1_8 = "1.8"
     V1_9 = "1.9"
+    VLLM = "vllm"
 
     @property
     def version(self) -> str:
-        """Return the full version that `/info` reports."""
-        return {"1.8": "1.8.3", "1.9": "1.9.3"}[self.value]
+        """Return the full version that `/info` reports, or `/version` of vLLM."""
+        return {"1.8": "1.8.3", "1.9": "1.9.3", "vllm": "0.11.0"}[self.value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,23 +31,30 @@ class GpuConfig:
 
     One batch takes `(fixed_overhead_s + cost_tokens / tokens_per_s) * slow_factor / speed` seconds, where
     `cost_tokens` is the sum of the tokens (`padded=False`) or longest x count (`padded=True`).
-    `tokenizer_tokens_per_s` is the rate of all tokenizer threads together; 0 makes that stage free.
+    `tokenizer_tokens_per_s` is the rate of all tokenizer threads together; 0 makes that stage free. With `--dtype
+    float32` it works `float32_speed` times as fast.
+    `sliding_window` models a fault of padded models with such a window (TEI's Gemma3): in a batch of two and more texts
+    of equal length, those longer than half of it get another vector; 0 for a model without it.
     """
 
     tokens_per_s: float = 50_000.0
     fixed_overhead_s: float = 0.002
     padded: bool = True
     tokenizer_tokens_per_s: float = 2_000_000.0
+    sliding_window: int = 0
+    float32_speed: float = 1.0
 
     def __post_init__(self) -> None:
         _require(self.tokens_per_s > 0, "tokens_per_s", self.tokens_per_s, "a number above 0")
         _require(self.fixed_overhead_s >= 0, "fixed_overhead_s", self.fixed_overhead_s, "0 or more")
+        _require(self.sliding_window >= 0, "sliding_window", self.sliding_window, "0 or more")
         _require(
             self.tokenizer_tokens_per_s >= 0,
             "tokenizer_tokens_per_s",
             self.tokenizer_tokens_per_s,
             "0 or more",
         )
+        _require(self.float32_speed > 0, "float32_speed", self.float32_speed, "a number above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +76,7 @@ class StandinConfig:
     pooling: str = "mean"
     dim: int | None = None
     max_input_length: int | None = None
+    tokenizer: str = "rule"  # of the canned backend: rule, or minilm for a real one
     max_concurrent_requests: int = 512
     max_batch_tokens: int = 16_384
     max_batch_requests: int | None = None
@@ -89,6 +98,13 @@ class StandinConfig:
 
     def __post_init__(self) -> None:
         _require(self.backend in BACKENDS, "backend", self.backend, f"one of {', '.join(BACKENDS)}")
+        _require(self.tokenizer in ("rule", "minilm"), "tokenizer", self.tokenizer, "rule or minilm")
+        _require(
+            self.tokenizer == "rule" or self.backend == "canned",
+            "tokenizer",
+            self.tokenizer,
+            "rule with any other backend than canned",
+        )
         _require(bool(self.ports), "ports", self.ports, "at least one port")
         for port in self.ports:
             _require(0 <= port <= 65_535, "ports", port, "0 to 65535")
@@ -146,6 +162,10 @@ class StandinConfig:
     def speed_of(self, index: int) -> float:
         """Return the speed factor of the server at position `index` of `ports`."""
         return self.speeds[index] if self.speeds else 1.0
+
+    def gpu_speed_of(self, index: int) -> float:
+        """Return the speed factor of its modelled GPU: the server's, and what its dtype makes of it."""
+        return self.speed_of(index) * (self.gpu.float32_speed if self.dtype in (None, "float32") else 1.0)
 
     def on_ports(self, ports: tuple[int, ...], speeds: tuple[float, ...] = ()) -> StandinConfig:
         """Return the same configuration on other ports (with their speeds)."""

@@ -18,14 +18,17 @@ from bench.standin.backends.base import Backend, BackendDefaults
 from bench.standin.backends.canned import CannedBackend
 from bench.standin.backends.gpu_model import GpuModel
 from bench.standin.backends.minilm import MiniLmBackend, MiniLmEngine
+from bench.standin.backends.minilm_model import model_folder
+from bench.standin.backends.minilm_tokenizer import MiniLmTokenizer
 from bench.standin.backends.sim import SimBackend
-from bench.standin.config import StandinConfig
+from bench.standin.config import Dialect, StandinConfig
 from bench.standin.http.connection import Connection, Request, Response
 from bench.standin.http.listener import Listener
 from bench.standin.http.loop import Loop
 from bench.standin.server import control
 from bench.standin.server.routes import Routes
 from bench.standin.server.server import Server
+from bench.standin.server.vllm import VllmRoutes
 from engine.errors import ConfigError
 
 _PARENT_CHECK_S = 1.0
@@ -79,9 +82,10 @@ class _Process:
 
     def open(self) -> Ready:
         """Listen everywhere."""
+        routes = VllmRoutes if self._config.dialect is Dialect.VLLM else Routes
         for server, port in zip(self.servers, self._config.ports, strict=True):
             try:
-                server.open(port, Routes(server).serve)
+                server.open(port, routes(server).serve)
             except OSError as error:
                 raise ConfigError(
                     f"cannot listen on {self._config.host}:{port} ({error.strerror}); choose another port, or 0."
@@ -170,7 +174,8 @@ class _ServerFactory:
         config, defaults = self._config, self._defaults
         model_id, dim = config.model_id or defaults.model_id, config.dim or defaults.dim
         if config.backend == "canned":
-            return CannedBackend(model_id=model_id, dim=dim, max_input_length=max_input_length)
+            real = MiniLmTokenizer(model_folder()) if config.tokenizer == "minilm" else None
+            return CannedBackend(model_id=model_id, dim=dim, max_input_length=max_input_length, tokenizer=real)
         if self._engine is not None:
             return MiniLmBackend(
                 self._loop, self._engine, metrics, model_id=model_id, max_input_length=max_input_length
@@ -179,7 +184,7 @@ class _ServerFactory:
             config.gpu,
             max_batch_tokens=config.max_batch_tokens,
             max_batch_requests=config.max_batch_requests,
-            speed=config.speed_of(position),
+            speed=config.gpu_speed_of(position),
             slow_factor=config.slow_factor,
         )
         return SimBackend(self._loop, gpu, metrics, model_id=model_id, dim=dim, max_input_length=max_input_length)

@@ -9,7 +9,9 @@ from bench.tuner.explain.bottleneck import MeasuredServers
 from bench.tuner.explain.verdict import Verdict, judge
 from bench.tuner.measure.limits import MAX_CONCURRENCY, Limits, admitted, grid
 from bench.tuner.measure.load import FleetLoad
+from bench.tuner.measure.visit import Point
 from bench.tuner.search.findings import Findings
+from bench.tuner.search.record import Record
 from bench.tuner.search.search import Search
 from bench.tuner.search.survey import ROUNDS, Listener, TuneConfig
 from bench.tuner.texts.corpus import Corpus
@@ -133,13 +135,24 @@ class Tuning:
     ) -> None:
         self._load.__exit__(kind, error, trace)
 
-    def run(self) -> Outcome:
+    def sight(self, point: Point, *, bucketing: bool, expected_per_s: float) -> Record | None:
+        """Measure one point before the search; None when the servers do not admit it."""
+        return self._search.sight(point, bucketing=bucketing, expected_per_s=expected_per_s)
+
+    def adopt(self, former: Findings) -> None:
+        """Begin where another search on the same servers has ended."""
+        self._search.adopt(former)
+
+    def run(self, worth_beating: float | None = None) -> Outcome:
         """Search for the operating point.
 
+        Args:
+            worth_beating: Documents a second, see `bench.tuner.search.search.Search.run`.
+
         Raises:
-            ServersUnavailable, ConfigError: see `bench.tuner.search.search.Search.run`.
+            ServersUnavailable, ConfigError: see there.
         """
-        self._search.run()
+        self._search.run(worth_beating)
         return self.outcome()
 
     def outcome(self) -> Outcome:

@@ -13,9 +13,11 @@ from bench.tuner.measure.probe import probe
 from bench.tuner.measure.visit import Visit
 from bench.tuner.report import report
 from bench.tuner.report.plot import require_plotting, write_png
-from bench.tuner.report.tuned import Tuned, servers_of, write_tuned
+from bench.tuner.report.tuned import Tuned, TunedServer, servers_of, write_tuned
 from bench.tuner.texts.files import MAX_TEXTS, read_texts
 from bench.tuner.tuning import Outcome, Tuning, TuningPlan
+from commands.bench import against
+from commands.bench.against import Comparison, agreement_between, secrets_of_both
 from commands.composition.servers import client_settings
 from commands.options.secrets import RunSecrets
 from commands.terminal.phrases import by_reason
@@ -47,6 +49,7 @@ class BenchConfig:
         texts: File with texts, or None to sample the collection.
         out: The file for `engine run --tuned`.
         plot: The PNG, or None.
+        against: URLs of a second fleet to compare with, or none.
     """
 
     run: RunConfig
@@ -54,6 +57,7 @@ class BenchConfig:
     texts: Path | None
     out: Path
     plot: Path | None
+    against: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +69,14 @@ class BenchResult:
         exit_code: The command's.
         written: Files that were written.
         sentence: Why it ended early, or None.
+        comparison: With the second fleet, if there is one.
     """
 
     outcome: Outcome
     exit_code: Exit
     written: tuple[Path, ...] = ()
     sentence: str | None = None
+    comparison: Comparison | None = None
 
 
 def find_operating_point(config: BenchConfig, secrets: RunSecrets) -> BenchResult:
@@ -82,31 +88,87 @@ def find_operating_point(config: BenchConfig, secrets: RunSecrets) -> BenchResul
         ServersUnavailable: no server answers.
         SinkError: a file cannot be written.
     """
+    settings, texts = prepare(config, secrets)
+    fleet = _examined(settings)
+    rival = _rival(config, secrets) if config.against else None
+    result = _tune(config, fleet, settings, texts)
+    if rival is not None and result.exit_code is Exit.DONE:
+        result = _compared(config, (fleet, settings), rival, result, texts)
+    return write_down(config, result)
+
+
+def prepare(config: BenchConfig, secrets: RunSecrets) -> tuple[ClientSettings, list[str]]:
+    """What needs no server: how servers will be asked, and the texts; refuses what could not be written in the end.
+
+    Raises:
+        ConfigError, SourceError: see `find_operating_point`.
+    """
     _require_folder("--out", config.out)
     if config.plot is not None:
         _require_folder("--plot", config.plot)
         require_plotting()
-    settings = client_settings(config.run, secrets)
+    mine, _ = secrets_of_both(secrets.servers, len(config.run.servers.urls), len(config.against))
+    settings = client_settings(config.run, dataclasses.replace(secrets, servers=mine))
     if config.texts is not None:
         texts = read_texts(config.texts, config.plan.tune.seed)
     else:
         texts = list(_sample(config.run, secrets.mongo_uri, MAX_TEXTS).texts)
     allow_open_files(SPARE + len(settings.urls) * (config.plan.concurrency_max or _MOST_IN_FLIGHT))
-    fleet = examine(settings)
-    for warning in fleet.warnings:
-        _log.warning("%s", warning)
-    result = _tune(config, fleet, settings, texts)
+    return settings, texts
+
+
+def write_down(config: BenchConfig, result: BenchResult, server: TunedServer | None = None) -> BenchResult:
+    """The result of a search that came to its end, with its files; one that did not is left as it is.
+
+    Args:
+        server: How the servers were started, when that was looked for.
+
+    Raises:
+        SinkError: a file cannot be written.
+    """
     if result.exit_code is not Exit.DONE:
         return result
     written = _write_plot(config.plot, result.outcome)
     if result.outcome.findings.chosen is None:
         return dataclasses.replace(result, exit_code=Exit.NO_OPERATING_POINT, written=written)
-    return dataclasses.replace(result, written=(*written, *_write_tuned(config.out, result.outcome)))
+    return dataclasses.replace(result, written=(*written, *_write_tuned(config.out, result.outcome, server)))
+
+
+def _examined(settings: ClientSettings) -> Fleet:
+    """The doctor's word on a fleet; what it warns of is logged."""
+    fleet = examine(settings)
+    for warning in fleet.warnings:
+        _log.warning("%s", warning)
+    return fleet
+
+
+def _rival(config: BenchConfig, secrets: RunSecrets) -> tuple[Fleet, ClientSettings]:
+    """The fleet to compare with, examined before time is spent on either."""
+    servers = dataclasses.replace(config.run.servers, urls=config.against)
+    _, theirs = secrets_of_both(secrets.servers, len(config.run.servers.urls), len(config.against))
+    settings = client_settings(
+        dataclasses.replace(config.run, servers=servers), dataclasses.replace(secrets, servers=theirs)
+    )
+    return _examined(settings), settings
+
+
+def _compared(
+    config: BenchConfig,
+    first: tuple[Fleet, ClientSettings],
+    rival: tuple[Fleet, ClientSettings],
+    result: BenchResult,
+    texts: list[str],
+) -> BenchResult:
+    """The result with the second fleet beside it, tuned with the same texts."""
+    other = _tune(config, *rival, texts)
+    agreement = agreement_between(first, rival, result.outcome) if other.exit_code is Exit.DONE else None
+    comparison = Comparison(outcome=other.outcome, agreement=agreement)
+    return dataclasses.replace(result, comparison=comparison, exit_code=other.exit_code, sentence=other.sentence)
 
 
 def _tune(config: BenchConfig, fleet: Fleet, settings: ClientSettings, texts: list[str]) -> BenchResult:
     """The search; what ends it early leaves what is known so far."""
-    with Tuning(fleet, settings, texts, config.plan, listener=_tell) as tuning:
+    with Tuning(fleet, settings, texts, config.plan, listener=tell) as tuning:
         try:
             return BenchResult(outcome=tuning.run(), exit_code=Exit.DONE)
         except KeyboardInterrupt:
@@ -139,7 +201,7 @@ def _refuse_refused(fleet: Fleet, settings: ClientSettings, outcome: Outcome) ->
         )
 
 
-def _tell(part: str, visit: Visit) -> None:
+def tell(part: str, visit: Visit) -> None:
     _log.info(
         "measured part=%s batch_size=%d concurrency=%d docs_per_second=%.1f p95_s=%.3f ended=%r took_s=%.1f",
         part,
@@ -160,6 +222,8 @@ def _sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
         SourceError: MongoDB does not answer.
     """
     source = config.source
+    if source.files is not None:
+        return _sample_files(config, n_texts)
     with open_client(uri, name="engine-sample") as client:
         ping(client, uri)
         collection = open_collection(client, source.database, source.collection)
@@ -182,6 +246,23 @@ def _sample(config: RunConfig, uri: str, n_texts: int) -> QueueSample:
     return found
 
 
+def _sample_files(config: RunConfig, n_texts: int) -> QueueSample:
+    """Texts of files.
+
+    Raises:
+        ConfigError: no files, or none with a text.
+    """
+    from commands.composition.files.sampling import sample_texts  # noqa: PLC0415 - only files need it
+
+    found, _ = sample_texts(config, n_texts)
+    if not found.texts:
+        raise ConfigError(
+            f"{config.source.files} has no texts in the field {config.source.text_field} ({by_reason(found.refused)}): "
+            "check --text-field"
+        )
+    return found
+
+
 def _require_folder(option: str, path: Path) -> None:
     """Refuse a path that cannot be written before minutes are spent on what belongs there."""
     if not path.parent.is_dir():
@@ -190,7 +271,7 @@ def _require_folder(option: str, path: Path) -> None:
         raise ConfigError(f"{option} {path} is a folder; name a file")
 
 
-def _write_tuned(path: Path, outcome: Outcome) -> tuple[Path, ...]:
+def _write_tuned(path: Path, outcome: Outcome, server: TunedServer | None) -> tuple[Path, ...]:
     findings = outcome.findings
     chosen = findings.chosen
     assert chosen is not None
@@ -208,6 +289,7 @@ def _write_tuned(path: Path, outcome: Outcome) -> tuple[Path, ...]:
         servers=servers_of(outcome.fleet),
         written_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         engine_version=__version__,
+        server=server,
     )
     try:
         write_tuned(path, tuned)
@@ -229,7 +311,8 @@ def _write_plot(path: Path | None, outcome: Outcome) -> tuple[Path, ...]:
 
 def as_text(result: BenchResult) -> str:
     """Table, curve, verdict, and what was written."""
-    lines = [report.as_text(result.outcome)]
+    compared = result.comparison
+    lines = [report.as_text(result.outcome) if compared is None else against.as_text(result.outcome, compared)]
     lines += [f"Wrote {path}." for path in result.written]
     return "\n".join(lines)
 
@@ -238,6 +321,7 @@ def as_dict(result: BenchResult) -> dict[str, Any]:
     """The same for a program."""
     return {
         **report.as_dict(result.outcome),
+        **({} if result.comparison is None else against.as_dict(result.outcome, result.comparison)),
         "written": [str(path) for path in result.written],
         "exit": int(result.exit_code),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from engine.ledger.log import FORMAT, Ledger, Record, RunState
 from engine.ledger.runfolder import IN_PROGRESS, RunFolders
 from engine.memory.ids import IdType
 from engine.records import Fingerprint
+from writers.cold.settings import ColdSettings
 from writers.shards.schema import ShardSchema
 from writers.shards.store import ParquetShards
 
@@ -37,8 +39,12 @@ class DataSet:
     schema: ShardSchema
     fingerprint: Fingerprint
 
-    def shards(self, folders: RunFolders) -> ParquetShards:
-        """The shards folder, as recovery sees it."""
+    def shards(self, folders: RunFolders, cold: ColdSettings | None = None) -> ParquetShards:
+        """The shards, as recovery sees them: those of a folder, or of a cold store."""
+        if cold is not None:
+            from writers.cold.shards import ColdShards  # noqa: PLC0415 - only a URL pays for the library
+
+            return ColdShards(folders.shards, self.schema, self.fingerprint, self.ledger, cold)
         return ParquetShards(folders.shards, self.schema, self.fingerprint, self.ledger)
 
 
@@ -85,6 +91,8 @@ def begin_or_continue(
     id_type: IdType,
     columns: tuple[tuple[str, str], ...],
     canary: str,
+    canary_brief: str = "",
+    names: Callable[[], Collection[str]] | None = None,
 ) -> DataSet:
     """Begin a data set, or make sure that this run continues the one that is there.
 
@@ -93,14 +101,17 @@ def begin_or_continue(
         canary: The servers' vectors of the canary texts (`Canary.encode`): recorded at the first start, compared at
             every other, because a model that says the same of itself may give other vectors (another default prompt,
             other weights under one path).
+        canary_brief: A part of that (`Canary.brief`), for whoever merges the shards.
+        names: Of the files where shards are; None for those of the shards folder.
 
     Raises:
         FingerprintMismatch: the vectors would not be comparable; names the fields, or the cosine of the canary.
         ConfigError: another column set or vector type, or shards of a ledger that is not this one.
     """
     known = recorded(ledger.state)
+    there = (lambda: [path.name for path in config.folders.shards.iterdir()]) if names is None else names
     if known is None:
-        _refuse_foreign_shards(config)
+        _refuse_foreign_shards(config, there())
         record: Record = {
             "type": "RUN",
             "format": FORMAT,
@@ -117,18 +128,30 @@ def begin_or_continue(
                 "truncated": config.sink.truncated_column,
             },
             "canary": canary,
+            "canary_brief": canary_brief,
         }
+        if config.source.files is not None:
+            record["source"] = {"kind": "files", "id_field": config.source.id_field}
         ledger.append(record)
         return from_record(record)
     _refuse_names_of_other_case(ledger.state.run or {}, config)
+    if ("source" in (ledger.state.run or {})) != (config.source.files is not None):
+        began = "files (--source)" if config.source.files is None else "a collection of MongoDB"
+        raise ConfigError(
+            f"the data set of {config.folders.hot} was begun with {began}: continue it so, or begin another one with "
+            "another --name or --done-field"
+        )
     if differences := known.fingerprint.differences(fingerprint):
         raise FingerprintMismatch(
             f"this run would not continue the data set of {config.folders.hot}: {'; '.join(differences)}. "
             "Start the servers as before, or begin another data set with another --done-field"
         )
-    require_same_canary(ledger.state, canary, config.folders)
     _compare_columns(known, config)
-    _warn_of_missing_shards(ledger.state, config)
+    cosine = require_same_canary(ledger.state, canary, config.folders, config.servers.accept_vectors)
+    if cosine is not None:
+        _log.warning("vectors_accepted cosine=%.4f: the ledger says so from now on", cosine)
+        ledger.append({"type": "ACCEPTED", "cosine": cosine, "canary": canary, "canary_brief": canary_brief})
+    _warn_of_missing_shards(ledger.state, config, there())
     return known
 
 
@@ -144,15 +167,14 @@ def _refuse_names_of_other_case(record: Record, config: RunConfig) -> None:
             )
 
 
-def _warn_of_missing_shards(state: RunState, config: RunConfig) -> None:
+def _warn_of_missing_shards(state: RunState, config: RunConfig, there: Collection[str]) -> None:
     """Say when not one committed shard is where shards go: a disk that is not mounted, or another --cold-dir."""
-    there = {path.name for path in config.folders.shards.iterdir()}
     if not state.commits or config.folders.consolidated.is_dir():  # a merge may have removed what it consolidated
         return
-    if there.isdisjoint(commit["file"] for commit in state.commits.values()):
+    if set(there).isdisjoint(commit["file"] for commit in state.commits.values()):
         _log.warning(
             "shards_not_there folder=%s committed=%d: is its disk mounted, and is it the --cold-dir of before?",
-            config.folders.shards,
+            config.folders.where,
             len(state.commits),
         )
 
@@ -183,13 +205,13 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _refuse_foreign_shards(config: RunConfig) -> None:
+def _refuse_foreign_shards(config: RunConfig, there: Collection[str]) -> None:
     """A new ledger beside shards of the same done field means that a ledger was lost or another one is in use."""
     own = re.compile(re.escape(config.source.done_field) + r"-[0-9a-f]{6}-e\d+-\d+\.parquet(" + IN_PROGRESS + ")?")
-    names = sorted(path.name for path in config.folders.shards.iterdir() if own.fullmatch(path.name))
+    names = sorted(name for name in there if own.fullmatch(name))
     if names:
         raise ConfigError(
-            f"{config.folders.shards} holds {len(names)} shards of --done-field {config.source.done_field} (for "
+            f"{config.folders.where} holds {len(names)} shards of --done-field {config.source.done_field} (for "
             f"example {names[0]}), but the ledger in {config.folders.hot} is new: name the --hot-dir they were "
             "written with, restore its ledger, or use another --cold-dir"
         )

@@ -6,19 +6,22 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
+from commands.composition.canary import strange_cosine
 from commands.composition.data_set import DataSet, recorded
 from commands.composition.servers import keys_for
 from commands.options.secrets import ServerSecrets
+from engine.config import SourceConfig
 from engine.errors import ConfigError, FingerprintMismatch, ServersUnavailable
 from engine.ledger.log import RunState
 from engine.memory.ids import IdType
 from engine.ports import IdList
+from gpu_clients.errors import Action, Failure, FailureKind
 from gpu_clients.http.address import Address
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.polling import Poller
@@ -26,6 +29,8 @@ from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.servers.requester import Completion, Requester
 from gpu_clients.servers.routes import choose_route
 from gpu_clients.settings import ClientSettings
+from gpu_clients.vectors.cutting import LongestBeginning
+from gpu_clients.vectors.soundness import MIN_COSINE
 from readers.batching.paths import getter
 from readers.mongo.connection import open_client, open_collection, ping
 from readers.mongo.errors import attempt
@@ -33,12 +38,17 @@ from readers.mongo.ids import from_bson_ids, key_of, to_bson_ids
 from readers.mongo.marker import Marker
 from writers.verify.config import VerifyConfig
 
+if TYPE_CHECKING:
+    from commands.composition.files.rows import FileRows
+
 _REQUEST_TIMEOUT_S = 60.0
 _TEXT_CHUNK = 1000
 
 
 class Collection:
     """`writers.verify.config.Documents` over MongoDB."""
+
+    has_marks = True
 
     def __init__(
         self, uri: str, database: str, collection: str, *, done_field: str, text_field: str, id_type: IdType
@@ -107,6 +117,7 @@ class ServerEmbedder:
         )
         self._dim = fleet.dim
         self._batch_size = fleet.batch_size
+        self._timeout_s = server.facts.timeout_s(fleet.batch_size, _REQUEST_TIMEOUT_S)
         self._prompt = settings.prompt or ""
 
     def __call__(self, texts: list[str], /) -> npt.NDArray[np.float32]:
@@ -118,15 +129,47 @@ class ServerEmbedder:
         matrix = np.empty((len(texts), self._dim), dtype=np.float32)
         for start in range(0, len(texts), self._batch_size):
             batch = [self._prompt + text for text in texts[start : start + self._batch_size]]
-            self._requester.submit([orjson.dumps(batch)], len(batch), timeout_s=_REQUEST_TIMEOUT_S)
-            completion = self._completion()
-            if completion.failure is not None:
-                raise ServersUnavailable(
-                    f"embedding the sample failed ({completion.failure.detail}): look at the server, then run it again"
-                )
-            completion.decode_into(matrix[start : start + len(batch)])
-            completion.release()
+            self._embed(batch, matrix[start : start + len(batch)])
         return matrix
+
+    def _embed(self, batch: list[str], rows: npt.NDArray[np.float32]) -> None:
+        """Embed a batch; one that is refused for a text in it is halved, and a text too long is cut as a run cuts it.
+
+        Raises:
+            ServersUnavailable: a request failed for another reason, or a text is refused alone.
+        """
+        failure = self._ask(batch, rows)
+        if failure is None:
+            return
+        if failure.action is Action.DIVIDE and len(batch) > 1:
+            middle = len(batch) // 2
+            self._embed(batch[:middle], rows[:middle])
+            self._embed(batch[middle:], rows[middle:])
+            return
+        if failure.kind is FailureKind.TOO_LONG and self._embed_cut(batch[0], rows):
+            return
+        raise ServersUnavailable(
+            f"embedding the sample failed ({failure.detail}): look at the server, then run it again"
+        )
+
+    def _embed_cut(self, text: str, row: npt.NDArray[np.float32]) -> bool:
+        """Embed the longest beginning that the server takes; False when it takes none."""
+        beginning = LongestBeginning(len(text))
+        while (length := beginning.next()) is not None:
+            refused = self._ask([text[:length]], row)
+            if refused is not None and refused.kind is not FailureKind.TOO_LONG:
+                return False
+            beginning.tell(length, is_taken=refused is None)
+        return bool(beginning.taken)
+
+    def _ask(self, batch: list[str], rows: npt.NDArray[np.float32]) -> Failure | None:
+        """One request; its vectors are in `rows` when nothing failed."""
+        self._requester.submit([orjson.dumps(batch)], len(batch), timeout_s=self._timeout_s)
+        completion = self._completion()
+        if completion.failure is None:
+            completion.decode_into(rows)
+            completion.release()
+        return completion.failure
 
     def _completion(self) -> Completion:
         """Wait for the one request in flight; its own deadline ends the wait."""
@@ -154,7 +197,7 @@ class Partners:
     """Whom a verification asks besides the files: MongoDB, the embedding servers. Closes what it opened."""
 
     def __init__(self) -> None:
-        self.documents: Collection | None = None
+        self.documents: Collection | FileRows | None = None
         self.embedder: ServerEmbedder | None = None
 
     def connect(self, config: VerifyConfig, uri: str, name: CollectionName) -> None:
@@ -171,6 +214,18 @@ class Partners:
             text_field=name.text_field,
             id_type=_data_set(config).schema.id_type,
         )
+
+    def read_files(self, config: VerifyConfig, source: SourceConfig) -> None:
+        """Look at the files of a data set.
+
+        Raises:
+            ConfigError: there is no such data set, or a file has changed.
+        """
+        from commands.composition.files.rows import FileRows  # noqa: PLC0415 - only data sets of files need it
+
+        known = _data_set(config)
+        assert config.run_ledger is not None  # the data set is there
+        self.documents = FileRows.of_data_set(config, config.run_ledger, source, known.schema.id_type)
 
     def embed_with(self, config: VerifyConfig, urls: tuple[str, ...], secrets: ServerSecrets) -> None:
         """Find a server that embeds as the data set's run did.
@@ -195,6 +250,13 @@ class Partners:
             fleet = examine(settings)
         if differences := known.fingerprint.differences(fleet.fingerprint):
             raise FingerprintMismatch(f"the servers do not serve this data set's vectors: {'; '.join(differences)}")
+        assert config.run_ledger is not None  # a data set has one
+        cosine = strange_cosine(RunState.of(config.run_ledger), fleet.canary)
+        if cosine is not None:
+            raise FingerprintMismatch(
+                "the servers do not serve this data set's vectors: those of the canary texts are others (cosine "
+                f"{cosine:.4f}, expected at least {MIN_COSINE}): start servers as the run had them, or use --level 4"
+            )
         self.embedder = ServerEmbedder(fleet, settings)
 
     def __enter__(self) -> Partners:

@@ -10,6 +10,7 @@ from commands.options.secrets import RunSecrets, ServerSecrets
 from engine.config import RunConfig
 from engine.errors import ConfigError, ServersUnavailable, SeveralBackends
 from gpu_clients.servers.doctor import Fleet, examine
+from gpu_clients.servers.probe import LongTexts
 from gpu_clients.settings import ClientSettings
 
 _log = logging.getLogger("engine.run")
@@ -35,6 +36,7 @@ def client_settings(config: RunConfig, secrets: RunSecrets) -> ClientSettings:
         dimensions=servers.dimensions,
         normalize=servers.normalize,
         truncate=servers.truncate,
+        half=config.sink.vector_type == "float16",
         keep_text=config.sink.keep_text,
         api_keys=keys_for(servers.urls, secrets.servers),
         headers=secrets.servers.headers,
@@ -54,12 +56,15 @@ def keys_for(urls: tuple[str, ...], secrets: ServerSecrets) -> tuple[str, ...]:
     return keys * len(urls) if len(keys) == 1 else keys
 
 
-def examine_patiently(settings: ClientSettings, *, wait_s: float, with_padding: bool = False) -> Fleet:
+def examine_patiently(
+    settings: ClientSettings, *, wait_s: float, with_padding: bool = False, long_texts: LongTexts = LongTexts.NOT
+) -> Fleet:
     """Examine the servers; when none answers, look again for a while: they may just be starting.
 
     Args:
         wait_s: For how long.
         with_padding: Whether to measure if the servers pad, too.
+        long_texts: How closely to look at long texts among equals.
 
     Raises:
         ConfigError: see `gpu_clients.servers.doctor.examine`.
@@ -68,7 +73,7 @@ def examine_patiently(settings: ClientSettings, *, wait_s: float, with_padding: 
     patience = Patience(wait_s)
     while True:
         try:
-            fleet = examine(settings, with_padding=with_padding)
+            fleet = examine(settings, with_padding=with_padding, long_texts=long_texts)
         except SeveralBackends:
             raise  # no waiting mends it
         except ServersUnavailable as error:

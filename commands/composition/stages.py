@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 from commands.composition.data_set import DataSet
 from engine import __version__
 from engine.config import RunConfig
 from engine.errors import SinkError
 from engine.ledger.log import Ledger, RunState
+from engine.ledger.runfolder import RunFolders
+from engine.memory.ids import IdType
 from engine.memory.ring import MAX_SLOTS
 from engine.memory.shared_rings import RingSizes
 from engine.memory.slots import HEADER_BYTES, VectorLayout
@@ -14,6 +18,7 @@ from engine.supervision.run_plan import StagePlan
 from gpu_clients.servers.doctor import Fleet
 from gpu_clients.settings import ClientSettings
 from readers.settings import ReaderSettings
+from writers.cold.settings import ColdSettings
 from writers.settings import ROW_GROUP_BYTES, WriterSettings
 
 META_BYTES = 8 << 10
@@ -28,9 +33,8 @@ _MAX_DOCUMENT_RING_BYTES = 96 << 20
 _MIN_VECTOR_SLOTS = 16
 _SPARE_DOCUMENT_SLOTS = 64
 DEFAULT_MAX_INPUT_TOKENS = 512
-CHARACTERS_PER_TOKEN = 32
-"""A text is cut on the client at so many characters for each token the model takes: far beyond what a tokenizer
-makes of ordinary text, so that only absurd texts are cut before the server would cut them."""
+CHARACTERS_PER_TOKEN = 250
+"""A text is cut on the client at so many characters for each token the model takes, where TEI cuts it as well."""
 
 WINDOW_ROWS = 8192
 
@@ -38,7 +42,8 @@ WINDOW_ROWS = 8192
 def plan_rings(config: RunConfig, fleet: Fleet, data_set: DataSet) -> RingSizes:
     """Sizes of both rings from the batch size, the model and what the servers admit."""
     batch = fleet.batch_size
-    meta = (META_WITH_COLUMNS_BYTES if config.source.columns else META_BYTES) + batch * META_PER_ROW_BYTES
+    has_columns = bool(config.source.columns) or config.source.id_field is not None
+    meta = (META_WITH_COLUMNS_BYTES if has_columns else META_BYTES) + batch * META_PER_ROW_BYTES
     layout = VectorLayout(dim=data_set.schema.dim, max_rows=batch, meta_capacity_bytes=meta)
     tokens = max_input_tokens(fleet)
     body = min(max(batch * tokens * _JSON_BYTES_PER_TOKEN, _MIN_DOCUMENT_BYTES), _MAX_DOCUMENT_BYTES)
@@ -54,10 +59,20 @@ def plan_rings(config: RunConfig, fleet: Fleet, data_set: DataSet) -> RingSizes:
     )
 
 
+def slot_id_type(config: RunConfig, data_set: DataSet) -> IdType:
+    """What stands as ids in the slots: those of the id column, or the positions of files' rows."""
+    return data_set.schema.id_type if config.source.files is None else IdType.INT64
+
+
 def max_input_tokens(fleet: Fleet) -> int:
     """Tokens of the longest text that the model takes."""
+    return known_max_input_tokens(fleet) or DEFAULT_MAX_INPUT_TOKENS
+
+
+def known_max_input_tokens(fleet: Fleet) -> int | None:
+    """Likewise; None when no server says so."""
     lengths = [server.facts.max_input_length for server in fleet.servers if server.facts]
-    return next((length for length in lengths if length), DEFAULT_MAX_INPUT_TOKENS)
+    return next((length for length in lengths if length), None)
 
 
 def max_request_tokens(fleet: Fleet) -> int | None:
@@ -68,6 +83,13 @@ def max_request_tokens(fleet: Fleet) -> int | None:
 
 def _round_up(size_bytes: int) -> int:
     return -(-size_bytes // 64) * 64
+
+
+class FilePlans(Protocol):
+    """Files as the source of a run (`commands.composition.files.inspection.Files`, which only such runs import)."""
+
+    def plan(self, folders: RunFolders) -> dict[str, Any]:
+        """Write what the next generation reads; what its reader is told of it."""
 
 
 class StageComposer:
@@ -82,7 +104,13 @@ class StageComposer:
         data_set: DataSet,
         rings: RingSizes,
         ledger: Ledger[RunState],
+        files: FilePlans | None = None,
+        cold: ColdSettings | None = None,
     ) -> None:
+        """
+        Args:
+            files: What the reader is told of files; None for MongoDB.
+        """
         self._config = config
         self._mongo_uri = mongo_uri
         self._clients = clients
@@ -90,6 +118,8 @@ class StageComposer:
         self._data_set = data_set
         self._rings = rings
         self._ledger = ledger
+        self._files = files
+        self._cold = cold
 
     def stages(self, epoch: int, remaining: int | None) -> list[StagePlan]:
         """The plans of all child processes.
@@ -98,6 +128,7 @@ class StageComposer:
             epoch: The epoch of this generation; shard names carry it.
             remaining: Documents that may still be read, None for all.
         """
+        files = None if self._files is None else self._files.plan(self._config.folders)
         clients = [
             StagePlan(
                 role=f"client-{index}",
@@ -107,12 +138,12 @@ class StageComposer:
             for index in range(len(self._config.servers.urls))
         ]
         return [
-            StagePlan(role="reader", stage="readers.stage", settings=self._reader(remaining).as_dict()),
+            StagePlan(role="reader", stage="readers.stage", settings=self._reader(remaining, files).as_dict()),
             *clients,
-            StagePlan(role="writer", stage="writers.stage", settings=self._writer(epoch).as_dict()),
+            StagePlan(role="writer", stage="writers.stage", settings=self._writer(epoch, files).as_dict()),
         ]
 
-    def _reader(self, remaining: int | None) -> ReaderSettings:
+    def _reader(self, remaining: int | None, files: dict[str, Any] | None) -> ReaderSettings:
         source, servers, limits = self._config.source, self._config.servers, self._config.limits
         body = self._rings.document_bytes - HEADER_BYTES - self._rings.layout.meta_capacity_bytes
         tokens = max_input_tokens(self._fleet)
@@ -127,11 +158,13 @@ class StageComposer:
             columns=self._data_set.schema.columns,
             scan=source.scan,
             retweeted=source.retweeted,
-            id_type=self._data_set.schema.id_type.value,
+            id_type=slot_id_type(self._config, self._data_set).value,
             prompt=servers.prompt,
             batch_size=self._fleet.batch_size,
             max_text_bytes=body - self._fleet.batch_size * 2 - 2,
             max_characters=tokens * CHARACTERS_PER_TOKEN,
+            max_tokens=known_max_input_tokens(self._fleet),
+            apart_tokens=self._fleet.neighbours_from,
             max_request_tokens=max_request_tokens(self._fleet),
             truncate=servers.truncate,
             bucketing=self._bucketing(),
@@ -143,6 +176,7 @@ class StageComposer:
             done_ids_file=self._done_ids_file(),
             keep_text=self._config.sink.keep_text,
             max_outage_s=limits.max_outage_s,
+            files=files,
         )
 
     def _done_ids_file(self) -> str | None:
@@ -151,18 +185,16 @@ class StageComposer:
         A shard that is not there any more and whose documents are marked was removed by a merge: the queue does not
         offer these documents.
         """
-        if self._config.source.mark:
+        if self._config.source.mark or self._files is not None:
             return None
         from readers.batching.done_ids import build  # noqa: PLC0415 - imports numpy, which only this mode needs here
 
         folders = self._config.folders
         path = folders.hot / "done-ids"
-        shards = self._data_set.shards(folders)
+        shards = self._data_set.shards(folders, self._cold)
         state = self._ledger.state
         committed = [
-            commit
-            for name, commit in state.commits.items()
-            if name not in state.marked or (folders.shards / commit["file"]).exists()
+            commit for name, commit in state.commits.items() if name not in state.marked or shards.has(commit["file"])
         ]
         try:
             build(
@@ -177,7 +209,7 @@ class StageComposer:
         wanted = self._config.servers.bucketing
         return self._fleet.pads is not False if wanted == "auto" else wanted == "on"
 
-    def _writer(self, epoch: int) -> WriterSettings:
+    def _writer(self, epoch: int, files: dict[str, Any] | None) -> WriterSettings:
         sink, data_set = self._config.sink, self._data_set
         return WriterSettings(
             folder=str(self._config.folders.shards),
@@ -190,7 +222,11 @@ class StageComposer:
             vector_type=data_set.schema.vector_type,
             truncated=data_set.schema.truncated,
             fingerprint=data_set.fingerprint.as_dict(),
+            canary=self._fleet.canary_brief,
             ledger=data_set.ledger,
             version=__version__,
             row_group_bytes=min(ROW_GROUP_BYTES, sink.shard_bytes),
+            names_file=None if files is None else files["plan"],
+            has_id_field=self._config.source.id_field is not None,
+            cold=None if self._cold is None else self._cold.as_dict(),
         )

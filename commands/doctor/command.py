@@ -27,6 +27,7 @@ def doctor(
     dimensions: shared.Dimensions = None,
     normalize: shared.Normalize = True,
     truncate: shared.Truncate = True,
+    log_format: shared.LogFormat = "text",
     json_: shared.Json = False,
 ) -> None:
     """Examine the embedding servers as every run does before it starts."""
@@ -34,7 +35,9 @@ def doctor(
     from commands.composition.servers import client_settings
     from commands.doctor.report import as_dict, as_text
     from engine.config import RunConfig, ServersConfig
+    from engine.gpus.processes import gpu_samples
     from gpu_clients.servers.doctor import examine
+    from gpu_clients.servers.probe import LongTexts
 
     set_up_logs(verbose=False)
     servers = ServersConfig(
@@ -49,5 +52,8 @@ def doctor(
         truncate=truncate,
     )
     secrets = RunSecrets(mongo_uri="", servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file))
-    fleet = examine(client_settings(RunConfig(servers=servers), secrets), with_padding=True)
-    print_result(to_json(as_dict(fleet)) if json_ else as_text(fleet))
+    fleet = examine(
+        client_settings(RunConfig(servers=servers), secrets), with_padding=True, long_texts=LongTexts.CLOSELY
+    )
+    gpus = gpu_samples([server.url for server in fleet.servers])
+    print_result(to_json(as_dict(fleet, gpus)) if json_ else as_text(fleet, gpus))

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from commands.options import declared as shared
+from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
+from commands.options.source import named
 from commands.options.values import size
 from commands.terminal.output import print_result, set_up_logs, to_json
 
@@ -21,9 +23,13 @@ def merge(
     config: Annotated[Path | None, config_option("merge")] = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    name: shared.Name = None,
     done_field: shared.DoneField = "gemma_embedded_768",
     hot_dir: shared.HotDir = Path("hot"),
-    cold_dir: shared.ColdDir = Path("cold"),
+    cold_dir: shared.ColdDir = "cold",
+    cold_endpoint: shared.ColdEndpoint = None,
+    cold_region: shared.ColdRegion = None,
+    cold_option: shared.ColdOption = None,
     source: Annotated[
         Path | None, path_option("source", "A plain folder of Parquet files instead of a collection.")
     ] = None,
@@ -44,6 +50,7 @@ def merge(
     id_column: shared.IdColumn = None,
     vector_column: shared.VectorColumn = None,
     json_: shared.Json = False,
+    log_format: shared.LogFormat = "text",
     verbose: shared.Verbose = False,
 ) -> None:
     """Consolidate committed shards into few large files; each is proved before it counts."""
@@ -70,9 +77,9 @@ def merge(
             source=source, target=target, id_column=id_column, vector_column=vector_column, **options
         )
     else:
-        settings = MergeConfig.of_collection(
-            hot_dir, cold_dir, database, collection, done_field, target=target, **options
-        )
+        cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
+        database, collection = named(None, name, database, collection)
+        settings = MergeConfig.of_collection(hot_dir, cold, database, collection, done_field, target=target, **options)
     with ProgressLine(quiet=json_) as progress:
         report = merge_files(settings, progress)
     print_result(to_json(report.as_dict()) if json_ else as_text(report))

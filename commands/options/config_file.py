@@ -15,6 +15,10 @@ OWN_TABLES = ("run", "bench", "merge")
 """Commands whose options stand in their own table only. Every other command is about a run: what its own table does
 not say, it takes from [run], so that one file serves them all."""
 
+STARTING = ("run", "bench")
+"""Commands that can start servers themselves: what says which ones, they take from [serve]."""
+SERVED = ("backend", "model", "gpus", "ports", "binary", "docker", "flags", "start_timeout")
+
 
 def config_option(table: str) -> Any:
     """`--config FILE`: read the options of one command from its table of a TOML file, and from [run] beneath."""
@@ -50,18 +54,27 @@ def _read_table(context: typer.Context, path: Path, table: str) -> dict[str, Any
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} is not TOML: {error}") from error
     _refuse_unknown_tables(context, document, path)
+    repeatable = {parameter.name for parameter in context.command.params if getattr(parameter, "multiple", False)}
     parameters = {(parameter.name or "").rstrip("_"): parameter.name or "" for parameter in context.command.params}
     values = _table(document, path, table)
     for name in values:
         if name not in parameters:
             raise ConfigError(f"--config {path}: [{table}] has no option {name!r}; see `engine {table} --help`")
+    if table in STARTING:
+        served = _table(document, path, "serve")
+        beneath = {name: value for name, value in served.items() if name in SERVED and name in parameters}
+        values = beneath | values
     if table not in OWN_TABLES:
         shared = _table(document, path, "run")
         values = {name: value for name, value in shared.items() if name in parameters} | values
-    return {
-        parameters[name]: ",".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in values.items()
-    }
+    return {parameters[name]: _as_given(value, parameters[name] in repeatable) for name, value in values.items()}
+
+
+def _as_given(value: Any, is_repeatable: bool) -> Any:
+    """A value as the command line would have it: a list is comma-separated, unless its option may be repeated."""
+    if is_repeatable:
+        return list(map(str, value)) if isinstance(value, list) else [str(value)]
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _refuse_unknown_tables(context: typer.Context, document: dict[str, Any], path: Path) -> None:

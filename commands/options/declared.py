@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from commands.options.cold import cold_callback
+from commands.options.log_format import log_format
 from commands.options.paths import path_callback
 
 DEFAULT_URI = "mongodb://localhost:27017"
@@ -26,6 +28,11 @@ def path_option(name: str, help_text: str) -> Any:
     return option(name, help_text, callback=path_callback)
 
 
+def gpu_count(text: str) -> int:
+    """How many GPUs `4` means, or `0,1,2,3`, which `engine serve` takes under the same name."""
+    return len(text.split(",")) if "," in str(text) else int(text)
+
+
 def examples(*lines: str) -> str:
     """The end of a command's help: how it is called."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
@@ -35,6 +42,14 @@ MongoUri = Annotated[str, option("mongo-uri", "MongoDB; a password belongs in EN
 MongoUriFile = Annotated[Path | None, path_option("mongo-uri-file", "File (mode 600) that holds the MongoDB URI.")]
 Database = Annotated[str, option("database", "Database of the collection.")]
 Collection = Annotated[str, option("collection", "Collection of the documents.")]
+Source = Annotated[
+    str | None,
+    option("source", "Folder or glob of .parquet, .jsonl, .ndjson, .csv (.gz, .zst) in place of MongoDB."),
+]
+Name = Annotated[str | None, option("name", "Name of a data set of files [default: the folder's name].")]
+IdField = Annotated[
+    str | None, option("id-field", "Field of the files' documents that becomes _id [default: file#row].")
+]
 DoneField = Annotated[str, option("done-field", "Field set to true once a document's shard is committed.")]
 TextField = Annotated[str, option("text-field", "Field with the text; dotted paths allowed.")]
 Lang = Annotated[str | None, option("lang", "Languages of the work queue, comma-separated [default: all].")]
@@ -67,8 +82,31 @@ TruncateSamples = Annotated[
 ]
 LatencyTarget = Annotated[float | None, option("target-p95", "Seconds that the 95th percentile of latency may take.")]
 
+Serve = Annotated[
+    bool | None,
+    option("serve", "Start the servers, and end them with this command.", declared="--serve/--no-serve"),
+]
+Backend = Annotated[str | None, option("backend", "Servers to start: tei or vllm (or a stand-in's backend).")]
+ServedModel = Annotated[str | None, option("model", "Model of the servers: its name on the hub, or a folder.")]
+ServeGpus = Annotated[str | None, option("gpus", "One server for each of these GPUs [default: all in sight].")]
+Ports = Annotated[str | None, option("ports", "Their ports, such as 18080-18083 or 0,0 [default: 18080 and on].")]
+Binary = Annotated[str | None, option("binary", "Their program [default: text-embeddings-router or vllm on PATH].")]
+Docker = Annotated[str | None, option("docker", "Image to run them in, instead of a program on PATH.")]
+ServerFlagsLine = Annotated[
+    str | None, option("flags", "Further flags of the servers, on one line; or write them behind `--`.")
+]
+StartTimeout = Annotated[float, option("start-timeout", "Seconds until a server that was started has to be healthy.")]
+
 HotDir = Annotated[Path, path_option("hot-dir", "NVMe: lock, ledger, checkpoints, quarantine, temporaries.")]
-ColdDir = Annotated[Path, path_option("cold-dir", "Final Parquet.")]
+ColdDir = Annotated[
+    str,
+    option("cold-dir", "Final Parquet: a folder, or s3://BUCKET/PREFIX, gs://..., az://...", callback=cold_callback),
+]
+ColdEndpoint = Annotated[str | None, option("cold-endpoint", "Server of the store, unless it is the vendor's: a URL.")]
+ColdRegion = Annotated[str | None, option("cold-region", "Region of the bucket.")]
+ColdOption = Annotated[
+    list[str] | None, option("cold-option", "KEY=VALUE for the store's library; repeatable, never credentials.")
+]
 ShardBytes = Annotated[str, option("shard-bytes", "A shard is sealed at this size ...")]
 VectorType = Annotated[str, option("vector-type", "float32 or float16.")]
 TempDir = Annotated[
@@ -80,7 +118,13 @@ VectorColumn = Annotated[str | None, option("vector-column", "Name of the vector
 Jobs = Annotated[int, option("jobs", "Worker processes [default: cores].")]
 
 GpuHourPrice = Annotated[float | None, option("gpu-hour-price", "Price of one GPU for an hour.")]
-Gpus = Annotated[int | None, option("gpus", "How many GPUs that price is paid for [default: servers].")]
+Gpus = Annotated[
+    int | None,
+    option("gpus", "How many GPUs that price is paid for [default: servers].", parser=gpu_count, metavar="INTEGER"),
+]
 Mongod = Annotated[Path | None, path_option("mongod", "A mongod binary [default: PATH, or the bundled part].")]
 Json = Annotated[bool, option("json", "One JSON object on stdout.", declared="--json")]
+LogFormat = Annotated[
+    str, option("log-format", "Lines on stderr: text, or json (one object a line, ISO 8601).", callback=log_format)
+]
 Verbose = Annotated[bool, option("verbose", "Log debug events too.")]

@@ -6,14 +6,17 @@ from typing import Annotated
 import typer
 
 from commands.options import declared as shared
+from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
+from commands.options.source import source_options
 from commands.options.values import concurrency_of, listed, retweeted_of, size
 from commands.terminal.output import print_result, set_up_logs, to_json
 
 EPILOG = examples(
     "engine plan --collection tweets --gpu-hour-price 0.30 --api-price-per-mtok 0.02",
+    "engine plan --source /data/articles --text-field body",
     "engine plan --tuned tuned.toml --json",
 )
 
@@ -25,6 +28,9 @@ def plan(
     mongo_uri_file: shared.MongoUriFile = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    id_field: shared.IdField = None,
+    name: shared.Name = None,
     text_field: shared.TextField = "text",
     done_field: shared.DoneField = "gemma_embedded_768",
     lang: shared.Lang = None,
@@ -45,7 +51,10 @@ def plan(
     normalize: shared.Normalize = True,
     truncate: shared.TruncateSamples = True,
     hot_dir: shared.HotDir = Path("hot"),
-    cold_dir: shared.ColdDir = Path("cold"),
+    cold_dir: shared.ColdDir = "cold",
+    cold_endpoint: shared.ColdEndpoint = None,
+    cold_region: shared.ColdRegion = None,
+    cold_option: shared.ColdOption = None,
     shard_bytes: shared.ShardBytes = "256MiB",
     shard_seconds: Annotated[float, option("shard-seconds", "... or at this age.")] = 60.0,
     vector_type: shared.VectorType = "float32",
@@ -59,6 +68,7 @@ def plan(
         float | None, option("api-price-per-mtok", "Price of a hosted API for a million tokens.")
     ] = None,
     json_: shared.Json = False,
+    log_format: shared.LogFormat = "text",
     verbose: shared.Verbose = False,
 ) -> None:
     """Forecast hours, cost, bytes and files of a run before anything is spent; writes nothing anywhere."""
@@ -71,9 +81,9 @@ def plan(
     set_up_logs(verbose)
     configuration = RunConfig(
         source=SourceConfig(
-            database=database,
-            collection=collection,
+            **source_options(source, name, database, collection),
             text_field=text_field,
+            id_field=id_field,
             done_field=done_field,
             langs=listed(lang),
             filter=filter_,
@@ -94,7 +104,7 @@ def plan(
         ),
         sink=SinkConfig(
             hot_dir=hot_dir,
-            cold_dir=cold_dir,
+            cold_dir=cold_place(cold_dir, cold_endpoint, cold_region, cold_option),
             shard_bytes=size("shard-bytes", shard_bytes),
             shard_seconds=shard_seconds,
             vector_type=vector_type,

@@ -13,7 +13,9 @@ from commands.plan.config import PlanConfig
 from commands.plan.rate import Rate
 from commands.plan.samples import PROBE_TEXTS, Samples, limit_tokens
 from commands.terminal.phrases import by_reason
+from engine.cold_url import ColdUrl
 from readers.mongo.sample import QueueSample
+from writers.settings import HOT_SHARDS
 from writers.shards.schema import ShardSchema
 
 
@@ -44,7 +46,13 @@ def figures_of(config: PlanConfig, samples: Samples, rate: Rate, tuned: Tuned | 
         gpus=gpus,
     )
     found = fc.forecast(work, gpu_hour_price=config.gpu_hour_price, api_price_per_mtok=config.api_price_per_mtok)
-    free = {"hot": fc.free_bytes(run.sink.hot_dir), "cold": fc.free_bytes(run.sink.cold_dir)}
+    cold = run.sink.cold_dir
+    free = {
+        "hot": fc.free_bytes(run.sink.hot_dir),
+        "cold": None if isinstance(cold, ColdUrl) else fc.free_bytes(cold),  # a store has no end
+    }
+    # shards lie on hot until a store has them and their documents are marked
+    hot_bytes = found.hot_bytes + (0 if free["cold"] is not None else (HOT_SHARDS + 1) * run.sink.shard_bytes)
     return {
         "collection": run.namespace,
         "queue": {
@@ -79,11 +87,11 @@ def figures_of(config: PlanConfig, samples: Samples, rate: Rate, tuned: Tuned | 
             "dim": rate.dim,
             "cold": found.cold_bytes,
             "cold_while_merging": 2 * found.cold_bytes,
-            "hot": found.hot_bytes,
+            "hot": hot_bytes,
         },
         "files": {"shards": found.shards, "after_merge": found.files},
         "free": free,
-        "fits": free["cold"] >= found.cold_bytes and free["hot"] >= found.hot_bytes,
+        "fits": (free["cold"] is None or free["cold"] >= found.cold_bytes) and (free["hot"] or 0) >= hot_bytes,
         "notes": [*rate.notes, *_notes(samples, tokens, has_vectors=has_vectors)],
     }
 

@@ -39,7 +39,8 @@ def _rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "cold",
             f"{_size(size['cold'])} ({size['per_row']:,.0f} bytes a row of {size['dim']} dimensions), "
-            f"{_size(size['cold_while_merging'])} while merging; free {_size(free['cold'])}",
+            f"{_size(size['cold_while_merging'])} while merging"
+            + (f"; free {_size(free['cold'])}" if free["cold"] is not None else ""),
         ),
         ("hot", f"{_size(size['hot'])}; free {_size(free['hot'])}"),
         ("files", f"{files['shards']:,} shards, {files['after_merge']:,} after merge"),

@@ -53,6 +53,11 @@ def sample_documents(config: RunConfig, uri: str) -> tuple[QueueSample, IdType, 
         ConfigError, SourceError: the collection cannot be read.
     """
     source = config.source
+    if source.files is not None:
+        from commands.composition.files.sampling import sample_texts  # noqa: PLC0415 - only files need it
+
+        files, kind = sample_texts(config, WINDOW_TEXTS)
+        return files, kind, None if files.n_drawn else "every row is embedded or in quarantine"
     with open_client(uri, name="engine-plan") as client:
         ping(client, uri)
         collection = open_collection(client, source.database, source.collection)

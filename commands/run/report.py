@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.config import RunConfig
+from engine.gpus.words import in_words
 from engine.telemetry.progress import duration
 
 
@@ -19,7 +20,7 @@ def as_text(result: dict[str, Any], config: RunConfig) -> str:
         f"({result['docs_per_second']:,.0f}/s, {result['tokens_per_second']:,.0f} tokens/s)",
         f"  read {result['read']:,} = embedded {result['embedded']:,} + quarantined {result['quarantined']:,} "
         f"+ gone {result['gone']:,}; {result['resumed']:,} were there before",
-        f"  {result['shards']:,} shards, {result['bytes']:,} bytes in {config.folders.shards}",
+        f"  {result['shards']:,} shards, {result['bytes']:,} bytes in {config.folders.where}",
     ]
     if p50 is not None and p95 is not None:
         lines.append(
@@ -30,8 +31,14 @@ def as_text(result: dict[str, Any], config: RunConfig) -> str:
         share = result["saved_by_dedup"] / max(1, result["embedded"])
         lines.append(f"  {result['saved_by_dedup']:,} documents ({share:.1%}) shared another one's text and its vector")
     lines += _of_servers(result["servers"])
+    lines += [f"  GPU {gpu['index']} of {gpu['server']}: {in_words(gpu)}" for gpu in result["gpus"] if gpu["server"]]
     if result["truncated"]:
         lines.append(f"  {result['truncated']:,} texts were cut to fit")
+    if result["beside_equals"]:
+        lines.append(
+            f"  up to {result['beside_equals']:,} documents are so long that their vectors may hang on texts of equal "
+            "length beside them (docs/servers.md): prove them with `engine verify --level 5`"
+        )
     if result["quarantined"]:
         lines.append(f"  quarantine: {config.folders.quarantine}")
     if result["embedded"]:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from commands.composition.cold import names_there, try_cold
 from commands.composition.data_set import DataSet, begin_or_continue
-from commands.composition.marking import ShardMarker
 from commands.composition.servers import client_settings, examine_patiently
-from commands.composition.source import inspect_source
-from commands.composition.stages import StageComposer, plan_rings
+from commands.composition.stages import StageComposer, plan_rings, slot_id_type
 from commands.options.secrets import RunSecrets
 from commands.run.limits import limits, open_files
 from commands.run.observers import observers
+from commands.terminal.output import say
 from engine.config import RunConfig, to_toml
 from engine.errors import EngineError, Exit, SinkError
+from engine.exposition.address import Address
 from engine.ledger import durable, preflight
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RESERVE_BYTES, RunFolders, RunLock
+from engine.memory.ids import IdType
 from engine.supervision.open_files import require_open_files
 from engine.supervision.run_plan import RunPlan
 from engine.supervision.signals import SignalInbox
@@ -32,12 +34,26 @@ from engine.telemetry.logs import redact
 from engine.telemetry.summary import RunClock, summary
 from engine.telemetry.tally import Tally
 from gpu_clients.servers.doctor import Fleet
-from readers.mongo.marker import Marker
+from gpu_clients.servers.probe import LongTexts
+
+if TYPE_CHECKING:
+    from commands.composition.files.inspection import Files
+    from commands.composition.marking import ShardMarker
 
 _log = logging.getLogger("engine.run")
 
 START_GRACE_S = 10.0
 """How long a start waits for MongoDB or a first server; an outage later may last --max-outage."""
+
+
+class OwnServers(Protocol):
+    """Servers that a run starts itself (`bench.fleet`)."""
+
+    def start(self, tell: Callable[[str], None] | None) -> object:
+        """Start them, and wait until all are healthy; `tell` is told in words how it goes on."""
+
+    def stop(self) -> None:
+        """End them; harmless when they were not started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,19 +76,21 @@ def run(
     secrets: RunSecrets,
     *,
     show_progress: bool,
-    metrics_port: int | None = None,
+    http: Address | None = None,
     tuned: Path | None = None,
+    own_servers: OwnServers | None = None,
 ) -> RunResult:
     """Run to the end; see the contract of `engine run`. A run that cannot start or go on has a summary too.
 
     Args:
-        metrics_port: Port of 127.0.0.1 for Prometheus, or None.
+        http: Where to serve page, metrics and status while it goes on, or None.
         tuned: File that the operating point came from, to warn when it was found on other servers.
+        own_servers: Servers to start once it is clear that there is work for them, and to end with the run.
     """
     try:
         supervisor = None
         with ExitStack() as stack:
-            prepared = _prepare(config, secrets, show_progress, metrics_port, tuned, stack)
+            prepared = _prepare(config, secrets, show_progress, http, tuned, own_servers, stack)
             if prepared is None:
                 return _nothing_to_do(config)
             supervisor = prepared.supervisor
@@ -96,8 +114,9 @@ def _prepare(
     config: RunConfig,
     secrets: RunSecrets,
     show_progress: bool,
-    metrics_port: int | None,
+    http: Address | None,
     tuned: Path | None,
+    own_servers: OwnServers | None,
     stack: ExitStack,
 ) -> _Prepared | None:
     """Everything up to the point where processes start; None when the collection is empty.
@@ -112,13 +131,18 @@ def _prepare(
         lock = RunLock(folders.lock)
     stack.callback(lock.release)
     preflight.check_ledger_folder(folders.hot, folders.lock, RESERVE_BYTES + preflight.MIN_FREE_BYTES, config.name)
-    preflight.check_shards_folder(folders.shards, config.sink.shard_bytes, config.source.done_field)
-    source = inspect_source(config.source, secrets.mongo_uri, wait_s=wait_s)
-    if source.empty:
+    cold = try_cold(config)
+    source = _inspect(config, secrets, wait_s)
+    if source is None:
         return None
     clients = client_settings(config, secrets)
     require_open_files(open_files(config))
-    fleet = examine_patiently(clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto")
+    if own_servers is not None:
+        stack.callback(own_servers.stop)
+        own_servers.start(say if show_progress else None)
+    fleet = examine_patiently(
+        clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto", long_texts=LongTexts.BRIEFLY
+    )
     if tuned is not None:
         _warn_of_another_fleet(tuned, fleet)
     with _own_files(folders):
@@ -132,14 +156,20 @@ def _prepare(
             id_type=source.id_type,
             columns=source.columns,
             canary=fleet.canary,
+            canary_brief=fleet.canary_brief,
+            names=lambda: names_there(config, cold),
         )
         durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
-        quarantine = Quarantine(folders.quarantine)
+        quarantine = Quarantine(folders.quarantine, None if source.files is None else source.files.naming.name_of_text)
         stack.callback(quarantine.close)
-    clients = dataclasses.replace(clients, id_type=data_set.schema.id_type)
+    clients = dataclasses.replace(clients, id_type=slot_id_type(config, data_set))
     rings = plan_rings(config, fleet, data_set)
-    composer = StageComposer(config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger)
+    composer = StageComposer(
+        config, secrets.mongo_uri, clients, fleet, data_set, rings, ledger, files=source.files, cold=cold
+    )
     durable.arm("supervisor")
+    if source.files is not None:
+        source.files.record(ledger)
     supervisor = Supervisor(
         plan=RunPlan(
             name=config.name,
@@ -154,15 +184,38 @@ def _prepare(
         folders=folders,
         lock_fd=lock.fd,
         ledger=ledger,
-        shards=data_set.shards(folders),
+        shards=data_set.shards(folders, cold),
         marker=_marker(config, secrets, data_set, stack),
         quarantine=quarantine,
-        observers=observers(
-            config, limits(config, fleet, rings), stack, show_progress=show_progress, metrics_port=metrics_port
-        ),
+        observers=observers(config, limits(config, fleet, rings), stack, show_progress=show_progress, http=http),
         signals=SignalInbox(),
     )
     return _Prepared(supervisor, source.why_idle)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """What a run has to know of its source before it starts; see `Source` and `Files`."""
+
+    id_type: IdType
+    columns: tuple[tuple[str, str], ...]
+    why_idle: str | None = None
+    files: Files | None = None
+
+
+def _inspect(config: RunConfig, secrets: RunSecrets, wait_s: float) -> _Source | None:
+    """Look at the source; each kind imports what it needs. None for an empty collection."""
+    if config.source.files is not None:
+        from commands.composition.files.inspection import inspect_files  # noqa: PLC0415
+
+        files = inspect_files(config)
+        return _Source(id_type=files.id_type, columns=files.columns, files=files)
+    from commands.composition.source import inspect_source  # noqa: PLC0415
+
+    source = inspect_source(config.source, secrets.mongo_uri, wait_s=wait_s)
+    if source.empty:
+        return None
+    return _Source(id_type=source.id_type, columns=source.columns, why_idle=source.why_idle)
 
 
 def _warn_of_another_fleet(tuned: Path, fleet: Fleet) -> None:
@@ -191,6 +244,9 @@ def _own_files(folders: RunFolders) -> Iterator[None]:
 def _marker(config: RunConfig, secrets: RunSecrets, data_set: DataSet, stack: ExitStack) -> ShardMarker | None:
     if not config.source.mark:
         return None
+    from commands.composition.marking import ShardMarker  # noqa: PLC0415 - files are not marked
+    from readers.mongo.marker import Marker  # noqa: PLC0415
+
     marker = ShardMarker(
         Marker(
             secrets.mongo_uri,

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from commands.options import declared as shared
+from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
+from commands.options.source import named, source_options
 from commands.options.values import listed
 from commands.terminal.output import print_result, set_up_logs, to_json
 
@@ -42,10 +44,16 @@ def search(
     mongo_uri_file: shared.MongoUriFile = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    id_field: shared.IdField = None,
+    name: shared.Name = None,
     done_field: shared.DoneField = "gemma_embedded_768",
     text_field: shared.TextField = "text",
     hot_dir: shared.HotDir = Path("hot"),
-    cold_dir: shared.ColdDir = Path("cold"),
+    cold_dir: shared.ColdDir = "cold",
+    cold_endpoint: shared.ColdEndpoint = None,
+    cold_region: shared.ColdRegion = None,
+    cold_option: shared.ColdOption = None,
     folder: Annotated[
         Path | None, path_option("folder", "A plain folder of Parquet files instead of a collection.")
     ] = None,
@@ -60,6 +68,7 @@ def search(
     vector_column: shared.VectorColumn = None,
     jobs: Annotated[int, option("jobs", "Threads [default: cores].")] = 0,
     json_: Annotated[bool, option("json", "A JSON list on stdout: _id, score, text.", declared="--json")] = False,
+    log_format: shared.LogFormat = "text",
     verbose: shared.Verbose = False,
 ) -> None:
     """Find the rows nearest to a text, a row or a vector: exact, over all Parquet files, on all cores."""
@@ -75,11 +84,18 @@ def search(
     if folder is not None:
         files = VerifyConfig.of_folder(folder, level=1, **options)
     else:
-        files = VerifyConfig.of_collection(hot_dir, cold_dir, database, collection, done_field, target=target, level=1)
+        cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
+        database, collection = named(source, name, database, collection)
+        files = VerifyConfig.of_collection(hot_dir, cold, database, collection, done_field, target=target, level=1)
     found = find(
         SearchConfig(
             files=files,
-            source=SourceConfig(database=database, collection=collection, done_field=done_field, text_field=text_field),
+            source=SourceConfig(
+                **source_options(source, None if source is None else name, database, collection),
+                id_field=id_field,
+                done_field=done_field,
+                text_field=text_field,
+            ),
             urls=listed(tei_urls),
             text=text,
             identity=id_,

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from commands.composition.partners import Collection, ServerEmbedder
@@ -23,6 +22,8 @@ from engine.memory.ids import IdType
 from engine.records import Fingerprint
 from gpu_clients.servers.doctor import examine
 from gpu_clients.settings import ClientSettings
+from writers.parquet.access import FileAccess
+from writers.parquet.canary import canary_differences
 from writers.parquet.merge_schema import MergeSchema
 from writers.search.exact import Hit, nearest
 from writers.search.lookup import find_row, values_of
@@ -109,13 +110,15 @@ def search(
         raise ConfigError(f"the vector has {query.size} numbers, those of the data set have {schema.dim}")
     if not np.isfinite(query).all() or not query.any():
         raise ConfigError("the vector to search for is zero, or holds a number that is not finite")
+    access = FileAccess(config.files.cold)
     hits = nearest(
         files,
         schema,
         query,
         config.k + (itself is not None),
         jobs=config.jobs or None,
-        on_rows=_counter(files, on_progress),
+        on_rows=_counter(files, on_progress, access),
+        access=access,
     )
     hits = [hit for hit in hits if (hit.file, hit.row) != itself][: config.k]
     return _described(config, secrets, files, schema, hits)
@@ -141,10 +144,11 @@ def _query(
     if config.vector is not None:
         return _vector_of_file(config.vector), None
     if config.identity is not None:
-        place = find_row(files, schema, values_of(config.identity, schema.id_type))
+        access = FileAccess(config.files.cold)
+        place = find_row(files, schema, values_of(config.identity, schema.id_type), access)
         if place is None:
             raise ConfigError(f"no row has the id {config.identity!r} ({schema.id_type.value} ids)")
-        (_, vector), *_ = rows_at([(files[place[0]], place[1])], schema)
+        (_, vector), *_ = rows_at([(files[place[0]], place[1])], schema, access)
         return vector.astype(np.float32), place
     assert config.text is not None  # exactly one is given
     return _embedded(config, secrets, schema, config.text), None
@@ -199,7 +203,9 @@ def _embedded(config: SearchConfig, secrets: RunSecrets, schema: MergeSchema, te
         fleet = examine(settings)
     if fleet.dim != schema.dim:
         raise FingerprintMismatch(f"the servers' vectors have {fleet.dim} numbers, those of the data set {schema.dim}")
-    if known is not None and (differences := known.differences(fleet.fingerprint)):
+    differences = known.differences(fleet.fingerprint) if known is not None else []
+    differences += canary_differences(fleet.canary_brief, schema.canaries)
+    if differences:
         raise FingerprintMismatch(f"the servers do not serve this data set's vectors: {'; '.join(differences)}")
     if config.prompt is not None:  # models have other prompts for questions than for documents
         settings = dataclasses.replace(settings, prompt=config.prompt)
@@ -211,10 +217,12 @@ def _embedded(config: SearchConfig, secrets: RunSecrets, schema: MergeSchema, te
         embedder.close()
 
 
-def _counter(files: list[str], on_progress: Callable[[int, int], None] | None) -> Callable[[int], None] | None:
+def _counter(
+    files: list[str], on_progress: Callable[[int, int], None] | None, access: FileAccess
+) -> Callable[[int], None] | None:
     if on_progress is None:
         return None
-    total = sum(pq.read_metadata(path).num_rows for path in files)
+    total = sum(pq.read_metadata(access.source(path)).num_rows for path in files)
     seen = 0
 
     def count(rows: int) -> None:
@@ -228,11 +236,12 @@ def _counter(files: list[str], on_progress: Callable[[int, int], None] | None) -
 def _described(
     config: SearchConfig, secrets: RunSecrets, files: list[str], schema: MergeSchema, hits: list[Hit]
 ) -> list[Found]:
-    ids = ids_at([(files[hit.file], hit.row) for hit in hits], schema)
+    access = FileAccess(config.files.cold)
+    ids = ids_at([(files[hit.file], hit.row) for hit in hits], schema, access)
     texts: list[str | None] = [None] * len(hits)
     if config.with_text and hits:
         if config.source.text_field in schema.arrow.names:
-            texts = [_text_at(files[hit.file], hit.row, config.source.text_field) for hit in hits]
+            texts = [_text_at(access, files[hit.file], hit.row, config.source.text_field) for hit in hits]
         else:
             texts = _texts_of(config, secrets, schema, ids)
     return [
@@ -241,9 +250,9 @@ def _described(
     ]
 
 
-def _text_at(path: str, row: int, column: str) -> str | None:
+def _text_at(access: FileAccess, path: str, row: int, column: str) -> str | None:
     """A carried column's value."""
-    with pq.ParquetFile(pa.OSFile(path), pre_buffer=False) as parquet:
+    with pq.ParquetFile(access.source(path), pre_buffer=False) as parquet:
         for group in range(parquet.num_row_groups):
             n_rows = parquet.metadata.row_group(group).num_rows
             if row < n_rows:
@@ -266,6 +275,8 @@ def _texts_of(config: SearchConfig, secrets: RunSecrets, schema: MergeSchema, id
             "collection; name the column with --text-field"
         )
     source = config.source
+    if source.files is not None:
+        return _texts_of_files(config, config.files.run_ledger, schema, ids)
     collection = Collection(
         secrets.mongo_uri,
         source.database,
@@ -278,6 +289,13 @@ def _texts_of(config: SearchConfig, secrets: RunSecrets, schema: MergeSchema, id
         return collection.texts(ids)
     finally:
         collection.close()
+
+
+def _texts_of_files(config: SearchConfig, ledger: Path, schema: MergeSchema, ids: Any) -> list[str | None]:
+    """Texts from the files; one way through all of them."""
+    from commands.composition.files.rows import FileRows  # noqa: PLC0415 - only data sets of files need it
+
+    return FileRows.of_data_set(config.files, ledger, config.source, schema.id_type).texts(ids)
 
 
 def _as_written(value: Any, id_type: IdType) -> Any:

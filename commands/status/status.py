@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.config import check_range, check_retweeted, recorded_option
 from engine.errors import Exit
+from engine.gpus.words import in_words
 from engine.ledger.log import RunState
 from engine.ledger.quarantine import each_entry
 from engine.ledger.runfolder import RunFolders, lock_owner
@@ -37,10 +38,11 @@ def collect(
         check_retweeted(retweeted)
     read = recorded_option(folders.config, "retweeted") or "null"
     state = RunState.of(folders.ledger)
+    unmarked = [] if (state.run or {}).get("source") else state.unmarked()  # files bear no marks
     live = read_status(folders.status)
     owner = lock_owner(folders.lock)
     running = owner is not None
-    reasons = Counter(entry["reason"] for entry in each_entry(folders.quarantine))
+    reasons = _reasons(folders, live, owner)
     rate = float(live["rate_of_minutes"]) if live and (running or state.stop is None) else _recent_rate(state)
     left = _left(live, state, running) if retweeted in (None, read) else None
     left_s = 0.0 if left == 0 else left / rate if left is not None and rate else None
@@ -54,7 +56,7 @@ def collect(
             "committed": state.rows,
             "gone": state.gone,
             "marked_shards": len(state.marked),
-            "unmarked_shards": len(state.unmarked()),
+            "unmarked_shards": len(unmarked),
             "in_open_shard": _open_rows(live) if running else 0,
             "left": left,
         },
@@ -68,6 +70,7 @@ def collect(
         "bytes": sum(commit["bytes"] for commit in state.commits.values()),
         "epoch": state.epoch,
         "quarantine": {"documents": reasons.total(), "reasons": dict(reasons)},
+        "gpus": live.get("gpus", []) if live and running else [],
         "fingerprint": state.run["fingerprint"] if state.run else None,
         "last_error": live.get("last_error") if live else None,
         "exit": state.stop["exit"] if state.stop else None,
@@ -81,6 +84,13 @@ def _state(state: RunState, live: dict[str, Any] | None, running: bool) -> str:
     if state.stop is None:
         return "crashed: run the same command again to continue"
     return f"ended with exit code {state.stop['exit']}"
+
+
+def _reasons(folders: RunFolders, live: dict[str, Any] | None, owner: int | None) -> Counter[str]:
+    """Why documents are in quarantine; a run that goes on has counted them, else all of the file is read."""
+    if owner is not None and live is not None and live.get("pid") == owner and "quarantine" in live:
+        return Counter(live["quarantine"])
+    return Counter(entry["reason"] for entry in each_entry(folders.quarantine))
 
 
 def _left(live: dict[str, Any] | None, state: RunState, running: bool) -> int | None:
@@ -125,6 +135,9 @@ def as_text(figures: dict[str, Any], hot: Path) -> str:
         rows.insert(4, ("cost left", f"{figures['cost_left']:,.2f}"))
     if documents["gone"]:
         rows.append(("gone", f"{documents['gone']:,} were deleted while they were being embedded"))
+    for gpu in figures["gpus"]:
+        if gpu["server"] is not None:
+            rows.append((f"GPU {gpu['index']}", f"{in_words(gpu)}  ({gpu['server']})"))
     if figures["last_error"]:
         rows.append(("last error", figures["last_error"]))
     return "\n".join(f"{name:<11} {value}" for name, value in rows)

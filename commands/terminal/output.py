@@ -7,10 +7,11 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from engine.errors import SinkError
-from engine.telemetry.logs import configure, redact
+from engine.telemetry.logs import configure, sentence_line
 
 
 def set_up_logs(verbose: bool, *, quiet: bool = False) -> None:
@@ -23,14 +24,29 @@ def to_json(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
+def list_as_json(values: Iterable[Any]) -> Iterator[str]:
+    """A list for a program, on one line, in parts."""
+    yield "["
+    for number, value in enumerate(values):
+        yield f"{', ' if number else ''}{to_json(value)}"
+    yield "]"
+
+
 def print_result(text: str) -> None:
     """Print a result. That nobody reads on changes nothing; that it cannot be written does.
 
     Raises:
         SinkError: standard output is a file on a device that is full or failing.
     """
+    print_parts((text,))
+
+
+def print_parts(parts: Iterable[str]) -> None:
+    """Print a result that may be too long for the memory, and a line's end behind it; see `print_result`."""
     try:
-        print(text, flush=True)
+        for part in parts:
+            print(part, end="")
+        print(flush=True)
     except OSError as error:
         discard_output()
         if not isinstance(error, BrokenPipeError):
@@ -44,10 +60,14 @@ def discard_output() -> None:
 
 def complain(sentence: str) -> None:
     """Say on standard error why a command failed or ended early."""
-    say(f"engine: {' '.join(sentence.split())}")
+    say(f"engine: {' '.join(sentence.split())}", level="error")
 
 
-def say(sentence: str) -> None:
-    """Say something on standard error, without secrets."""
+def say(sentence: str, *, level: str = "info") -> None:
+    """Say something on standard error, without secrets; a line of the log where that is JSON.
+
+    Args:
+        level: Of that line.
+    """
     with contextlib.suppress(OSError):  # nobody reads: the exit code says it all the same
-        print(redact(sentence), file=sys.stderr, flush=True)
+        print(sentence_line(level, sentence), file=sys.stderr, flush=True)

@@ -6,15 +6,18 @@ from typing import Annotated, Any
 import typer
 
 from commands.options import declared as shared
+from commands.options.cold import cold_place
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import mongo_uri, server_secrets
+from commands.options.source import named, source_options
 from commands.options.values import listed
 from commands.terminal.output import print_result, set_up_logs, to_json
 
 EPILOG = examples(
     "engine verify --collection tweets --level 3",
     "engine verify --level 4 --json",
+    "engine verify --source /data/articles --id-field url --level 4",
     "engine verify --folder merged --level 2",
 )
 
@@ -30,10 +33,16 @@ def verify(
     mongo_uri_file: shared.MongoUriFile = None,
     database: shared.Database = "twitter_data",
     collection: shared.Collection = "tweets",
+    source: shared.Source = None,
+    id_field: shared.IdField = None,
+    name: shared.Name = None,
     done_field: shared.DoneField = "gemma_embedded_768",
     text_field: shared.TextField = "text",
     hot_dir: shared.HotDir = Path("hot"),
-    cold_dir: shared.ColdDir = Path("cold"),
+    cold_dir: shared.ColdDir = "cold",
+    cold_endpoint: shared.ColdEndpoint = None,
+    cold_region: shared.ColdRegion = None,
+    cold_option: shared.ColdOption = None,
     folder: Annotated[
         Path | None, path_option("folder", "A plain folder of Parquet files instead of a collection.")
     ] = None,
@@ -52,6 +61,7 @@ def verify(
     id_column: shared.IdColumn = None,
     vector_column: shared.VectorColumn = None,
     json_: shared.Json = False,
+    log_format: shared.LogFormat = "text",
     verbose: shared.Verbose = False,
 ) -> None:
     """Prove a data set: files, footers, checksums, ids, vectors, MongoDB's marks; exit 4 on any difference."""
@@ -59,6 +69,8 @@ def verify(
     from commands.composition.partners import CollectionName, Partners
     from commands.terminal.progress_line import ProgressLine
     from commands.verify.report import as_text
+    from engine.config import SourceConfig
+    from engine.errors import ConfigError
     from writers.verify.config import VerifyConfig
     from writers.verify.verify import verify as verify_files
 
@@ -73,11 +85,20 @@ def verify(
     if folder is not None:
         settings = VerifyConfig.of_folder(folder, id_column=id_column, vector_column=vector_column, **options)
     else:
+        database, collection = named(source, name, database, collection)
+        cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
         settings = VerifyConfig.of_collection(
-            hot_dir, cold_dir, database, collection, done_field, scope=scope, target=target, **options
+            hot_dir, cold, database, collection, done_field, scope=scope, target=target, **options
         )
     with ProgressLine(quiet=json_) as progress, Partners() as partners:
-        if level >= 4:
+        if level >= 4 and source is None and name is not None:
+            raise ConfigError(f"--level {level} compares with the files themselves: name them with --source")
+        if level >= 4 and source is not None:
+            names = source_options(source, name, database, collection)
+            partners.read_files(
+                settings, SourceConfig(**names, id_field=id_field, text_field=text_field, done_field=done_field)
+            )
+        elif level >= 4:
             partners.connect(
                 settings,
                 mongo_uri(context, mongo_uri_, mongo_uri_file),

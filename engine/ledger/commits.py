@@ -73,6 +73,11 @@ class Commits:
         return None if self._marking is None else self._marking.wake_fd
 
     @property
+    def unmarked_rows(self) -> int:
+        """Rows of this generation that are committed and wait for their marks."""
+        return self._unmarked_rows
+
+    @property
     def is_marking(self) -> bool:
         """Whether documents are marked in this run."""
         return self._marker is not None
@@ -86,7 +91,7 @@ class Commits:
         """Begin a generation: its batches are numbered from 0."""
         self._begin_anew()
         if self._marker is not None and self._marking is None:
-            self._marking = MarkingThread(self._shards, self._marker)
+            self._marking = MarkingThread(self._shards, self._marker, self._tally.marking)
 
     def commit(self, facts: ShardFacts, ranges: Ranges) -> None:
         """The commit point: after this append the shard counts, before it nothing of it does.
@@ -105,6 +110,7 @@ class Commits:
         self.committed_rows += facts.rows
         _log.info("shard_committed shard=%s rows=%d bytes=%d", facts.shard, facts.rows, facts.bytes)
         if self._marking is None:
+            self._shards.release(facts.file)
             self.settle(ranges)
             return
         self._ranges_to_mark[facts.shard] = ranges
@@ -133,8 +139,10 @@ class Commits:
             durable.point("marked.before")
             self._record(result.marked)
             durable.point("marked.after")
+            self._shards.release(result.commit["file"])
             self.settle(self._ranges_to_mark.pop(result.commit["shard"], []))
             self._unmarked_rows -= result.commit["rows"]
+            self._tally.marked_rows += result.commit["rows"]
             if self._is_paused and self._unmarked_rows < MAX_UNMARKED_ROWS // 2:
                 self._pause(False)
         return failure
@@ -165,6 +173,7 @@ class Commits:
         for result in marking.collect():
             if result.marked is not None:
                 self._record(result.marked)
+                self._shards.release(result.commit["file"])
 
     def _record(self, marked: Record) -> None:
         """Append a shard's MARKED record and count what was gone."""

@@ -13,8 +13,9 @@ N = 1, 2, 3, ... until a run needs no more. The rules it keeps (docs/protocols/c
 
 Fail points come from `ENGINE_FAILPOINTS`: `[role/]name[#hit]=action` separated by `;`. Names are those passed to
 `point()`, or `durable` for every durable call of the process. Actions: `kill` (SIGKILL to oneself), `kill_once:FILE`
-(the same, unless FILE is there already; it is made first), `stop` (SIGSTOP), `sleep:SECONDS`, or an errno name such as
-`ENOSPC`. Without that variable a point costs one comparison.
+(the same, unless FILE is there already; it is made first), `stop` (SIGSTOP), `sleep:SECONDS`,
+`sleep_while:SECONDS:FILE` (only while FILE is there), or an errno name such as `ENOSPC`. Without that variable a point
+costs one comparison.
 """
 
 from __future__ import annotations
@@ -26,15 +27,21 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
+from engine.telemetry.metrics import Stopwatch
 
 FAILPOINTS_ENV = "ENGINE_FAILPOINTS"
 TRACE_ENV = "ENGINE_DURABLE_TRACE"
+
+fsyncs = Stopwatch()
+"""Of the files of this process; the writer's lie on cold storage, the supervisor's on hot storage."""
+writes = Stopwatch()
+"""Likewise."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,6 +110,10 @@ def _act(action: str, name: str) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif action.startswith("sleep:"):
         time.sleep(float(action[6:]))
+    elif action.startswith("sleep_while:"):
+        _, seconds, witness = action.split(":", 2)
+        if Path(witness).exists():
+            time.sleep(float(seconds))
     else:
         code = getattr(errno, action, None)
         if code is None:
@@ -130,17 +141,19 @@ def create_exclusive(path: Path, mode: int = 0o640) -> int:
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write all of `data`; a short write is continued, never ignored."""
-    point("durable.write")
-    view = memoryview(data).cast("B")
-    while len(view):
-        written = os.write(fd, view)
-        view = view[written:]
+    with writes:
+        point("durable.write")
+        view = memoryview(data).cast("B")
+        while len(view):
+            written = os.write(fd, view)
+            view = view[written:]
 
 
 def fsync_file(fd: int) -> None:
     """Make a file's bytes durable; after an error the file is lost and must be thrown away."""
-    point("durable.fsync_file")
-    os.fsync(fd)
+    with fsyncs:
+        point("durable.fsync_file")
+        os.fsync(fd)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -221,19 +234,24 @@ def unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o640) -> None:
-    """Replace a small file as a whole: a reader sees the old or the new one, also after a power cut."""
+def replace_file(path: Path, data: bytes | Iterable[bytes], mode: int = 0o640) -> None:
+    """Replace a file as a whole: a reader sees the old or the new one, also after a power cut.
+
+    Args:
+        data: What it is to hold, or portions of that, of which one at a time is held in memory.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         try:
-            write_all(fd, data)
+            for portion in (data,) if isinstance(data, bytes) else data:
+                write_all(fd, portion)
             fsync_file(fd)
         finally:
             os.close(fd)
         point("durable.rename")
         temporary.replace(path)
-    except OSError:
+    except BaseException:  # whoever makes the portions may fail in any way
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

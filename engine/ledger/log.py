@@ -9,7 +9,9 @@ Losing the tail is always safe: a COMMIT that is lost leaves a shard that recove
 that is lost leaves marks that are set again.
 
 Record types of a run: `RUN` (once: ledger id, fingerprint, schema), `EPOCH` (every start), `COMMIT` (a shard is
-durable), `MARKED` (its documents are marked), `STOP` (a clean end, with its exit code). A merge keeps a ledger of
+durable; of files as a source also which rows it holds), `MARKED` (its documents are marked), `FILES` (source files that
+the run found), `ACCEPTED` (the user has agreed to servers with other vectors of the canary texts, with their cosine),
+`STOP` (a clean end, with its exit code). A merge keeps a ledger of
 its own beside its outputs, so that it may work while a run goes on.
 """
 
@@ -82,6 +84,15 @@ def read_records(path: Path) -> tuple[list[Record], int]:
             sound_end = offset + len(line) + 1
         offset += len(line) + complete
     return records, sound_end
+
+
+def each_record(path: Path) -> Iterator[Record]:
+    """The records of a ledger one by one, as far as they are sound; for a ledger that `read_records` has read."""
+    for line, complete in _lines(path):
+        record = _parse(line) if complete else None
+        if record is None:
+            return
+        yield record
 
 
 def _refuse_newer_format(path: Path, record: Record) -> None:
@@ -192,6 +203,8 @@ class RunState:
         gone: Rows whose document had been deleted when it was to be marked.
         stop: The last STOP record since the last start, or None while running and after a crash.
         last_epoch_record: The last EPOCH record.
+        files: The source files of a run that reads files, in the order of their numbers.
+        accepted: ACCEPTED records, in their order.
     """
 
     run: Record | None = None
@@ -202,6 +215,8 @@ class RunState:
     gone: int = 0
     stop: Record | None = None
     last_epoch_record: Record | None = None
+    files: list[Record] = field(default_factory=list)
+    accepted: list[Record] = field(default_factory=list)
 
     def apply(self, record: Record) -> None:
         """Take one record in; types it does not know are left alone."""
@@ -213,11 +228,15 @@ class RunState:
             self.last_epoch_record = record
             self.stop = None
         elif kind == "COMMIT":
-            self.commits[record["shard"]] = record
+            self.commits[record["shard"]] = {name: value for name, value in record.items() if name != "positions"}
             self.rows += int(record["rows"])
         elif kind == "MARKED":
             self.marked.add(record["shard"])
             self.gone += int(record["gone"])
+        elif kind == "FILES":
+            self.files += record["files"]
+        elif kind == "ACCEPTED":
+            self.accepted.append(record)
         elif kind == "STOP":
             self.stop = record
 

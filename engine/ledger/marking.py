@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from engine.ledger.log import Record
 from engine.ledger.recovery import mark_shard
 from engine.ports import DocumentMarker, Shards
+from engine.telemetry.metrics import Stopwatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,12 @@ class MarkingThread:
         has_failed: Whether an error was collected; none of the shards behind it will be marked.
     """
 
-    def __init__(self, shards: Shards, marker: DocumentMarker) -> None:
+    def __init__(self, shards: Shards, marker: DocumentMarker, watch: Stopwatch) -> None:
+        """
+        Args:
+            watch: Times the marks of each shard.
+        """
+        self._watch = watch
         self._shards = shards
         self._marker = marker
         self._todo: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
@@ -83,7 +89,9 @@ class MarkingThread:
             if self._failed.is_set():
                 continue
             try:
-                result = MarkResult(commit, mark_shard(self._shards, self._marker, commit, ours_before=False), None)
+                with self._watch:
+                    marked = mark_shard(self._shards, self._marker, commit, ours_before=False)
+                result = MarkResult(commit, marked, None)
             except BaseException as error:  # noqa: BLE001 - carried to the supervisor, which decides
                 self._failed.set()
                 result = MarkResult(commit, None, error)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,34 @@ from engine.errors import DamageError, SinkError
 from engine.ledger import durable
 from engine.ledger.key_table import KeyTable, digest_of
 
+_PORTION_BYTES = 256 << 10
+
 
 class Quarantine:
     """The quarantine file of a run.
 
     Attributes:
         count: Documents in it.
+        reasons: How many of them are there why.
+        added: Those that came since it was opened, by reason.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open or create it; a torn last line (power cut) is cut off, its document will be read again."""
+    def __init__(self, path: Path, name_of: Callable[[str], Any] | None = None) -> None:
+        """Open or create it; a torn last line (power cut) is cut off, its document will be read again.
+
+        Args:
+            name_of: What the file calls a document, by the id that the stages know it by; None for the id itself.
+        """
         self._path = path
+        self._name_of = name_of or _plain_id
         self._known = KeyTable(path.parent)
+        self.reasons: Counter[str] = Counter()
+        self.added: Counter[str] = Counter()
         end = 0
         if path.exists():
             for entry, offset in _entries(path):
                 self._known.put(_digest(entry), 1)
+                self.reasons[entry["reason"]] += 1
                 end = offset
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
         os.ftruncate(self._fd, end)
@@ -54,7 +67,7 @@ class Quarantine:
         added = 0
         lines = []
         for entry in entries:
-            line = {"_id": _plain_id(entry["id"]), **{name: value for name, value in entry.items() if name != "id"}}
+            line = {"_id": self._name_of(entry["id"]), **{name: value for name, value in entry.items() if name != "id"}}
             digest = _digest(line)
             if self._known.get(digest):
                 continue
@@ -63,6 +76,8 @@ class Quarantine:
                 line.pop("text", None)
             lines.append(orjson.dumps(line) + b"\n")
             added += 1
+            self.reasons[line["reason"]] += 1
+            self.added[line["reason"]] += 1
         if lines:
             self._dirty = True
             with self._device():
@@ -142,5 +157,20 @@ def _entries(path: Path) -> Iterable[tuple[dict[str, Any], int]]:
 
 
 def replace_quarantine(path: Path, entries: Iterable[dict[str, Any]]) -> None:
-    """Write the file anew with `entries` only (what `engine quarantine retry` leaves)."""
-    durable.replace_file(path, b"".join(orjson.dumps(entry) + b"\n" for entry in entries))
+    """Write the file anew with `entries` only (what `engine quarantine retry` leaves); few are in memory at a time.
+
+    The caller holds the run's lock, so a temporary of somebody else's is one that was killed.
+    """
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        durable.unlink(left)
+    durable.replace_file(path, _portions(entries))
+
+
+def _portions(entries: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    portion = bytearray()
+    for entry in entries:
+        portion += orjson.dumps(entry) + b"\n"
+        if len(portion) >= _PORTION_BYTES:
+            yield bytes(portion)
+            portion.clear()
+    yield bytes(portion)

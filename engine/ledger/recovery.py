@@ -48,7 +48,10 @@ class RecoveryResult:
 
 def commit_record(facts: ShardFacts) -> Record:
     """The COMMIT record of a shard."""
-    return {"type": "COMMIT", **{name: getattr(facts, name) for name in facts.__slots__}}
+    fields = {name: getattr(facts, name) for name in facts.__slots__}
+    if facts.positions is None:
+        del fields["positions"]
+    return {"type": "COMMIT", **fields}
 
 
 class Recovery:
@@ -67,6 +70,7 @@ class Recovery:
         self._shards = shards
         self._marker = marker
         self._prefix = prefix
+        self._whole: list[str] = []
 
     def run(self) -> RecoveryResult:
         """Recover; see the module's first lines.
@@ -91,6 +95,7 @@ class Recovery:
         deleted = self._delete_unfinished()
         adopted, rows, set_aside = self._adopt_orphans()
         remarked = self._mark_unmarked()
+        self._release_copies()
         found = RecoveryResult(
             epoch=epoch, deleted=deleted, adopted=adopted, adopted_rows=rows, set_aside=set_aside, remarked=remarked
         )
@@ -121,7 +126,8 @@ class Recovery:
     def _adopt_orphans(self) -> tuple[int, int, int]:
         known = self._ledger.state.commits
         adopted = rows = set_aside = 0
-        for name in self._own_files(".parquet"):
+        self._whole = self._own_files(".parquet")
+        for name in self._whole:
             if name.removesuffix(".parquet") in known:
                 continue
             judgement = self._shards.inspect_orphan(name)
@@ -130,12 +136,36 @@ class Recovery:
                 set_aside += 1
                 continue
             durable.fsync_folder(self._folders.shards)  # its name may not have become durable before the crash
-            durable.point("recovery.before_adopt")
-            self._ledger.append(commit_record(judgement))
-            _log.info("shard_adopted shard=%s rows=%d", judgement.shard, judgement.rows)
+            self._shards.deposit(judgement)
+            rows += self._adopt(judgement)
             adopted += 1
-            rows += judgement.rows
+        for name in self._shards.elsewhere(self._prefix):
+            if name.removesuffix(".parquet") in known:
+                continue
+            judgement = self._shards.inspect_orphan(name)
+            if isinstance(judgement, str):
+                target = self._shards.set_aside(name)
+                _log.warning("shard_set_aside file=%s reason=%r: its documents are embedded again", target, judgement)
+                set_aside += 1
+                continue
+            rows += self._adopt(judgement)
+            adopted += 1
         return adopted, rows, set_aside
+
+    def _adopt(self, facts: ShardFacts) -> int:
+        """Take a sound shard into the ledger; returns its rows."""
+        durable.point("recovery.before_adopt")
+        self._ledger.append(commit_record(facts))
+        _log.info("shard_adopted shard=%s rows=%d", facts.shard, facts.rows)
+        return facts.rows
+
+    def _release_copies(self) -> None:
+        """What a crash has left of copies that were kept until their documents were settled."""
+        state = self._ledger.state
+        settled = state.commits if self._marker is None else state.marked
+        for name in self._whole:
+            if name.removesuffix(".parquet") in settled:
+                self._shards.release(name)
 
     def _set_aside(self, name: str, reason: str) -> None:
         path = self._folders.shards / name

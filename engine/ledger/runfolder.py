@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.cold_url import ColdUrl
 from engine.errors import ConfigError, LockHeld, SinkError
 from engine.ledger import durable
 
@@ -24,24 +25,33 @@ class RunFolders:
 
     Attributes:
         hot: `HOT/<database>.<collection>.<done-field>/`: lock, ledger, config, quarantine, status.
-        cold: `COLD/<database>.<collection>/`.
+        cold: `COLD/<database>.<collection>/`; with a URL `cold/` in the run folder, where shards lie on their way.
+        url: The store, when cold is one.
+        namespace: `<database>.<collection>`, the prefix on the store.
     """
 
     hot: Path
     cold: Path
+    url: ColdUrl | None = None
+    namespace: str = ""
 
     @classmethod
-    def of(cls, hot_dir: Path, cold_dir: Path, database: str, collection: str, done_field: str) -> RunFolders:
+    def of(cls, hot_dir: Path, cold_dir: Path | ColdUrl, database: str, collection: str, done_field: str) -> RunFolders:
         """The folders that belong to one collection and one done field."""
-        return cls(
-            hot=hot_dir / f"{database}.{collection}.{done_field}",
-            cold=cold_dir / f"{database}.{collection}",
-        )
+        hot = hot_dir / f"{database}.{collection}.{done_field}"
+        if isinstance(cold_dir, ColdUrl):
+            return cls(hot=hot, cold=hot / "cold", url=cold_dir, namespace=f"{database}.{collection}")
+        return cls(hot=hot, cold=cold_dir / f"{database}.{collection}", namespace=f"{database}.{collection}")
 
     @property
     def shards(self) -> Path:
         """Committed shards, and the open one under `.inprogress`."""
         return self.cold / "shards"
+
+    @property
+    def where(self) -> str:
+        """Where committed shards are, for a person: a path, or a URL."""
+        return str(self.shards) if self.url is None else f"{self.url}/{self.namespace}/shards"
 
     @property
     def consolidated(self) -> Path:
@@ -72,6 +82,11 @@ class RunFolders:
     def status(self) -> Path:
         """The live figures of a run, replaced about once a second."""
         return self.hot / "status.json"
+
+    @property
+    def history(self) -> Path:
+        """The recording of what every run did and how fast (`engine.recording`)."""
+        return self.hot / "history"
 
     @property
     def reserve(self) -> Path:

@@ -131,6 +131,7 @@ class Lifecycle:
         if self.has_rows_to_come:
             generation.command("reader", do="stop")
             generation.command_clients(do="stop")
+            generation.command("writer", do="stop")
             self._move(Phase.STOPPING)
 
     def advance(self, generation: Generation, stop: Stop | None, *, marks_are_over: bool) -> None:

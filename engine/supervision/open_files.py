@@ -6,8 +6,9 @@ import resource
 
 from engine.errors import EngineError
 
-SPARE = 48
-"""Descriptors of a process beside those that grow with the work: rings, queues, modules, MongoDB's connections."""
+SPARE = 84
+"""Descriptors of a process beside those that grow with the work: rings, queues, modules, MongoDB's connections, and the
+34 connections of their own by which a client looks at its server before a shard is named."""
 PER_CHILD = 8
 """Descriptors that the supervisor holds for each of its children, while one is started."""
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError, Exit, ProtocolError
+from engine.gpus.driver import driver_is_here
+from engine.ledger import durable
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RunFolders
+from engine.memory.channels import Message
 from engine.supervision.generation import Generation
 from engine.supervision.lifecycle import Lifecycle
 from engine.supervision.run_plan import RunPlan
 from engine.telemetry.reporting import Observer, Reporter, StageFigures
-from engine.telemetry.summary import summary
+from engine.telemetry.summary import own_cpu_s, summary
 from engine.telemetry.tally import ROLE_GROUPS, Tally
+
+if TYPE_CHECKING:
+    from engine.gpus.watch import GpuWatch
 
 _log = logging.getLogger("engine.supervisor")
 
@@ -40,10 +46,12 @@ class RunTotals:
         self._reserve = folders.reserve
         self._ledger = ledger
         self._quarantine = quarantine
-        self._reporter = Reporter(folders.status, observers)
+        self._gpus = _watch_gpus() if driver_is_here() else None
+        self._reporter = Reporter(folders.status, observers, self._gpus)
         self._bottleneck = "nothing to judge by: no generation ran"
         self.tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
         self.last_error: str | None = None
+        self._unmarked_rows = 0
 
     @property
     def seconds(self) -> float:
@@ -71,18 +79,40 @@ class RunTotals:
         for group in ROLE_GROUPS:
             self.tally.cpu_s[group] += generation.cpu_s(group)
 
-    def publish_when_due(self, generation: Generation, lifecycle: Lifecycle, *, committed_rows: int) -> None:
+    def note(self, event: str, **facts: Any) -> None:
+        """Tell those who keep a journal of the run of an event."""
+        self._reporter.note(event, **facts)
+
+    def take(self, event: str, message: Message) -> None:
+        """Take what a child has told that is of interest beyond its own counts."""
+        if message.get("last_error"):
+            self.last_error = message["last_error"]
+        if event in ("server_out", "server_back"):
+            self.note(event, **message)
+
+    def failed(self, event: str, why: str) -> None:
+        """Note that a generation is over before its time: a restart, or a refusal of what it had not committed."""
+        self.last_error = why
+        self.note(event, reason=why)
+
+    def publish_when_due(
+        self, generation: Generation, lifecycle: Lifecycle, *, committed_rows: int, unmarked_rows: int = 0
+    ) -> None:
         """Publish the figures of this moment, about once a second.
 
         Args:
             committed_rows: Rows that this generation has committed.
+            unmarked_rows: Of these, rows that wait for their marks.
         """
         if self._reporter.due():
+            self._unmarked_rows = unmarked_rows
             self._publish(generation, lifecycle, committed_before=self.tally.committed_rows - committed_rows)
 
     def close(self, code: Exit, lifecycle: Lifecycle) -> None:
         """Record the end in the ledger and publish it; no generation lives any more."""
         self._record_stop(code)
+        if self._gpus is not None:
+            self._gpus.stop()
         self._publish(None, lifecycle, committed_before=self.tally.committed_rows, code=code)
 
     def _record_stop(self, code: Exit) -> None:
@@ -116,11 +146,30 @@ class RunTotals:
             "quarantined": self._quarantine.count,
             "restarts": self.tally.restarts,
             "refusals": self.tally.refusals,
+            "marked_rows": self.tally.marked_rows,
+            "unmarked_rows": self._unmarked_rows,
+            "mark_s": round(self.tally.marking.seconds, 4),
+            "fsyncs": durable.fsyncs.count,
+            "fsync_s": round(durable.fsyncs.seconds, 4),
+            "cpu_s": round(own_cpu_s(), 4),
+            "totals": self._totals_of_this_run(),
+            "quarantine": dict(self._quarantine.reasons),
             "last_error": self.last_error,
             "exit": None if code is None else int(code),
         }
         stages = StageFigures() if generation is None else generation.figures()
         self._reporter.publish(stages, facts, committed_before=committed_before)
+
+    def _totals_of_this_run(self) -> dict[str, Any]:
+        tally = self.tally
+        return {
+            "committed_rows": tally.committed_rows,
+            "gone": tally.gone,
+            "truncated": tally.truncated,
+            "shards": tally.shards,
+            "bytes": tally.bytes,
+            "quarantined": dict(self._quarantine.added),
+        }
 
     def check_sum(self) -> None:
         """Refuse an end at which a document is unaccounted for (G7).
@@ -141,6 +190,18 @@ class RunTotals:
             self._reporter.clock,
             run=self._plan.name,
             collection=self._plan.collection,
-            bottleneck=self._bottleneck,
+            bottleneck=self._bottleneck_with_gpus(),
             exit_code=code,
+            gpus=[gpu.as_dict() for gpu in self._gpus.totals()] if self._gpus is not None else [],
         )
+
+    def _bottleneck_with_gpus(self) -> str:
+        """The bottleneck in words, and what the servers' GPUs say about it."""
+        verdict = self._gpus.verdict() if self._gpus is not None and self.tally.embedded else ""
+        return f"{self._bottleneck}; {verdict}" if verdict else self._bottleneck
+
+
+def _watch_gpus() -> GpuWatch:
+    from engine.gpus.watch import GpuWatch  # noqa: PLC0415 - only a machine with GPUs pays for it
+
+    return GpuWatch()

@@ -236,9 +236,10 @@ class Supervisor:
     def _take_message(self, child: Child, message: Message) -> None:
         event = message.pop("event")
         if event == "log":
-            facts = " ".join(f"{name}={value!r}" for name, value in message["facts"].items())
+            name, facts = message["name"], message["facts"]
             level = logging.getLevelName(message["level"].upper())
-            logging.getLogger(f"engine.{child.role}").log(level, "%s %s", message["name"], facts)
+            words = " ".join([name, *(f"{key}={value!r}" for key, value in facts.items())])
+            logging.getLogger(f"engine.{child.role}").log(level, "%s", words, extra={"facts": facts})
         elif event == "error":
             child.error = message
         elif event == "quarantine":
@@ -253,8 +254,7 @@ class Supervisor:
             self._commits.commit(ShardFacts(**message["facts"]), message["ranges"])
         else:
             child.facts[event] = message
-            if message.get("last_error"):
-                self._totals.last_error = message["last_error"]
+            self._totals.take(event, message)
 
     def _take_proof(self, child: Child, event: str, message: Message) -> None:
         assert self._generation is not None  # it is one of its children that tells
@@ -302,6 +302,7 @@ class Supervisor:
         if self._stop is not None and not override:
             return
         self._stop = stop
+        self._totals.note("stop", reason=stop.sentence)
         if self._generation is not None:
             self._lifecycle.stop(self._generation)
 
@@ -320,7 +321,8 @@ class Supervisor:
         ):
             raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")
         self._watch(generation)
-        self._totals.publish_when_due(generation, self._lifecycle, committed_rows=self._commits.committed_rows)
+        committed, unmarked = self._commits.committed_rows, self._commits.unmarked_rows
+        self._totals.publish_when_due(generation, self._lifecycle, committed_rows=committed, unmarked_rows=unmarked)
 
     def _watch(self, generation: Generation) -> None:
         if (crashed := self._watchdog.hung_child(generation)) is not None:
@@ -340,7 +342,7 @@ class Supervisor:
     def _after_crash(self, why: str) -> bool:
         """A generation died: begin anew, unless that has happened too often; False when no other is to start."""
         _log.error("generation_ended number=%d reason=%r: recovering from the ledger", self._tally.generations, why)
-        self._totals.last_error = why
+        self._totals.failed("restart", why)
         self._give_up_generation()
         self._tally.restarts += 1
         n_restarts = self._restarts.add()
@@ -354,7 +356,7 @@ class Supervisor:
     def _after_refusal(self, why: str) -> bool:
         """What is not committed is refused: begin anew; False when no other generation is to start."""
         _log.warning("generation_refused number=%d reason=%r", self._tally.generations, why)
-        self._totals.last_error = why
+        self._totals.failed("refusal", why)
         self._give_up_generation()
         self._tally.refusals += 1
         return self._begin_anew()

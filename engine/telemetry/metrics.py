@@ -1,4 +1,4 @@
-"""The kinds of metric: a latency histogram that adds up over processes, and a rate over a window of time."""
+"""The kinds of metric: a latency histogram that adds up over processes, a rate over a window, a stopwatch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ _FLOOR_S = 1e-4
 _LOG_GROWTH = math.log(_GROWTH)
 N_BUCKETS = 320
 """0.1 ms to about 570 s in steps of 5%."""
+
+
+def upper_bound(bucket: int) -> float:
+    """The longest latency in seconds that a bucket counts."""
+    return float(_FLOOR_S * _GROWTH**bucket)
 
 
 class LatencyHistogram:
@@ -84,3 +89,33 @@ class WindowedRate:
             return 0.0
         (start, first), (end, last) = self._samples[0], self._samples[-1]
         return max(0.0, (last - first) / (end - start)) if end > start else 0.0
+
+
+class Stopwatch:
+    """Times calls of one thread, as `with watch:`; another thread may look on.
+
+    Attributes:
+        count: Calls that are over.
+    """
+
+    __slots__ = ("_began_s", "_over_s", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._over_s = 0.0
+        self._began_s: float | None = None
+
+    def __enter__(self) -> None:
+        self._began_s = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        began_s, self._began_s = self._began_s, None
+        if began_s is not None:
+            self._over_s += time.monotonic() - began_s
+        self.count += 1
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in all calls, in the one that goes on too: a call that hangs is seen while it does."""
+        began_s = self._began_s
+        return self._over_s + (0.0 if began_s is None else time.monotonic() - began_s)

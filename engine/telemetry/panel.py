@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from engine.gpus.words import in_words
 from engine.telemetry.metrics import LatencyHistogram
 from engine.telemetry.progress import duration, seconds_left
 
@@ -61,16 +62,22 @@ def _panel(figures: dict[str, Any]) -> Group:
                 style="dim",
             )
         )
-    parts.append(_servers(figures["clients"]))
+    parts.append(_servers(figures["clients"], figures.get("gpus", [])))
     if figures.get("last_error"):
         parts.append(Text(str(figures["last_error"]), style="red", overflow="ellipsis", no_wrap=True))
     return Group(*parts)
 
 
-def _servers(clients: dict[str, dict[str, Any]]) -> Table:
+def _servers(clients: dict[str, dict[str, Any]], gpus: list[dict[str, Any]]) -> Table:
+    of_server: dict[str, list[str]] = {}
+    for gpu in gpus:
+        if gpu["server"] is not None:
+            of_server.setdefault(gpu["server"], []).append(f"{gpu['index']}: {in_words(gpu)}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("server", "state", "documents", "in flight", "p50 (s)", "p95 (s)", "429", "retries"):
         table.add_column(name, justify="left" if name in ("server", "state") else "right")
+    if of_server:
+        table.add_column("GPU")
     for role, facts in clients.items():
         latency = LatencyHistogram.from_sparse(facts.get("latency", {}))
         p50, p95 = latency.quantile(0.5), latency.quantile(0.95)
@@ -83,5 +90,6 @@ def _servers(clients: dict[str, dict[str, Any]]) -> Table:
             f"{p95:.3f}" if p95 is not None else "-",
             str(facts.get("rejected_429", 0)),
             str(facts.get("retries", 0)),
+            *(["; ".join(of_server.get(str(facts.get("url")), ["-"]))] if of_server else []),
         )
     return table

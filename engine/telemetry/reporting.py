@@ -7,12 +7,15 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from engine.memory.channels import Message
 from engine.telemetry.bottleneck import Occupancy
 from engine.telemetry.status import write_status
 from engine.telemetry.summary import RunClock
+
+if TYPE_CHECKING:
+    from engine.gpus.watch import GpuWatch
 
 _log = logging.getLogger("engine.reporting")
 
@@ -24,6 +27,14 @@ class Observer(Protocol):
 
     def update(self, figures: dict[str, Any]) -> None:
         """Take the figures of this moment."""
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """An observer that is told of events too (a server out, a crash, a signal)."""
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Take an event of this moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +61,12 @@ class Reporter:
         occupancy: How full the rings were.
     """
 
-    def __init__(self, status: Path, observers: list[Observer]) -> None:
+    def __init__(self, status: Path, observers: list[Observer], gpus: GpuWatch | None = None) -> None:
+        """
+        Args:
+            gpus: Watch over the GPUs of this machine, None where there are none.
+        """
+        self._gpus = gpus
         self.clock = RunClock()
         self.occupancy = Occupancy()
         self._status = status
@@ -65,6 +81,12 @@ class Reporter:
             return False
         self._due_s = now + EVERY_S
         return True
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Tell those observers who keep a journal of an event."""
+        for observer in self._observers:
+            if isinstance(observer, Journal):
+                observer.note(event, **facts)
 
     def publish(self, stages: StageFigures, facts: dict[str, Any], *, committed_before: int) -> None:
         """Publish the figures of this moment.
@@ -90,6 +112,9 @@ class Reporter:
         rows = committed_before + embedded
         if (estimate := stages.reader.get("estimate")) is not None:
             self._to_embed = committed_before + estimate  # a generation's reader finds what the ones before left
+        if self._gpus is not None:
+            self._gpus.urls = tuple(client["url"] for client in stages.clients.values() if "url" in client)
+            figures["gpus"] = self._gpus.latest()
         self.clock.rows.update(rows)
         self.clock.rows_of_minutes.update(rows)
         figures |= {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,9 +35,20 @@ def own_cpu_s() -> float:
 
 
 def summary(
-    tally: Tally, clock: RunClock, *, run: str, collection: str, bottleneck: str, exit_code: int
+    tally: Tally,
+    clock: RunClock,
+    *,
+    run: str,
+    collection: str,
+    bottleneck: str,
+    exit_code: int,
+    gpus: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """The summary of a run, as `engine run --json` prints it."""
+    """The summary of a run, as `engine run --json` prints it.
+
+    Args:
+        gpus: What each GPU of this machine came to (`engine.gpus.watch.GpuTotals`); empty where none is in sight.
+    """
     seconds = clock.seconds
     cpu_s = {"reader": tally.cpu_s["reader"], "clients": tally.cpu_s["client"], "writer": tally.cpu_s["writer"]}
     cpu_s["supervisor"] = own_cpu_s()
@@ -61,10 +73,12 @@ def summary(
         "retries": tally.retries,
         "rejected_429": tally.rejected_429,
         "truncated": tally.truncated,
+        "beside_equals": tally.beside_equals,
         "saved_by_dedup": tally.saved_by_dedup,
         "restarts": tally.restarts,
         "refusals": tally.refusals,
         "servers": [server.as_dict(url) for url, server in tally.servers.items()],
+        "gpus": list(gpus),
         "bottleneck": bottleneck,
         "exit": exit_code,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.memory.channels import Message
 from engine.records import ShardFacts
-from engine.telemetry.metrics import LatencyHistogram
+from engine.telemetry.metrics import LatencyHistogram, Stopwatch
 
 ROLE_GROUPS = ("reader", "client", "writer")
 
@@ -82,12 +82,16 @@ class Tally:
         shards, bytes: Shards this run committed.
         read: Documents taken from the work queue and settled.
         truncated: Rows flagged as truncated.
+        beside_equals: Documents so long that their vectors may hang on texts of equal length beside them, at servers
+            where that was seen; more than there are when a generation crashed.
         cpu_s: CPU seconds of ended children by group.
         requests, tokens: What the clients did, in ended generations.
         servers: The same and more of each server, by URL.
         generations: Generations that were started.
         restarts: Generations that ended in a crash.
         refusals: Generations whose uncommitted rows were refused, because a server's vectors had turned wrong.
+        marked_rows: Rows of the shards whose documents this run marked behind its commits.
+        marking: Times that.
     """
 
     resumed: int = 0
@@ -98,6 +102,7 @@ class Tally:
     bytes: int = 0
     read: int = 0
     truncated: int = 0
+    beside_equals: int = 0
     cpu_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ROLE_GROUPS, 0.0))
     requests: int = 0
     tokens: int = 0
@@ -109,6 +114,8 @@ class Tally:
     restarts: int = 0
     refusals: int = 0
     servers: dict[str, ServerTally] = field(default_factory=dict)
+    marked_rows: int = 0
+    marking: Stopwatch = field(default_factory=Stopwatch)
 
     @property
     def embedded(self) -> int:
@@ -137,6 +144,7 @@ class Tally:
             crashed: Whether it died; what it put into quarantine is met again, and counted, by the next one.
             stopped: Whether it was ended early; what it read beyond that is read again.
         """
+        self.beside_equals += reader.get("beside_equals", 0)
         quarantined = reader.get("quarantined", 0) + reader.get("skipped", 0)
         unread = quarantined
         for facts in clients:

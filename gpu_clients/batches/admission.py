@@ -40,10 +40,17 @@ MISSES_BEFORE_STEADY = 2
 """One round without growth may be noise."""
 BATCHES_IN_WINDOW = 3
 """GPU batches that a steady window holds: one runs, two wait."""
-FAR_TOO_MANY_WAITING = 5.0
-"""With a known GPU batch, about two wait; so many mean that it is smaller than the server says."""
+FAR_TOO_MANY = 5.0 / 3.0
+"""With a known GPU batch, no more of them wait than the window holds; so many times that mean that it is smaller than
+the server says."""
+LEAST_REQUESTS = 2
+"""Requests that a window holds however long texts wait: with a single one the GPU waits while its answer is on the way
+and the next request is. Only 429 and the latency target go below."""
 MARGIN = 0.05
 """Share of the permits that is left to others, unless that would leave fewer than two requests in flight."""
+QUICK_S = 0.1
+"""A window holds at least so much time of the server's work: an answer on its way, the next request, and a client that
+has to wait for a core take milliseconds, in which many small GPU batches would be over."""
 _RECENT = 200
 _MIN_FOR_TARGET = 20
 _TARGET_SHARE = 0.9
@@ -114,6 +121,11 @@ class _Round:
         return self.queue_s / self.inference_s if self.accounts else None
 
     @property
+    def is_quick(self) -> bool:
+        """Whether requests are answered so soon that more of them in flight cost nothing."""
+        return self.latency_s < QUICK_S * self.accounts
+
+    @property
     def gpu_bound(self) -> bool:
         """Whether texts spend most of their time waiting for the GPU or on it."""
         return self.accounts > 0 and self.queue_s + self.inference_s >= GPU_BOUND_SHARE * self.latency_s
@@ -160,6 +172,7 @@ class Admission:
             self._window_texts = float(self._ceiling_texts)
         self._round = _Round(time.monotonic())
         self._best_rate = 0.0
+        self._rate = 0.0  # texts a second of the rounds in which the window was full
         self._misses = 0
         self._since_s = time.monotonic()
         self._latencies: deque[float] = deque(maxlen=_RECENT)
@@ -271,9 +284,11 @@ class Admission:
             pass  # the window has just changed: wait for what that does to the latencies
         else:
             waiting = ended.waiting
+            if ended.full:
+                self._rate = max(ended.texts / took_s, 0.9 * self._rate)
             most = self._enough_texts()
-            if waiting is not None and waiting > (TOO_MANY_WAITING if most is None else FAR_TOO_MANY_WAITING):
-                self._shrink(0.8)
+            if waiting is not None and waiting > self._too_many_waiting() and not ended.is_quick:
+                self._shrink(0.8, floor=self._least_texts())
                 self._settle()
             elif most is not None and self._window_texts > 1.2 * most:
                 self._window_texts = most
@@ -285,10 +300,27 @@ class Admission:
             else:
                 self._steady_round(ended, ended.texts / took_s, most, now_s)
 
+    def _least_texts(self) -> float:
+        """Texts of the least that keeps a server busy; whole ones, so that so many requests do fit."""
+        return float(math.ceil(LEAST_REQUESTS * self._request_texts))
+
     def _enough_texts(self) -> float | None:
         """Texts of as many GPU batches as a window should hold, None when their size is not known."""
         texts = self._gpu_batch.texts
-        return None if texts is None else max(2.0 * self._request_texts, BATCHES_IN_WINDOW * texts)
+        if texts is None:
+            return None
+        quick = math.ceil(QUICK_S * self._rate / self._request_texts) * self._request_texts
+        return max(self._least_texts(), BATCHES_IN_WINDOW * texts, quick)
+
+    def _too_many_waiting(self) -> float:
+        """GPU batches that wait when the window is too large.
+
+        A request of 32 texts is eight GPU batches of four: of those that the window holds, all may wait.
+        """
+        texts = self._gpu_batch.texts
+        if texts is None:
+            return TOO_MANY_WAITING
+        return FAR_TOO_MANY * max(float(BATCHES_IN_WINDOW), self._window_texts / texts)
 
     def _start_round(self, ended: _Round, rate: float, most: float | None) -> None:
         """Double as long as that pays; otherwise settle."""
@@ -297,7 +329,7 @@ class Admission:
         if most is not None:
             enough = self._window_texts >= most
         else:
-            enough = ended.waiting is not None and ended.waiting >= ENOUGH_WAITING
+            enough = ended.waiting is not None and ended.waiting >= ENOUGH_WAITING and not ended.is_quick
         if enough or self._window_texts >= self._ceiling_texts or not self._may_grow(2.0):
             self._settle()
         elif gain >= GROWTH_THAT_PAYS or ended.gpu_bound:
@@ -307,7 +339,7 @@ class Admission:
         else:
             self._misses += 1
             if self._misses >= MISSES_BEFORE_STEADY:
-                self._shrink(0.5)  # the last doubling brought nothing
+                self._shrink(0.5, floor=self._least_texts())  # the last doubling brought nothing
                 self._settle()
 
     def _steady_round(self, ended: _Round, rate: float, most: float | None, now_s: float) -> None:
@@ -318,18 +350,24 @@ class Admission:
                 self._best_rate = rate
                 self._move(AdmissionState.STARTING)
                 self._grow_to(self._window_texts * 2)
-        elif ended.gpu_bound:
-            too_few = waiting < TOO_FEW_WAITING if most is None else self._window_texts < 0.95 * most
-            if too_few and self._may_grow(1.25):
-                self._grow_to(min(self._window_texts * 1.25, most or math.inf))
+        elif ended.gpu_bound or ended.is_quick:
+            if most is None:
+                too_few = waiting < TOO_FEW_WAITING or ended.is_quick
+            else:
+                too_few = self._window_texts < 0.95 * most
+            least = self._least_texts()
+            if (too_few or self._window_texts < least) and self._may_grow(1.25):
+                self._grow_to(min(max(self._window_texts * 1.25, least), max(most or math.inf, least)))
 
     def _settle(self) -> None:
         self._misses = 0
         if self.state is AdmissionState.STARTING:
             self._move(AdmissionState.STEADY)
 
-    def _shrink(self, factor: float) -> None:
-        self._window_texts = max(self._request_texts, self._window_texts * factor)
+    def _shrink(self, factor: float, *, floor: float | None = None) -> None:
+        """Shrink the window, but not below `floor` texts (None: one request), where it is above that."""
+        least = self._request_texts if floor is None else min(floor, self._window_texts)
+        self._window_texts = max(least, self._window_texts * factor)
 
     def _may_grow(self, factor: float) -> bool:
         """Whether the latency target leaves room for a window that many times as large.

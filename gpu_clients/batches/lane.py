@@ -83,7 +83,11 @@ class Lane:
         self.admission = self._make_admission(settings, facts)
         # a server that refuses long texts cuts none; TEI is told what to do
         cuts = settings.truncate and (facts.kind == "tei" or facts.auto_truncate is not False)
-        self.truncation = TruncationJudge(facts.max_input_length if cuts else None)
+        self.truncation = TruncationJudge(
+            facts.max_input_length if cuts else None,
+            special_tokens=facts.special_tokens,
+            default_prompt=facts.default_prompt,
+        )
         self.overloaded_since_s = None
 
     def probe(self) -> ServerProbe:
@@ -102,9 +106,11 @@ class Lane:
         """Time for one request: as the user says, or derived from the slowest recent answer."""
         if self._settings.request_timeout_s is not None:
             return self._settings.request_timeout_s
+        texts = self.in_flight_texts + self._settings.batch_size
+        first_s = self.facts.timeout_s(texts, FIRST_TIMEOUT_S) if self.facts else FIRST_TIMEOUT_S
         if self._n_answers < 20:
-            return FIRST_TIMEOUT_S
-        return min(LONGEST_TIMEOUT_S, max(SHORTEST_TIMEOUT_S, TIMEOUT_FACTOR * self._slowest_s))
+            return first_s
+        return min(max(first_s, LONGEST_TIMEOUT_S), max(SHORTEST_TIMEOUT_S, TIMEOUT_FACTOR * self._slowest_s))
 
     @property
     def patience_s(self) -> float:

@@ -32,7 +32,7 @@ from gpu_clients.servers.tokenizer import find_truncated
 from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.decode import Matrix
 from gpu_clients.vectors.soundness import repeated_rows, share_one_vector
-from gpu_clients.vectors.truncation import Suspects
+from gpu_clients.vectors.truncation import Suspects, Truncation
 
 
 class Delivery:
@@ -68,6 +68,7 @@ class Delivery:
         self._rows_of = unproven.rows_of
         self._slots = VectorSlots(context, settings.id_type, counters)
         self._parked: deque[Completion | tuple[Batch, Finding]] = deque()
+        self._has_warned = False
         self._scratch: Matrix = np.empty((0, settings.dim), dtype=np.float32)
 
     @property
@@ -94,7 +95,7 @@ class Delivery:
             batch.note_return()
             self._in_flight.give_back(batch)
             return
-        if not finding.truncation_known and not self._lane.truncation.clears(batch.header.body_bytes, None):
+        if not finding.truncation_known and not self._clears(batch, None):
             suspects = self._lane.truncation.suspects(batch.texts())
             if suspects.cut or suspects.unsure:
                 self._count(batch, finding, suspects)
@@ -155,9 +156,7 @@ class Delivery:
         tokens = times.tokens if times.tokens is not None else completion.tokens
         self._lane.answered(completion, times)
         self._counters.add_answer(completion, times, tokens, batch.header.estimated_tokens)
-        if not self._lane.truncation.clears(batch.header.body_bytes, tokens) and self._waits_for_count(
-            batch, matrix, tokens
-        ):
+        if not self._clears(batch, tokens) and self._waits_for_count(batch, matrix, tokens):
             return
         if fanout is not None:
             np.take(matrix, fanout, axis=0, out=self._slots.matrix(batch.n_rows))
@@ -188,6 +187,9 @@ class Delivery:
             self._context.tell("void", sequence=batch.header.sequence)
         self._context.documents_free.put(batch.number)
 
+    def _clears(self, batch: Batch, tokens: int | None) -> bool:
+        return self._lane.truncation.clears(batch.header.body_bytes, batch.n_texts, tokens)
+
     def _waits_for_count(self, batch: Batch, matrix: Matrix, tokens: int | None) -> bool:
         """Look closer at a batch that may hold cut texts; True when it is delivered later, after a count."""
         judge = self._lane.truncation
@@ -202,13 +204,15 @@ class Delivery:
         """Have the tokens of the suspects counted, then deliver."""
         drifts = self._lane.drifts
 
-        def counted(cut: list[int]) -> None:
-            finding.truncated, finding.truncation_known = sorted({*finding.truncated, *cut}), True
+        def counted(truncation: Truncation) -> None:
+            finding.truncated, finding.truncation_known = sorted({*finding.truncated, *truncation.cut}), True
+            if truncation.n_estimated and judge.can_count and not self._has_warned:
+                self._has_warned = True
+                self._context.log("warning", "truncation_estimated", url=self._lane.address.url, why="no /tokenize")
             self.take_finding(batch, finding, drifts)
 
-        facts = self._lane.facts
-        can_count = facts is not None and facts.kind == "tei"
-        count = find_truncated(batch.texts(), suspects, self._lane.truncation, can_count=can_count)
+        judge = self._lane.truncation
+        count = find_truncated(batch.texts(), suspects, judge)
         self._side_requests.start(count, counted, time.monotonic())
 
     def _scratch_matrix(self, n_texts: int) -> Matrix:

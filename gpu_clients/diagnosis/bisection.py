@@ -35,6 +35,7 @@ from gpu_clients.diagnosis.finding import Finding, Rejection
 from gpu_clients.errors import Action, Failure, FailureKind
 from gpu_clients.servers.canary import Arrangement
 from gpu_clients.servers.side_requests import Ask, Pause, Reply, Step
+from gpu_clients.vectors.cutting import LongestBeginning
 from gpu_clients.vectors.decode import Matrix
 
 _TIMES_BESIDE_CANARY = 5
@@ -44,9 +45,6 @@ overload."""
 _TRIES = 2
 """Requests for one piece that may fail for the server's reasons before that counts as the piece's failure."""
 _DEATHS = (FailureKind.LOST, FailureKind.UNAVAILABLE)
-_CUT_PRECISION = 32
-_SHORTEST_CUT = 16
-"""A text is cut to within a 32nd of what the server takes; one of so few characters is not cut."""
 _GONE = (FailureKind.REFUSED, *_DEATHS)
 """How a server that dies, and one that has died, looks; behind a proxy it answers 502 or 503."""
 _NOT_SERVED = (FailureKind.UNAUTHORIZED, FailureKind.WRONG_SERVICE)
@@ -232,24 +230,20 @@ class _Bisection:
     def _embed_cut(self, row: int) -> _Steps:
         """Embed the longest beginning of a text that our server takes, to a 32nd of it; False when it takes none.
 
-        The server has no option to cut, or heeds none, so its limit is looked for by halving. What is found hangs on
-        the text and the server's limit alone: another try gives the same beginning.
+        The server has no option to cut, or heeds none.
         """
         text = self._texts[row]
-        taken, refused = 0, len(text)
-        while refused - taken > max(1, refused // _CUT_PRECISION) and refused >= _SHORTEST_CUT:
-            middle = (taken + refused) // 2
-            reply = yield from self._ask_own([row], [text[:middle]])
+        beginning = LongestBeginning(len(text))
+        while (length := beginning.next()) is not None:
+            reply = yield from self._ask_own([row], [text[:length]])
             if reply.sound:
-                taken = middle
                 self.finding.matrix[row] = reply.matrix[0]
-            elif reply.failure is not None and reply.failure.kind is FailureKind.TOO_LONG:
-                refused = middle
-            else:
+            elif reply.failure is None or reply.failure.kind is not FailureKind.TOO_LONG:
                 return False  # something else is the matter with it: it is judged whole
-        if taken:
+            beginning.tell(length, is_taken=reply.sound)
+        if beginning.taken:
             self.finding.truncated.append(row)
-        return bool(taken)
+        return bool(beginning.taken)
 
     def second_opinion(self, row: int, first: Failure, first_server: int, *, died: bool = False) -> _Act:
         """Put a text that failed alone on one server before another one; the first itself comes last.

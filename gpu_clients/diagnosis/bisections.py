@@ -38,6 +38,7 @@ def context_of(lane: Lane, settings: ClientSettings, others: Sequence[int], cana
         canary=canary,
         max_input_length=lane.facts.canary_limit if lane.facts else None,
         dim=settings.dim,
+        most_texts=min((known.most_texts for known in settings.facts if known and known.most_texts), default=None),
         short_is_steady=lane.facts is not None and lane.facts.short_is_steady,
         cuts=settings.truncate,
         rounds=ROUNDS_WHEN_UNSTEADY if lane.is_unsteady else 1,

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from gpu_clients.errors import Action, Failure, FailureKind
-from gpu_clients.servers.canary import Arrangement, Canary, canary_body
+from gpu_clients.servers.canary import Arrangement, Canary, canary_bodies
 from gpu_clients.servers.side_requests import Ask, Pause, Reply, Step
 
 MAX_PAUSES = 20
@@ -24,6 +26,7 @@ class BisectionContext:
         canary: Reference vectors, or None when there are none (a measurement without a doctor).
         max_input_length: What the canary texts depend on.
         dim: Numbers in a vector.
+        most_texts: Texts that a request to any of the servers may hold, None when any number may.
         cuts: Whether a text that the server refuses as too long is cut here, because the run wants long texts cut.
         short_is_steady: Whether the canary's short text may be asked for alone.
         rounds: How often a text has to fail alone on each server.
@@ -35,6 +38,7 @@ class BisectionContext:
     canary: Canary | None
     max_input_length: int | None
     dim: int
+    most_texts: int | None = None
     cuts: bool = False
     short_is_steady: bool = False
     rounds: int = 1
@@ -50,15 +54,20 @@ def check_canary(
         quiet: Whether it is asked while nothing else is in flight at our own server.
         at_once: Whether overload is a failure too, instead of being waited out.
     """
-    body, n_texts = canary_body(arrangement, context.max_input_length)
-    ask = Ask(server, body, n_texts, quiet, fresh=True)
-    reply = (yield ask) if at_once else (yield from _ask(ask))
-    if reply.failure is not None:
-        return reply.failure
-    if reply.unsound:
-        return Failure(kind=FailureKind.DRIFTED, detail="the canary's vectors are not sound")
-    if context.canary is not None and not context.canary.accepts(arrangement, reply.matrix):
-        cosine = context.canary.cosine(arrangement, reply.matrix)
+    if context.canary is not None and not context.canary.covers(arrangement, context.max_input_length):
+        arrangement = Arrangement.MIXED  # the short text is among them, which every server gets
+    matrices = []
+    for body, n_texts in canary_bodies(arrangement, context.max_input_length, context.most_texts):
+        ask = Ask(server, body, n_texts, quiet, fresh=True)
+        reply = (yield ask) if at_once else (yield from _ask(ask))
+        if reply.failure is not None:
+            return reply.failure
+        if reply.unsound:
+            return Failure(kind=FailureKind.DRIFTED, detail="the canary's vectors are not sound")
+        matrices.append(reply.matrix)
+    matrix = np.concatenate(matrices) if len(matrices) > 1 else matrices[0]
+    if context.canary is not None and not context.canary.accepts(arrangement, matrix, context.max_input_length):
+        cosine = context.canary.cosine(arrangement, matrix, context.max_input_length)
         return Failure(kind=FailureKind.DRIFTED, detail=f"the canary's vectors have drifted (cosine {cosine:.4f})")
     return None
 

@@ -12,11 +12,23 @@ from gpu_clients.diagnosis.proof import UnprovenRows
 from gpu_clients.errors import Failure, FailureKind
 from gpu_clients.servers.canary import Arrangement
 from gpu_clients.servers.side_requests import SideRequests
+from gpu_clients.settings import ClientSettings
 
 FIRST_S = 0.5
 """Soon after the start: a server that mixes up its answers under load did not show it to the doctor."""
 LOOKS = 4
+_TEXTS_OF_A_CHECK = 3
+"""Long ones at most; the short ones beside them cost little."""
+_SHARE = 20.0
+"""Of a server's time a twentieth may go into canaries."""
 _TURNS = (Arrangement.ALONE, Arrangement.EQUAL, Arrangement.MIXED)
+
+
+def canary_every_s(settings: ClientSettings) -> float:
+    """Seconds between two checks: longer for a slow server, which has better things to do."""
+    facts = settings.facts_of(settings.index)
+    slow_s = facts.seconds_a_text if facts is not None else None
+    return max(settings.canary_every_s, _SHARE * _TEXTS_OF_A_CHECK * (slow_s or 0.0))
 
 
 class CanarySchedule:

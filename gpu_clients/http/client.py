@@ -123,8 +123,8 @@ class HttpClient:
         closing = "Connection: close\r\n" if fresh else ""
         head = (
             f"{method} {self.address.base}{path} HTTP/1.1\r\nHost: {self.address.host_header}\r\n"
-            f"{self.access.head_lines()}Accept: application/json\r\nAccept-Encoding: identity\r\n"
-            f"{closing}Content-Type: application/json\r\nContent-Length: "
+            f"{self.access.head_lines()}Accept: application/json, application/octet-stream\r\n"
+            f"Accept-Encoding: identity\r\n{closing}Content-Type: application/json\r\nContent-Length: "
         )
         made = self._heads[method, path, fresh] = head.replace("%", "%%").encode("ascii") + b"%d\r\n\r\n"
         return made

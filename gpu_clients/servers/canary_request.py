@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator
+
+import numpy as np
 
 from gpu_clients.errors import Action, Failure, FailureKind, classify
 from gpu_clients.http.answers import BadAnswer
 from gpu_clients.http.connection import Exchange
-from gpu_clients.server_facts import ServerFacts
-from gpu_clients.servers.canary import Arrangement, canary_body
-from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit
-from gpu_clients.servers.routes import Route
+from gpu_clients.server_facts import EmbedOptions, ServerFacts
+from gpu_clients.servers.canary import Arrangement, canary_bodies
+from gpu_clients.servers.probe_request import WANTS_KEY, ProbeFailed, ProbeRequest, ask, misfit
+from gpu_clients.servers.routes import Route, choose_route
 from gpu_clients.vectors.decode import AnswerForm, Matrix, VectorDecoder, float_answer_cap_bytes
-from gpu_clients.vectors.soundness import scale_to_unit
+from gpu_clients.vectors.soundness import MIN_COSINE, lowest_cosine, scale_to_unit, unsound_rows
 
+SLOW_SERVERS_TIMEOUTS = 6
+"""A server of 0.1 documents a second takes half a minute for the canary texts: it works, slowly."""
 UNKNOWN_DIM = 16_384
 """Only for the cap on an answer."""
 
@@ -30,9 +35,19 @@ def embed_canary(
     Raises:
         ProbeFailed: no answer, or none that can be used.
     """
-    body, n_texts = canary_body(arrangement, facts.canary_limit)
-    if facts.max_client_batch_size is not None and facts.max_client_batch_size < n_texts:
-        raise misfit(f"the server takes {facts.max_client_batch_size} texts in a request, at least 3 are needed")
+    matrices, indexed = [], True
+    for body, n_texts in canary_bodies(arrangement, facts.canary_limit, facts.most_texts):
+        matrix, is_indexed = yield from _embed_part(route, body, n_texts, dim, fresh=fresh)
+        dim = matrix.shape[1]
+        indexed = indexed and is_indexed
+        matrices.append(matrix)
+    return (np.concatenate(matrices) if len(matrices) > 1 else matrices[0]), indexed
+
+
+def _embed_part(
+    route: Route, body: bytes, n_texts: int, dim: int | None, *, fresh: bool
+) -> Generator[ProbeRequest, Exchange, tuple[Matrix, bool]]:
+    """One request of it."""
     answer = yield from ask(
         ProbeRequest(
             method="POST",
@@ -40,6 +55,7 @@ def embed_canary(
             body=(route.prefix, body, route.suffix),
             max_body_bytes=float_answer_cap_bytes(n_texts, dim or UNKNOWN_DIM),
             fresh=fresh,
+            n_timeouts=SLOW_SERVERS_TIMEOUTS,
         )
     )
     try:
@@ -52,9 +68,27 @@ def embed_canary(
         answer.release()
 
 
+def raw_if_it_can(
+    facts: ServerFacts, options: EmbedOptions, mixed: Matrix
+) -> Generator[ProbeRequest, Exchange, ServerFacts]:
+    """The facts with answers in raw bytes, if the server gives the canary's vectors so too, each in its place.
+
+    Args:
+        mixed: The vectors that it gave otherwise, float32 (texts, dim).
+    """
+    raw = dataclasses.replace(facts, form=AnswerForm.BYTES.value)
+    try:
+        matrix, _ = yield from embed_canary(choose_route(raw, options), Arrangement.MIXED, raw, mixed.shape[1])
+    except ProbeFailed:
+        return facts
+    if unsound_rows(matrix, normalized=False) or not lowest_cosine(mixed, matrix) >= MIN_COSINE:
+        return facts
+    return raw
+
+
 def _refused(failure: Failure) -> ProbeFailed:
     if failure.status in (401, 403):
-        return misfit(f"the server wants another API key (HTTP {failure.status})")
+        return misfit(f"{WANTS_KEY} (HTTP {failure.status})")
     # a validation error on texts that every server can take is a matter of options, not of health
     divisible = (FailureKind.REJECTED, FailureKind.PAYLOAD, FailureKind.TOO_LONG)
     return ProbeFailed(failure, misconfigured=failure.action is Action.SUSPECT_SERVER or failure.kind in divisible)
@@ -64,7 +98,7 @@ def _decoded(route: Route, body: memoryview, n_texts: int, dim: int | None) -> t
     try:
         matrix, is_indexed = VectorDecoder(route.form, dim, is_indexed=route.is_indexed).decode(body, n_texts), True
     except BadAnswer:
-        if route.form is AnswerForm.NATIVE_FLOATS:
+        if route.form is AnswerForm.NATIVE_FLOATS or route.form.is_raw:
             raise
         matrix, is_indexed = VectorDecoder(route.form, dim, is_indexed=False).decode(body, n_texts), False
     if route.scale:

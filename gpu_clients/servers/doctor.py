@@ -15,16 +15,18 @@ from dataclasses import dataclass, field
 
 from engine.errors import ConfigError, ServersUnavailable, SeveralBackends
 from engine.records import Fingerprint
+from gpu_clients.errors import FailureKind
 from gpu_clients.http.address import Address
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.polling import Poller
 from gpu_clients.server_facts import ServerFacts, version_numbers
-from gpu_clients.servers.probe import Examination, ServerProbe, examine_server
+from gpu_clients.servers.probe import Examination, LongTexts, ServerProbe, examine_server
 from gpu_clients.servers.probe_request import ProbeFailed
 from gpu_clients.settings import ClientSettings
 from gpu_clients.vectors.soundness import MIN_COSINE
 
 REQUEST_TIMEOUT_S = 20.0
+_ADDRESSES_OF_LOCALHOST = ("127.0.0.1", "::1")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _FLASH_MODEL_WORDS = ("bert", "bge", "e5", "gte", "nomic", "jina", "qwen", "mistral", "minilm")
 
@@ -64,7 +66,9 @@ class Fleet:
         batch_size: Texts of a request that every server admits.
         max_concurrency: Requests of that size in flight that every server admits.
         canary: Reference vectors as text.
+        canary_brief: A part of them, for footers (`Canary.brief`).
         pads: Whether the servers pad their GPU batches; None when not measured, or not clear.
+        neighbours_from: Tokens from which on a text's vector hangs on its neighbours; None when none was seen to.
         warnings: Sentences for the user, of the fleet and of its servers.
     """
 
@@ -74,7 +78,9 @@ class Fleet:
     batch_size: int
     max_concurrency: int
     canary: str = field(repr=False)
+    canary_brief: str = field(default="", repr=False)
     pads: bool | None = None
+    neighbours_from: int | None = None
     warnings: tuple[str, ...] = ()
 
     def client_settings(self, settings: ClientSettings, index: int) -> ClientSettings:
@@ -89,12 +95,19 @@ class Fleet:
         )
 
 
-def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S, with_padding: bool = False) -> Fleet:
+def examine(
+    settings: ClientSettings,
+    *,
+    timeout_s: float = REQUEST_TIMEOUT_S,
+    with_padding: bool = False,
+    long_texts: LongTexts = LongTexts.NOT,
+) -> Fleet:
     """Examine every server.
 
     Args:
         timeout_s: Time for each answer.
         with_padding: Whether to measure if the servers pad, too.
+        long_texts: How closely to look at long texts among equals.
 
     Raises:
         ConfigError: something else stands behind a URL, servers differ in what decides their vectors, or the limits
@@ -102,7 +115,7 @@ def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S, w
         ServersUnavailable: no server answers.
         SeveralBackends: unlike backends answer behind one URL.
     """
-    reports = _interview(settings, timeout_s, with_padding=with_padding)
+    reports = _interview(settings, timeout_s, with_padding=with_padding, long_texts=long_texts)
     alive = [(report, report.examination) for report in reports if report.examination is not None]
     if not alive:
         troubles = "; ".join(f"{report.url}: {report.trouble}" for report in reports)
@@ -138,12 +151,17 @@ def examine(settings: ClientSettings, *, timeout_s: float = REQUEST_TIMEOUT_S, w
             dim=first.dim,
             normalize=settings.normalize,
             server_version=facts.version,
+            server_prompt=facts.default_prompt,
         ),
         dim=first.dim,
         batch_size=batch_size,
         max_concurrency=ceiling,
         canary=first.canary.encode(),
+        canary_brief=first.canary.brief(facts.canary_limit),
         pads=_pads([examination for _, examination in alive]),
+        neighbours_from=min(
+            (e.neighbours.matter_from for _, e in alive if e.neighbours and e.neighbours.matter_from), default=None
+        ),
         warnings=tuple(warnings),
     )
 
@@ -154,17 +172,19 @@ def _pads(examinations: list[Examination]) -> bool | None:
     return True if True in answers else False if answers == {False} else None
 
 
-def _interview(settings: ClientSettings, timeout_s: float, *, with_padding: bool) -> list[ServerReport]:
+def _interview(
+    settings: ClientSettings, timeout_s: float, *, with_padding: bool, long_texts: LongTexts
+) -> list[ServerReport]:
     """Drive the examination of every server, all at once."""
     addresses = [Address.parse(url) for url in settings.urls]
-    places = [(address.host, address.port, address.base) for address in addresses]
+    places = [place for address in addresses for place in _places(address)]
     if len(set(places)) != len(places):
         raise ConfigError(f"--tei-urls names one server twice: {', '.join(settings.urls)}")
     poller = Poller()
     probes = [
         ServerProbe(
             HttpClient(address, poller, settings.access(index)),
-            examine_server(settings.server_kind, settings.options, with_padding=with_padding),
+            examine_server(settings.server_kind, settings.options, with_padding=with_padding, long_texts=long_texts),
             timeout_s=timeout_s,
         )
         for index, address in enumerate(addresses)
@@ -179,6 +199,16 @@ def _interview(settings: ClientSettings, timeout_s: float, *, with_padding: bool
     return [_report(url, probe.outcome, settings) for url, probe in zip(settings.urls, probes, strict=True)]
 
 
+def _places(address: Address) -> list[tuple[str, int, str]]:
+    """Where a server is; `localhost` is at each of two addresses, of which either may stand in another URL.
+
+    Other names are not looked up: those of several servers may lead to one proxy, which tells them apart by the name.
+    """
+    host = address.host.lower().rstrip(".").strip("[]")
+    hosts = _ADDRESSES_OF_LOCALHOST if host == "localhost" else (host,)
+    return [("127.0.0.1" if host == "0.0.0.0" else host, address.port, address.base) for host in hosts]
+
+
 def _report(url: str, outcome: Examination | ProbeFailed | None, settings: ClientSettings) -> ServerReport:
     assert outcome is not None  # every probe has come to its end
     if isinstance(outcome, Examination):
@@ -188,7 +218,10 @@ def _report(url: str, outcome: Examination | ProbeFailed | None, settings: Clien
         raise SeveralBackends(f"{url} cannot be used: {outcome.failure.detail}") from outcome
     if outcome.misconfigured:
         raise ConfigError(f"{url} cannot be used: {outcome.failure.detail}") from outcome
-    return ServerReport(url=url, reachable=False, trouble=outcome.failure.detail)
+    detail = outcome.failure.detail
+    if outcome.failure.kind is FailureKind.TIMEOUT:
+        detail = f"it takes connections and does not answer: it hangs, or is still loading its model ({detail})"
+    return ServerReport(url=url, reachable=False, trouble=detail)
 
 
 def _refuse_differences(alive: list[tuple[ServerReport, Examination]]) -> None:
@@ -210,9 +243,10 @@ def _refuse_differences(alive: list[tuple[ServerReport, Examination]]) -> None:
 
 def _refuse_double_prompt(settings: ClientSettings, alive: list[tuple[ServerReport, Examination]]) -> None:
     for report, examination in alive:
-        if settings.prompt and examination.prompt_tokens is not None and examination.prompt_tokens > 2:
+        if settings.prompt and examination.facts.default_prompt:
             raise ConfigError(
-                f"{report.url} puts a prompt of its own before every text, and --prompt would put a second one: "
+                f"{report.url} puts a prompt of its own ({examination.facts.default_prompt!r}) before every text, and "
+                "--prompt would put a second one: "
                 "start the server without --default-prompt, or leave --prompt out"
             )
 
@@ -249,7 +283,8 @@ def _server_warnings(facts: ServerFacts, settings: ClientSettings) -> list[str]:
         if numbers and numbers < (1, 9):
             warnings.append(f"TEI {facts.version} can abort under load and can hang on over-long texts (fixed in 1.9)")
         name = facts.model_id.lower()
-        if facts.dtype == "float32" and "gemma" not in name and any(word in name for word in _FLASH_MODEL_WORDS):
+        on_gpu = facts.max_batch_requests is None  # on a CPU a GPU batch has 4 or 8 texts
+        if on_gpu and facts.dtype == "float32" and any(word in name for word in _FLASH_MODEL_WORDS):
             warnings.append("dtype float32 turns flash attention off on a GPU: float16 is much faster for this model")
     if facts.auto_truncate is None and facts.kind == "openai" and settings.truncate:
         warnings.append(

@@ -13,7 +13,7 @@ from typing import Any
 from gpu_clients.errors import classify
 from gpu_clients.http.connection import Exchange
 from gpu_clients.server_facts import OPENAI_BASE, EmbedOptions, ServerFacts
-from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit, read_json, redirected
+from gpu_clients.servers.probe_request import WANTS_KEY, ProbeFailed, ProbeRequest, ask, misfit, read_json, redirected
 
 BASES = (OPENAI_BASE, "")
 """Where OpenAI-compatible servers have their routes: nearly all under /v1, Infinity without it."""
@@ -79,7 +79,8 @@ def identify(
     for base in BASES:
         listed = read_models((yield from _optional(f"{base}/models", refusals, fresh=fresh)))
         if listed:
-            return _choose(listed, base, options)
+            software = None if fresh else (yield from _software())
+            return _choose(listed, base, options, software)
     if options.model is not None:
         return Identity(facts=ServerFacts(kind="openai", model_id=options.model, openai_base=None))
     if server_kind == "openai":
@@ -95,7 +96,7 @@ def _optional(path: str, refusals: list[ProbeFailed], *, fresh: bool) -> Generat
     failure = classify(status, answer.body) if status != 200 else None
     answer.release()
     if status in (401, 403):
-        refusals.append(misfit("the server wants another API key"))
+        refusals.append(misfit(WANTS_KEY))
     elif 300 <= status < 400:
         refusals.append(redirected(status))
     elif failure is not None and status >= 500:
@@ -103,12 +104,22 @@ def _optional(path: str, refusals: list[ProbeFailed], *, fresh: bool) -> Generat
     return parsed
 
 
+def _software() -> Generator[ProbeRequest, Exchange, str | None]:
+    """`vllm 0.11.0` for vLLM, which alone answers `/version` with nothing but its version."""
+    try:
+        parsed = yield from _optional("/version", [], fresh=False)
+    except ProbeFailed:
+        return None
+    version = parsed.get("version") if isinstance(parsed, dict) and len(parsed) == 1 else None
+    return f"vllm {version}" if isinstance(version, str) and version else None
+
+
 def _clearest(refusals: list[ProbeFailed]) -> ProbeFailed | None:
     """A server that is only starting is waited for, whatever else it says."""
     return next((refusal for refusal in refusals if not refusal.misconfigured), refusals[0] if refusals else None)
 
 
-def _choose(listed: list[ListedModel], base: str, options: EmbedOptions) -> Identity:
+def _choose(listed: list[ListedModel], base: str, options: EmbedOptions, software: str | None) -> Identity:
     """The model to ask for: the one that is wanted, or the only one there is.
 
     Raises:
@@ -129,12 +140,15 @@ def _choose(listed: list[ListedModel], base: str, options: EmbedOptions) -> Iden
             raise misfit(f"the server lists several models ({names}): name one with --model")
         chosen = able[0]
     limit = chosen.max_input_length if chosen else None
+    if software is None and chosen is not None and chosen.maker == "vllm":
+        software = "vllm"
     facts = ServerFacts(
         kind="openai",
         model_id=wanted or (chosen.name if chosen else ""),
         openai_base=base,
         max_input_length=limit,
-        cuts_with="truncate_prompt_tokens" if chosen is not None and chosen.maker == "vllm" else None,
+        cuts_with="truncate_prompt_tokens" if software is not None else None,
+        software=software,
     )
     return Identity(facts=facts, warnings=tuple(warnings))
 

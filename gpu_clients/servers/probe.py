@@ -7,6 +7,7 @@ own server when that comes back.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import itertools
 import time
 from collections.abc import Generator
@@ -19,12 +20,15 @@ from gpu_clients.http.client import HttpClient
 from gpu_clients.http.connection import Exchange
 from gpu_clients.server_facts import OPENAI_BASE, EmbedOptions, ServerFacts
 from gpu_clients.servers.canary import Arrangement, Canary
-from gpu_clients.servers.canary_request import UNKNOWN_DIM, embed_canary
+from gpu_clients.servers.canary_request import UNKNOWN_DIM, embed_canary, raw_if_it_can
 from gpu_clients.servers.identity import BASES, identify
-from gpu_clients.servers.padding import QUICK_S, measure_padding
+from gpu_clients.servers.measured.frontend import FrontendCost, measure_frontend
+from gpu_clients.servers.measured.neighbours import Neighbours, measure_neighbours
+from gpu_clients.servers.measured.padding import QUICK_S, measure_padding
 from gpu_clients.servers.probe_request import ProbeFailed, ProbeRequest, ask, misfit, read_json
 from gpu_clients.servers.repeated_looks import look_again
 from gpu_clients.servers.routes import NATIVE_PATH, Route, choose_route
+from gpu_clients.servers.tokenizer import ask_tokenizer
 from gpu_clients.vectors.decode import AnswerForm, Matrix, float_answer_cap_bytes
 from gpu_clients.vectors.soundness import MIN_COSINE, lowest_cosine, repeated_rows, scale_to_unit, unsound_rows
 
@@ -38,8 +42,9 @@ class Examination:
         route: How it is asked.
         dim: Numbers in a vector.
         canary: Its vectors of the canary texts.
-        prompt_tokens: Tokens that the server puts around a one-letter text by itself; None when it cannot say.
         pads: Whether its GPU batches are padded to the longest text; None when not measured, or not clear.
+        neighbours: Whether long texts' vectors hang on their neighbours; None when not measured.
+        frontend: What a text costs its HTTP side and its model; only of vLLM, None when not measured.
         warnings: Sentences for the user.
     """
 
@@ -47,11 +52,22 @@ class Examination:
     route: Route
     dim: int
     canary: Canary
-    prompt_tokens: int | None = None
     pads: bool | None = None
+    neighbours: Neighbours | None = None
+    frontend: FrontendCost | None = None
     warnings: tuple[str, ...] = field(default=())
 
 
+class LongTexts(enum.Enum):
+    """How closely is looked whether long texts' vectors hang on their neighbours."""
+
+    NOT = "not"
+    BRIEFLY = "briefly"
+    CLOSELY = "closely"
+
+
+SLOW_TEXT_S = 0.25
+"""A server that takes longer for a long text gets longer deadlines, and canaries less often."""
 _CANARY_TOKENS = (None, 256, 64)
 """Canary texts get shorter until a server takes them that does not say how long a text may be."""
 _MAY_BE_TOO_LONG = (FailureKind.REJECTED, FailureKind.PAYLOAD, FailureKind.TOO_LONG, FailureKind.BACKEND)
@@ -62,11 +78,14 @@ _FEWEST_TOKENS_A_WORD = 0.5
 ExaminationSteps = Generator[ProbeRequest, Exchange, Examination]
 
 
-def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: bool = False) -> ExaminationSteps:
+def examine_server(
+    server_kind: str, options: EmbedOptions, *, with_padding: bool = False, long_texts: LongTexts = LongTexts.NOT
+) -> ExaminationSteps:
     """Ask `/info` (or `/v1/models`), then for the canary texts, then for both again over fresh connections.
 
     Args:
         with_padding: Whether to measure if the server pads, which takes it up to a second or two.
+        long_texts: How closely to look whether long texts' vectors hang on their neighbours; only of TEI that may pad.
 
     Raises:
         ProbeFailed: the server does not answer, or cannot do what is asked of it.
@@ -81,6 +100,8 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
         if not warnings or not error.misconfigured:
             raise
         raise misfit(f"{error.failure.detail}; {warnings[0]}") from error
+    if facts.is_vllm:
+        facts = yield from raw_if_it_can(facts, options, mixed)
     facts = _note_length(facts, mixed, options, warnings)
     route = choose_route(facts, options)
     if route.scale:
@@ -90,31 +111,51 @@ def examine_server(server_kind: str, options: EmbedOptions, *, with_padding: boo
         raise misfit("the server gives the same vector for different texts")
     began_s = time.monotonic()
     equal, _ = yield from embed_canary(route, Arrangement.EQUAL, facts, mixed.shape[1])
-    is_quick = time.monotonic() - began_s < QUICK_S
+    took_s = time.monotonic() - began_s
+    is_quick = took_s < QUICK_S
+    if took_s > 2 * SLOW_TEXT_S:
+        facts = dataclasses.replace(facts, seconds_a_text=round(took_s / 2, 2))
     _check_sound(equal, options)
     seen = {Arrangement.MIXED: mixed, Arrangement.EQUAL: equal}
     yield from look_again(server_kind, options, facts, route, seen)
     short = seen.get(Arrangement.SHORT)
     if short is not None and lowest_cosine(short, mixed[:1]) >= MIN_COSINE:
         facts = dataclasses.replace(facts, short_is_steady=True)
-    canary = Canary.of(mixed, equal)
+    canary = Canary.of(mixed, equal, facts.canary_limit)
     if not facts.is_indexed and not lowest_cosine(mixed[2:], equal[:1]) >= MIN_COSINE:
         raise misfit("the server does not say which vector belongs to which text, nor keep them in order")
     if canary.neighbours_matter():
         warnings.append("a long text's vector changes with its peers in a batch (cosine below 0.999)")
-    prompt_tokens = (yield from _count_prompt_tokens()) if facts.kind == "tei" else None
+    if facts.kind == "tei":
+        facts = yield from ask_tokenizer(facts)
     if facts.kind == "openai" and options.truncate and facts.auto_truncate is None:
         facts = dataclasses.replace(facts, auto_truncate=(yield from _cuts_long_texts(route, facts.max_input_length)))
     if facts.kind == "openai" and not options.truncate:
         yield from _require_refusal_of_long_texts(route)
     pads = (yield from measure_padding(route, facts, mixed.shape[1])) if with_padding and is_quick else None
+    neighbours = None
+    if facts.kind == "tei" and is_quick and pads is not False and long_texts is not LongTexts.NOT:
+        thorough = long_texts is LongTexts.CLOSELY
+        neighbours = yield from measure_neighbours(
+            route, facts, mixed.shape[1], cuts=options.truncate, thorough=thorough
+        )
+        if neighbours.matter_from is not None:
+            warnings.append(
+                f"a text of {neighbours.matter_from:,} tokens has another vector among texts of equal length (cosine "
+                f"{neighbours.cosine:.4f}), as with TEI's Gemma3 beyond half of its window: a run keeps such texts "
+                "apart as far as it can (docs/servers.md)"
+            )
+    frontend = None
+    if facts.is_vllm and with_padding and is_quick:
+        frontend = yield from measure_frontend(route, mixed.shape[1])
     return Examination(
         facts=facts,
         route=route,
         dim=mixed.shape[1],
         canary=canary,
-        prompt_tokens=prompt_tokens,
         pads=pads,
+        neighbours=neighbours,
+        frontend=frontend,
         warnings=tuple(warnings),
     )
 
@@ -148,7 +189,7 @@ class ServerProbe:
                 request.method,
                 request.path,
                 request.body,
-                deadline_s=now_s + self._timeout_s,
+                deadline_s=now_s + self._timeout_s * request.n_timeouts,
                 max_body_bytes=request.max_body_bytes,
                 fresh=request.fresh,
             )
@@ -229,18 +270,6 @@ def _check_sound(matrix: Matrix, options: EmbedOptions) -> None:
     if unsound_rows(matrix, normalized=options.normalize):
         what = "not normalised, not finite or constant" if options.normalize else "not finite, zero or constant"
         raise misfit(f"the server's vectors are {what}")
-
-
-def _count_prompt_tokens() -> Generator[ProbeRequest, Exchange, int | None]:
-    """Tokens of a one-letter text without special tokens; more than a few mean that the server has a prompt."""
-    answer = yield from ask(
-        ProbeRequest(method="POST", path="/tokenize", body=(b'{"inputs":["a"],"add_special_tokens":false}',))
-    )
-    parsed = read_json(answer) if answer.status == 200 else None
-    answer.release()
-    if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], list):
-        return len(parsed[0])
-    return None
 
 
 def _cuts_long_texts(route: Route, limit_tokens: int | None) -> Generator[ProbeRequest, Exchange, bool | None]:

@@ -14,6 +14,7 @@ from gpu_clients.http.connection import Exchange
 
 INFO_BYTES = 1 << 20
 _MAX_OVERLOADED = 5
+WANTS_KEY = "the server wants an API key, or another API key: give it in ENGINE_TEI_API_KEY or --tei-api-key-file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class ProbeRequest:
         max_body_bytes: Cap on the answer's body.
         pause_s: Seconds to wait before.
         fresh: Whether it goes over a connection of its own.
+        n_timeouts: How many times as long as usual it may take: an embedding of long texts on a slow server.
     """
 
     method: str
@@ -35,6 +37,7 @@ class ProbeRequest:
     max_body_bytes: int = INFO_BYTES
     pause_s: float = 0.0
     fresh: bool = False
+    n_timeouts: int = 1
 
 
 class ProbeFailed(Exception):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Generator
 
 from gpu_clients.errors import Failure, FailureKind
@@ -31,8 +32,12 @@ SHORT_LOOKS = 30
 ENOUGH_S = 5.0
 """Once that much time was spent, a slow server is not asked any more."""
 LEAST_LOOKS = 9
+LONGEST_S = 20.0
+"""After that a very slow server is not asked any more, however few its answers were."""
 FAILED_LOOKS = 3
 """After so many that were not answered well, or one that was not answered at all, the server is not asked any more."""
+UNLIKE_DIMS = 2
+"""So many answers of one other dimension come from another backend."""
 SEVERAL = "answers with unlike backends: name each replica's own URL in --tei-urls, without a balancer before them"
 
 
@@ -55,16 +60,18 @@ def look_again(
     """
     began_s = time.monotonic()
     n_failed = 0
+    unlike_dims: Counter[int] = Counter()
     long_looks = [arrangement for arrangement in seen for _ in range(LONG_LOOKS)]
     questions: list[Arrangement | None] = [None] * IDENTITIES + long_looks + [Arrangement.SHORT] * SHORT_LOOKS
     for n_looks, question in enumerate(questions):
-        if n_looks >= LEAST_LOOKS and time.monotonic() - began_s > ENOUGH_S:
+        spent_s = time.monotonic() - began_s
+        if spent_s > (ENOUGH_S if n_looks >= LEAST_LOOKS else LONGEST_S):
             break
         try:
             if question is None:
                 yield from _compare_identity(server_kind, options, facts)
             else:
-                yield from _compare_vectors(question, facts, route, seen)
+                yield from _compare_vectors(question, facts, route, seen, unlike_dims)
         except ProbeFailed as error:
             if error.several:
                 raise
@@ -84,11 +91,19 @@ def _compare_identity(
 
 
 def _compare_vectors(
-    arrangement: Arrangement, facts: ServerFacts, route: Route, seen: dict[Arrangement, Matrix]
+    arrangement: Arrangement,
+    facts: ServerFacts,
+    route: Route,
+    seen: dict[Arrangement, Matrix],
+    unlike_dims: Counter[int],
 ) -> Generator[ProbeRequest, Exchange, None]:
-    # another dimension is a failed look: a run checks that of every answer anyway
     dim = next(iter(seen.values())).shape[1]
-    matrix, _ = yield from embed_canary(route, arrangement, facts, dim, fresh=True)
+    matrix, _ = yield from embed_canary(route, arrangement, facts, None, fresh=True)
+    if (other := matrix.shape[1]) != dim:
+        unlike_dims[other] += 1  # once is an accident: a run checks the dimension of every answer anyway
+        if unlike_dims[other] == UNLIKE_DIMS:
+            raise several_backends(f"vectors of {dim} and of {other} numbers")
+        return
     if unsound_rows(matrix, normalized=False):
         return  # no vector at all is another matter
     cosine = lowest_cosine(seen.setdefault(arrangement, matrix), matrix)
@@ -98,4 +113,4 @@ def _compare_vectors(
 
 def _as_listed(facts: ServerFacts) -> ServerFacts:
     """Without what is not listed but was found out by asking."""
-    return dataclasses.replace(facts, canary_tokens=None, unit_length=True, openai_base=None)
+    return dataclasses.replace(facts, canary_tokens=None, unit_length=True, openai_base=None, default_prompt=None)

@@ -20,9 +20,10 @@ from gpu_clients.errors import Failure, FailureKind, classify
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.connection import Buffer, Exchange
 from gpu_clients.servers.routes import Route
-from gpu_clients.vectors.decode import Matrix, VectorDecoder, float_answer_cap_bytes
+from gpu_clients.vectors.decode import Matrix, VectorDecoder, error_in_answer, float_answer_cap_bytes
 from gpu_clients.vectors.soundness import scale_to_unit, unsound_rows
 
+_RAW_TYPE = b"application/octet-stream"
 _JSON_TYPES = (b"application/json", b"text/json")
 
 
@@ -65,7 +66,7 @@ class Completion:
         self.bytes_in = exchange.bytes_in
         self.bytes_out = exchange.bytes_out
         self.tokens: int | None = None
-        self.failure: Failure | None = exchange.failure or _failure_of(exchange)
+        self.failure: Failure | None = exchange.failure or _failure_of(exchange, is_raw=decoder.is_raw)
         if self.failure is not None:
             self.release()
 
@@ -184,7 +185,7 @@ class Requester:
         self.in_flight_texts = 0
 
 
-def _failure_of(exchange: Exchange) -> Failure | None:
+def _failure_of(exchange: Exchange, *, is_raw: bool) -> Failure | None:
     """The failure that an answer means; None for one whose body is worth decoding."""
     if exchange.status != 200:
         retry_after = exchange.headers.get(b"retry-after")
@@ -193,11 +194,21 @@ def _failure_of(exchange: Exchange) -> Failure | None:
         )
     kind, _, parameters = exchange.headers.get(b"content-type", b"").lower().partition(b";")
     kind = kind.strip()
+    if is_raw:
+        return None if kind == _RAW_TYPE else _failure_of_no_bytes(exchange, kind)
     if kind not in _JSON_TYPES and not kind.endswith(b"+json"):
         return Failure(kind=FailureKind.MALFORMED, detail=f"HTTP 200 with content type {kind[:40]!r}", status=200)
     if b"charset" in parameters and b"utf-8" not in parameters:
         return Failure(kind=FailureKind.MALFORMED, detail=f"HTTP 200 with {parameters[:40]!r}", status=200)
     return None
+
+
+def _failure_of_no_bytes(exchange: Exchange, kind: bytes) -> Failure:
+    """Bytes were asked for, and something else came: a gateway's error, or a server that does not know the form."""
+    error = error_in_answer(exchange.body) if kind in _JSON_TYPES else None
+    if error is not None:
+        return Failure(kind=error.kind, detail=str(error), status=200)
+    return Failure(kind=FailureKind.MALFORMED, detail=f"HTTP 200 with content type {kind[:40]!r}", status=200)
 
 
 def _milliseconds(value: bytes) -> float:

@@ -11,6 +11,7 @@ from gpu_clients.server_facts import OPENAI_BASE, EmbedOptions, ServerFacts
 from gpu_clients.vectors.decode import AnswerForm
 
 NATIVE_PATH = "/embed"
+_EMBED_DTYPES = {AnswerForm.BYTES: "float32", AnswerForm.HALF_BYTES: "float16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +46,15 @@ def choose_route(facts: ServerFacts, options: EmbedOptions) -> Route:
     if facts.kind == "tei" and (native_needed or facts.form is None):
         return _native(options)
     form = AnswerForm(facts.form or AnswerForm.OPENAI_FLOATS.value)
+    if form.is_raw:
+        form = AnswerForm.HALF_BYTES if options.half else AnswerForm.BYTES
     fields: dict[str, Any] = {}
     if facts.kind == "openai":
         fields["model"] = options.model or facts.model_id
     if form is AnswerForm.BASE64:
         fields["encoding_format"] = "base64"
+    elif form.is_raw:
+        fields |= {"encoding_format": "bytes_only", "embed_dtype": _EMBED_DTYPES[form], "endianness": "little"}
     if options.dimensions is not None:
         fields["dimensions"] = options.dimensions
     if facts.cuts_with is not None and options.truncate:

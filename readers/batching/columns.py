@@ -17,6 +17,7 @@ from readers.batching.ports import Document, ValueTypes
 from readers.batching.unicode import is_encodable
 
 _NONE_TYPES = frozenset((type(None), Missing))
+_INT64 = (-(1 << 63), (1 << 63) - 1)
 _PLAIN_KINDS = ("int64", "bool")
 """Kinds whose values go into JSON as they are."""
 
@@ -78,7 +79,8 @@ class ColumnReader:
         """
         self._columns = columns
         self._getters = [getter(name) for name, _ in columns]
-        self._plain = {kind: frozenset((*_types_of(kind, types), type(None))) for kind in _PLAIN_KINDS}
+        plain_kinds = [kind for kind in _PLAIN_KINDS if kind != "int64" or not types.has_wide_integers]
+        self._plain = {kind: frozenset((*_types_of(kind, types), type(None))) for kind in plain_kinds}
         self._converters = _converters(types)
         self._on_first_misfit = on_first_misfit
         self.misfits: dict[str, int] = {}
@@ -122,7 +124,11 @@ def _converters(types: ValueTypes) -> dict[str, Callable[[Any], Any]]:
     )
     milliseconds = types.milliseconds
 
+    is_wide = types.has_wide_integers
+
     def as_int64(value: Any) -> int | None:
+        if is_wide and type(value) in integers and not _INT64[0] <= value <= _INT64[1]:
+            return None
         return value if type(value) in integers else None
 
     def as_double(value: Any) -> float | None:

@@ -12,6 +12,21 @@ Document = dict[str, Any]
 """A document of a source: its fields by name, its id under `_id`."""
 
 
+class UnreadableDocument(Document):
+    """A document that the source could not read: only its id is there.
+
+    Attributes:
+        reason, detail: As the quarantine names them (`engine.records.Quarantined`).
+    """
+
+    __slots__ = ("detail", "reason")
+
+    def __init__(self, value: Any, reason: str, detail: str) -> None:
+        super().__init__(_id=value)
+        self.reason = reason
+        self.detail = detail
+
+
 class IdTypeMismatch(Exception):
     """An id does not fit the id column; the document cannot be in this data set."""
 
@@ -64,8 +79,105 @@ class ValueTypes:
         kinds: The column type of each Python type that the source uses; a value of any other type is `json`.
         milliseconds: Milliseconds since 1970, UTC, of a value whose kind is `timestamp`.
         json: Any value as JSON text.
+        has_wide_integers: Whether an integer may be too wide for 64 bits with a sign; such a one fits no `int64`.
     """
 
     kinds: Mapping[type, str]
     milliseconds: Callable[[Any], int]
     json: Callable[[Any], str]
+    has_wide_integers: bool = False
+
+
+class Outage(Protocol):
+    """How long a source has been away, and what its last error said."""
+
+    @property
+    def going_on(self) -> bool:
+        """Whether the last call failed."""
+
+    @property
+    def last_error(self) -> str | None:
+        """What the last failure said, or None."""
+
+    def over(self) -> None:
+        """Note that a call worked."""
+
+    def pause_s(self, error: Any, /) -> float:
+        """Note a failed call; how long to wait before the next one.
+
+        Raises:
+            EngineError: the error does not pass by itself, or the outage has lasted too long.
+        """
+
+
+class Page(Protocol):
+    """Some documents of a source in its order."""
+
+    @property
+    def documents(self) -> list[Document]:
+        """The documents; may be empty, also before the end."""
+
+    @property
+    def position(self) -> Any:
+        """Where the next page begins, None at the end."""
+
+
+class DocumentQueue(Protocol):
+    """The documents of a source that are to be embedded, a page at a time."""
+
+    def start(self) -> Any:
+        """Where the first page begins."""
+
+    def read(self, position: Any, n_rows: int, /) -> Page:
+        """The page that begins at `position`, of about so many documents at most."""
+
+
+class DocumentSource(Protocol):
+    """A source of documents as the reader's stage sees it; every wing that reads one has one.
+
+    Attributes:
+        ids: What its ids are.
+        types: How its values become those of carried columns.
+        outage: How long it has been away.
+        passing: Errors of `open` and of a queue's `read` that may pass; `outage` says for how long to wait.
+        columns: Name and type of the values that travel with each document.
+    """
+
+    ids: SourceIds
+    types: ValueTypes
+    outage: Outage
+    passing: tuple[type[Exception], ...]
+    columns: tuple[tuple[str, str], ...]
+
+    def may_wait(self, entry: dict[str, Any], /) -> bool:
+        """Note an entry of the quarantine; whether its document may turn out to be in no page (`take_in`)."""
+
+    def begin_pass(self) -> None:
+        """Told before every pass, by the reader's thread: go by what is in quarantine now."""
+
+    def take_in(self, skip: Any, is_enough: Callable[[], bool], /) -> bool:
+        """See to it, before the first page of a pass, that quarantined documents in its pages are in the skip set.
+
+        Args:
+            skip: The reader's `readers.batching.skip.SkipSet`.
+
+        Returns:
+            False when `is_enough` ended it: then no page may be looked at.
+        """
+
+    def open(self) -> DocumentQueue:
+        """Begin a pass over what is to be embedded.
+
+        Raises:
+            ConfigError: it cannot be read as it is.
+        """
+
+    def first_page_is_there(self) -> None:
+        """Told after every page: what may take a while, and the first page should not wait for, can begin now."""
+
+    @property
+    def estimate(self) -> int | None:
+        """About how many documents the first pass finds; None while that is not known."""
+
+    def close(self) -> None:
+        """Close connections and files."""

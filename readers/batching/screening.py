@@ -5,6 +5,7 @@
     empty, or only white space        quarantine `empty`
     invalid UTF-8, lone surrogates    quarantine `invalid_unicode`
     an `_id` that does not fit        quarantine `id_type`
+    what the source could not read    quarantine `unreadable`, or what the source says
     too long                          cut and flagged, or quarantine `too_long`
     NUL and other control characters  embedded like any other
 
@@ -21,9 +22,10 @@ from typing import Any
 import orjson
 
 from engine.records import Quarantined
+from engine.words import start_of_word
 from readers.batching.columns import ColumnReader
 from readers.batching.paths import MISSING, getter
-from readers.batching.ports import Document, SourceIds
+from readers.batching.ports import Document, SourceIds, UnreadableDocument
 from readers.batching.skip import SkipSet
 
 KEPT_TEXT_BYTES = 32 << 10
@@ -31,6 +33,8 @@ KEPT_TEXT_BYTES = 32 << 10
 
 LONGEST_ID_TEXT = 16 << 10
 _get_id = itemgetter("_id")
+_FAR_CHARACTERS_PER_TOKEN = 32
+"""Ordinary text has 2 to 6; only texts beyond that many are looked at for words that no server would see."""
 _JSON_BYTES_PER_CHARACTER = 6  # the most that JSON makes of one: \u0000
 
 
@@ -43,6 +47,8 @@ class TextPolicy:
         prompt: Text put before every document's text; may be empty.
         max_text_bytes: Bytes that a text may have as JSON, prompt included.
         max_characters: Characters that a text may have, prompt included, or None; only with `truncate`.
+        max_tokens: Tokens that the servers take of a text, or None; only with `truncate`. A text that is far longer
+            is cut behind so many words, which are more tokens: the server cuts the rest as it would have cut the whole.
         truncate: Whether texts that are too long are cut (and flagged) or quarantined as `too_long`.
         keep_text: Whether quarantine entries carry the text.
     """
@@ -51,6 +57,7 @@ class TextPolicy:
     prompt: str
     max_text_bytes: int
     max_characters: int | None
+    max_tokens: int | None
     truncate: bool
     keep_text: bool
 
@@ -93,8 +100,10 @@ class Screening:
         self._prompt = policy.prompt
         self._max_text_bytes = policy.max_text_bytes
         self._max_characters = policy.max_characters if policy.truncate else None
+        self._max_tokens = policy.max_tokens if policy.truncate else None
+        self._most_useful = (self._max_tokens or 0) * _FAR_CHARACTERS_PER_TOKEN or None
         surely_fits = (policy.max_text_bytes - 2) // _JSON_BYTES_PER_CHARACTER
-        self._safe_characters = min(surely_fits, self._max_characters or surely_fits)
+        self._safe_characters = min(surely_fits, self._max_characters or surely_fits, self._most_useful or surely_fits)
         self._get_text = getter(policy.text_field)
         self._get_plain_text = None if "." in policy.text_field else itemgetter(policy.text_field)
         self.quarantined: list[Quarantined] = []
@@ -174,6 +183,8 @@ class Screening:
         for document, value in zip(documents, ids, strict=True):
             text = self._get_text(document)
             problem = problem_of(text)
+            if isinstance(document, UnreadableDocument):
+                problem = (document.reason, document.detail)
             misfit = self._ids.misfit(value)
             if misfit is not None:
                 problem = ("id_type", misfit)
@@ -188,13 +199,13 @@ class Screening:
     def _shorten(self, rows: Rows, documents: list[Document]) -> list[Document]:
         """Cut or refuse the texts that are too long, in place; the documents that remain."""
         kept = []
-        for row, text in enumerate(rows.texts):
+        for row, whole in enumerate(rows.texts):
+            text = self._without_useless_words(rows, row) if len(whole) > self._safe_characters else whole
             if len(text) <= self._safe_characters or self._fits(text):
                 kept.append(row)
             elif self._policy.truncate:
                 rows.texts[row] = self._cut(text)
-                rows.truncated.add(self._ids.key(rows.ids[row]))
-                self.n_truncated += 1
+                self._flag(rows, row)
                 kept.append(row)
             else:
                 detail = f"{len(text)} characters are more than {self._max_text_bytes} bytes as JSON"
@@ -204,6 +215,22 @@ class Screening:
         rows.ids = [rows.ids[row] for row in kept]
         rows.texts = [rows.texts[row] for row in kept]
         return [documents[row] for row in kept]
+
+    def _without_useless_words(self, rows: Rows, row: int) -> str:
+        """Take the words off a far too long text that no server would look at: sending them is for nothing."""
+        text = rows.texts[row]
+        if self._max_tokens is not None and self._most_useful is not None and len(text) > self._most_useful:
+            end = start_of_word(text, self._max_tokens)
+            if end is not None:
+                text = rows.texts[row] = text[:end]
+                self._flag(rows, row)
+        return text
+
+    def _flag(self, rows: Rows, row: int) -> None:
+        key = self._ids.key(rows.ids[row])
+        if key not in rows.truncated:
+            rows.truncated.add(key)
+            self.n_truncated += 1
 
     def _fits(self, text: str) -> bool:
         if self._max_characters is not None and len(text) > self._max_characters:

@@ -33,11 +33,18 @@ KEPT_IN_MEMORY = 50_000
 _NEW, _BEFORE, _MET = 1, 2, 3  # added in this generation; there before it; there before it, and met
 _CHUNK_BYTES = 256 << 10
 
+Entry = dict[str, Any]
+"""A line of the quarantine file."""
+
 
 class QuarantineLog:
     """Follows `quarantine.jsonl` while the supervisor appends to it."""
 
-    def __init__(self, path: str | None, key_of_text: Callable[[str], Hashable]) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        key_of_text: Callable[[str], Hashable],
+    ) -> None:
         """
         Args:
             path: The file; None when there is none.
@@ -47,10 +54,17 @@ class QuarantineLog:
         self.path = None if path is None else Path(path)
         self._offset = 0
 
-    def new_keys(self) -> Iterator[list[Hashable]]:
+    def again(self) -> QuarantineLog:
+        """The same file from its beginning."""
+        return QuarantineLog(None if self.path is None else str(self.path), self._key_of_text)
+
+    def new_keys(self, is_wanted: Callable[[Entry], bool] | None = None) -> Iterator[list[Hashable]]:
         """The keys of the documents that were added since the last call, in portions of a bounded size.
 
         A line in the making waits for the next call.
+
+        Args:
+            is_wanted: Asked about every entry, once; the keys of others are passed over.
         """
         if self.path is None or not self.path.exists() or self.path.stat().st_size <= self._offset:
             return
@@ -65,7 +79,9 @@ class QuarantineLog:
                     offset += len(line)
                     # an _id that was too long for a message was cut: its document is read, and refused, once more
                     with contextlib.suppress(ValueError, TypeError, KeyError):
-                        keys.append(self._key_of_text(id_text(orjson.loads(line))))
+                        entry = orjson.loads(line)
+                        if is_wanted is None or is_wanted(entry):
+                            keys.append(self._key_of_text(id_text(entry)))
                 self._offset = max(self._offset, offset)
                 yield keys
 
@@ -147,11 +163,23 @@ class SkipSet:
     """Decides which documents of a page are new, and remembers those that were.
 
     Attributes:
-        skipped: Documents met that were in quarantine before this generation, each counted once.
+        left_out: Documents of the queue that were in quarantine before this generation and are in no page at all.
     """
 
-    def __init__(self, quarantine: QuarantineLog, done: DoneIds | None, ids: SourceIds) -> None:
+    def __init__(
+        self,
+        quarantine: QuarantineLog,
+        done: DoneIds | None,
+        ids: SourceIds,
+        may_wait: Callable[[Entry], bool] = lambda _: False,
+    ) -> None:
+        """
+        Args:
+            may_wait: Asked about every entry of the quarantine, once. True postpones one that was there before this
+                generation: it need not be known before `take_in`, because no page may hold its document.
+        """
         self._log = quarantine
+        self._may_wait = may_wait
         self._done = done
         self._ids = ids
         self._key_of, self._keys_of = ids.key, ids.keys
@@ -159,7 +187,13 @@ class SkipSet:
         self._quarantined = QuarantinedKeys(None if quarantine.path is None else quarantine.path.parent)
         self._has_read_log = False
         self._published: deque[tuple[int, list[Any]]] = deque()
-        self.skipped = 0
+        self._met = 0
+        self.left_out = 0
+
+    @property
+    def skipped(self) -> int:
+        """Documents in the queue that were in quarantine before this generation, each counted once."""
+        return self._met + self.left_out
 
     def follow_quarantine(self, is_enough: Callable[[], bool] = lambda: False) -> None:
         """Take in what was quarantined by others since the last call; at the first one, what was there before.
@@ -167,12 +201,30 @@ class SkipSet:
         Args:
             is_enough: Asked after every portion of the first call, which may take a while; True ends it.
         """
-        state = _NEW if self._has_read_log else _BEFORE
-        for keys in self._log.new_keys():
-            self._quarantined.add(keys, state)
-            if state == _BEFORE and is_enough():
+        if self._has_read_log:
+            for keys in self._log.new_keys(lambda entry: self._may_wait(entry) or True):
+                self._quarantined.add(keys, _NEW)
+            return
+        for keys in self._log.new_keys(lambda entry: not self._may_wait(entry)):
+            self._quarantined.add(keys, _BEFORE)
+            if is_enough():
                 return
         self._has_read_log = True
+
+    def take_in(self, is_wanted: Callable[[Entry], bool], is_enough: Callable[[], bool], *, counts: bool) -> bool:
+        """Take in postponed entries, before a page is seen that may hold their documents; whether all are in.
+
+        Args:
+            is_wanted: Which of them.
+            is_enough: Asked after every portion, True ends it.
+            counts: Whether they count as skipped when they are met; not those that were left out before.
+        """
+        state = _BEFORE if counts else _NEW
+        for keys in self._log.again().new_keys(is_wanted):
+            self._quarantined.add(keys, state)
+            if is_enough():
+                return False
+        return True
 
     def quarantine(self, value: Any) -> None:
         """Note the `_id` of a document that the reader itself quarantines; it is unsettled no more."""
@@ -196,7 +248,7 @@ class SkipSet:
         rows = []
         for row, key in enumerate(keys):
             if state := self._quarantined.meet(key):
-                self.skipped += state == _BEFORE
+                self._met += state == _BEFORE
             elif key not in self._unsettled and not done[row]:
                 self._unsettled.add(key)
                 rows.append(row)

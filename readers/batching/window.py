@@ -9,6 +9,7 @@ The window starts small, so that servers do not wait for it at the start, and gr
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -79,10 +80,52 @@ class BatchLimits:
     max_tokens: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Which texts must not stand beside texts of equal length, because the servers give them other vectors there.
+
+    A text has at most as many tokens as characters, or hardly more: what is shorter is in no danger. Texts that the
+    server cuts are all of one length then.
+
+    Attributes:
+        from_tokens: Tokens from which on that is so.
+        cut_tokens: Tokens to which the server cuts; None when it does not say.
+    """
+
+    from_tokens: int
+    cut_tokens: int | None
+
+    def order(self, order: list[int], lengths: list[int]) -> list[int]:
+        """The rows in an order in which no long text has one of equal length beside it, as far as there are others.
+
+        Args:
+            order: The rows as they would be sent otherwise; short ones keep their order.
+            lengths: Characters of each row's text.
+        """
+        long = sorted((row for row in order if lengths[row] >= self.from_tokens), key=lengths.__getitem__)
+        if len(long) < 2:
+            return order
+        most = self.cut_tokens or lengths[long[-1]]
+        n_cut = sum(lengths[row] >= most for row in long)
+        short = [row for row in order if lengths[row] < self.from_tokens]
+        n_needed = max(0, 2 * n_cut - len(long))  # to stand between those that are cut
+        between = heapq.nlargest(n_needed, short, key=lengths.__getitem__)[::-1]
+        taken = set(between)
+        short = [row for row in short if row not in taken]
+        long = between + long
+        half = (len(long) + 1) // 2
+        mixed: list[int] = []
+        for number in range(half):  # the shortest beside the shortest of the longer half, and so on
+            mixed += [long[half + number], long[number]] if half + number < len(long) else [long[number]]
+        falls = lengths[order[0]] > lengths[order[-1]]
+        return [*mixed[::-1], *short] if falls else [*short, *mixed]
+
+
 class Window:
     """Holds rows back until there are enough of them to sort.
 
     Attributes:
+        n_apart: Rows given out whose text is so long that it had to be kept apart from its equals.
         saved_texts: Texts that need not be sent, because the same text stands in the same batch.
     """
 
@@ -94,6 +137,7 @@ class Window:
         max_rows: int,
         bucketing: bool,
         dedup: bool,
+        apart: Apart | None = None,
     ) -> None:
         """
         Args:
@@ -101,11 +145,14 @@ class Window:
             max_rows: Full size of the window.
             bucketing: Whether to sort by length.
             dedup: Whether to send equal texts once.
+            apart: Which texts to keep apart from their equals.
         """
         self._limits = limits
         self._keys_of = keys_of
         self._bucketing = bucketing
         self._dedup = dedup
+        self._apart = apart
+        self.n_apart = 0
         self._max_rows = max(max_rows, limits.max_texts)  # with less than a batch no batch were ever full
         self._target_rows = min(self._max_rows, 4 * limits.max_texts)
         self._held = Rows()
@@ -190,7 +237,7 @@ class Window:
         if self._bucketing:
             self._descending = not self._descending
         if not has_repeats:
-            return order, []
+            return self._apart.order(order, lengths) if self._apart is not None else order, []
         return order, [place for place in range(1, n_rows) if firsts[order[place]] == firsts[order[place - 1]]]
 
     def _end_of_batch(self, start: int, order: list[int], repeats: list[int], lengths: list[int]) -> tuple[int, bool]:
@@ -206,7 +253,7 @@ class Window:
         is_full = stop < len(order) or stop - start >= limits.max_texts
         stop = min(stop, start + limits.max_rows)
         ends = max(lengths[order[start]], lengths[order[stop - 1]])
-        longest = ends if self._bucketing else max(lengths[row] for row in order[start:stop])
+        longest = ends if self._bucketing and self._apart is None else max(lengths[row] for row in order[start:stop])
         n_rows = stop - start
         if longest * n_rows > limits.max_characters or (
             limits.max_tokens is not None and estimated_tokens(longest) * n_rows > limits.max_tokens
@@ -227,6 +274,8 @@ class Window:
         return stop
 
     def _batch(self, window: Rows, rows: list[int], *, has_repeats: bool) -> Batch:
+        if self._apart is not None:
+            self.n_apart += sum(len(window.texts[row]) >= self._apart.from_tokens for row in rows)
         ids = list(map(window.ids.__getitem__, rows))
         texts = list(map(window.texts.__getitem__, rows))
         columns = list(map(window.columns.__getitem__, rows)) if window.columns else []

@@ -18,6 +18,8 @@ from readers.mongo.work_queue import BY_ID, ID_INDEX, WorkQuery
 EXACT_UP_TO_ROWS = 50_000
 SAMPLE_ROWS = 2_000
 MAX_TIME_MS = 5_000
+_WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))
+"""What Python takes for white space; there is none behind U+3000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +63,27 @@ def queue_size(collection: Documents, query: WorkQuery, index: str) -> QueueSize
     return QueueSize(max(counted, round(total * hits / SAMPLE_ROWS)), False)
 
 
-def count_without_text(collection: Documents, query: WorkQuery, index: str, text_field: str) -> int | None:
-    """How many documents of the work queue have no text to embed (missing, no string, empty); None when too many.
+def has_no_text(text_field: str) -> Document:
+    """An expression: the text is missing, no string, empty, or white space alone.
 
-    Those of white space alone are not among them: the server would have to search every text.
+    An expression and no plain condition, which would look into arrays.
+    """
+    text = f"${text_field}"
+    return {
+        "$or": [
+            {"$ne": [{"$type": text}, "string"]},
+            {"$eq": [{"$trim": {"input": text, "chars": _WHITE_SPACE}}, ""]},
+        ]
+    }
+
+
+def count_without_text(collection: Documents, query: WorkQuery, index: str, text_field: str) -> int | None:
+    """How many documents of the work queue have no text to embed (`has_no_text`); None when there are too many.
 
     Args:
         index: The index that the queue follows.
     """
-    text = f"${text_field}"
-    has_none: Document = {"$expr": {"$or": [{"$ne": [{"$type": text}, "string"]}, {"$eq": [text, ""]}]}}
-    condition: Document = {"$and": [query.predicates(), has_none]}
+    condition: Document = {"$and": [query.predicates(), {"$expr": has_no_text(text_field)}]}
     hint: str | Document = BY_ID if query.scan == "id" else index
     try:
         return collection.count_documents(condition, hint=hint, maxTimeMS=MAX_TIME_MS, collation=query.collation)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import bson
@@ -45,6 +45,9 @@ BY_ID: Document = {"_id": 1}
 
 LARGEST_ANSWER_BYTES = 16 << 20
 """The server ends a batch at this size, so a page is never larger, whatever its documents are."""
+
+STRETCH_KEYS = 20_000
+"""Keys that one query of a sparse queue looks at."""
 
 _KEY_FIELD = "__engine_key"
 _RAW_CODEC: CodecOptions[RawBSONDocument] = CodecOptions(
@@ -75,6 +78,8 @@ class WorkQuery:
         condition: A further condition, or None.
         scan: `queue` follows the partial index, `id` follows `_id_`.
         retweeted: Which value of `retweeted` counts, one of `engine.records.RETWEETED_VALUES`.
+        is_sparse: Whether `condition` may leave out long stretches of the index; a page then ends after so many keys,
+            found or not, so that no query takes long.
     """
 
     done_field: str
@@ -82,6 +87,7 @@ class WorkQuery:
     condition: Document | None = None
     scan: str = "queue"
     retweeted: str = "null"
+    is_sparse: bool = False
 
     @classmethod
     def of(
@@ -158,11 +164,13 @@ class Position:
         segment: Number of the stretch of the index.
         lower: First key, inclusive, or None for a segment without bounds.
         last: Key (`readers.mongo.ids.key_of`) of the `_id` at `lower` that was read already, or None.
+        until: First key behind the stretch that a query may look at, or None.
     """
 
     segment: int
     lower: IndexKey | None
     last: Hashable | None = None
+    until: IndexKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +207,7 @@ class WorkQueue:
         self._projection = _projection((*fields, *self._key_fields))
         self._segments = _segments(query)
         self._order = dict.fromkeys(self._key_fields, 1) if merges else None
+        self._is_sparse = query.is_sparse and not merges
 
     def start(self) -> Position:
         """The beginning of the queue."""
@@ -227,6 +236,8 @@ class WorkQueue:
             pymongo.errors.PyMongoError: the query failed; it may be made again.
             SourceError: a document cannot be decoded.
         """
+        if self._is_sparse and position.until is None and position.lower is not None:
+            position = replace(position, until=self._key_behind(position))
         try:
             documents = self._find(position, n_rows)
             if documents and self._needs_care(documents[-1]):
@@ -242,7 +253,7 @@ class WorkQueue:
             return Page(documents, self._end_of(position).position)
         last = documents[-1]
         lower = {name: last.get(name) for name in self._key_fields}
-        page = Page(documents, Position(position.segment, lower, key_of(last["_id"])))
+        page = Page(documents, Position(position.segment, lower, key_of(last["_id"]), position.until))
         return self._without_first(page, position)
 
     def explain(self) -> Document:
@@ -281,8 +292,8 @@ class WorkQueue:
             found["collation"] = self._collation
         if position.lower is not None:
             found["min"] = position.lower
-        if segment.upper is not None:
-            found["max"] = segment.upper
+        if (upper := position.until or segment.upper) is not None:
+            found["max"] = upper
         if self._order is not None:
             found["sort"] = self._order
         return found
@@ -305,8 +316,7 @@ class WorkQueue:
     def _read_with_care(self, position: Position, n_rows: int) -> Page:
         """The page again, with the server telling the index key; the last key is taken over as raw bytes."""
         predicates = self._segments[position.segment].predicates
-        key = {"_id": "$_id"} if self._is_by_id else {"$meta": "indexKey"}  # which clustered collections do not tell
-        projection = {**self._projection, _KEY_FIELD: key}
+        projection = {**self._projection, _KEY_FIELD: self._index_key()}
         with self._collection.find_raw_batches(predicates, projection, **self._arguments(position, n_rows)) as cursor:
             batches: list[bytes] = list(cursor)  # type: ignore[arg-type]  # raw batches are bytes
         blob = b"".join(batches)
@@ -316,8 +326,19 @@ class WorkQueue:
         last = RawBSONDocument(_last_document(blob), _RAW_CODEC)
         for document in documents:
             del document[_KEY_FIELD]
-        page = Page(documents, Position(position.segment, last[_KEY_FIELD], key_of(documents[-1]["_id"])))
+        after = Position(position.segment, last[_KEY_FIELD], key_of(documents[-1]["_id"]), position.until)
+        page = Page(documents, after)
         return self._without_first(page, position)
+
+    def _index_key(self) -> Document:
+        return {"_id": "$_id"} if self._is_by_id else {"$meta": "indexKey"}  # which clustered collections do not tell
+
+    def _key_behind(self, position: Position) -> IndexKey | None:
+        """The key that comes `STRETCH_KEYS` behind a position, None when the segment ends before; reads no document."""
+        found = {**self._arguments(position, 1), "limit": -1, "skip": STRETCH_KEYS}
+        with self._collection.find_raw_batches({}, {"_id": 1, _KEY_FIELD: self._index_key()}, **found) as cursor:
+            blob = b"".join(cursor)  # type: ignore[arg-type]  # raw batches are bytes
+        return RawBSONDocument(_last_document(blob), _RAW_CODEC)[_KEY_FIELD] if blob else None
 
     def _without_first(self, page: Page, position: Position) -> Page:
         """Drop the document that the page before ended with; nothing behind it ends the segment."""
@@ -330,6 +351,8 @@ class WorkQueue:
         return page
 
     def _end_of(self, position: Position) -> Page:
+        if position.until is not None:
+            return Page([], Position(position.segment, position.until))
         following = position.segment + 1
         if following == len(self._segments):
             return Page([], None)

@@ -1,1 +1,1 @@
-"""What is looked at before a run reads anything: is there a text, and if the queue is empty, why."""
+"""What is looked at before documents are read: is there a text, why is the queue empty, what is known already."""

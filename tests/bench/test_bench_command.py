@@ -170,7 +170,7 @@ def test_a_server_that_goes_away_leaves_what_is_known_and_no_file(texts: Path, m
             if part == "floor":
                 fleet.kill(fleet.ports[1])
 
-        monkeypatch.setattr(command, "_tell", kill_at_the_floor)
+        monkeypatch.setattr(command, "tell", kill_at_the_floor)
         result = command.find_operating_point(settings, SECRETS)
 
     assert result.exit_code is Exit.SERVERS

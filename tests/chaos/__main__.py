@@ -35,7 +35,7 @@ def main() -> int:
         LocalMongod() as mongod,
         StandinFleet(SERVERS) as fleet,
     ):
-        chaos = Chaos(Path(folder), mongod.uri, fleet)
+        chaos = Chaos(Path(folder), mongod, fleet)
         while time.monotonic() < ends and (options.rounds is None or number < options.first + options.rounds):
             started = time.monotonic()
             try:

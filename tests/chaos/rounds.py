@@ -16,7 +16,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ import numpy as np
 import psutil
 from pymongo import MongoClient
 
+from bench.parts.local_mongod import LocalMongod
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from bench.standin.backends.vectors import text_rows
 from engine.errors import Exit
 from tests.chaos.trouble import Round, Trouble, draw_round
 from tests.crash.job import DIM, DONE, MODEL, SECRET, Ended, Job, plain
+from tests.parts.manners import KNOWN, Manners, serving
 from tests.parts.poor_disk import mounted
 
 SERVERS = StandinConfig(
@@ -61,9 +63,10 @@ class Chaos:
         counts: How often each trouble was tried, and how commands ended.
     """
 
-    def __init__(self, folder: Path, uri: str, fleet: StandinFleet) -> None:
+    def __init__(self, folder: Path, mongod: LocalMongod, fleet: StandinFleet) -> None:
         self._folder = folder
-        self._uri = uri
+        self._mongod = mongod
+        self._uri = mongod.uri
         self._fleet = fleet
         self.counts: collections.Counter[str] = collections.Counter()
 
@@ -80,8 +83,8 @@ class Chaos:
         with MongoClient[dict[str, Any]](self._uri) as client:
             database = client[f"chaos_{seed}_{number}_{os.getpid()}"]
             try:
-                with self._disk(plan, folder) as disk:
-                    job = Job(folder=folder, uri=self._uri, database=database, urls=self._fleet.urls)
+                with self._disk(plan, folder) as disk, self._servers(plan) as urls:
+                    job = Job(folder=folder, uri=self._uri, database=database, urls=urls)
                     self._play(plan, dataclasses.replace(job, hot=disk / "hot", cold=disk / "cold"), said)
             except AssertionError as error:
                 where = "\n".join(said)
@@ -104,9 +107,28 @@ class Chaos:
         except PermissionError:
             yield folder
 
+    @contextlib.contextmanager
+    def _servers(self, plan: Round) -> Iterator[tuple[str, ...]]:
+        """Their URLs."""
+        if plan.dialect is None:
+            yield self._fleet.urls
+            return
+        self.counts[f"dialect {plan.dialect}"] += 1
+        manners = Manners(**KNOWN[plan.dialect][0], vectors_of=MODEL, dim=DIM)
+        base = "" if manners.base in ("", "/v1") else manners.base
+        with serving(manners) as one, serving(manners) as two:
+            yield one + base, two + base
+
     def _play(self, plan: Round, job: Job, said: list[str]) -> None:
+        if plan.collection:
+            self.counts[f"collection {next(iter(plan.collection))}"] += 1
+            job.database.create_collection(job.collection, **plan.collection)
+        if plan.refused:
+            self._refused(plan, job)
+            return
         job.insert(plan.documents)
-        job.options = (*plan.options, "--max-outage", str(MAX_OUTAGE_S))
+        model = KNOWN[plan.dialect][1].get("model") if plan.dialect is not None else None
+        job.options = (*plan.options, "--max-outage", str(MAX_OUTAGE_S), *(("--model", model) if model else ()))
         for troubles in plan.attempts:
             said.append(f"trouble: {troubles}")
             ended = self._attempt(plan, job, troubles)
@@ -126,10 +148,32 @@ class Chaos:
                 self._fleet.control(port, faults=mine)
         points = ";".join(point for trouble in troubles for point in trouble.failpoints)
         process = job.start_run("--max-time", str(MAX_TIME_S), ENGINE_FAILPOINTS=points)
+        power_cuts = []
         for trouble in troubles:
-            if trouble.kill is not None:
+            if trouble.kill == "mongod":
+                power_cuts.append(time.monotonic() + trouble.after_s)
+            elif trouble.kill is not None:
                 threading.Timer(trouble.after_s, _send, (process, trouble.kill, plan.name)).start()
-        return _ended(process)
+
+        def meanwhile() -> None:  # in this thread: MongoDB ends with the thread that started it
+            if power_cuts and time.monotonic() >= min(power_cuts):
+                power_cuts.remove(min(power_cuts))
+                self._mongod.kill()
+                self._mongod.start()
+
+        return _ended(process, meanwhile)
+
+    def _refused(self, plan: Round, job: Job) -> None:
+        """No run can read the collection: each command says so, and leaves nothing behind."""
+        base = dataclasses.replace(job, collection="base")
+        base.insert(plan.documents)
+        for command in (("index",), ("plan",), ("run", *plan.options)):
+            ended = job.call(*command)
+            _require(ended.code == Exit.USAGE, f"{command[0]}: exit {ended.code}, expected 2: {ended.err[-800:]}")
+            complaints = [line for line in ended.err.splitlines() if line.startswith("engine: ")]
+            _require(len(complaints) == 1, f"{command[0]}: {len(complaints)} complaints")
+        _require(not job.rows(), "a row of a collection that cannot be read")
+        _require(not base.database["base"].count_documents({DONE: {"$exists": True}}), "a mark behind a view")
 
     def _calm(self) -> None:
         for port in self._fleet.ports:
@@ -147,7 +191,8 @@ class Chaos:
             if refused and "cannot be used: " in ended.err:  # it was ill when the doctor looked: nothing was begun
                 self.counts["refused by the doctor"] += 1
             else:
-                _require(ended.code in ALLOWED, f"an exit code that this trouble does not explain: {ended.code}")
+                allowed = ALLOWED | ({int(Exit.MONGODB)} if "mongod" in kills else set())
+                _require(ended.code in allowed, f"an exit code that this trouble does not explain: {ended.code}")
             _require("report it" not in ended.err, "a sentence of the user's was an unexpected error")
             complaints = [line for line in ended.err.splitlines() if line.startswith("engine: ")]
             _require(len(complaints) <= 1, f"{len(complaints)} complaints")
@@ -178,6 +223,12 @@ class Chaos:
         _require(marked == (set(rows) if plan.mark else set()), "the marks are not those of the rows")
         job.assert_clean()
         if plan.merge:
+            if plan.merge_failpoints:
+                failed = job.call("merge", "--json", ENGINE_FAILPOINTS=plan.merge_failpoints)
+                said.append(f"merge with {plan.merge_failpoints}: exit {failed.code} {failed.err[-800:]}")
+                self.counts[f"merge, exit {failed.code}"] += 1
+                _require("Traceback" not in failed.err, "a traceback of merge")
+                _require(failed.code in (0, Exit.OUTPUT_DEVICE, -signal.SIGKILL), f"merge ended with {failed.code}")
             merged = job.call("merge", "--json")
             verified = job.call("verify", "--json", "--level", "4" if plan.mark else "3")
             said.append(f"merge {merged.code} {merged.err[-800:]} verify {verified.code} {verified.out[-800:]}")
@@ -202,7 +253,7 @@ def _rows_with_their_vectors(plan: Round, job: Job) -> dict[Any, Any]:
     return rows
 
 
-def _ended(process: subprocess.Popen[str]) -> Ended:
+def _ended(process: subprocess.Popen[str], meanwhile: Callable[[], None] = lambda: None) -> Ended:
     """Wait for a command within its bound of time; all its processes stay within theirs of memory."""
     peak = 0
     result: list[tuple[str, str]] = []
@@ -211,6 +262,7 @@ def _ended(process: subprocess.Popen[str]) -> Ended:
     deadline = time.monotonic() + BOUND_S
     while reader.is_alive():
         reader.join(0.25)
+        meanwhile()
         if time.monotonic() > deadline:
             kill_all(process)
             reader.join()

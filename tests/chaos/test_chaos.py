@@ -21,7 +21,7 @@ pytestmark = pytest.mark.crash
 def test_a_round_of_chaos_ends_exact(tmp_path: Path, mongod: LocalMongod, number: int) -> None:
     """`python -m tests.chaos --seed 1 --first NUMBER --rounds 1` plays it by hand."""
     with StandinFleet(SERVERS) as fleet, outlives_tests(*fleet.pids):
-        Chaos(tmp_path, mongod.uri, fleet).play(1, number)
+        Chaos(tmp_path, mongod, fleet).play(1, number)
 
 
 def test_a_round_is_the_same_for_the_same_seed_and_another_for_another() -> None:
@@ -39,4 +39,4 @@ def test_the_oracle_sees_a_vector_that_is_another_text_s(
         outlives_tests(*fleet.pids),
         pytest.raises(Finding, match="hold another text's vector"),
     ):
-        Chaos(tmp_path, mongod.uri, fleet).play(1, 9)
+        Chaos(tmp_path, mongod, fleet).play(1, 9)

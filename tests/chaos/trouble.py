@@ -35,6 +35,15 @@ _ID_KINDS: dict[str, Callable[[random.Random, int], Any]] = {
     "uuid": lambda draw, _: Binary.from_uuid(uuid.UUID(int=draw.getrandbits(128))),
     "mixed": lambda draw, number: draw.choice([number, f"s{number}", ObjectId(f"{number:024x}"), number + 0.5]),
 }
+_COLLECTIONS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    ({"capped": True, "size": 16 << 20}, ()),
+    ({"collation": {"locale": "en", "strength": 1}}, ()),
+    ({"collation": {"locale": "sv", "strength": 3, "numericOrdering": True}}, ("--scan", "id")),
+    ({"clusteredIndex": {"key": {"_id": 1}, "unique": True}}, ("--scan", "id")),
+    ({"viewOn": "base", "pipeline": []}, ()),
+]
+"""How a collection may be made, and what a run on it has to say."""
+DIALECTS = ("vLLM", "Infinity", "Ollama", "LM Studio", "LocalAI", "Gemini")
 _UNUSABLE: tuple[Any, ...] = ("", " \n\t", None, 7, ["x"], {"a": "x"})
 
 
@@ -46,7 +55,7 @@ class Trouble:
         kind: For the count at the end.
         faults: Of the stand-in servers.
         failpoints: Of the command's own processes.
-        kill: What is killed, or None: `group`, `supervisor`, `child`, `stop`, `term`.
+        kill: What is killed, or None: `group`, `supervisor`, `child`, `stop`, `term`, `mongod`.
         after_s: When.
         only_texts: Whether it concerns single texts only: a run must settle them all by itself.
     """
@@ -69,6 +78,10 @@ class Round:
         options: Of the command.
         attempts: The troubles of each run; a last run without any follows.
         disk: Refusals of the file system for the whole round; None for a plain folder.
+        collection: How the collection is made: arguments of `create_collection`.
+        refused: Whether no run can read such a collection.
+        dialect: The product whose manners the servers have (`tests.parts.manners.KNOWN`); None for TEI's.
+        merge_failpoints: For the first merge, which may fail then.
     """
 
     name: str
@@ -79,6 +92,10 @@ class Round:
     disk: tuple[str, ...] | None = None
     mark: bool = True
     merge: bool = False
+    collection: dict[str, Any] = field(default_factory=dict)
+    refused: bool = False
+    dialect: str | None = None
+    merge_failpoints: str = ""
 
 
 def draw_round(seed: int, number: int) -> Round:
@@ -96,16 +113,24 @@ def draw_round(seed: int, number: int) -> Round:
     options += ["--bucketing", draw.choice(["auto", "on", "off"])]
     mark = draw.random() < 0.85
     options += [] if mark else ["--no-mark"]
+    made, more = draw.choice(_COLLECTIONS) if draw.random() < 0.3 else ({}, ())
+    options += more
+    dialect = draw.choice(DIALECTS) if draw.random() < 0.2 else None
+    troubles = _TROUBLES if dialect is None else _TROUBLES_OF_ANY_SERVER
     disks = [("LINK=EPERM",), ("LINK=ENOSYS", "FSYNCDIR=EINVAL"), ("FALLOCATE=EOPNOTSUPP",)]
     return Round(
         name=f"{seed}/{number}",
         documents=documents,
         unusable=unusable,
         options=tuple(options),
-        attempts=[[_trouble(draw) for _ in range(draw.randint(1, 2))] for _ in range(draw.randint(1, 2))],
+        attempts=[[draw.choice(troubles)(draw) for _ in range(draw.randint(1, 2))] for _ in range(draw.randint(1, 2))],
         disk=draw.choice(disks) if draw.random() < 0.2 else None,
         mark=mark,
         merge=draw.random() < 0.3,
+        collection=made,
+        refused="viewOn" in made,
+        dialect=dialect,
+        merge_failpoints=_of_merge(draw) if draw.random() < 0.6 else "",
     )
 
 
@@ -136,10 +161,6 @@ def _text(draw: random.Random, number: int) -> str:
     words = [draw.choice(_WORDS) for _ in range(draw.choice([0, 1, 3, 60]))]
     poison = [POISON] if draw.random() < 0.01 else []
     return " ".join([f"text {number if draw.random() < 0.9 else 0}", *words, *poison])
-
-
-def _trouble(draw: random.Random) -> Trouble:
-    return draw.choice([_poison, _poison, _servers, _servers, _device, _kill, _kill])(draw)
 
 
 def _poison(draw: random.Random) -> Trouble:
@@ -187,3 +208,19 @@ def _kill(draw: random.Random) -> Trouble:
     return Trouble(
         kind=f"kill {kill}", kill=kill, after_s=draw.choice([0.3, 1.0, 1.5, 2.0, 3.0]) * draw.uniform(0.8, 1.6)
     )
+
+
+def _mongod(draw: random.Random) -> Trouble:
+    """MongoDB is killed as by a power cut, and comes back after a while."""
+    return Trouble(kind="kill mongod", kill="mongod", after_s=draw.choice([0.5, 1.5, 2.5]) * draw.uniform(0.8, 1.6))
+
+
+def _of_merge(draw: random.Random) -> str:
+    """A call to the device that fails, or kills, while the shards are merged."""
+    role = draw.choice(["merge", "merge-worker"])
+    call = draw.choice(["write", "fsync_file", "fsync_folder", "link", "create", "unlink", "rename"])
+    return f"{role}/durable.{call}#{draw.randint(1, 5)}={draw.choice(['ENOSPC', 'EIO', 'EROFS', 'kill'])}"
+
+
+_TROUBLES_OF_ANY_SERVER: list[Callable[[random.Random], Trouble]] = [_device, _kill, _kill, _mongod]
+_TROUBLES = [_poison, _poison, _servers, _servers, *_TROUBLES_OF_ANY_SERVER]

@@ -10,9 +10,12 @@ import pytest
 from pymongo.database import Database
 
 from bench.parts.local_mongod import LocalMongod
+from bench.parts.s3_server import S3Server
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from tests.conftest import outlives_tests
+from tests.crash.cold_job import ColdJob
 from tests.crash.job import DIM, MODEL, Job
+from tests.parts.fault_proxy import FaultProxy
 
 SERVERS = StandinConfig(
     backend="sim",
@@ -61,3 +64,33 @@ def fleet(shared_fleet: StandinFleet) -> Iterator[StandinFleet]:
 def job(tmp_path: Path, mongod: LocalMongod, mongo_db: Database[dict[str, Any]], fleet: StandinFleet) -> Job:
     """A job without documents, on two of the servers: each costs a process, and most tests need no more."""
     return Job(folder=tmp_path, uri=mongod.uri, database=mongo_db, urls=fleet.urls[:2])
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One S3 server for the whole session."""
+    with S3Server() as server, outlives_tests(server.pid):
+        yield server
+
+
+@pytest.fixture
+def proxy(s3: S3Server) -> Iterator[FaultProxy]:
+    """A proxy before the S3 server."""
+    with FaultProxy(s3.port) as between:
+        yield between
+
+
+@pytest.fixture
+def cold_job(job: Job, s3: S3Server, proxy: FaultProxy) -> ColdJob:
+    """A job whose cold is a bucket of its own behind the proxy."""
+    bucket = f"bucket-{job.database.name.replace('_', '-')}"
+    s3.make_bucket(bucket)
+    return ColdJob(
+        folder=job.folder,
+        uri=job.uri,
+        database=job.database,
+        urls=job.urls,
+        server=s3,
+        bucket=bucket,
+        endpoint=proxy.endpoint,
+    )

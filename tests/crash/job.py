@@ -122,15 +122,23 @@ class Job:
         state = self.state()
         found: dict[Any, npt.NDArray[np.float32]] = {}
         for commit in state.commits.values():
-            table = pq.read_table(self.folders.shards / commit["file"], page_checksum_verification=True)
+            table = pq.read_table(self.shard(commit["file"]), page_checksum_verification=True)
             assert table.num_rows == commit["rows"]
             vectors = table.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-            id_type = (pq.read_metadata(self.folders.shards / commit["file"]).metadata or {})[b"id_type"]
+            id_type = (pq.read_metadata(self.shard(commit["file"])).metadata or {})[b"id_type"]
             for value, vector in zip(table.column("_id").to_pylist(), vectors, strict=True):
                 key = _key(value, id_type)
                 assert key not in found, f"id {key!r} is in two committed rows"
                 found[key] = vector
         return found
+
+    def shard(self, file: str) -> Any:
+        """A committed shard, as pyarrow reads it."""
+        return self.folders.shards / file
+
+    def shard_names(self) -> set[str]:
+        """Names of everything where committed shards are."""
+        return {path.name for path in self.folders.shards.iterdir()}
 
     def quarantined(self) -> dict[Any, str]:
         """Reasons by id."""
@@ -165,8 +173,7 @@ class Job:
     def assert_clean(self) -> None:
         """Nothing unfinished or unknown on the disk, every commit marked, no secret anywhere."""
         state = self.state()
-        names = {path.name for path in self.folders.shards.iterdir()}
-        assert names == {commit["file"] for commit in state.commits.values()}
+        assert self.shard_names() == {commit["file"] for commit in state.commits.values()}
         for path in [*self.folders.hot.rglob("*"), *self.folders.cold.rglob("*")]:
             if path.is_file():
                 assert SECRET.encode() not in path.read_bytes(), path

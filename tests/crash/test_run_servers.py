@@ -8,13 +8,17 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.parts.local_mongod import LocalMongod
-from bench.standin import StandinFleet
+from bench.standin import Dialect, StandinFleet
+from bench.standin.backends.vectors import text_rows
 from tests.conftest import outlives_tests
 from tests.crash.conftest import SERVERS
 from tests.crash.job import (
+    DIM,
+    MODEL,
     SLOW,
     Job,
     finish,
@@ -46,6 +50,22 @@ def test_g9_another_model_is_refused_and_the_fields_are_named(job: Job, fleet: S
     assert "prompt" in job.run("--prompt", "x").err
     assert job.run().code == 0
     job.assert_exact()
+
+
+def test_a_run_against_vllm_stores_the_bytes_that_it_sends(job: Job) -> None:
+    """Numbers of 16 bits all the way, exact to the last one; verified, and continued by the same command."""
+    job.insert(tweets(200))
+    with StandinFleet(dataclasses.replace(SERVERS, ports=(0, 0), dialect=Dialect.VLLM)) as vllms:
+        job.urls = vllms.urls
+        first = job.run("--vector-type", "float16", "--limit", "60")
+        second = job.run("--vector-type", "float16")
+        proved = job.call("verify", "--level", "5", "--json")
+
+    n = sum("retweeted" not in document for document in tweets(200))
+    assert (first.code, second.code, proved.code) == (8, 0, 0), first.err + second.err + proved.err
+    assert (first.summary["embedded"], second.summary["embedded"]) == (60, n - 60)
+    expected = text_rows(MODEL, [tweets(200)[key]["text"] for key in job.rows()], DIM).astype(np.float16)
+    np.testing.assert_array_equal(np.stack(list(job.rows().values())).astype(np.float16), expected)
 
 
 def test_g8_servers_of_two_models_are_refused_at_the_start(job: Job, fleet: StandinFleet) -> None:
@@ -133,7 +153,7 @@ def test_all_servers_dead_is_exit_7_and_nothing_is_lost(job: Job, fleet: Standin
         "status:code=429,every=3",
         "value:value=nan,every=4",
         "count:delta=-1,every=5",
-        "dim:to=23,every=5",
+        "dim:to=23,every=5,after=80",  # the doctor has looked: from the start on it would be two backends
         "zero:every=6",
         "reset:every=7",
         "truncated_json:every=5",
@@ -182,3 +202,16 @@ def test_something_else_behind_a_url_is_exit_2(job: Job, mongod: LocalMongod) ->
 
     assert ended.code in (2, 7), ended.err
     assert str(mongod.port) in ended.err
+
+
+@pytest.mark.crash
+def test_servers_that_come_and_go_without_a_batch_settled_are_an_outage(job: Job) -> None:
+    """They answer the examination and die of the first batch, again and again: exit 7, nothing in quarantine."""
+    job.insert(tweets(500))
+    with own_fleet(faults=("refuse:down_s=0.3,contains=tweet number",)) as own:
+        job.urls = own.urls[:1]
+        ended = job.run("--max-outage", "20", "--batch-size", "32")  # longer than any single absence
+    assert ended.code == 7, ended.err
+    assert "server_back" in ended.err
+    assert not job.rows()
+    assert not job.quarantined()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.measure.client_driver import ClientDriver
+from bench.measure.load.client_driver import ClientDriver
 from bench.parts import tweets
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from bench.standin.backends.capacity import capacity

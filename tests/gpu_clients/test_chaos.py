@@ -45,7 +45,7 @@ def test_any_mixture_of_faults_leaves_every_document_accounted_for(seed: int) ->
     rng = random.Random(seed)
     poisoned = set(rng.sample(range(2400), 3))
     texts = [f"text {number} {POISON if number in poisoned else 'fine'}" for number in range(2400)]
-    dialect = rng.choice(list(Dialect))
+    dialect = rng.choice([Dialect.V1_8, Dialect.V1_9])
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0, 0), dialect=dialect)) as fleet:
         settings = ClientSettings(urls=fleet.urls, request_timeout_s=0.7, canary_every_s=0.5)
         harness = Harness(fleet.urls, texts, settings=settings, n_documents=40)

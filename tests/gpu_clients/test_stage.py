@@ -57,7 +57,7 @@ def test_a_rejected_text_takes_every_document_that_shares_it_into_quarantine() -
     assert set(outcome.quarantined) == set(range(0, 64, 5))
 
 
-@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize("dialect", [Dialect.V1_8, Dialect.V1_9])
 @pytest.mark.parametrize("truncate", [True, False])
 def test_both_dialects_are_spoken_on_both_routes(dialect: Dialect, truncate: bool) -> None:
     texts = [f"text {number}{' p01s0n' if number == 40 else ''}" for number in range(400)]

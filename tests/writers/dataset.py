@@ -66,6 +66,7 @@ class DataSet:
     vector_type: str = "float32"
     columns: tuple[tuple[str, str], ...] = ()
     row_group_rows: int = 100
+    canary: str = ""
     folders: RunFolders = field(init=False)
     schema: ShardSchema = field(init=False)
     ledger: Ledger[RunState] = field(init=False)
@@ -95,6 +96,7 @@ class DataSet:
                     "database": DATABASE,
                     "collection": COLLECTION,
                     "done_field": DONE_FIELD,
+                    "canary_brief": self.canary,
                 }
             )
             self.ledger.append({"type": "EPOCH", "epoch": 1, "at": 0.0})
@@ -117,6 +119,7 @@ class DataSet:
             ledger=LEDGER_ID,
             version="0.1.0",
             fingerprint=fingerprint(self.dim).as_dict(),
+            canary=self.canary,
         )
         shard = OpenShard(self.folders.shards, identity, self.schema)
         for start in range(0, len(numbers), self.row_group_rows):

@@ -44,7 +44,7 @@ def counts(report: dict[str, Any]) -> dict[str, int]:
     return {kind: found["count"] for kind, found in report["findings"].items()}
 
 
-def test_from_the_run_to_the_proof_against_mongodb_and_the_servers(job: Job) -> None:
+def test_from_the_run_to_the_proof_against_mongodb_and_the_servers(job: Job, fleet: StandinFleet) -> None:
     """One story, because every command takes a second to start."""
     tweets = job.database[job.collection]
     job.insert(documents(range(400)))
@@ -78,6 +78,14 @@ def test_from_the_run_to_the_proof_against_mongodb_and_the_servers(job: Job) -> 
     (unmarked,) = examples["unmarked"]["examples"]
     assert sorted(unmarked.removeprefix("ids ").split(", ")) == ["7", "8", "9"]  # in the order of rows, which may vary
     assert examples["marked_without_row"]["examples"] == ["ids 2000, 2001"]
+
+    for port in fleet.ports:
+        fleet.control(port, faults=["other_model"])
+    other_weights = job.call("verify", "--level", "5", "--json")
+    for port in fleet.ports:
+        fleet.control(port, clear_faults=True)
+    assert other_weights.code == Exit.USAGE, other_weights
+    assert "those of the canary texts are others (cosine" in other_weights.err
     assert examples["drifted"]["examples"][0].startswith("id 600: cosine ")
     told = job.call("verify", "--level", "4")
     assert told.code == Exit.VERIFICATION and "DIFFERENCES" in told.out and "not checked: level 5" in told.out

@@ -27,7 +27,10 @@ class HashedFile:
         """
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         stat = os.fstat(self._fd)
-        self.size_bytes, self.mtime_ns = stat.st_size, stat.st_mtime_ns
+        self._begin(stat.st_size, stat.st_mtime_ns)
+
+    def _begin(self, size_bytes: int, mtime_ns: int) -> None:
+        self.size_bytes, self.mtime_ns = size_bytes, mtime_ns
         self.closed = self.hashing = False
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # bytes from the start that went through the hash

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from engine import __version__
+from engine.cold_url import ColdUrl
 from engine.errors import ConfigError
 from engine.ledger.runfolder import RunFolders
+from writers.cold.settings import READ_BUDGET_S, ColdSettings
 from writers.merge.ledger import TEMPORARY
 
 MIN_FILE_BYTES = 1 << 16
 MIN_ROW_GROUP_BYTES = 1 << 16
 MIN_SORT_BYTES = 1 << 20
+MAX_OBJECT_BYTES = 4 << 30
 
 
 def default_jobs() -> int:
@@ -42,6 +45,8 @@ class MergeConfig:
         sort_bytes: Memory for vectors that each worker sorts at once.
         id_column, vector_column: Their names in foreign files, or None for the usual ones.
         version: Version of the engine, for the footers.
+        cold: The store that has the inputs and gets the outputs; `source` and `target` are then folders on hot, where
+            outputs lie on their way. None when these folders are where files stay.
     """
 
     source: Path
@@ -58,6 +63,7 @@ class MergeConfig:
     id_column: str | None = None
     vector_column: str | None = None
     version: str = __version__
+    cold: ColdSettings | None = None
 
     def __post_init__(self) -> None:
         if not self.jobs:
@@ -68,20 +74,41 @@ class MergeConfig:
         _at_least("sort-bytes", self.sort_bytes, MIN_SORT_BYTES)
         _one_of("sort", self.sort, ("none", "_id"))
         _one_of("on-duplicate", self.on_duplicate, ("error", "latest"))
+        if self.cold is not None and self.file_bytes > MAX_OBJECT_BYTES:
+            raise ConfigError(
+                f"--file-bytes is {self.file_bytes}; with a URL as --cold-dir allowed is at most {MAX_OBJECT_BYTES}: a "
+                "file is stored by one request, and stores take 5 GiB in one"
+            )
         if self.source.resolve() == self.target.resolve():
             raise ConfigError(f"--source and --target are the same folder {self.source}: name another --target")
 
     @classmethod
     def of_collection(
-        cls, hot_dir: Path, cold_dir: Path, database: str, collection: str, done_field: str, **options: Any
+        cls, hot_dir: Path, cold_dir: Path | ColdUrl, database: str, collection: str, done_field: str, **options: Any
     ) -> MergeConfig:
         """A merge of the committed shards of a data set; `options` are further attributes."""
         folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
+        if folders.url is not None:
+            if options.get("target") is not None:
+                raise ConfigError(
+                    "--target is a folder, and --cold-dir a URL: its outputs go there; leave --target out"
+                )
+            options["cold"] = ColdSettings(
+                url=folders.url,
+                prefix=folders.namespace,
+                budget_s=READ_BUDGET_S,
+                largest_bytes=2 * int(options.get("file_bytes", 1 << 30)),
+            )
         if options.get("target") is None:
             options["target"] = folders.consolidated
         if options.get("temporary") is None:
             options["temporary"] = folders.hot
         return cls(source=folders.shards, run_ledger=folders.ledger, **options)
+
+    @property
+    def cold_dict(self) -> dict[str, Any] | None:
+        """The store, for a job of a worker."""
+        return None if self.cold is None else self.cold.as_dict()
 
     @property
     def temporary_folder(self) -> Path:
@@ -108,7 +135,7 @@ class MergeReport:
 
     Attributes:
         target: Where the outputs are.
-        inputs: Files merged now.
+        inputs: FileAccess merged now.
         rows: Rows in the outputs made now.
         files: Outputs made now.
         bytes: Their size.

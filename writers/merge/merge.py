@@ -10,6 +10,7 @@ meanwhile: its ledger is read without a lock, and what it commits later is merge
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def merge(config: MergeConfig, on_progress: OnProgress | None = None) -> MergeRe
         raise _refused(config.target, error) from error
     try:
         preflight.check_final_names(config.target, "merge")
+        config = _with_store_tried(config)
         durable.arm(ROLE)
         with Pool(WORKER_ROLE, config.jobs, (lock.fd,), _TASKS) as pool:
             # Imported while the workers, which have just been started, import the same.
@@ -59,6 +61,20 @@ def merge(config: MergeConfig, on_progress: OnProgress | None = None) -> MergeRe
         raise _refused(config.target, error) from error
     finally:
         lock.release()
+
+
+def _with_store_tried(config: MergeConfig) -> MergeConfig:
+    """The settings, completed by what the preflight of the store has shown, when there is one.
+
+    Raises:
+        SinkError: the store cannot do what is needed.
+    """
+    if config.cold is None:
+        return config
+    from writers.cold.preflight import START_BUDGET_S, check_store  # noqa: PLC0415 - only a URL pays for the library
+
+    by_e_tag = check_store(config.cold.open(), "merge", START_BUDGET_S)
+    return dataclasses.replace(config, cold=dataclasses.replace(config.cold, by_e_tag=by_e_tag))
 
 
 def _refused(folder: Path, error: OSError) -> SinkError:

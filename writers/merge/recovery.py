@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import orjson
@@ -14,36 +15,50 @@ from engine.ledger import durable
 from engine.ledger.runfolder import IN_PROGRESS
 from writers.merge.config import MergeConfig
 from writers.merge.ledger import MergeState, PlanState
+from writers.parquet.access import FileAccess
 from writers.shards import schema
 
 
-def recover(config: MergeConfig, state: MergeState) -> None:
+def recover(config: MergeConfig, state: MergeState, access: FileAccess) -> None:
     """Delete unfinished files, and final names that no record stands behind; their sources are all there.
 
     Raises:
         DamageError: an output's name is taken by a file that is not of this merge; it is left alone.
     """
     delete_unfinished(config.target)
+    if not access.is_local:
+        _delete_copies(config.target)
     plan = state.open_plan()
     if plan is None:
         delete_temporaries(config)
         return
     assert state.merge is not None  # there is a plan
     left = []
-    for path in config.target.glob(f"part-{plan.number:04d}-*.parquet"):
-        number = int(path.stem.rpartition("-")[2])
-        if number in plan.merged:
+    own = re.compile(rf"part-{plan.number:04d}-(\d+)\.parquet")
+    for name in access.names(config.target):
+        found = own.fullmatch(name)
+        if found is None or int(found[1]) in plan.merged:
             continue
-        if not _is_ours(path, str(state.merge["merge"]), plan.number, number):
+        path = access.path(config.target, name)
+        if not _is_ours(access, path, str(state.merge["merge"]), plan.number, int(found[1])):
             raise name_is_taken(path)
         left.append(path)
     for path in left:
-        durable.unlink(path)
+        if access.is_remote(path):
+            access.delete(path)
+        else:
+            durable.unlink(Path(path))
     if left:
         durable.fsync_folder(config.target)
 
 
-def name_is_taken(path: Path) -> DamageError:
+def _delete_copies(target: Path) -> None:
+    """Delete outputs on their way to a store: it has them, or they are written again."""
+    for path in target.glob("part-*.parquet"):
+        durable.unlink(path)
+
+
+def name_is_taken(path: Path | str) -> DamageError:
     """The error for a foreign file under an output's name."""
     return DamageError(
         f"{path} exists already and is not in the merge's ledger: another program wrote it; move it away, "
@@ -51,9 +66,9 @@ def name_is_taken(path: Path) -> DamageError:
     )
 
 
-def _is_ours(path: Path, merge_id: str, plan: int, number: int) -> bool:
+def _is_ours(access: FileAccess, path: str, merge_id: str, plan: int, number: int) -> bool:
     try:
-        said = orjson.loads((pq.read_metadata(path).metadata or {})[schema.KEY_MERGE])
+        said = orjson.loads((pq.read_metadata(access.source(path)).metadata or {})[schema.KEY_MERGE])
     except (OSError, pa.ArrowException, KeyError, orjson.JSONDecodeError):
         return False
     return bool((said["merge"], said["plan"], said["output"]) == (merge_id, plan, number))

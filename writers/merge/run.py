@@ -25,6 +25,7 @@ from writers.merge.recovery import (
 )
 from writers.merge.sources import Sources
 from writers.merge.start import read_run_state
+from writers.parquet.access import FileAccess
 from writers.proof.digests import MASK
 from writers.workers.pool import Pool
 from writers.workers.tracker import Tracker
@@ -40,6 +41,7 @@ class Merge:
         self._started = started
         self._ledger = Ledger(config.target / LEDGER, MergeState())
         self._state: MergeState = self._ledger.state
+        self._access = FileAccess(config.cold)
         self._sources = Sources(config, self._ledger, pool, tracker)
         self._made: list[Record] = []
         self._folder_keys: list[str] = []
@@ -51,7 +53,7 @@ class Merge:
         run = None if config.run_ledger is None else read_run_state(config.run_ledger)
         self._ledger.append({"type": "START", "epoch": self._state.epoch + 1, "at": time.time()})
         try:
-            recover(config, self._state)
+            recover(config, self._state, self._access)
             plan = self._state.open_plan()
             if plan is not None:
                 refuse_other_settings(config, plan)
@@ -72,7 +74,7 @@ class Merge:
 
     def _report(self) -> MergeReport:
         return MergeReport(
-            target=str(self._config.target),
+            target=self._access.path(self._config.target, ""),
             inputs=self._inputs,
             rows=sum(int(record["rows"]) for record in self._made),
             files=len(self._made),
@@ -148,6 +150,7 @@ class Merge:
             "drops": None if drops is None else str(self._config.target / drops["file"]),
             "row_group_bytes": plan.record["row_group_bytes"],
             "runs": str(self._config.temporary_folder / "runs"),
+            "cold": self._config.cold_dict,
         }
 
     def _output_jobs(self, plan: PlanState, plan_file: PlanFile) -> list[Message]:
@@ -201,10 +204,14 @@ class Merge:
         durable.point("merge.after_link")
         durable.fsync_folder(self._config.target)
         durable.point("merge.after_folder_fsync")
+        if self._config.cold is not None:
+            self._access.upload(final, self._access.path(self._config.target, final.name), str(facts["sha256"]))
         record = {"plan": plan.number, "output": number, "epoch": self._state.epoch, "file": final.name, **facts}
         self._ledger.append({"type": "MERGED", **record})
         durable.point("merge.after_merged")
         durable.unlink(temporary)
+        if self._config.cold is not None:
+            durable.unlink(final)  # the store has it
         self._made.append(record)
 
 

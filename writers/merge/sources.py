@@ -8,11 +8,11 @@ from engine.errors import DamageError
 from engine.ledger import durable
 from engine.ledger.log import Ledger
 from engine.memory.channels import Message
-from writers.files.hashed_file import size_and_sha256
 from writers.merge.config import MergeConfig
 from writers.merge.ledger import MergeState, PlanFile, PlannedInput, PlanState
 from writers.merge.planning.listing import folder_keys
 from writers.merge.start import read_run_state
+from writers.parquet.access import FileAccess
 from writers.parquet.merge_schema import MergeSchema
 from writers.workers.pool import Pool, Report
 from writers.workers.tracker import Tracker
@@ -22,12 +22,13 @@ class Sources:
     """The inputs of recorded outputs.
 
     Attributes:
-        removed: Files removed by this merge.
+        removed: FileAccess removed by this merge.
         kept: Files that were to go and could not.
     """
 
     def __init__(self, config: MergeConfig, ledger: Ledger[MergeState], pool: Pool, tracker: Tracker) -> None:
         self._config = config
+        self._access = FileAccess(config.cold)
         self._ledger = ledger
         self._pool = pool
         self._tracker = tracker
@@ -38,28 +39,32 @@ class Sources:
     def remove_group(self, plan: PlanState, plan_file: PlanFile, group: int) -> None:
         """Remove the sources of one group of a plan whose output is recorded."""
         self._tried.add((plan.number, group))
-        source = Path(plan.record["source"])
+        source, access = Path(plan.record["source"]), self._access
         may_go = self._marked_shards()
         assert self._ledger.state.merge is not None  # there is a plan
         schema = MergeSchema.from_dict(self._ledger.state.merge["schema"])
         removed = kept = 0
         for item in plan_file.group(group):
-            path = source / item.name
+            path = access.path(source, item.name)
             try:
-                same = _is_same(path, item)
+                same = _is_same(access, path, item)
             except FileNotFoundError:
                 continue
             is_needed = may_go is not None and item.name not in may_go
             if not same or is_needed or folder_keys([item.name], schema):
                 kept += 1
                 continue
-            durable.unlink(path)
+            if access.is_remote(path):
+                access.delete(path)
+            else:
+                durable.unlink(Path(path))
             removed += 1
         self.removed += removed
         self.kept += kept
         if kept:
             return
-        durable.fsync_folder(source)
+        if access.is_local:
+            durable.fsync_folder(source)
         durable.point("merge.after_removal")
         self._ledger.append({"type": "REMOVED", "plan": plan.number, "group": group, "files": removed})
 
@@ -96,7 +101,12 @@ class Sources:
             DamageError: one is not what was written.
         """
         jobs: list[Message] = [
-            {"task": "writers.merge.sources:hash_file", "path": str(self._config.target / record["file"]), **record}
+            {
+                "task": "writers.merge.sources:hash_file",
+                "path": self._access.path(self._config.target, record["file"]),
+                "cold": self._config.cold_dict,
+                **record,
+            }
             for number, record in plan.merged.items()
             if plan.sorted or number not in plan.removed
         ]
@@ -108,16 +118,16 @@ class Sources:
                 )
 
 
-def _is_same(path: Path, item: PlannedInput) -> bool:
+def _is_same(access: FileAccess, path: str, item: PlannedInput) -> bool:
     """Whether a source is still the file that was merged, as far as its size and time say."""
-    stat = path.stat()
-    return stat.st_size == item.bytes and (not item.mtime_ns or stat.st_mtime_ns == item.mtime_ns)
+    size, mtime_ns = access.size_and_mtime(path)
+    return size == item.bytes and (not item.mtime_ns or mtime_ns == item.mtime_ns)
 
 
 def hash_file(job: Message, _report: Report) -> Message:
     """Task: size and SHA-256 of a file."""
     try:
-        size, sha256 = size_and_sha256(job["path"])
+        size, sha256 = FileAccess.from_dict(job["cold"]).size_and_sha256(job["path"])
     except OSError as error:
         raise DamageError(f"{job['path']} cannot be read ({error.strerror}): its sources are kept") from error
     return {"bytes": size, "sha256": sha256}

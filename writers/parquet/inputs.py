@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from engine.errors import DamageError
 from writers.files.hashed_file import HashedFile
+from writers.parquet.access import FileAccess
 from writers.parquet.merge_schema import Matcher
 from writers.parquet.opening import UNREADABLE, footer_of, open_parquet, unreadable
 from writers.parquet.rows import to_matrix, to_others
@@ -52,7 +52,14 @@ class Input:
     """
 
     def __init__(
-        self, path: str | Path, name: str, matcher: Matcher, small: memoryview, *, checksums: bool = True
+        self,
+        path: str,
+        name: str,
+        matcher: Matcher,
+        small: memoryview,
+        access: FileAccess,
+        *,
+        checksums: bool = True,
     ) -> None:
         """Open a file and compare its footer with the schema.
 
@@ -61,6 +68,7 @@ class Input:
             name: As it is called in messages and lineage.
             matcher: Compares it with the schema.
             small: Memory for a file that fits: fresh memory costs more than reading such a file.
+            access: Opens the file.
             checksums: Whether checksums of pages are compared; not where the SHA-256 of the whole file is, which tells
                 more.
 
@@ -76,7 +84,7 @@ class Input:
         self._whole: memoryview | None = None
         working_on(name)
         try:
-            self._file = HashedFile(path)
+            self._file = access.hashed(path)
             self.size_bytes, self.mtime_ns = self._file.size_bytes, self._file.mtime_ns
             if self.size_bytes <= len(small):
                 self._whole = self._file.read_whole(small)

@@ -9,6 +9,7 @@ of any float type, ids as any integer or string type; any other difference is re
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,8 +22,9 @@ from engine.errors import ConfigError, DamageError, FingerprintMismatch
 from engine.memory.ids import IdType
 from engine.records import Fingerprint
 from writers.parquet.arrow_types import element_of, is_vector, n_leaves, without_views
+from writers.parquet.canary import canaries_of, canary_differences
 from writers.parquet.opening import footer_of
-from writers.shards.schema import EMBEDDING, ID, KEY_FINGERPRINT, KEY_ID_TYPE, ShardSchema
+from writers.shards.schema import EMBEDDING, ID, KEY_CANARY, KEY_FINGERPRINT, KEY_ID_TYPE, ShardSchema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class MergeSchema:
         id_source, vector_source: Names of these columns in the inputs.
         fingerprint: The one vector space of all inputs, or None when the files do not say.
         described_by: Who set the schema: the ledger, or the first file.
+        canaries: Vectors of the canary texts that rows may come from (`writers.parquet.canary`), the first ones first;
+            empty when they are not known.
         dim: Numbers in a vector.
         dtype, vector_type: Number type of a vector, and its name: `float32` or `float16`.
         others: All columns but the vectors.
@@ -47,6 +51,7 @@ class MergeSchema:
     vector_source: str
     fingerprint: dict[str, Any] | None
     described_by: str
+    canaries: tuple[str, ...] = ()
     dim: int = field(init=False)
     dtype: np.dtype[Any] = field(init=False)
     vector_type: str = field(init=False)
@@ -79,6 +84,7 @@ class MergeSchema:
             "vector_source": self.vector_source,
             "fingerprint": self.fingerprint,
             "described_by": self.described_by,
+            "canaries": list(self.canaries),
         }
 
     @classmethod
@@ -86,7 +92,12 @@ class MergeSchema:
         """Read `as_dict` back."""
         arrow = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["arrow"])))
         names = ("id_source", "vector_source", "fingerprint", "described_by")
-        return cls(arrow=arrow, id_type=IdType(values["id_type"]), **{name: values[name] for name in names})
+        return cls(
+            arrow=arrow,
+            id_type=IdType(values["id_type"]),
+            canaries=tuple(values.get("canaries", ())),
+            **{name: values[name] for name in names},
+        )
 
     def differences(self, other: MergeSchema) -> list[str]:
         """One phrase for each way in which the other's rows cannot stand beside these."""
@@ -100,7 +111,10 @@ class MergeSchema:
                 found.append(f"{name} {theirs} is not {mine}")
         if not found and not self.arrow.equals(other.arrow, check_metadata=False):
             found.append(f"columns {_columns(other.arrow)} are not {_columns(self.arrow)}")
-        return found + fingerprint_differences(self.fingerprint, other.fingerprint)
+        found += fingerprint_differences(self.fingerprint, other.fingerprint)
+        for theirs in other.canaries[:1]:
+            found += canary_differences(theirs, self.canaries)
+        return found
 
 
 def _columns(schema: pa.Schema) -> str:
@@ -114,8 +128,12 @@ def fingerprint_differences(mine: dict[str, Any] | None, theirs: dict[str, Any] 
     return Fingerprint.from_dict(mine).differences(Fingerprint.from_dict(theirs))
 
 
-def schema_of_run(run: dict[str, Any], ledger: str) -> MergeSchema:
-    """The schema that a run's RUN record names."""
+def schema_of_run(run: dict[str, Any], ledger: str, accepted: Iterable[dict[str, Any]] = ()) -> MergeSchema:
+    """The schema that a run's RUN record names.
+
+    Args:
+        accepted: Its ACCEPTED records: other vectors of the canary texts that the user has agreed to.
+    """
     described = run["schema"]
     shard = ShardSchema(
         id_type=IdType(described["id_type"]),
@@ -131,6 +149,7 @@ def schema_of_run(run: dict[str, Any], ledger: str) -> MergeSchema:
         vector_source=EMBEDDING,
         fingerprint=run["fingerprint"],
         described_by=f"the ledger {ledger}",
+        canaries=tuple(brief for record in (run, *accepted) if (brief := record.get("canary_brief"))),
     )
 
 
@@ -168,6 +187,7 @@ def schema_of_file(name: str, parquet: pq.ParquetFile, id_column: str | None, ve
         vector_source=vector_source,
         fingerprint=_fingerprint(name, pairs),
         described_by=name,
+        canaries=canaries_of(pairs),
     )
 
 
@@ -256,7 +276,8 @@ class Matcher:
     def __init__(self, schema: MergeSchema) -> None:
         self.schema = schema
         self._passed: list[tuple[pa.Schema, int]] = []
-        self._passed_pairs: set[tuple[bytes | None, bytes | None]] = set()
+        self._passed_pairs: set[tuple[bytes | None, ...]] = set()
+        self._canaries = schema.canaries
 
     def check(self, name: str, parquet: pq.ParquetFile) -> int:
         """Check one file (`check_columns` says what raises); returns the number of its vectors' leaf in the footer."""
@@ -275,9 +296,10 @@ class Matcher:
         return leaf
 
     def _check_pairs(self, name: str, pairs: dict[bytes, bytes]) -> None:
-        said = (pairs.get(KEY_ID_TYPE), pairs.get(KEY_FINGERPRINT))
+        said = (pairs.get(KEY_ID_TYPE), pairs.get(KEY_FINGERPRINT), pairs.get(KEY_CANARY))
         if said not in self._passed_pairs:
-            _check_footer(name, pairs, self.schema)
+            _check_footer(name, pairs, self.schema, self._canaries)
+            self._canaries = self._canaries or canaries_of(pairs)  # the first that has one speaks for those without
             if len(self._passed_pairs) < _REMEMBERED:
                 self._passed_pairs.add(said)
 
@@ -308,11 +330,14 @@ def _misfit(name: str, schema: MergeSchema, found: list[str]) -> ConfigError:
     )
 
 
-def _check_footer(name: str, pairs: dict[bytes, bytes], schema: MergeSchema) -> None:
+def _check_footer(name: str, pairs: dict[bytes, bytes], schema: MergeSchema, canaries: tuple[str, ...]) -> None:
     said = _id_type_said(pairs)
     if said is not None and said is not schema.id_type:
         raise _misfit(name, schema, [f"id type {said.value} is not {schema.id_type.value}"])
-    if differences := fingerprint_differences(schema.fingerprint, _fingerprint(name, pairs)):
+    differences = fingerprint_differences(schema.fingerprint, _fingerprint(name, pairs))
+    for theirs in canaries_of(pairs):
+        differences += canary_differences(theirs, canaries)
+    if differences:
         raise FingerprintMismatch(
             f"{name} is in another vector space than {schema.described_by}: {'; '.join(differences)}: "
             "merge it into a folder of its own"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import ConfigError, DamageError, EngineError, SinkError
-from writers.files.hashed_file import size_and_sha256
+from writers.parquet.access import FileAccess
 
 UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
 """What reading a damaged file raises: also text that is not UTF-8, and sizes beyond memory."""
@@ -61,14 +60,14 @@ def footer_of(parquet: pq.ParquetFile) -> dict[bytes, bytes]:
     return pairs
 
 
-def check_committed(path: Path, name: str, sha256: str, error: EngineError) -> NoReturn:
+def check_committed(access: FileAccess, path: str, name: str, sha256: str, error: EngineError) -> NoReturn:
     """Raise `error`, which an input has caused; as damage when the file is not the one that was committed.
 
     A flipped bit in a footer can look like another schema or another count: the SHA-256 tells.
     """
     if sha256:
         with contextlib.suppress(OSError):
-            if size_and_sha256(path)[1] != sha256:
+            if access.size_and_sha256(path)[1] != sha256:
                 raise DamageError(
                     f"{name} is not what was committed (another SHA-256; {error}): restore it from a copy; "
                     "nothing was removed"

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from writers.parquet.access import THIS_MACHINE, FileAccess
 from writers.parquet.merge_schema import MergeSchema
 from writers.parquet.opening import UNREADABLE, unreadable
 from writers.parquet.rows import to_matrix
@@ -76,6 +76,7 @@ def nearest(
     *,
     jobs: int | None = None,
     on_rows: Callable[[int], None] | None = None,
+    access: FileAccess = THIS_MACHINE,
 ) -> list[Hit]:
     """Find the `k` rows with the largest cosine, best first; rows without a direction are never found.
 
@@ -86,6 +87,7 @@ def nearest(
         k: How many at most.
         jobs: Threads, or None for one a core.
         on_rows: Told how many rows have been looked at, from any thread.
+        access: Opens the files.
 
     Raises:
         ConfigError: a row without a vector.
@@ -96,8 +98,8 @@ def nearest(
         return []
     unit = (query / length).astype(np.float32)
     with_norms = not (schema.fingerprint or {}).get("normalize", False)
-    parts = _parts_of(files, schema)
-    search = _Search(files, schema, unit, k, with_norms, on_rows)
+    parts = _parts_of(files, schema, access)
+    search = _Search(files, schema, unit, k, with_norms, on_rows, access)
     with ThreadPoolExecutor(_n_threads(parts, jobs)) as pool:
         for _ in pool.map(search.look_at, parts):
             pass
@@ -109,11 +111,11 @@ def _n_threads(parts: list[_Part], jobs: int | None) -> int:
     return max(1, min(jobs or len(os.sched_getaffinity(0)), _MEMORY_BYTES // max(1, largest)))
 
 
-def _parts_of(files: Sequence[str], schema: MergeSchema) -> list[_Part]:
+def _parts_of(files: Sequence[str], schema: MergeSchema, access: FileAccess) -> list[_Part]:
     parts = []
     for number, path in enumerate(files):
         try:
-            metadata = pq.read_metadata(path)
+            metadata = pq.read_metadata(access.source(path))
         except UNREADABLE as error:
             raise unreadable(path, error) from error
         leaf = _leaf_of(metadata, schema.vector_source)
@@ -144,7 +146,9 @@ class _Search:
         k: int,
         with_norms: bool,
         on_rows: Callable[[int], None] | None,
+        access: FileAccess,
     ) -> None:
+        self._access = access
         self.best: list[Hit] = []
         self._files = files
         self._schema = schema
@@ -164,7 +168,7 @@ class _Search:
         path, column = self._files[part.file], self._schema.vector_source
         row = part.first_row
         try:
-            with pq.ParquetFile(pa.OSFile(path), pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet:
+            with pq.ParquetFile(self._access.source(path), pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet:
                 batches = parquet.iter_batches(_BATCH_ROWS, [part.group], [column], use_threads=False)
                 for batch in batches:
                     self._score(part.file, row, to_matrix(path, batch.column(column), self._schema, row))

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine.memory.ids import IdType
+from writers.parquet.access import THIS_MACHINE, FileAccess
 from writers.parquet.merge_schema import MergeSchema
 from writers.parquet.opening import UNREADABLE, unreadable
 from writers.shards.schema import ID
@@ -43,7 +44,9 @@ def values_of(text: str, id_type: IdType) -> list[Any]:
     return [text]
 
 
-def find_row(files: Sequence[str], schema: MergeSchema, values: list[Any]) -> tuple[int, int] | None:
+def find_row(
+    files: Sequence[str], schema: MergeSchema, values: list[Any], access: FileAccess = THIS_MACHINE
+) -> tuple[int, int] | None:
     """The first row with one of these ids: position of its file, and its number there; None when there is none.
 
     Row groups whose statistics leave them out are not read.
@@ -57,7 +60,7 @@ def find_row(files: Sequence[str], schema: MergeSchema, values: list[Any]) -> tu
     wanted = pa.array(values, type=kind)
     for number, path in enumerate(files):
         try:
-            with pq.ParquetFile(pa.OSFile(path), pre_buffer=False) as parquet:
+            with pq.ParquetFile(access.source(path), pre_buffer=False) as parquet:
                 row = _row_in(parquet, schema.id_source, wanted, values)
         except UNREADABLE as error:
             raise unreadable(path, error) from error

@@ -27,6 +27,7 @@ ZSTD_LEVEL = 1
 
 KEY_VERSION = b"engine.version"
 KEY_FINGERPRINT = b"engine.fingerprint"
+KEY_CANARY = b"engine.canary"
 KEY_SHARD = b"engine.shard"
 KEY_ROWS = b"engine.rows"
 KEY_EPOCH = b"engine.epoch"
@@ -34,6 +35,7 @@ KEY_ID_TYPE = b"id_type"
 KEY_LEDGER = b"engine.ledger"
 KEY_ID_DIGEST = b"engine.id_digest"
 KEY_ROW_DIGEST = b"engine.row_digest"
+KEY_POSITIONS = b"engine.positions"
 KEY_MERGE = b"engine.merge"
 KEY_LINEAGE = b"engine.lineage"
 

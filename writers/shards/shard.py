@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,13 +24,16 @@ from engine.ledger import durable
 from engine.ledger.runfolder import IN_PROGRESS
 from engine.records import ShardFacts
 from writers.files.new_file import HashedNewFile
+from writers.shards.positions import Positions
 from writers.shards.schema import (
     ID,
+    KEY_CANARY,
     KEY_EPOCH,
     KEY_FINGERPRINT,
     KEY_ID_DIGEST,
     KEY_ID_TYPE,
     KEY_LEDGER,
+    KEY_POSITIONS,
     KEY_ROWS,
     KEY_SHARD,
     KEY_VERSION,
@@ -49,6 +54,7 @@ class ShardIdentity:
     ledger: str
     version: str
     fingerprint: dict[str, Any]
+    canary: str = ""
 
 
 class OpenShard:
@@ -75,6 +81,7 @@ class OpenShard:
         self._first_id = ""
         self._last_id = ""
         self._sequences: tuple[int, int] | None = None
+        self._positions: Positions | None = None
         self._poisoned = False
         self._is_sealed = False
         arrow = schema.arrow()
@@ -93,13 +100,26 @@ class OpenShard:
         """Bytes in the file so far."""
         return self._file.size_bytes
 
-    def append(self, table: pa.Table, *, truncated: int, sequences: tuple[int, int]) -> None:
+    @property
+    def n_stretches(self) -> int:
+        """Stretches of neighbouring rows of the source in it; 0 when the source has no positions."""
+        return 0 if self._positions is None else self._positions.n_stretches
+
+    def append(
+        self,
+        table: pa.Table,
+        *,
+        truncated: int,
+        sequences: tuple[int, int],
+        positions: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         """Write one row group; afterwards the table's memory may be reused.
 
         Args:
             table: Rows in the shard's schema.
             truncated: How many of them are flagged as truncated.
             sequences: Lowest and highest batch number among them.
+            positions: int64 (rows,) where they stand in the source, when it has positions.
 
         Raises:
             SinkError: the device refused; the file is removed.
@@ -111,6 +131,9 @@ class OpenShard:
             self.abort()
             raise _device_error(self._folder, error) from error
         self._digests.append(id_digest(ids))
+        if positions is not None:
+            self._positions = self._positions or Positions()
+            self._positions.add(positions)
         if not self.rows:
             self._first_id = id_text(ids[0])
         self._last_id = id_text(ids[-1])
@@ -180,6 +203,7 @@ class OpenShard:
             truncated=self._truncated,
             sequences=self._sequences,
             epoch=self.identity.epoch,
+            positions=None if self._positions is None else self._positions.encoded(),
         )
 
     def abort(self) -> None:
@@ -193,7 +217,10 @@ class OpenShard:
 
     def _footer(self) -> dict[bytes, bytes]:
         identity = self.identity
-        return {
+        more = {KEY_CANARY: identity.canary.encode()} if identity.canary else {}
+        if self._positions is not None:
+            more[KEY_POSITIONS] = self._positions.encoded().encode()
+        return more | {
             KEY_VERSION: identity.version.encode(),
             KEY_FINGERPRINT: orjson.dumps(identity.fingerprint),
             KEY_SHARD: identity.name.encode(),

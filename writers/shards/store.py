@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -14,6 +15,7 @@ from engine.errors import DamageError, SinkError
 from engine.memory.ids import IdType
 from engine.records import Fingerprint, ShardFacts
 from writers.files.hashed_file import size_and_sha256
+from writers.shards.positions import count_of
 from writers.shards.schema import (
     EMBEDDING,
     ID,
@@ -21,6 +23,7 @@ from writers.shards.schema import (
     KEY_FINGERPRINT,
     KEY_ID_DIGEST,
     KEY_LEDGER,
+    KEY_POSITIONS,
     KEY_ROWS,
     TRUNCATED_COLUMN,
     ShardSchema,
@@ -50,15 +53,14 @@ class ParquetShards:
             DamageError: the file is missing or cannot be read.
             SinkError: its whole folder is gone.
         """
-        path = self._folder / file
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+            with pq.ParquetFile(self._source(file), page_checksum_verification=True) as parquet:
                 for group in range(parquet.num_row_groups):
                     yield parquet.read_row_group(group, columns=[ID]).column(0).to_pylist()
         except _UNREADABLE as error:
             self._require_folder()
             raise DamageError(
-                f"the committed shard {path} cannot be read ({error}): restore it from a copy; "
+                f"the committed shard {self._where(file)} cannot be read ({error}): restore it from a copy; "
                 "its documents are not marked from it"
             ) from error
 
@@ -98,14 +100,13 @@ class ParquetShards:
         Everything is read: every page with its checksum, row count and id digest against the footer, every vector
         finite. A shard that passes was complete and fsynced when its writer died before the COMMIT.
         """
-        path = self._folder / file
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
-                return self._judge(path, parquet)
+            with pq.ParquetFile(self._source(file), page_checksum_verification=True) as parquet:
+                return self._judge(file, parquet)
         except _UNREADABLE as error:
             return f"cannot be read whole: {error}"
 
-    def _judge(self, path: Path, parquet: pq.ParquetFile) -> ShardFacts | str:
+    def _judge(self, file: str, parquet: pq.ParquetFile) -> ShardFacts | str:
         footer: dict[bytes, bytes] = parquet.schema_arrow.metadata or {}
         footer = {**footer, **(parquet.metadata.metadata or {})}
         if footer.get(KEY_LEDGER) != self._ledger.encode():
@@ -131,10 +132,13 @@ class ParquetShards:
         rows = parquet.metadata.num_rows
         if not rows or footer.get(KEY_ROWS) != str(rows).encode() or footer.get(KEY_ID_DIGEST) != digest.encode():
             return "holds other rows than its footer says"
-        size, sha256 = size_and_sha256(path)
+        positions = footer[KEY_POSITIONS].decode() if KEY_POSITIONS in footer else None
+        if positions is not None and count_of(positions) != rows:
+            return "holds other rows of its source than its footer says"
+        size, sha256 = self._size_and_sha256(file)
         return ShardFacts(
-            shard=path.name.removesuffix(".parquet"),
-            file=path.name,
+            shard=file.removesuffix(".parquet"),
+            file=file,
             bytes=size,
             sha256=sha256,
             rows=rows,
@@ -144,7 +148,45 @@ class ParquetShards:
             truncated=truncated,
             sequences=(0, 0),
             epoch=int(footer[KEY_EPOCH]),
+            positions=positions,
         )
+
+    def names(self) -> set[str]:
+        """Names of all files where finished shards are."""
+        return {path.name for path in self._folder.iterdir()}
+
+    def has(self, file: str) -> bool:
+        """Whether the shard is there."""
+        return (self._folder / file).exists()
+
+    def elsewhere(self, prefix: str) -> list[str]:
+        """Names of shards that are not in the folder: none, it is where they stay."""
+        return []
+
+    def deposit(self, facts: ShardFacts) -> None:
+        """See that a sound shard is where committed ones stay: it is."""
+
+    def release(self, file: str) -> None:
+        """Let a copy go that was kept until its documents are settled: there is none."""
+
+    def set_aside(self, file: str) -> str:
+        """Give a shard that is `elsewhere` another name; never called here.
+
+        Raises:
+            DamageError: always.
+        """
+        raise DamageError(f"{self._folder / file} is not elsewhere")
+
+    def _source(self, file: str) -> Any:
+        """What pyarrow opens."""
+        return self._folder / file
+
+    def _size_and_sha256(self, file: str) -> tuple[int, str]:
+        return size_and_sha256(self._folder / file)
+
+    def _where(self, file: str) -> str:
+        """Path or URL, for messages."""
+        return str(self._folder / file)
 
     @property
     def id_type(self) -> IdType:

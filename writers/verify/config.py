@@ -10,9 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engine.cold_url import ColdUrl
 from engine.errors import ConfigError, Exit
 from engine.ledger.runfolder import RunFolders
 from engine.ports import IdList
+from writers.cold.settings import READ_BUDGET_S, ColdSettings
 from writers.merge.config import default_jobs
 from writers.merge.ledger import LEDGER
 
@@ -44,6 +46,7 @@ class VerifyConfig:
         run_lock: The run's lock, to see whether a run is going on, or None.
         consolidated: Folder with a merge's ledger, or None.
         merged_into: Folder of a merge that may have removed shards, checked or not; None when there is none.
+        cold: The store that has the files which these folders would have, or None.
         folder: A plain folder of any Parquet files, instead of all these.
         jobs: Worker processes.
         temporary: Folder for temporaries (id keys, 24 bytes a row), or None for one in the system's.
@@ -57,6 +60,7 @@ class VerifyConfig:
     run_lock: Path | None = None
     consolidated: Path | None = None
     merged_into: Path | None = None
+    cold: ColdSettings | None = None
     folder: Path | None = None
     jobs: int = 0
     temporary: Path | None = None
@@ -88,7 +92,7 @@ class VerifyConfig:
     def of_collection(
         cls,
         hot_dir: Path,
-        cold_dir: Path,
+        cold_dir: Path | ColdUrl,
         database: str,
         collection: str,
         done_field: str,
@@ -101,6 +105,10 @@ class VerifyConfig:
         if scope not in ("all", "shards", "consolidated"):
             raise ConfigError(f"--scope is {scope!r}; allowed is all or shards or consolidated")
         folders = RunFolders.of(hot_dir, cold_dir, database, collection, done_field)
+        if folders.url is not None and target is not None:
+            raise ConfigError(
+                "--target is a folder, and --cold-dir a URL: merged files are there too; leave --target out"
+            )
         if options.get("level", 3) >= 4 and scope != "all":
             raise ConfigError("--level 4 and 5 look at the whole data set: leave --scope out")
         if options.get("temporary") is None:
@@ -112,6 +120,7 @@ class VerifyConfig:
             run_lock=folders.lock,
             consolidated=consolidated if scope in ("all", "consolidated") else None,
             merged_into=consolidated,
+            cold=cold_of(folders),
             **options,
         )
 
@@ -123,8 +132,23 @@ class VerifyConfig:
         return cls(folder=folder, **options)
 
 
+def cold_of(folders: RunFolders) -> ColdSettings | None:
+    """The store of a data set, to read from; None when its cold is a folder."""
+    if folders.url is None:
+        return None
+    return ColdSettings(url=folders.url, prefix=folders.namespace, budget_s=READ_BUDGET_S)
+
+
 class Documents(Protocol):
-    """The collection, as levels 4 and 5 need it; ids are as the id column holds them (`engine.ports.IdList`)."""
+    """The source, as levels 4 and 5 need it; ids are as the id column holds them (`engine.ports.IdList`).
+
+    Attributes:
+        has_marks: Whether its documents bear marks; of files it is the ledger that says which rows are done.
+    """
+
+    @property
+    def has_marks(self) -> bool:
+        """See above."""
 
     def marked_ids(self) -> Iterator[IdList]:
         """Ids of all marked documents, in portions, in any order; called again for examples."""

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from engine.errors import ConfigError, EngineError, SinkError
 from engine.memory.channels import Message
 from writers.files.hashed_file import HashedFile
+from writers.parquet.access import FileAccess
 from writers.parquet.inputs import BLOCK_BYTES, WHOLE_BYTES
 from writers.parquet.merge_schema import Matcher, MergeSchema
 from writers.parquet.opening import OUT_OF_RESOURCES, UNREADABLE, footer_of, open_parquet
@@ -79,7 +80,8 @@ def check_files(job: Message, report: Report) -> Message:
     spill = None if job["spill"] is None else IdSpill(Path(job["spill"]), int(job["partitions"]))
     facts: dict[str, Any] = {"rows": [], "bytes": 0, "others_files": 0}
     hasher = RowHasher(schema.dim, schema.dtype.itemsize)
-    common = _Common(level, schema, Matcher(schema), hasher, bool(job["normed"]), job["fatal"])
+    files_at = FileAccess.from_dict(job["cold"])
+    common = _Common(level, schema, Matcher(schema), hasher, bool(job["normed"]), job["fatal"], files_at)
     told = 0
     for item in files:
         checker = _FileChecker(item, common, findings)
@@ -106,6 +108,7 @@ class _Common(NamedTuple):
     hasher: RowHasher
     normed: bool
     fatal: dict[str, str]
+    files: FileAccess
 
 
 class _FileChecker:
@@ -140,7 +143,7 @@ class _FileChecker:
             return 0
         working_on(self._item.path)
         try:
-            self._file = HashedFile(self._item.path)
+            self._file = self._common.files.hashed(self._item.path)
         except FileNotFoundError:
             self._find("missing", "is not there")
             return 0
@@ -152,7 +155,9 @@ class _FileChecker:
             parquet = self._open() if self._level >= 1 else None
             if parquet is not None:
                 self._check_footer(parquet)
-            self._check_bytes()
+            is_remote = self._common.files.is_remote(self._item.path)
+            if not is_remote:
+                self._check_bytes()
             rows = self._item.rows if parquet is None else int(parquet.metadata.num_rows)
             if parquet is not None and self._level >= 3 and not self._problems:
                 self._check_rows(parquet, spill, report)
@@ -160,6 +165,8 @@ class _FileChecker:
                 if parquet is not None and self._level >= 2:
                     self._check_pages(parquet)
                 report({"rows": max(0, rows)})
+            if is_remote:
+                self._check_bytes()  # last, for what was read by then is hashed already
             return max(0, rows)
         except UNREADABLE as error:
             if getattr(error, "errno", None) in OUT_OF_RESOURCES:
@@ -187,7 +194,12 @@ class _FileChecker:
 
     def _open(self) -> pq.ParquetFile | None:
         try:
-            return open_parquet("it", pa.OSFile(self._item.path))
+            if not self._common.files.is_remote(self._item.path):
+                return open_parquet("it", pa.OSFile(self._item.path))
+            assert self._file is not None  # it is open
+            parquet = open_parquet("it", pa.PythonFile(self._file, mode="r"))
+            self._file.hashing = True
+            return parquet
         except ConfigError as error:
             self._find("mismatched", f"cannot be checked: {error}")
             return None

@@ -13,6 +13,7 @@ from engine.ledger.runfolder import IN_PROGRESS, lock_owner
 from writers.merge.ledger import MergeState, PlanFile, read_merge_state
 from writers.merge.planning.listing import list_folder
 from writers.merge.start import read_run_state
+from writers.parquet.access import FileAccess
 from writers.parquet.folder_schema import schema_of_folder
 from writers.parquet.merge_schema import MergeSchema, schema_of_run
 from writers.parquet.opening import UNREADABLE
@@ -40,9 +41,9 @@ class Subject:
     removed: int = 0
     never_marked: bool = False
 
-    def add(self, path: Path, kind: int, **facts: int | str) -> None:
+    def add(self, path: str, kind: int, **facts: int | str) -> None:
         """Add a file."""
-        self.files.append(Expected(str(path), len(self.files), **facts))  # type: ignore[arg-type]
+        self.files.append(Expected(path, len(self.files), **facts))  # type: ignore[arg-type]
         self.kinds.append(kind)
 
 
@@ -66,13 +67,14 @@ class _Finder:
         self._findings = findings
         self._not_checked = not_checked
         self._subject = Subject()
+        self._files = FileAccess(config.cold)
 
     def find(self) -> Subject:
         """See `find_subject`."""
         config, subject = self._config, self._subject
         run = None if config.run_ledger is None else read_run_state(config.run_ledger)
         if run is not None and run.run is not None:
-            subject.schema = schema_of_run(run.run, str(config.run_ledger))
+            subject.schema = schema_of_run(run.run, str(config.run_ledger), run.accepted)
             subject.never_marked = bool(run.commits) and not run.marked
         folder = config.consolidated or config.merged_into
         merge = None if folder is None else self._merge_of(folder)
@@ -102,8 +104,8 @@ class _Finder:
         assert run.run is not None  # read_run_state has seen to it
         ledger = str(run.run["ledger"])
         for commit in run.commits.values():
-            path = folder / commit["file"]
-            if commit["file"] in merged and not path.exists():
+            path = self._files.path(folder, commit["file"])
+            if commit["file"] in merged and not self._files.exists(path):
                 self._subject.removed += 1  # by `--delete-sources`; its rows are looked for in the output
                 continue
             self._subject.add(
@@ -130,7 +132,7 @@ class _Finder:
         records = merge.outputs()
         for record in records:
             self._subject.add(
-                folder / record["file"],
+                self._files.path(folder, record["file"]),
                 OUTPUT,
                 bytes=record["bytes"],
                 sha256=record["sha256"],
@@ -144,19 +146,18 @@ class _Finder:
 
     def _look_for_extra(self, folder: Path, known: set[str], ledger: bytes | None) -> None:
         """Files that a reader of `*.parquet` would take for data although no ledger names them."""
-        if not folder.is_dir():
-            return  # then nothing is extra; what should be in it is missing
-        names = sorted(path.name for path in folder.iterdir())
+        names = self._files.names(folder)
         unfinished = sum(name.endswith(IN_PROGRESS) for name in names)
-        unknown = [folder / name for name in names if name not in known and name.endswith(".parquet")]
+        unknown = [name for name in names if name not in known and name.endswith(".parquet")]
         others = being_committed = 0
         going_on = bool(unknown) and ledger is not None and self._run_goes_on()
         known_now = self._committed_now() if going_on else set()
-        for path in unknown:
-            said = _ledger_of(path)
+        for name in unknown:
+            path = self._files.path(folder, name)
+            said = self._ledger_of(path)
             if ledger is not None and said not in (b"", ledger):
                 others += 1
-            elif going_on and (path.name in known_now or said == ledger):
+            elif going_on and (name in known_now or said == ledger):
                 being_committed += 1
             else:
                 self._findings.add("extra", f"{path} is not in the ledger")
@@ -166,6 +167,14 @@ class _Finder:
             self._not_checked.append(f"{others} files of other data sets in {folder}")
         if unfinished:
             self._not_checked.append(f"{unfinished} unfinished files in {folder}")
+
+    def _ledger_of(self, path: str) -> bytes:
+        """The run's ledger that a file names."""
+        try:
+            metadata = pq.read_metadata(self._files.source(path)).metadata or {}
+        except UNREADABLE:
+            return b""
+        return bytes(metadata.get(KEY_LEDGER, b""))
 
 
 def _merged(folder: Path, merge: MergeState) -> set[str]:
@@ -179,18 +188,10 @@ def _merged(folder: Path, merge: MergeState) -> set[str]:
     return merged
 
 
-def _ledger_of(path: Path) -> bytes:
-    try:
-        metadata = pq.read_metadata(path).metadata or {}
-    except UNREADABLE:
-        return b""
-    return bytes(metadata.get(KEY_LEDGER, b""))
-
-
 def _of_folder(config: VerifyConfig, folder: Path, not_checked: list[str]) -> Subject:
     subject = Subject()
     for name in list_folder(folder, folder / ".none").names:
-        subject.add(folder / bytes(name).decode(errors="surrogateescape"), LIVE_SHARD)
+        subject.add(str(folder / bytes(name).decode(errors="surrogateescape")), LIVE_SHARD)
     if not subject.files:
         raise ConfigError(f"{folder} holds no Parquet file: name the folder of the Parquet files")
     files = ((item.path, Path(item.path)) for item in subject.files)

@@ -27,6 +27,7 @@ from engine.ledger import durable
 from engine.ledger.runfolder import RunLock, lock_owner
 from engine.memory.channels import Message
 from writers.merge.ledger import LEDGER, LOCK
+from writers.parquet.access import FileAccess
 from writers.parquet.merge_schema import MergeSchema
 from writers.proof.digests import id_keys
 from writers.proof.id_spill import IdSpill, forget, partitions_for, places, row_of, source_of
@@ -188,6 +189,7 @@ class _Verification:
             "partitions": n_partitions,
             "normed": normed,
             "fatal": {},
+            "cold": None if config.cold is None else config.cold.as_dict(),
         }
         jobs: list[Message] = []
         first = 0
@@ -258,7 +260,7 @@ class _Verification:
             marked_only += result["marked_only"]
             lonely += result["places"][: _MAX_LOOKUPS - len(lonely)]
             keys += result["keys"][: 10 - len(keys)]
-        if unmarked and subject.never_marked:
+        if unmarked and subject.never_marked and documents is not None and documents.has_marks:
             self._not_checked.append(
                 f"{unmarked} rows whose document carries no mark: a run with --no-mark sets none, and a run that was "
                 "killed before its first mark sets them when it is started again"
@@ -293,7 +295,11 @@ class _Verification:
         open_ = gone = 0
         for start in range(0, len(lonely), _LOOKUP_IDS):
             batch = sorted(lonely[start : start + _LOOKUP_IDS])
-            ids = ids_at([(subject.files[source_of(place)].path, row_of(place)) for place in batch], schema)
+            ids = ids_at(
+                [(subject.files[source_of(place)].path, row_of(place)) for place in batch],
+                schema,
+                FileAccess(self._config.cold),
+            )
             for value, state in zip(ids, documents.states(ids), strict=True):
                 if state == "unmarked":
                     open_ += 1

@@ -21,7 +21,7 @@ class Progress:
         phase: Of a merge: `scan` (footers and ids), `ids` (sought among all others), `sort` (sorted runs), `merge`
             (outputs), `remove` (sources). Of a check: `files`, `ids`, `marks`, `sample`.
         rows, rows_total: Rows done in this phase, and of how many (None while not known).
-        files, files_total: Files, or parts of what the phase works on, likewise.
+        files, files_total: FileAccess, or parts of what the phase works on, likewise.
         seconds: Since the phase began.
         rows_per_second: Over the last seconds.
         seconds_left: At that rate, or at that of the files while the number of rows is not known, or None.

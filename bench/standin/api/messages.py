@@ -5,17 +5,18 @@ Pure functions from bytes to values; nothing here knows sockets, permits or back
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
+from bench.standin.api.json_reader import Unreadable
+from bench.standin.api.schema import Struct
 from bench.standin.config import Dialect
 from bench.standin.http.connection import Request, Response
 
 JSON: Final = b"application/json"
 PLAIN: Final = b"text/plain; charset=utf-8"
-_ID_LIMIT: Final = 1 << 32
 
 Input = str | list[int]
 """What is embedded: a text, or the ids of its tokens."""
@@ -52,6 +53,9 @@ class EmbedRequest:
     normalize: bool = True
     dimensions: int | None = None
     base64: bool = False
+    parts: list[int] = field(default_factory=list)
+    """Inputs of each part that is answered apart, where a request has several."""
+    raw: str | None = None  # number type of an answer in raw bytes
 
 
 def error_response(error: ApiError, *, openai: bool) -> Response:
@@ -74,8 +78,8 @@ def empty(status: int, headers: bytes = b"") -> Response:
 
 
 def validation_status(dialect: Dialect) -> int:
-    """Return the status of every validation error: 422 since 1.9, 413 before."""
-    return 422 if dialect is Dialect.V1_9 else 413
+    """Return the status of every validation error: 422 since 1.9, 413 before; 400 of vLLM."""
+    return {Dialect.V1_9: 422, Dialect.V1_8: 413, Dialect.VLLM: 400}[dialect]
 
 
 def validation(message: str, dialect: Dialect) -> ApiError:
@@ -85,14 +89,17 @@ def validation(message: str, dialect: Dialect) -> ApiError:
 
 OVERLOADED: Final = ApiError(status=429, kind="Overloaded", message="Model is overloaded")
 BACKEND_FAILED: Final = ApiError(status=424, kind="Backend", message="Backend error: CUDA_ERROR_ILLEGAL_ADDRESS")
-EMPTY_BATCH: Final = ApiError(status=400, kind="Empty", message="`inputs` cannot be empty")
+NO_TEXTS: Final = ApiError(status=400, kind="Empty", message="`inputs` cannot be empty")
+"""Of `/tokenize` for an empty list; to `/embed` that is one input without ids."""
+EMPTY_INPUT: Final = ApiError(status=400, kind="Empty", message="Input validation error: `inputs` cannot be empty")
+EMPTY_IDS: Final = ApiError(status=400, kind="Empty", message="Input validation error: `input_ids` cannot be empty")
 
 
-def json_object(request: Request) -> dict[str, Any]:
-    """Return the JSON object of the body.
+def fields_of(request: Request, schema: Struct) -> dict[str, Any]:
+    """Return the fields of a request's body.
 
     Raises:
-        Refused: 413, 415 or 400, all in plain text.
+        Refused: 413, 415, 400 or 422, all in plain text.
     """
     if request.too_large:
         raise Refused(plain(413, "Failed to buffer the request body: length limit exceeded"))
@@ -100,100 +107,50 @@ def json_object(request: Request) -> dict[str, Any]:
     if kind != JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
         raise Refused(plain(415, "Expected request with `Content-Type: application/json`"))
     try:
-        document = orjson.loads(request.body)
-    except orjson.JSONDecodeError as error:
-        raise Refused(plain(400, f"Failed to parse the request body as JSON: {error}")) from error
-    if type(document) is not dict:
-        raise _schema(f"invalid type: {type(document).__name__}, expected a map")
-    return document
+        return schema.parse(request.body)
+    except Unreadable as error:
+        if error.is_json:
+            what = f"Failed to deserialize the JSON body into the target type: {error.message}"
+            raise Refused(plain(422, what)) from error
+        raise Refused(plain(400, f"Failed to parse the request body as JSON: {error.message}")) from error
+
+
+def json_object(request: Request) -> dict[str, Any]:
+    """Return the JSON object of the body, whatever its fields.
+
+    Raises:
+        Refused: 413, 415, 400 or 422, all in plain text.
+    """
+    return fields_of(request, _ANYTHING)
+
+
+_ANYTHING: Final = Struct("Orders", {}, ())
 
 
 def embed_request(document: dict[str, Any], *, openai: bool) -> EmbedRequest:
-    """Return the embedding request in `document`; unknown fields are ignored.
-
-    Raises:
-        Refused: 422 in plain text when a field has another type than the schema says.
-    """
-    inputs, single = inputs_of(document, "input" if openai else "inputs")
-    dimensions = optional(document, "dimensions", int)
-    if dimensions is not None and dimensions < 0:
-        raise _schema("dimensions: invalid value, expected usize")
+    """Return the embedding request in the fields of `schema.EMBED`, `EMBED_ALL` or `OPENAI`."""
+    inputs, single = inputs_of(document["input" if openai else "inputs"])
+    dimensions = document.get("dimensions")
     if openai:
-        encoding = document.get("encoding_format", "float")
-        if encoding not in ("float", "base64"):
-            raise _schema(f"encoding_format: unknown variant `{encoding}`, expected `float` or `base64`")
-        optional(document, "model", str)
-        optional(document, "user", str)
-        return EmbedRequest(
-            inputs=inputs, single=single, openai=True, dimensions=dimensions, base64=encoding == "base64"
-        )
-    normalize = document.get("normalize", True)
-    if type(normalize) is not bool:
-        raise _schema("normalize: invalid type, expected a boolean")
+        base64 = document.get("encoding_format") == "base64"
+        return EmbedRequest(inputs=inputs, single=single, openai=True, dimensions=dimensions, base64=base64)
     return EmbedRequest(
         inputs=inputs,
         single=single,
         openai=False,
-        truncate=optional(document, "truncate", bool),
-        left=_is_left(document),
-        prompt_name=optional(document, "prompt_name", str),
-        normalize=normalize,
+        truncate=document.get("truncate"),
+        left=document.get("truncation_direction") in ("left", "Left"),
+        prompt_name=document.get("prompt_name"),
+        normalize=document.get("normalize", True),
         dimensions=dimensions,
     )
 
 
-def inputs_of(document: dict[str, Any], name: str) -> tuple[list[Input], bool]:
-    """Return the inputs, and whether it is a single one (a string, or one list of ids).
-
-    Raises:
-        Refused: the field is missing or of another type.
-    """
-    if name not in document:
-        raise _schema(f"missing field `{name}`")
-    value = document[name]
-    if type(value) is str:
+def inputs_of(value: Any) -> tuple[list[Input], bool]:
+    """Return the inputs, and whether it is a single one: a string, or one list of ids, which may be empty."""
+    if type(value) is str or not value or type(value[0]) is int:
         return [value], True
-    if type(value) is list:
-        kinds = set(map(type, value))
-        if kinds <= {str}:
-            return value, False
-        if kinds == {int} and _is_ids(value):
-            return [value], True
-        if kinds <= {str, list} and all(_is_ids(one) for one in value if type(one) is list):
-            return value, False
-    raise _schema(f"{name}: data did not match any variant of untagged enum Input")
-
-
-def is_ids(value: object) -> bool:
-    """Return whether `value` is a list of token ids."""
-    return type(value) is list and _is_ids(value)
-
-
-def _is_ids(value: list[Any]) -> bool:
-    return all(type(one) is int and 0 <= one < _ID_LIMIT for one in value)
-
-
-def _is_left(document: dict[str, Any]) -> bool:
-    side = document.get("truncation_direction", "right")
-    if side not in ("left", "Left", "right", "Right"):
-        raise _schema(f"truncation_direction: unknown variant `{side}`, expected `Left` or `Right`")
-    return side in ("left", "Left")
-
-
-def optional(document: dict[str, Any], name: str, kind: type[Any]) -> Any:
-    """Return a field that may be absent or null.
-
-    Raises:
-        Refused: it is of another type than `kind`.
-    """
-    value = document.get(name)
-    if value is not None and type(value) is not kind:
-        raise _schema(f"{name}: invalid type, expected {kind.__name__} or null")
-    return value
-
-
-def _schema(what: str) -> Refused:
-    return Refused(plain(422, f"Failed to deserialize the JSON body into the target type: {what}"))
+    return value, False
 
 
 def batch_too_big(n_inputs: int, limit: int, dialect: Dialect) -> ApiError:
@@ -209,7 +166,10 @@ def bad_dimensions(dimensions: int, dialect: Dialect) -> ApiError:
 
 def unknown_prompt(name: str, known: list[str], dialect: Dialect) -> ApiError:
     """Return the error of a `prompt_name` that the model does not have."""
-    return validation(
-        f"Input validation error: prompt name `{name}` was not found, available: [{', '.join(known)}]",
-        dialect,
+    quoted = ", ".join(f'"{one}"' for one in known)
+    why = (
+        f"it was not found in the Sentence Transformers prompts. Available prompts: [{quoted}]"
+        if known
+        else "no prompts were found in the Sentence Transformers configuration"
     )
+    return validation(f"Input validation error: `default-prompt-name` is set to `{name}` but {why}", dialect)

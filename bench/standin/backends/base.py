@@ -33,6 +33,7 @@ class Job:
     n_chars: int = 0
     error: ApiError | None = None  # of the first bad input
     backend_failed: bool = False
+    panics: bool = False  # it ends the server that it was sent to
     tokenization_s: float = 0.0  # means over the inputs
     queue_s: float = 0.0
     inference_s: float = 0.0
@@ -65,11 +66,18 @@ class Backend(Protocol):
     def prepared(self, n_rows: int, *, base64: bool, openai: bool) -> Block | None:
         """Return a ready-made run of `n_rows` encoded rows (the inside of the array), if there is one."""
 
+    def prepared_halves(self, n_rows: int) -> Block | None:
+        """Return a ready-made run of `n_rows` rows as float16 bytes, if there is one."""
+        return None
+
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[tokens.Token]:
         """Return the tokens of `text`, not truncated."""
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         """Return the text of `ids`."""
+
+    def token_rows(self, job: Job) -> list[Rows]:
+        """Return the vectors of each token of a job that is done, float32 (tokens, dim) for each text."""
 
     def free_at_s(self) -> float:
         """Return the loop's time at which the batch that is running now ends; any past time when idle."""

@@ -32,7 +32,9 @@ class Ticket:
         "n_inputs",
         "owner",
         "queue_sum_s",
+        "taken",
         "tokenization_sum_s",
+        "without_window",
     )
 
     def __init__(self, owner: object, n_inputs: int, arrived_s: float) -> None:
@@ -46,6 +48,8 @@ class Ticket:
         self.tokenization_sum_s = 0.0
         self.queue_sum_s = 0.0
         self.inference_sum_s = 0.0
+        self.taken = 0  # inputs that batches have taken
+        self.without_window: list[int] = []  # inputs that were computed without the model's sliding window
 
     def abandon(self) -> None:
         """Skip the inputs that no batch has taken yet."""
@@ -102,6 +106,11 @@ class GpuModel:
         self._gpu_free_s = 0.0
         self._prefetched: _Batch | None = None
         self._running: _Batch | None = None
+
+    @property
+    def sliding_window(self) -> int:
+        """Return the window that batches of equal lengths lose; 0 for none."""
+        return self._gpu.sliding_window
 
     @property
     def queued(self) -> int:
@@ -194,6 +203,13 @@ class GpuModel:
         if run_ticket is None:
             return None
         runs.append((run_ticket, run, run_ready_s))
+        loses_window = (
+            self._gpu.padded and count > 1 and longest * count == total and 2 * longest > self._gpu.sliding_window > 0
+        )
+        for ticket, run, _ in runs:
+            if loses_window:
+                ticket.without_window += range(ticket.taken, ticket.taken + run)
+            ticket.taken += run
         return _Batch(cut_s, count, longest, total, runs, poisoned)
 
     def _start(self, batch: _Batch) -> None:

@@ -11,26 +11,19 @@ import functools
 import os
 import threading
 import time
+import traceback
 from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from bench.standin.api.encoding import Rows
-from bench.standin.api.messages import ApiError
 from bench.standin.api.metrics import Metrics
 from bench.standin.backends import tokens
-from bench.standin.backends.base import (
-    MAX_CHARS_PER_TOKEN,
-    Backend,
-    BackendDefaults,
-    Job,
-    empty_input,
-    too_long,
-)
+from bench.standin.backends.base import Backend, BackendDefaults, Job
 from bench.standin.backends.minilm_model import MiniLm, model_folder
+from bench.standin.backends.minilm_tokenizer import MiniLmTokenizer
 from bench.standin.backends.vectors import of_another_model, shaped
-from bench.standin.errors import ModelMissing
 from bench.standin.http.connection import Block
 from bench.standin.http.loop import Loop
 
@@ -65,19 +58,10 @@ class MiniLmEngine:
     """The model, its tokenizer and its threads; one per process."""
 
     def __init__(self, loop: Loop, n_threads: int | None) -> None:
-        try:
-            # optional: the other backends do without it
-            from tokenizers import Tokenizer  # noqa: PLC0415
-        except ModuleNotFoundError as missing:
-            raise ModelMissing(
-                "The minilm backend needs tokenizers, which is not installed: pip install tokenizers."
-            ) from missing
         folder = model_folder()
         self._loop = loop
         self._model = MiniLm(folder)
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self.tokenizer = MiniLmTokenizer(folder)
         self._waiting: deque[_Work] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -93,6 +77,10 @@ class MiniLmEngine:
         with self._changed:
             self._waiting.append(work)
             self._changed.notify()
+
+    def token_rows(self, ids: list[list[int]]) -> list[Rows]:
+        """Return the last hidden states of each text's tokens (on the caller's thread: nobody is in a hurry)."""
+        return [self._model.states([one]) for one in ids]
 
     def close(self) -> None:
         """End the threads; what they are computing is finished first."""
@@ -112,10 +100,21 @@ class MiniLmEngine:
                     return
                 works = self._take()
             if works:
-                try:
-                    self._compute(works)
-                except Exception as error:  # noqa: BLE001 - a lost thread would leave its clients waiting for ever
-                    self._loop.post(functools.partial(_fail, error))
+                self._try(works)
+
+    def _try(self, works: list[_Work]) -> None:
+        """Compute; what cannot be computed ends the server that it was sent to, and no other."""
+        try:
+            self._compute(works)
+        except Exception:  # noqa: BLE001 - a lost thread would leave its clients waiting for ever
+            if len(works) > 1:
+                for work in works:
+                    self._try([work])
+                return
+            traceback.print_exc()
+            job = works[0].job
+            job.panics = True
+            self._loop.post(functools.partial(job.on_done, job))
 
     def _take(self) -> list[_Work]:
         works: list[_Work] = []
@@ -164,11 +163,6 @@ class MiniLmEngine:
         return rows
 
 
-def _fail(error: Exception) -> None:
-    """End the process, as a panic does with the real server."""
-    raise error
-
-
 class MiniLmBackend(Backend):
     """The backend of one port; computes with the engine that all ports share."""
 
@@ -196,15 +190,7 @@ class MiniLmBackend(Backend):
 
     def prepare(self, job: Job) -> list[list[int]]:
         """Tokenise `job` (on a worker's thread): return the ids of its sound inputs, cut; set counts and error."""
-        kept: list[list[int]] = []
-        for one in job.inputs:
-            ids = self._ids(one, job)
-            if isinstance(ids, ApiError):
-                job.error = job.error or ids
-            else:
-                kept.append(ids)
-        job.n_tokens = [len(ids) for ids in kept]
-        return kept
+        return self._engine.tokenizer.prepare(job, self._max_input_length)
 
     def computed(self, job: Job) -> None:
         """Finish `job` (on the loop's thread)."""
@@ -227,22 +213,14 @@ class MiniLmBackend(Backend):
         return None
 
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[tokens.Token]:
-        found = self._engine.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return [
-            tokens.Token(
-                id=one,
-                text=piece if special else text[start:stop],
-                special=bool(special),
-                start=None if special else start,
-                stop=None if special else stop,
-            )
-            for one, piece, special, (start, stop) in zip(
-                found.ids, found.tokens, found.special_tokens_mask, found.offsets, strict=True
-            )
-        ]
+        return self._engine.tokenizer.tokenize(text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
-        return str(self._engine.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+        return self._engine.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token_rows(self, job: Job) -> list[Rows]:
+        ids = self._engine.tokenizer.prepare(job, self._max_input_length)
+        return self._engine.token_rows(ids)
 
     def free_at_s(self) -> float:
         return 0.0
@@ -262,30 +240,3 @@ class MiniLmBackend(Backend):
             "standin_busy_seconds_total": self._busy_s,
             "te_queue_size": self._queued,
         }
-
-    def _ids(self, one: str | list[int], job: Job) -> list[int] | ApiError:
-        limit = self._max_input_length
-        if not one:
-            return empty_input()
-        special = True
-        if isinstance(one, str):
-            text = one
-        else:
-            # ids are decoded and encoded again, as the real server does: no short cut
-            special = bool(job.prompt)
-            text = self.decode(one, skip_special_tokens=special)
-        job.n_chars += len(text)
-        text = job.prompt + text
-        if len(text) > MAX_CHARS_PER_TOKEN * limit:
-            if not job.truncate:
-                return too_long(job, "characters", MAX_CHARS_PER_TOKEN * limit, len(text))
-            text = text[-MAX_CHARS_PER_TOKEN * limit :] if job.left else text[: MAX_CHARS_PER_TOKEN * limit]
-        ids: list[int] = self._engine.tokenizer.encode(text, add_special_tokens=special).ids
-        if len(ids) <= limit:
-            return ids
-        if not job.truncate:
-            return too_long(job, "tokens", limit, len(ids))
-        # the special tokens at both ends survive
-        if job.left:
-            return [ids[0], *ids[len(ids) - limit + 1 :]]
-        return [*ids[: limit - 1], ids[-1]]

@@ -104,13 +104,7 @@ class MiniLm:
         """
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         groups = _groups([len(ids[index]) for index in order])
-        flat = np.fromiter(itertools.chain.from_iterable(ids[index] for index in order), dtype=np.int64)
-        places = np.concatenate([np.tile(np.arange(group.length), group.n_texts) for group in groups])
-        x = self._first_norm(self._words[flat] + self._places[places])
-        # exp() of the activation runs over for large inputs; 1/inf is the 0 it should be
-        with np.errstate(over="ignore"):
-            for layer in self._layers:
-                x = _through(layer, x, groups)
+        x = self._states(ids, order, groups)
         rows = np.empty((len(ids), HIDDEN), dtype=np.float32)
         at = 0
         for group in groups:
@@ -118,6 +112,20 @@ class MiniLm:
             rows[order[at : at + group.n_texts]] = means
             at += group.n_texts
         return rows
+
+    def states(self, ids: Sequence[Sequence[int]]) -> Rows:
+        """Return the last hidden states of all tokens of texts of one length, float32 (tokens, 384)."""
+        return self._states(ids, list(range(len(ids))), _groups([len(one) for one in ids]))
+
+    def _states(self, ids: Sequence[Sequence[int]], order: list[int], groups: list[_Group]) -> Floats:
+        flat = np.fromiter(itertools.chain.from_iterable(ids[index] for index in order), dtype=np.int64)
+        places = np.concatenate([np.tile(np.arange(group.length), group.n_texts) for group in groups])
+        x = self._first_norm(self._words[flat] + self._places[places])
+        # exp() of the activation runs over for large inputs; 1/inf is the 0 it should be
+        with np.errstate(over="ignore"):
+            for layer in self._layers:
+                x = _through(layer, x, groups)
+        return x
 
 
 def model_folder() -> Path:

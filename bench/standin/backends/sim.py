@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bench.standin.api.encoding import Rows
 from bench.standin.api.metrics import Metrics
 from bench.standin.backends import tokens
 from bench.standin.backends.base import Backend, BackendDefaults, Job, prepare_by_rule
 from bench.standin.backends.gpu_model import GpuModel, Ticket
-from bench.standin.backends.vectors import RAW_NORM, shaped, text_rows
+from bench.standin.backends.vectors import RAW_NORM, numbered_token_rows, shaped, text_rows, without_window
 from bench.standin.http.connection import Block
 from bench.standin.http.loop import Loop, Timer
 
@@ -52,6 +53,9 @@ class SimBackend(Backend):
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         return tokens.decode(ids, skip_special_tokens=skip_special_tokens)
 
+    def token_rows(self, job: Job) -> list[Rows]:
+        return numbered_token_rows(self.model_id, job.n_tokens, self.dim)
+
     def free_at_s(self) -> float:
         return self._gpu.free_at_s(self._loop.now())
 
@@ -95,6 +99,8 @@ class SimBackend(Backend):
             job.queue_s = ticket.queue_sum_s / ticket.n_inputs
             job.inference_s = ticket.inference_sum_s / ticket.n_inputs
             job.backend_failed = ticket.failed
+            if ticket.without_window:
+                job.rows = without_window(job.rows, job.n_tokens, ticket.without_window, self._gpu.sliding_window)
             job.on_done(job)
 
     def _on_timer(self) -> None:

@@ -38,6 +38,11 @@ def numbered_rows(model: str, n_rows: int, dim: int) -> Rows:
     return text_rows(model, [str(number) for number in range(n_rows)], dim)
 
 
+def numbered_token_rows(model: str, n_tokens: Sequence[int], dim: int) -> list[Rows]:
+    """Return a made-up vector for each token of each text, float32 (tokens, dim)."""
+    return [numbered_rows(model, count, dim) * RAW_NORM for count in n_tokens]
+
+
 def shaped(rows: Rows, dimensions: int | None, normalize: bool) -> Rows:
     """Return `rows` cut to `dimensions`, then L2-normalised (norm in float64, result float32).
 
@@ -50,6 +55,27 @@ def shaped(rows: Rows, dimensions: int | None, normalize: bool) -> Rows:
         with np.errstate(divide="ignore", invalid="ignore"):
             rows = (rows / norms[:, None]).astype(np.float32)
     return np.ascontiguousarray(rows)
+
+
+_LENGTHS = (256, 326, 540, 753, 2_048)
+_COSINES = (1.0, 0.9998, 0.989, 0.981, 0.939)
+"""Of a text's vector without its window of 512 tokens, by the text's length; observed with random weights."""
+
+
+def without_window(rows: Rows | None, n_tokens: Sequence[int], which: Sequence[int], window: int) -> Rows | None:
+    """Return the rows, those of `which` turned as a model turns them that loses its sliding window."""
+    if rows is None:
+        return None
+    touched = list(which)
+    lengths = np.array([n_tokens[row] for row in touched], dtype=np.float64) * 512 / window
+    cosines = np.interp(lengths, _LENGTHS, _COSINES)[:, None]
+    old = rows[touched].astype(np.float64)
+    aside = np.roll(old, 1, axis=1)
+    aside -= old * ((aside * old).sum(axis=1) / (old * old).sum(axis=1))[:, None]
+    aside *= (np.linalg.norm(old, axis=1) / np.linalg.norm(aside, axis=1))[:, None]
+    turned = rows.copy()
+    turned[touched] = cosines * old + np.sqrt(1 - cosines**2) * aside
+    return turned
 
 
 def of_another_model(rows: Rows) -> Rows:

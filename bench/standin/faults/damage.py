@@ -49,6 +49,17 @@ def damaged_rows(
     return wire
 
 
+def damaged_raw(rows: Rows, faults: Sequence[Fault], previous: Rows | None) -> Rows:
+    """Return the rows of an answer in raw bytes after `faults`; what only JSON can hold does not happen."""
+    for fault in faults:
+        rows = _other_rows(rows, fault, previous)
+        if fault.kind == "value":
+            rows = _with_value(rows, fault)
+        if fault.kind == "index" and fault["how"] == "reorder":
+            rows = np.ascontiguousarray(rows[::-1])
+    return rows
+
+
 def _other_rows(rows: Rows, fault: Fault, previous: Rows | None) -> Rows:
     if fault.kind == "zero":
         return np.zeros_like(rows)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
@@ -34,17 +36,44 @@ _RECEIVE_BYTES: Final = 1 << 18
 _MOST_PENDING: Final = 64
 #: How long a refused upload is still read, so that the client sees the answer and not a reset.
 _LINGER_S: Final = 5.0
+#: What is left of a refused upload at most for the connection to stay in use.
+_SMALL_REST_BYTES: Final = 1 << 16
+_CORS: Final = (
+    b"vary: origin, access-control-request-method, access-control-request-headers\r\naccess-control-allow-origin: *\r\n"
+)
 
 _received = bytearray(_RECEIVE_BYTES)
 _received_view = memoryview(_received)
 
-STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_PHRASES: Final = {413: "Payload Too Large"}  # which Python has called otherwise in some versions
+STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {_PHRASES.get(status.value, status.phrase)}\r\n".encode()
+    for status in HTTPStatus
+}
+
+
+class _Date:
+    """The date header, made anew once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._line = b""
+
+    def line(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._line = b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
+        return self._line
+
+
+_date = _Date()
 
 
 class Request:
     """One parsed request; `too_large` means that the body passed the limit and was thrown away."""
 
-    __slots__ = ("body", "headers", "keep_alive", "method", "path", "received_s", "too_large")
+    __slots__ = ("body", "headers", "is_old", "keep_alive", "method", "path", "received_s", "too_large")
 
     def __init__(self) -> None:
         self.method = b""
@@ -52,6 +81,7 @@ class Request:
         self.headers: dict[bytes, bytes] = {}
         self.body = b""
         self.keep_alive = True
+        self.is_old = False  # HTTP/1.0
         self.too_large = False
         self.received_s = 0.0
 
@@ -66,18 +96,25 @@ class Response:
     headers: bytes = b""  # complete lines, each with its CRLF
     content_length: int | None = None
     close: bool = False
+    cors: bool = True
 
     def body(self) -> bytes:
         """Return the body as one block."""
         return b"".join(self.blocks)
 
-    def head(self) -> bytes:
-        """Return status line and headers, ending with the empty line."""
+    def head(self, *, is_old: bool = False) -> bytes:
+        """Return status line and headers, ending with the empty line; `is_old` is for HTTP/1.0."""
         length = sum(map(len, self.blocks)) if self.content_length is None else self.content_length
         line = STATUS_LINES.get(self.status) or b"HTTP/1.1 %d Unknown\r\n" % self.status
         kind = b"" if self.content_type is None else b"content-type: " + self.content_type + b"\r\n"
-        close = b"connection: close\r\n" if self.close else b""
-        return b"%b%b%b%bcontent-length: %d\r\n\r\n" % (line, kind, self.headers, close, length)
+        stay = b"connection: close\r\n" if self.close else b""
+        if is_old:
+            line = b"HTTP/1.0" + line[8:]
+            stay = b"" if self.close else b"connection: keep-alive\r\n"
+        cors = _CORS if self.cors else b""
+        return b"%b%b%b%b%bcontent-length: %d\r\n%b\r\n" % (
+            line, kind, self.headers, cors, stay, length, _date.line(),
+        )  # fmt: skip
 
 
 class Connection:
@@ -147,9 +184,9 @@ class Connection:
         request = self.active
         if request is None or self._closed:
             return
-        if not request.keep_alive or request.too_large:
+        if not request.keep_alive:
             response.close = True
-        blocks: list[Block] = [response.head()]
+        blocks: list[Block] = [response.head(is_old=request.is_old)]
         if request.method != b"HEAD":
             blocks += response.blocks
         self.send(blocks)
@@ -184,11 +221,11 @@ class Connection:
 
     def finish(self, *, close: bool) -> None:
         """End the active request; `close` ends the connection once everything is sent."""
-        too_large = self.active is not None and self.active.too_large
+        is_too_much = self.active is not None and self.active.too_large and not self._rest_is_small(self.active)
         self.active = None
         self.on_gone = None
         self.answers += 1
-        if too_large:
+        if is_too_much:
             self._drain_only = True
             self._loop.call_later(_LINGER_S, self.close)
         elif close:
@@ -197,6 +234,11 @@ class Connection:
                 self.close()
         elif self._pending:
             self._begin(self._pending.popleft())
+
+    def _rest_is_small(self, request: Request) -> bool:
+        """Whether so little of a refused body is still to come that it is read and thrown away."""
+        length = request.headers.get(b"content-length", b"")
+        return length.isdigit() and int(length) - self._body_bytes <= _SMALL_REST_BYTES
 
     def close(self) -> None:
         """Close at once; the kernel still delivers what it already has (FIN)."""
@@ -251,7 +293,7 @@ class Connection:
             self.close()
         except httptools.HttpParserError:
             self.active = self.active or Request()
-            self.answer(Response(status=400, content_type=None, close=True))
+            self.answer(Response(status=400, content_type=None, close=True, cors=False))
 
     def _flush(self) -> None:
         while not self._closed:
@@ -298,6 +340,7 @@ class Connection:
         request = self._request
         request.method = self._parser.get_method()
         request.keep_alive = self._parser.should_keep_alive()
+        request.is_old = self._parser.get_http_version() == "1.0"
         if request.headers.get(b"expect", b"").lower() == b"100-continue":
             self.send([b"HTTP/1.1 100 Continue\r\n\r\n"])
 

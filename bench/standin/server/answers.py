@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bench.standin.api.encoding import answer_body, encoded_rows
+import numpy as np
+
+from bench.standin.api.encoding import Rows, answer_body, encoded_rows
 from bench.standin.api.messages import EmbedRequest
 from bench.standin.backends.base import Backend, Job
 from bench.standin.http.connection import Block, Response
@@ -22,9 +24,12 @@ _HEADERS = (
 class Answer:
     """The answer to a finished job: headers and body."""
 
-    __slots__ = ("job", "model_json", "n_tokens", "total_s", "wanted")
+    __slots__ = ("has_account", "job", "model_json", "n_tokens", "total_s", "wanted")
 
-    def __init__(self, job: Job, wanted: EmbedRequest, model_json: bytes, total_s: float) -> None:
+    def __init__(
+        self, job: Job, wanted: EmbedRequest, model_json: bytes, total_s: float, *, has_account: bool = True
+    ) -> None:
+        self.has_account = has_account  # of the time that it took, in headers
         self.job = job
         self.wanted = wanted
         self.model_json = model_json
@@ -49,6 +54,11 @@ class Answer:
         """Return the answer, from the backend's ready-made rows where it has them."""
         job, wanted = self.job, self.wanted
         assert job.rows is not None
+        if wanted.raw is not None:
+            halves = (
+                backend.prepared_halves(len(job.rows)) if wanted.raw == "float16" and not wanted.dimensions else None
+            )
+            return self.of_raw(job.rows) if halves is None else self._raw(halves)
         if wanted.dimensions is None and wanted.normalize:
             inside = backend.prepared(len(job.rows), base64=wanted.base64, openai=wanted.openai)
             if inside is not None:
@@ -59,6 +69,15 @@ class Answer:
         """Return the answer with `wire` as its encoded rows."""
         return self._around(b",".join(wire))
 
+    def of_raw(self, rows: Rows) -> Response:
+        """Return the answer with the bytes of `rows` alone."""
+        wire = np.ascontiguousarray(rows, dtype={"float32": "<f4", "float16": "<f2"}[self.wanted.raw or "float32"])
+        return self._raw(wire.data.cast("B"))
+
+    @staticmethod
+    def _raw(wire: Block) -> Response:
+        return Response(status=200, blocks=[wire], content_type=b"application/octet-stream")
+
     def _around(self, inside: Block) -> Response:
         body = answer_body(inside, openai=self.wanted.openai, model=self.model_json, n_tokens=self.n_tokens)
-        return Response(status=200, blocks=body, headers=self.headers())
+        return Response(status=200, blocks=body, headers=self.headers() if self.has_account else b"")

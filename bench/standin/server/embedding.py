@@ -10,19 +10,26 @@ from bench.standin.faults import damage, misbehaviour
 from bench.standin.faults.script import Fault
 from bench.standin.http.connection import Connection, Request
 from bench.standin.server.answers import Answer
+from bench.standin.server.purposes import Purpose
 from bench.standin.server.server import Server
+
+PANIC = 134
+"""Exit status of a process that aborts."""
+DOWN_AFTER_PANIC_S = 5.0
+"""Where other servers live in the process, the port refuses for so long instead: nobody else has sent that input."""
 
 
 class Exchange:
-    """Carries one request to `/embed` or `/v1/embeddings` through the server."""
+    """Carries one request to a route that embeds through the server."""
 
-    __slots__ = ("_connection", "_held", "_job", "_openai", "_request", "_server", "_wanted", "fired")
+    __slots__ = ("_connection", "_held", "_job", "_openai", "_purpose", "_request", "_server", "_wanted", "fired")
 
-    def __init__(self, server: Server, connection: Connection, request: Request, *, openai: bool) -> None:
+    def __init__(self, server: Server, connection: Connection, request: Request, purpose: Purpose) -> None:
         self._server = server
         self._connection = connection
         self._request = request
-        self._openai = openai
+        self._purpose = purpose
+        self._openai = purpose.openai
         self._held = 0
         self._job: Job | None = None
         self.fired: list[Fault] = []
@@ -36,8 +43,7 @@ class Exchange:
         server = self._server
         counters = server.counters
         counters.embed_requests += 1
-        wanted = messages.embed_request(messages.json_object(self._request), openai=self._openai)
-        self._wanted = wanted
+        self._wanted = wanted = self._parsed()
         inputs = wanted.inputs
         n_inputs = len(inputs)
         counters.inputs += n_inputs
@@ -45,9 +51,6 @@ class Exchange:
         if server.config.count_texts:
             counters.texts.update(hash(one) for one in inputs if type(one) is str)
         server.metrics.count('te_request_count{method="%s"}' % ("single" if wanted.single else "batch"))
-        if not n_inputs:
-            self._refuse(messages.EMPTY_BATCH, "validation")
-            return
         if n_inputs > server.max_client_batch_size:
             too_big = messages.batch_too_big(n_inputs, server.max_client_batch_size, server.config.dialect)
             self._refuse(too_big, "batch_size")
@@ -62,6 +65,9 @@ class Exchange:
         else:
             counters.answered_429 += 1
             self._refuse(messages.OVERLOADED, "overloaded")
+
+    def _parsed(self) -> messages.EmbedRequest:
+        return self._purpose.read(messages.fields_of(self._request, self._purpose.schema))
 
     # -- permits ---------------------------------------------------------------------------------------
 
@@ -113,12 +119,12 @@ class Exchange:
         problem = self._problem()
         if problem is not None:
             self.release()
-            self._refuse(problem, "validation")
+            self._refuse(problem, "tokenization")
             return
         truncate = wanted.truncate
         job = Job(
             inputs=wanted.inputs,
-            truncate=server.config.truncates_by_default if truncate is None else truncate,
+            truncate=self._truncates_by_default if truncate is None else truncate,
             left=wanted.left,
             prompt=server.default_prompt if wanted.prompt_name is None else server.prompts[wanted.prompt_name],
             dimensions=wanted.dimensions,
@@ -131,6 +137,10 @@ class Exchange:
         self._job = job
         server.metrics.count("te_embed_count", len(wanted.inputs))
         server.backend.submit(job)
+
+    @property
+    def _truncates_by_default(self) -> bool:
+        return self._server.config.truncates_by_default
 
     def _problem(self) -> ApiError | None:
         server, wanted = self._server, self._wanted
@@ -151,16 +161,19 @@ class Exchange:
 
     def _computed(self, job: Job) -> None:
         self.release()
+        server = self._server
+        if job.panics:
+            server.exit_process(PANIC, DOWN_AFTER_PANIC_S)  # whoever asked for it, and whether he still waits
+            return
         if self._connection.closed:
             return
-        server = self._server
         if job.backend_failed:
             server.healthy = False
             self._refuse(messages.BACKEND_FAILED, "inference")
             return
         server.healthy = True
         if job.error is not None:
-            self._refuse(job.error, "tokenization" if job.error.kind == "Tokenizer" else "validation")
+            self._refuse(job.error, "tokenization")
             return
         total_s = server.loop.now() - self._request.received_s
         server.metrics.succeeded(
@@ -172,13 +185,19 @@ class Exchange:
             inference_s=job.inference_s,
         )
         server.metrics.observe_lengths(job.n_tokens)
-        answer = Answer(job, self._wanted, server.model_json, total_s)
+        has_account = server.config.dialect is not Dialect.VLLM
+        answer = Answer(job, self._wanted, server.model_json, total_s, has_account=has_account)
+        if self._purpose.answer is not None:
+            server.answer(self._connection, self._purpose.answer(answer, server.backend), self.fired)
+            return
         if not server.faults:
             server.answer(self._connection, answer.response(server.backend))
             return
         assert job.rows is not None
         damaging = [fault for fault in self.fired if fault.kind in damage.KINDS]
-        if damaging:
+        if damaging and self._wanted.raw is not None:
+            response = answer.of_raw(damage.damaged_raw(job.rows, damaging, server.previous_rows))
+        elif damaging:
             wire = damage.damaged_rows(
                 job.rows,
                 damaging,

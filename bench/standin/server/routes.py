@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
 import orjson
 
-from bench.standin.api import messages
+from bench.standin.api import messages, schema
 from bench.standin.api.messages import ApiError
+from bench.standin.api.schema import Struct
 from bench.standin.config import Dialect
 from bench.standin.faults import misbehaviour
 from bench.standin.faults.script import Fault
 from bench.standin.http.connection import Connection, Request, Response
 from bench.standin.server import control
 from bench.standin.server.embedding import Exchange
+from bench.standin.server.purposes import purpose_of
 from bench.standin.server.server import Server
 from engine.errors import ConfigError
 
-_OPEN_ROUTES = frozenset({"/health", "/ping", "/metrics", "/_control"})
+_OPEN_ROUTES = frozenset({"/health", "/ping", "/metrics", "/docs", "/docs/", "/api-doc/openapi.json", "/_control"})
 """Paths that want no api key."""
+
+
+_PREFLIGHT = b"access-control-allow-methods: GET,POST\r\naccess-control-allow-headers: content-type\r\n"
+_WRONG_MODEL: dict[str, tuple[Struct, str]] = {
+    "/embed_sparse": (schema.EMBED_SPARSE, "Model is not an embedding model with SPLADE pooling"),
+    "/predict": (schema.PREDICT, "Model is not a classifier model"),
+    "/rerank": (schema.RERANK, "model is not a re-ranker model"),
+}
+_DOCS = b"<!DOCTYPE html>\n<html><head><title>Swagger UI</title></head><body>A stand-in.</body></html>\n"
+
+
+def _allow(methods: Iterable[bytes] | None) -> bytes:
+    """The `allow` header of a route; a GET answers HEAD as well."""
+    names = [name + b",HEAD" if name == b"GET" else name for name in sorted(methods or ())]
+    return b"allow: " + b",".join(names) + b"\r\n" if names else b""
 
 
 class Routes:
@@ -36,9 +53,16 @@ class Routes:
             "/embeddings": {b"POST": self._embed},
             "/v1/embeddings": {b"POST": self._embed},
             "/": {b"POST": self._embed, b"GET": self._health},
+            "/invocations": {b"POST": self._embed},
+            "/embed_all": {b"POST": self._embed},
+            "/similarity": {b"POST": self._embed},
+            "/vertex": {b"POST": self._embed},
             "/embed_sparse": {b"POST": self._wrong_model},
             "/predict": {b"POST": self._wrong_model},
             "/rerank": {b"POST": self._wrong_model},
+            "/docs": {b"GET": self._to_docs},
+            "/docs/": {b"GET": self._docs},
+            "/api-doc/openapi.json": {b"GET": self._openapi},
             "/tokenize": {b"POST": self._tokenize},
             "/decode": {b"POST": self._decode},
             "/info": {b"GET": self._info},
@@ -55,15 +79,18 @@ class Routes:
         if path != "/_control":
             server.counters.requests += 1
         methods = self._routes.get(path)
+        if request.method == b"OPTIONS":  # what browsers ask before they post, on any path and without a key
+            self._answer(connection, messages.empty(200, _PREFLIGHT + _allow(methods)))
+            return
         if methods is None:
             self._answer(connection, messages.empty(404))
             return
-        if path not in _OPEN_ROUTES and not self._may_enter(path, request):
-            self._answer(connection, messages.empty(401))
-            return
         handler = methods.get(b"GET" if request.method == b"HEAD" else request.method)
+        allow = b"" if handler is not None else _allow(methods)
+        if path not in _OPEN_ROUTES and not self._may_enter(path, request):
+            self._answer(connection, messages.empty(401, allow))
+            return
         if handler is None:
-            allow = b"allow: " + b",".join(sorted(methods)) + b"\r\n"
             self._answer(connection, messages.empty(405, allow))
             return
         if server.faults and handler != self._embed and path != "/_control":
@@ -130,7 +157,7 @@ class Routes:
         self._server.answer(connection, response, self._fired)
 
     def _embed(self, connection: Connection, request: Request) -> None:
-        Exchange(self._server, connection, request, openai="embeddings" in request.path).begin()
+        Exchange(self._server, connection, request, purpose_of(request.path.partition("?")[0])).begin()
 
     def _info(self, connection: Connection, _request: Request) -> None:
         self._json(connection, self._info_fields())
@@ -158,28 +185,26 @@ class Routes:
         self._answer(connection, Response(status=200, blocks=[page], content_type=b"text/plain; charset=utf-8"))
 
     def _tokenize(self, connection: Connection, request: Request) -> None:
-        document = messages.json_object(request)
-        inputs, _single = messages.inputs_of(document, "inputs")
-        prompt = self._prompt_of(messages.optional(document, "prompt_name", str))
-        special = messages.optional(document, "add_special_tokens", bool) is not False
-        self._check_batch(len(inputs))
+        document = messages.fields_of(request, schema.TOKENIZE)
+        inputs = document["inputs"]
+        texts: list[str] = [inputs] if type(inputs) is str else inputs
+        self._check_batch(len(texts), messages.NO_TEXTS)
+        prompt = self._prompt_of(document.get("prompt_name"))
+        if not all(texts):
+            raise messages.Refused(messages.error_response(messages.EMPTY_INPUT, openai=False), "tokenization")
+        special = document.get("add_special_tokens", True)
         backend = self._server.backend
-        texts = [
-            prompt + (one if isinstance(one, str) else backend.decode(one, skip_special_tokens=True)) for one in inputs
-        ]
-        rows = [backend.tokenize(text, add_special_tokens=special) for text in texts]
+        rows = [backend.tokenize(prompt + text, add_special_tokens=special) for text in texts]
         self._json(connection, [[asdict(token) for token in row] for row in rows])
 
     def _decode(self, connection: Connection, request: Request) -> None:
-        document = messages.json_object(request)
-        ids = document.get("ids")
-        rows = [ids] if messages.is_ids(ids) else ids
-        if not rows or not isinstance(rows, list) or not all(messages.is_ids(row) for row in rows):
-            raise messages.Refused(
-                messages.plain(422, "Failed to deserialize the JSON body into the target type: ids: invalid type")
-            )
-        self._check_batch(len(rows))
-        skip = messages.optional(document, "skip_special_tokens", bool) is not False
+        document = messages.fields_of(request, schema.DECODE)
+        ids = document["ids"]
+        rows = [ids] if schema.is_ids(ids) else ids
+        self._check_batch(len(rows), messages.EMPTY_IDS)
+        if not all(rows):
+            raise messages.Refused(messages.error_response(messages.EMPTY_IDS, openai=False), "tokenization")
+        skip = document.get("skip_special_tokens", True)
         self._json(connection, [self._server.backend.decode(row, skip_special_tokens=skip) for row in rows])
 
     def _prompt_of(self, name: str | None) -> str:
@@ -193,20 +218,34 @@ class Routes:
         prompt = self._server.prompts.get(name)
         if prompt is None:
             error = messages.unknown_prompt(name, sorted(self._server.prompts), self._server.config.dialect)
-            raise messages.Refused(messages.error_response(error, openai=False), "validation")
+            raise messages.Refused(messages.error_response(error, openai=False), "tokenization")
         return prompt
 
-    def _check_batch(self, n_inputs: int) -> None:
+    def _check_batch(self, n_inputs: int, none: ApiError) -> None:
         if n_inputs == 0:
-            raise messages.Refused(messages.error_response(messages.EMPTY_BATCH, openai=False), "validation")
+            raise messages.Refused(messages.error_response(none, openai=False), "validation")
         if n_inputs > self._server.max_client_batch_size:
             error = messages.batch_too_big(n_inputs, self._server.max_client_batch_size, self._server.config.dialect)
             raise messages.Refused(messages.error_response(error, openai=False), "batch_size")
 
     def _wrong_model(self, connection: Connection, request: Request) -> None:
-        purpose = request.path.partition("?")[0].strip("/")
-        error = ApiError(status=424, kind="Backend", message=f"Backend error: not a model for {purpose}")
+        expected, what = _WRONG_MODEL[request.path.partition("?")[0]]
+        messages.fields_of(request, expected)
+        error = ApiError(status=424, kind="Backend", message=f"Backend error: {what}")
         self._server.refuse(connection, error, openai=False, err="model_type", fired=self._fired)
+
+    def _to_docs(self, connection: Connection, _request: Request) -> None:
+        self._answer(connection, messages.empty(303, b"location: /docs/\r\n"))
+
+    def _docs(self, connection: Connection, _request: Request) -> None:
+        self._answer(connection, Response(status=200, blocks=[_DOCS], content_type=b"text/html"))
+
+    def _openapi(self, connection: Connection, _request: Request) -> None:
+        paths: dict[str, dict[str, Any]] = {
+            path: {name.decode().lower(): {} for name in methods} for path, methods in self._routes.items()
+        }
+        info = {"title": "Stand-in embedding server", "version": self._server.config.dialect.version}
+        self._json(connection, {"openapi": "3.0.3", "info": info, "paths": paths})
 
     def _json(self, connection: Connection, document: object) -> None:
         self._answer(connection, Response(status=200, blocks=[orjson.dumps(document)]))

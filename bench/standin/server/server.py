@@ -14,7 +14,7 @@ from bench.standin.api.encoding import Rows
 from bench.standin.api.messages import ApiError
 from bench.standin.api.metrics import Metrics
 from bench.standin.backends.base import Backend
-from bench.standin.config import StandinConfig
+from bench.standin.config import Dialect, StandinConfig
 from bench.standin.faults import misbehaviour
 from bench.standin.faults.script import Fault, parse_fault
 from bench.standin.faults.selection import FaultSet
@@ -22,6 +22,8 @@ from bench.standin.http.connection import Connection, Request, Response
 from bench.standin.http.listener import Listener
 from bench.standin.http.loop import Loop
 from bench.standin.server.permits import Permits
+
+_ANY_NUMBER = 1 << 30
 
 
 @dataclass(slots=True)
@@ -71,12 +73,13 @@ class Server:
         self.backend = backend
         self.metrics = metrics
         self.faults = FaultSet()
-        self.permits = Permits(config.max_concurrent_requests)
+        is_vllm = config.dialect is Dialect.VLLM  # which takes whatever comes, and lets it wait
+        self.permits = Permits(_ANY_NUMBER if is_vllm else config.max_concurrent_requests)
         self.counters = Counters()
         self.connections: set[Connection] = set()
         self.dtype = dtype
         self.max_input_length = max_input_length
-        self.max_client_batch_size = config.max_client_batch_size
+        self.max_client_batch_size = _ANY_NUMBER if is_vllm else config.max_client_batch_size
         self.healthy = True
         self.previous_rows: Rows | None = None
         self._exit_process = exit_process

@@ -19,6 +19,10 @@ WORTH_SAYING = 0.02
 """A smaller gain in throughput is not worth a sentence."""
 
 
+STILL_GROWS = 0.1
+"""Growth from one point to the next with more in flight, from which on it was not over."""
+
+
 class Limit(enum.Enum):
     """What keeps throughput from being higher."""
 
@@ -57,16 +61,14 @@ class MeasuredServers:
 def limit_of(record: Record, findings: Findings, servers: MeasuredServers, target_p95_s: float | None) -> Limit:
     """What keeps throughput at a point from being higher."""
     split = record.split
+    if target_p95_s is not None and _target_holds_back(record, findings, target_p95_s):
+        return Limit.TARGET
     if record.client_cpu >= BUSY_CLIENT:
         return Limit.CLIENT
     if not split.known:
         return Limit.UNKNOWN
     if split.tokenization_s >= max(split.queue_s, BUSY_QUEUE * split.inference_s):
         return Limit.TOKENISER
-    best = findings.best(None)
-    more_exists = best is not None and best.rate.per_s > (1 + WORTH_SAYING) * record.rate.per_s
-    if target_p95_s is not None and more_exists:
-        return Limit.TARGET
     if split.queue_s >= 0.9 * split.inference_s:
         return Limit.INFERENCE
     size = record.point.batch_size
@@ -75,6 +77,21 @@ def limit_of(record: Record, findings: Findings, servers: MeasuredServers, targe
     if outside_s(record) >= 0.5 * record.mean_latency_s:
         return Limit.NETWORK
     return Limit.INFERENCE
+
+
+def _target_holds_back(record: Record, findings: Findings, target_p95_s: float) -> bool:
+    """Whether more in flight would bring more, but break the target.
+
+    A point beyond the target may have been left before its rate was known: then it counts that throughput had still
+    grown up to the last point within.
+    """
+    beyond = [other for other in findings.within(None) if not other.holds(target_p95_s)]
+    if any(other.rate.per_s > (1 + WORTH_SAYING) * record.rate.per_s for other in beyond):
+        return True
+    same = findings.of_size(record.point.batch_size)
+    fewer = [other for other in same if other.works and other.point.concurrency < record.point.concurrency]
+    more = [other for other in same if other in beyond and other.point.concurrency > record.point.concurrency]
+    return bool(more and fewer) and record.rate.per_s > (1 + STILL_GROWS) * fewer[-1].rate.per_s
 
 
 def outside_s(record: Record) -> float:

@@ -79,6 +79,33 @@ def probe(fleet: Fleet, settings: ClientSettings, texts: list[bytes]) -> Probed:
     )
 
 
+def embed_each(fleet: Fleet, settings: ClientSettings, texts: list[bytes]) -> dict[int, Matrix]:
+    """The vector of each text by its place, float32 (1, dim) each; without those that are refused.
+
+    Args:
+        texts: JSON strings, prompt included.
+    """
+    index, report = next((at, server) for at, server in enumerate(fleet.servers) if server.facts is not None)
+    assert report.facts is not None
+    poller = Poller()
+    http = HttpClient(Address.parse(report.url), poller, settings.access(index))
+    route = choose_route(report.facts, settings.options)
+    requester = Requester(http, route, dim=fleet.dim, normalized=settings.normalize)
+    at_once = min(_TEXTS_AT_ONCE, fleet.batch_size)
+    found: dict[int, Matrix] = {}
+    try:
+        for start in range(0, len(texts), at_once):
+            batch = texts[start : start + at_once]
+            answers = _answers(requester, batch, fleet.dim)
+            whole = answers[0] if len(answers) == 1 else None
+            rows = [whole[at : at + 1] for at in range(len(batch))] if isinstance(whole, np.ndarray) else answers
+            found |= {start + at: row for at, row in enumerate(rows) if not isinstance(row, Failure)}
+    finally:
+        http.abandon()
+        poller.close()
+    return found
+
+
 def _count(http: HttpClient, poller: Poller, batches: list[list[bytes]]) -> tuple[int, ...] | None:
     counts: list[int] = []
     for batch in batches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from dataclasses import dataclass
@@ -29,6 +30,19 @@ _LIMITS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TunedServer:
+    """How the servers were started that the point was found on.
+
+    Attributes:
+        backend: `tei`, `vllm`, or a stand-in's.
+        flags: The flags that were found, on one line.
+    """
+
+    backend: str
+    flags: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
     """An operating point and where it holds.
 
@@ -44,6 +58,7 @@ class Tuned:
         servers: URL and limits of each server.
         written_at: When, in UTC.
         engine_version: By which version.
+        server: The flags of the servers, None when they were not looked for.
     """
 
     batch_size: int
@@ -59,6 +74,7 @@ class Tuned:
     servers: tuple[dict[str, Any], ...]
     written_at: str
     engine_version: str
+    server: TunedServer | None = None
 
 
 def servers_of(fleet: Fleet) -> tuple[dict[str, Any], ...]:
@@ -98,6 +114,8 @@ def write_tuned(path: Path, tuned: Tuned) -> None:
     }
     parts = [head, _table("[tuned]", point), _table("[measured]", measured)]
     parts.append(_table("[fingerprint]", tuned.fingerprint.as_dict()))
+    if tuned.server is not None:
+        parts.append(_table("[server]", dataclasses.asdict(tuned.server)))
     parts += [_table("[[servers]]", server) for server in tuned.servers]
     durable.replace_file(path, "\n".join(parts).encode("utf-8"))
 
@@ -138,11 +156,16 @@ def read_tuned(path: Path) -> Tuned:
             servers=tuple(dict(server) for server in document["servers"]),
             written_at=str(measured["at"]),
             engine_version=str(measured["engine_version"]),
+            server=_server(document.get("server")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"--tuned {path} is damaged ({type(error).__name__}: {error}): run `engine bench` again"
         ) from error
+
+
+def _server(table: dict[str, Any] | None) -> TunedServer | None:
+    return None if table is None else TunedServer(backend=str(table["backend"]), flags=str(table["flags"]))
 
 
 def fleet_changes(tuned: Tuned, fleet: Fleet) -> list[str]:

@@ -36,6 +36,7 @@ class Findings:
         notes: Sentences on what happened on the way.
         seconds: The search took so long.
         ended: Whether the search came to its end.
+        left_at_per_s: What was reached when it was clear that another setting of the servers brings more, or None.
     """
 
     records: dict[Point, Record] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     ended: bool = False
+    left_at_per_s: float | None = None
 
     def tokens_per_s(self, record: Record) -> float:
         """Tokens a second at a point: its documents, as long as the texts are on average."""

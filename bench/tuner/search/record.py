@@ -102,9 +102,11 @@ class Record:
 
     @property
     def works(self) -> bool:
-        """Whether requests are answered at all at this point."""
-        return bool(len(self.latencies_s)) and not any(
-            visit.stop_reason in (StopReason.REFUSED, StopReason.FAILING) for visit in self.counted
+        """Whether requests are answered at all at this point, and over a time of which a rate can be taken."""
+        return (
+            bool(len(self.latencies_s))
+            and self.rate.per_s > 0
+            and not any(visit.stop_reason in (StopReason.REFUSED, StopReason.FAILING) for visit in self.counted)
         )
 
     def holds(self, target_p95_s: float | None) -> bool:

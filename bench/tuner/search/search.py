@@ -21,7 +21,8 @@ from bench.tuner.measure.load import Load
 from bench.tuner.measure.visit import Point, Visit
 from bench.tuner.search.climb import Climb
 from bench.tuner.search.final import FinalRound
-from bench.tuner.search.findings import Findings
+from bench.tuner.search.findings import Findings, is_full
+from bench.tuner.search.polish import polish
 from bench.tuner.search.record import Record
 from bench.tuner.search.survey import Listener, Survey, TuneConfig
 from bench.tuner.texts.corpus import Corpus, Order
@@ -32,6 +33,8 @@ PAYING_ORDER = 1.03
 """Gain by sorting below which a run does better without: unsorted, latencies are more even."""
 
 _TEXTS_THAT_SHOW_PADDING = 16
+_BEHIND, _BEHIND_WITHIN_A_TARGET = 0.96, 0.9
+"""Share of another setting's rate below which a climb is enough; with a target smaller requests may bring more."""
 
 
 class Search:
@@ -58,16 +61,53 @@ class Search:
         """
         self._survey = Survey(load, corpus, limits, config, max_batch_tokens=max_batch_tokens, listener=listener)
         self._max_seconds = config.max_seconds
+        self._former: Findings | None = None
         self.findings: Findings = self._survey.findings
 
-    def run(self) -> Findings:
+    def sight(self, point: Point, *, bucketing: bool, expected_per_s: float) -> Record | None:
+        """Measure one point before the search; None when the servers do not admit it.
+
+        Args:
+            bucketing: Whether to send texts of like length together.
+            expected_per_s: What another setting of the servers does there, in documents a second: sorted texts have
+                to lie as densely as in the measurement that this one is compared with.
+        """
+        if point.concurrency > self._survey.limits.ceilings.get(point.batch_size, 0):
+            return None
+        self.findings.bucketing = bucketing
+        self._survey.expected_per_s = expected_per_s
+        record = self._survey.visit("climb", point)
+        # it was measured in an order that the search has not decided on yet
+        self.findings.records.clear()
+        return record
+
+    def adopt(self, former: Findings) -> None:
+        """Begin where another search on the same servers has ended: with all that it knows, and time of its own."""
+        mine = self.findings
+        mine.records.update(former.records)
+        mine.bucketing, mine.sorting_gain, mine.floor = former.bucketing, former.sorting_gain, former.floor
+        mine.characters_per_token, mine.tokens_estimated = former.characters_per_token, former.tokens_estimated
+        mine.contenders += former.contenders
+        self._former = former
+
+    def run(self, worth_beating: float | None = None) -> Findings:
         """Search; `findings` holds everything, also when this is interrupted.
+
+        Args:
+            worth_beating: Documents a second that another setting of the servers brings: once it is clear that this
+                one stays behind, nothing is chosen and the search ends.
 
         Raises:
             ServersUnavailable: a server stopped answering, or none answers a single request with vectors.
             ConfigError: the servers refuse every request.
         """
         survey, findings = self._survey, self.findings
+        if self._former is not None and self._former.chosen is not None:
+            survey.stop_exploring()
+            polish(survey, self._former.chosen)
+            FinalRound(survey).choose()
+            findings.ended = True
+            return findings
         self._decide_order()
         sizes = self._floors()
         if not findings.within(None):
@@ -75,6 +115,9 @@ class Search:
         if sizes:
             climb = Climb(survey)
             climb.climb(sizes[-1], 1)
+            if worth_beating is not None and self._stays_behind(worth_beating):
+                findings.ended = True
+                return findings
             for size in reversed(sizes[:-1]):
                 climb.climb(size, climb.start_of(size))
             survey.stop_exploring()
@@ -86,6 +129,16 @@ class Search:
         findings.ended = True
         return findings
 
+    def _stays_behind(self, worth_beating: float) -> bool:
+        """Whether full servers do clearly less than that, after a climb with the largest requests."""
+        best = self.findings.best(self._survey.target_p95_s)
+        target_s = self._survey.target_p95_s
+        share = _BEHIND if target_s is None else _BEHIND_WITHIN_A_TARGET
+        if best is None or best.rate.high >= share * worth_beating or not is_full(best):
+            return False
+        self.findings.left_at_per_s = best.rate.per_s
+        return True
+
     def _decide_order(self) -> None:
         """Send texts of like length together, then as they come: a server that pads is faster with the former."""
         ceilings = self._survey.limits.ceilings
@@ -93,7 +146,7 @@ class Search:
         point = Point(size, min(ceilings[size], -(-_TEXTS_THAT_SHOW_PADDING // size)))
         mixed = self._survey.measure("order", point, Order.NATURAL)
         alike = self._survey.measure("order", point, Order.SPREAD if point.concurrency <= 2 else Order.SORTED)
-        if not mixed.n_texts or not alike.n_texts:
+        if not mixed.n_texts or not alike.n_texts or mixed.rate.per_s <= 0:
             return
         gain = slowdown_by_mixing(mixed, alike) if point.concurrency == 1 else alike.rate.per_s / mixed.rate.per_s
         self.findings.sorting_gain = gain

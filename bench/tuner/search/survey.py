@@ -80,6 +80,7 @@ class Survey:
         target_p95_s: Bound on the 95th percentile, or None.
         rng: Of everything that is shuffled.
         n_servers: Servers under load.
+        expected_per_s: Documents a second that are likely as long as nothing is known.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Survey:
         self.target_p95_s = config.target_p95_s
         self.rng = random.Random(config.seed)
         self.n_servers = load.n_servers
+        self.expected_per_s = 0.0
         self._load = load
         self._corpus = corpus
         self._config = config
@@ -169,7 +171,8 @@ class Survey:
         if order is not Order.SORTED:
             return min(self._corpus.n_texts, 2 * WINDOW_TEXTS)
         best = self.findings.best(None)
-        affordable = _CYCLE_SHARE_OF_A_VISIT * self._slice_s() * best.rate.per_s if best is not None else 0.0
+        expected_per_s = best.rate.per_s if best is not None else self.expected_per_s
+        affordable = _CYCLE_SHARE_OF_A_VISIT * self._slice_s() * expected_per_s
         if self._dense_texts is None:
             characters = self._gpu_batch_tokens * self.findings.characters_per_token
             self._dense_texts = self._corpus.texts_for_density(self.n_servers * characters)

@@ -6,7 +6,7 @@ import functools
 import random
 from dataclasses import dataclass
 
-from bench.measure.modelled_load import ModelledLoad
+from bench.measure.load.modelled_load import ModelledLoad
 from bench.standin import GpuConfig, StandinConfig
 from bench.tuner.explain.bottleneck import MeasuredServers
 from bench.tuner.measure.limits import Limits

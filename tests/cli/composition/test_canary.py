@@ -18,9 +18,9 @@ SHORT, MEDIUM, LONG, LONG_ALONE = np.eye(4, 8, dtype=np.float32)
 FOLDERS = RunFolders.of(Path("hot"), Path("cold"), "db", "c", "done")
 
 
-def canary(short: Any, medium: Any, long: Any, equal: Any) -> str:
+def canary(short: Any, medium: Any, long: Any, equal: Any, limit: int | None = None) -> str:
     """Vectors of the three texts in the mixed arrangement, and of the long one twice."""
-    return Canary.of(np.stack([short, medium, long]), np.stack([equal, equal])).encode()
+    return Canary.of(np.stack([short, medium, long]), np.stack([equal, equal]), limit).encode()
 
 
 def begun_with(text: object) -> RunState:
@@ -60,6 +60,20 @@ def test_one_other_vector_is_enough_to_be_refused(text: str) -> None:
 
     with pytest.raises(FingerprintMismatch, match=r"cosine 0\.0000, expected at least 0\.999"):
         require_same_canary(state, text, FOLDERS)
+
+
+@pytest.mark.parametrize(("then", "now"), [(None, 256), (256, 512), (512, None)])
+def test_a_server_that_gets_a_shorter_or_longer_text_than_then_is_judged_by_the_others(
+    then: int | None, now: int | None
+) -> None:
+    """As one whose context is 512 tokens, and which has begun to say so."""
+    state = begun_with(canary(SHORT, MEDIUM, LONG, LONG, then))
+
+    require_same_canary(state, canary(SHORT, MEDIUM, LONG_ALONE, LONG_ALONE, now), FOLDERS)
+    with pytest.raises(FingerprintMismatch):
+        require_same_canary(state, canary(SHORT, LONG, LONG_ALONE, LONG_ALONE, now), FOLDERS)
+    with pytest.raises(FingerprintMismatch):
+        require_same_canary(state, canary(SHORT, MEDIUM, LONG_ALONE, LONG_ALONE, then), FOLDERS)
 
 
 def test_small_differences_of_number_types_are_accepted() -> None:

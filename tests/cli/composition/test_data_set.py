@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pymongo.database import Database
 
@@ -15,10 +17,11 @@ from bench.parts.engine_command import EngineCommand
 from bench.parts.local_mongod import LocalMongod
 from bench.standin import StandinConfig, StandinFleet
 from commands.composition.data_set import begin_or_continue
-from engine.config import RunConfig, SinkConfig
+from engine.config import RunConfig, ServersConfig, SinkConfig
 from engine.errors import ConfigError, FingerprintMismatch
 from engine.ledger.log import Ledger, Record, RunState, frame
 from engine.memory.ids import IdType
+from gpu_clients.servers.canary import Canary
 from gpu_clients.servers.doctor import Fleet, examine
 from gpu_clients.settings import ClientSettings
 from readers.mongo.connection import open_client, open_collection
@@ -72,8 +75,11 @@ def test_g9_servers_with_other_vectors_of_the_canary_texts_are_refused_at_a_resu
     assert code == 2, complaint
     assert (summary["exit"], summary["read"], summary["embedded"]) == (2, 0, 0)
     last = complaint.splitlines()[-1]
-    assert "the servers give other vectors of the canary texts than those it was begun with (cosine " in last
-    assert "expected at least 0.999" in last
+    if other is WITH_A_PROMPT:
+        assert "server_prompt 'query: ' is not ''" in last
+    else:
+        assert "the servers give other vectors of the canary texts than those it was begun with (cosine " in last
+        assert "expected at least 0.999" in last
     assert str(ledger.parent) in last
     assert mongo_db["tweets"].count_documents({"done": True}) == 40
     assert ledger.read_bytes() == as_left
@@ -102,7 +108,66 @@ def begun(tmp_path: Path, fleet: Fleet, changes: Record) -> tuple[RunConfig, Led
 
 def go_on(ledger: Ledger[RunState], config: RunConfig, fleet: Fleet, canary: str) -> None:
     """Start with servers that give this canary."""
-    begin_or_continue(ledger, config, fingerprint=fleet.fingerprint, id_type=IdType.INT64, columns=(), canary=canary)
+    begin_or_continue(
+        ledger,
+        config,
+        fingerprint=fleet.fingerprint,
+        id_type=IdType.INT64,
+        columns=(),
+        canary=canary,
+        canary_brief=fleet.canary_brief,
+    )
+
+
+def nearby_canary(fleet: Fleet, cosine: float) -> str:
+    """Vectors with such a cosine to the fleet's."""
+    canary = Canary.decode(fleet.canary)
+    aside = np.roll(canary.mixed, 1, axis=1)
+    aside -= canary.mixed * (aside * canary.mixed).sum(axis=1, keepdims=True)
+    aside /= np.linalg.norm(aside, axis=1, keepdims=True)
+    turned = cosine * canary.mixed + np.sqrt(1 - cosine**2) * aside
+    return Canary.of(turned.astype(np.float32), turned[[2, 2]].astype(np.float32)).encode()
+
+
+def test_g9_new_hardware_is_accepted_on_request_alone_and_the_ledger_says_so(tmp_path: Path, fleet: Fleet) -> None:
+    """With the cosine that was measured; the next start needs to agree to nothing."""
+    config, ledger = begun(tmp_path, fleet, {})
+    other, far = nearby_canary(fleet, 0.997), nearby_canary(fleet, 0.9)
+    agreed = dataclasses.replace(config, servers=ServersConfig(accept_vectors=0.995))
+    with pytest.raises(FingerprintMismatch, match=r"cosine 0\.9970, expected at least 0\.999.*--accept-vectors"):
+        go_on(ledger, config, fleet, other)
+    with pytest.raises(FingerprintMismatch, match=r"cosine 0\.9000, expected at least 0\.995"):
+        go_on(ledger, agreed, fleet, far)
+    as_left = config.folders.ledger.read_bytes()
+
+    go_on(ledger, agreed, fleet, other)
+
+    (accepted,) = RunState.of(config.folders.ledger).accepted
+    assert accepted["cosine"] == pytest.approx(0.997, abs=1e-4)
+    whole = config.folders.ledger.read_bytes()
+    assert whole.startswith(as_left)
+    for canary in (other, fleet.canary):
+        go_on(ledger, config, fleet, canary)
+    assert config.folders.ledger.read_bytes() == whole, "what was agreed to once is not written down again"
+    ledger.close()
+    config.folders.ledger.write_bytes(whole[:-10])  # power went while it was written
+    torn = Ledger(config.folders.ledger, RunState())
+    with pytest.raises(FingerprintMismatch):
+        go_on(torn, config, fleet, other)
+    torn.close()
+
+
+def test_a_default_prompt_that_an_older_ledger_does_not_know_is_no_difference(tmp_path: Path, fleet: Fleet) -> None:
+    """Its vectors say whether there was one."""
+    fingerprint = fleet.fingerprint.as_dict()
+    del fingerprint["server_prompt"]
+    config, ledger = begun(tmp_path, fleet, {"fingerprint": fingerprint})
+
+    go_on(ledger, config, fleet, fleet.canary)
+
+    with pytest.raises(FingerprintMismatch, match="canary"):
+        go_on(ledger, config, fleet, other_canary(fleet))
+    ledger.close()
 
 
 def other_canary(fleet: Fleet) -> str:

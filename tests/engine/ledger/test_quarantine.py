@@ -100,9 +100,14 @@ def test_memory_does_not_grow_with_the_number_of_documents_in_quarantine(tmp_pat
         again = Quarantine(path)
         counted = sum(1 for _ in each_entry(path))
         grown = max(grown, tracemalloc.get_traced_memory()[0])
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        replace_quarantine(path, (one for one in each_entry(path)))
+        peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
     assert (again.count, counted) == (60_000, 60_000)
     assert again.add([entry("59999"), entry("60000")]) == 1
     again.close()
     assert grown < 400_000, f"{grown} bytes for 40,000 documents"
+    assert path.stat().st_size > 3 * peak, f"{peak} bytes to write {path.stat().st_size}"

@@ -179,17 +179,34 @@ def test_references_survive_their_way_as_text() -> None:
     again = Canary.decode(canary.encode())
 
     assert again.agrees_with(canary) == pytest.approx(1.0)
-    assert again.accepts(Arrangement.MIXED, vectors(MODEL, 0, 1, 2))
-    assert again.accepts(Arrangement.ALONE, vectors(MODEL, 2))
+    assert again.accepts(Arrangement.MIXED, vectors(MODEL, 0, 1, 2), None)
+    assert again.accepts(Arrangement.ALONE, vectors(MODEL, 2), None)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(None, 512), (512, None), (2048, 40), (300, 200)])
+def test_servers_of_unlike_limits_are_compared_by_the_texts_that_both_get(ours: int | None, theirs: int | None) -> None:
+    """The short text is always among them; another model is found out by it."""
+    limited = canary_texts(theirs)
+    canary = Canary.decode(Canary.of(vectors(MODEL, 0, 1, 2), vectors(MODEL, 2, 2), ours).encode())
+    other_long = text_rows(MODEL, list(limited), 768).astype(np.float32)
+    there = Canary.of(other_long, other_long[[2, 2]], theirs)
+
+    assert canary.limit == ours
+    assert limited[2] != canary_texts(ours)[2]
+    assert 0 in canary.common(theirs)
+    assert not canary.covers(Arrangement.ALONE, theirs)
+    assert canary.agrees_with(there) == pytest.approx(1.0)
+    assert canary.accepts(Arrangement.MIXED, other_long, theirs)
+    assert not canary.accepts(Arrangement.MIXED, vectors("other/model", 0, 1, 2), theirs)
 
 
 def test_vectors_of_another_text_or_another_model_or_none_are_not_accepted() -> None:
     canary = Canary.of(vectors(MODEL, 0, 1, 2), vectors(MODEL, 2, 2))
 
-    assert not canary.accepts(Arrangement.MIXED, vectors(MODEL, 1, 0, 2))
-    assert not canary.accepts(Arrangement.MIXED, vectors("other/model", 0, 1, 2))
-    assert not canary.accepts(Arrangement.EQUAL, np.full((2, 768), np.nan, dtype=np.float32))
-    assert not canary.accepts(Arrangement.ALONE, np.zeros((1, 768), dtype=np.float32))
+    assert not canary.accepts(Arrangement.MIXED, vectors(MODEL, 1, 0, 2), None)
+    assert not canary.accepts(Arrangement.MIXED, vectors("other/model", 0, 1, 2), None)
+    assert not canary.accepts(Arrangement.EQUAL, np.full((2, 768), np.nan, dtype=np.float32), None)
+    assert not canary.accepts(Arrangement.ALONE, np.zeros((1, 768), dtype=np.float32), None)
 
 
 def test_a_model_whose_long_texts_hang_on_their_neighbours_is_recognised() -> None:
@@ -198,8 +215,8 @@ def test_a_model_whose_long_texts_hang_on_their_neighbours_is_recognised() -> No
 
     assert not steady.neighbours_matter()
     assert unsteady.neighbours_matter()
-    assert unsteady.accepts(Arrangement.EQUAL, vectors("other/model", 2, 2))
-    assert unsteady.accepts(Arrangement.EQUAL, vectors(MODEL, 2, 2)), "under load it has other neighbours"
+    assert unsteady.accepts(Arrangement.EQUAL, vectors("other/model", 2, 2), None)
+    assert unsteady.accepts(Arrangement.EQUAL, vectors(MODEL, 2, 2), None), "under load it has other neighbours"
 
 
 @pytest.mark.parametrize("limit", [16, 128, 512, 2048, None])

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from bench.standin import Dialect, GpuConfig, StandinConfig, StandinFleet
+from commands.doctor.report import as_text
 from engine.errors import ConfigError, ServersUnavailable
 from gpu_clients.http.address import Address
 from gpu_clients.server_facts import ServerFacts, version_numbers
@@ -55,6 +56,7 @@ def test_it_learns_what_the_servers_are() -> None:
         "dtype": "float32",
         "pooling": "mean",
         "prompt": "title: none | text: ",
+        "server_prompt": "",
         "dim": 768,
         "normalize": True,
         "server_version": "1.9.3",
@@ -179,6 +181,34 @@ def test_a_wrong_key_is_refused_and_never_named() -> None:
         assert examine(ClientSettings(urls=fleet.urls, api_keys=("right-m4rker",))).dim == 768
 
 
+@pytest.mark.parametrize("prompt", ["title: none | text: ", "q", "\u00e9: ", " "])
+def test_a_servers_own_prompt_is_found_whatever_its_length_and_stands_in_the_fingerprint(prompt: str) -> None:
+    with StandinFleet(dataclasses.replace(SIM, default_prompt=prompt)) as fleet:
+        found = examine(ClientSettings(urls=fleet.urls))
+        with pytest.raises(ConfigError, match="puts a prompt of its own"):
+            examine(ClientSettings(urls=fleet.urls, prompt="x"))
+    assert found.fingerprint.server_prompt == prompt
+    assert f"puts {prompt!r} before every text" in as_text(found)
+
+
+def test_servers_of_which_one_has_a_prompt_of_its_own_are_refused_by_that_name() -> None:
+    with (
+        StandinFleet(SIM) as plain,
+        StandinFleet(dataclasses.replace(SIM, default_prompt="q")) as prompted,
+        pytest.raises(ConfigError, match="default_prompt 'q' is not ''"),
+    ):
+        examine(ClientSettings(urls=(*plain.urls, *prompted.urls)))
+
+
+def test_a_real_tokenizer_shows_a_prompt_as_it_is_written() -> None:
+    config = StandinConfig(tokenizer="minilm", default_prompt="title: none | text: ", max_input_length=256)
+    with StandinFleet(config) as fleet:
+        found = examine(ClientSettings(urls=fleet.urls))
+    facts = found.servers[0].facts
+    assert facts is not None
+    assert (facts.default_prompt, facts.special_tokens) == ("title: none | text: ", 2)
+
+
 def test_a_prompt_on_both_sides_is_refused() -> None:
     with StandinFleet(dataclasses.replace(SIM, default_prompt="title: none | text: ")) as fleet:
         with pytest.raises(ConfigError, match="second one"):
@@ -225,7 +255,7 @@ def test_servers_too_quick_to_measure_leave_it_open_whether_they_pad() -> None:
         assert examine(settings).pads is None, "not asked for"
 
 
-@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize("dialect", [Dialect.V1_8, Dialect.V1_9])
 @pytest.mark.parametrize("truncate", [True, False])
 def test_the_route_follows_what_is_wanted(dialect: Dialect, truncate: bool) -> None:
     with StandinFleet(dataclasses.replace(SIM, dialect=dialect)) as fleet:

@@ -17,98 +17,9 @@ from gpu_clients.servers.identity import read_models
 from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.harness import Harness
 from tests.gpu_clients.outcome import Outcome
-from tests.gpu_clients.servers.manners import MODEL, Manners, serving, vectors
-
-
-def listing(*names: str, **more: Any) -> dict[str, Any]:
-    """A listing as OpenAI has it."""
-    return {"object": "list", "data": [{"id": name, "object": "model", **more} for name in names]}
-
+from tests.parts.manners import KNOWN, MODEL, Manners, listing, serving, vectors
 
 LONG = " ".join(f"word{number}" for number in range(700))
-STRICT = ("model", "input", "encoding_format", "dimensions", "user")
-KNOWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "vLLM": (
-        {
-            "listing": listing(MODEL, owned_by="vllm", root=MODEL, max_model_len=512),
-            "cuts_with": "truncate_prompt_tokens",
-        },
-        {},
-    ),
-    "Infinity": (
-        {"base": "", "refuses": False, "listing": listing(MODEL, owned_by="infinity", capabilities=["embed"])},
-        {},
-    ),
-    "llama.cpp": (
-        {
-            "knows_base64": False,
-            "refuses_with": 500,
-            "refusal": "input is too large to process. increase the physical batch size",
-            "listing": {
-                "models": [{"name": "/models/m.gguf"}],
-                **listing("/models/m.gguf", owned_by="llamacpp", meta={"n_ctx_train": 512, "n_embd": 768}),
-            },
-        },
-        {},
-    ),
-    "Ollama": (
-        {
-            "knows_base64": False,
-            "serves": ("nomic-embed-text", "nomic-embed-text:latest"),
-            "refusal": "the input length exceeds the context length",
-            "listing": listing("llama3:latest", "nomic-embed-text:latest", owned_by="library"),
-        },
-        {"model": "nomic-embed-text"},
-    ),
-    "LM Studio": (
-        {
-            "info": (200, b'{"error":"Unexpected endpoint or method. (GET /info)"}'),
-            "knows_base64": False,
-            "usage": False,
-            "refuses": False,
-            "listing": listing("qwen3-8b", "text-embedding-nomic", owned_by="organization_owner"),
-        },
-        {"model": "text-embedding-nomic"},
-    ),
-    "LocalAI": (
-        {"listing": {"object": "list", "data": None}, "index": "none", "serves": ("bert",), "refuses": False},
-        {"model": "bert"},
-    ),
-    "LiteLLM": (
-        {
-            "info": (401, b'{"error": {"message": "Authentication Error"}}'),
-            "wants": {"Authorization": "Bearer sk-1"},
-            "listing": listing("team-embeddings"),
-            "serves": ("team-embeddings",),
-        },
-        {"api_keys": ("sk-1",)},
-    ),
-    "Gemini": (
-        {
-            "base": "/v1beta/openai",
-            "info": (404, b"<html>404</html>"),
-            "fields": STRICT,
-            "index": "all but 0",
-            "length": 0.62,
-            "usage": False,
-            "serves": ("gemini-embedding-001",),
-            "listing": listing("models/gemini-pro", "models/gemini-embedding-001", owned_by="google"),
-            "refusal": "The input token count exceeds the maximum number of tokens allowed 512.",
-        },
-        {"model": "gemini-embedding-001"},
-    ),
-    "Azure": (
-        {
-            "base": "/openai/v1",
-            "info": (302, b""),
-            "wants": {"api-key": "k1"},
-            "fields": STRICT,
-            "serves": ("my-deployment",),
-            "listing": listing("text-embedding-3-small", "gpt-5"),
-        },
-        {"model": "my-deployment", "headers": (("api-key", "k1"),)},
-    ),
-}
 
 
 def settings_for(name: str, url: str, manners: Manners, **more: Any) -> ClientSettings:
@@ -280,9 +191,7 @@ def test_an_error_in_an_answer_of_status_200_is_a_refusal_of_the_text_that_it_is
 def test_vectors_without_places_that_do_not_stand_in_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     manners = Manners(index="none")
     real = vectors
-    monkeypatch.setattr(
-        "tests.gpu_clients.servers.manners.vectors", lambda texts, how: np.ascontiguousarray(real(texts, how)[::-1])
-    )
+    monkeypatch.setattr("tests.parts.manners.vectors", lambda texts, how: np.ascontiguousarray(real(texts, how)[::-1]))
     with serving(manners) as url, pytest.raises(ConfigError, match="order"):
         examine(ClientSettings(urls=(url,)))
 

@@ -39,6 +39,20 @@ def test_a_balancer_before_replicas_that_say_unlike_things_is_refused_by_what_th
         examine(ClientSettings(urls=(url,)))
 
 
+def test_a_balancer_before_replicas_of_unlike_dimension_is_refused_by_name() -> None:
+    """They say nothing of their dimension; the vectors do."""
+    other = dataclasses.replace(SIM, dim=256)
+    refused = pytest.raises(SeveralBackends, match=r"unlike backends.*numbers")
+    with (
+        StandinFleet(SIM) as one,
+        StandinFleet(other) as two,
+        balancer(*one.ports, *two.ports) as url,
+        refused as caught,
+    ):
+        examine(ClientSettings(urls=(url,)))
+    assert url in str(caught.value)
+
+
 def test_a_balancer_before_like_replicas_is_let_in_without_a_word() -> None:
     with StandinFleet(dataclasses.replace(SIM, ports=(0, 0, 0))) as fleet, balancer(*fleet.ports) as url:
         found = examine(ClientSettings(urls=(url,)))

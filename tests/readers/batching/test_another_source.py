@@ -65,7 +65,13 @@ def test_documents_of_any_source_become_slots(tmp_path: Path) -> None:
     ]
     columns = infer_columns([page[0] for page in pages], ("age",), PYTHON_TYPES).columns
     policy = TextPolicy(
-        text_field="text", prompt="", max_text_bytes=1000, max_characters=None, truncate=True, keep_text=False
+        text_field="text",
+        prompt="",
+        max_text_bytes=1000,
+        max_characters=None,
+        max_tokens=None,
+        truncate=True,
+        keep_text=False,
     )
     skip = SkipSet(QuarantineLog(str(quarantine), ids.key_of_text), None, ids)
     skip.follow_quarantine()

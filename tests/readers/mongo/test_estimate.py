@@ -11,7 +11,7 @@ from readers.mongo.connection import Documents
 from readers.mongo.estimate import QueueSize, count_without_text, queue_size
 from readers.mongo.index import create_indexes, require_queue_index
 from readers.mongo.work_queue import WorkQuery
-from tests.readers.harness import DONE
+from tests.readers.harness import DONE, insert_raw
 
 QUERY = WorkQuery(done_field=DONE)
 
@@ -40,9 +40,11 @@ def test_a_size_that_cannot_be_had_is_none(documents: Documents) -> None:
 
 @pytest.mark.parametrize("scan", ["queue", "id"])
 def test_documents_without_a_text_are_counted(documents: Documents, scan: str) -> None:
-    """Missing, null, no string, an array, empty; not those that are done, and none that has a text."""
+    """Missing, null, no string, an array, empty, white space alone; not those that are done or have a text."""
     without: list[dict[str, Any]] = [{}, {"t": None}, {"t": {}}, {"t": {"x": 7}}, {"t": {"x": ["a"]}}, {"t": {"x": ""}}]
-    documents.insert_many([*without, {"t": {"x": "a text"}}, {DONE: True}, {"retweeted": 1}])
+    without += [{"t": {"x": f"{sign}\n"}} for sign in map(chr, range(0x110000)) if sign.isspace()]
+    documents.insert_many([*without, {"t": {"x": " a text\u200b"}}, {DONE: True}, {"retweeted": 1}])
+    insert_raw(documents, {"t": {"x": " broken"}}, b"broken", b"\xff\xfe  \xc3 ")
     create_indexes(documents, DONE)
     query = WorkQuery(done_field=DONE, scan=scan)
     assert count_without_text(documents, query, "embedding_work_queue", "t.x") == len(without)

@@ -17,11 +17,12 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from engine.errors import ConfigError
+from readers.mongo import work_queue
 from readers.mongo.connection import Client, open_collection
 from readers.mongo.ids import key_of
 from readers.mongo.index import require_queue_index
 from readers.mongo.work_queue import Position, WorkQuery, WorkQueue
-from tests.readers.harness import DONE, canonical_ids, make_queue
+from tests.readers.harness import DONE, canonical_ids, insert_raw, make_queue
 
 Documents = Collection[dict[str, Any]]
 
@@ -96,6 +97,24 @@ def test_every_lang_and_classified_is_read_once_whatever_the_page_size(
     make_queue(documents, made)
     found = read_all(open_queue(client, documents), n_rows)
     assert sorted(found) == sorted(document["_id"] for document in made)
+
+
+@pytest.mark.parametrize("stretch", [1, 3, 40, 5000])
+@pytest.mark.parametrize("options", [{}, {"scan": "id"}, {"langs": ("en", "es")}])
+def test_a_sparse_queue_is_read_completely_whatever_a_query_may_look_at(
+    client: Client, documents: Documents, monkeypatch: pytest.MonkeyPatch, stretch: int, options: dict[str, Any]
+) -> None:
+    """One of 20 is wanted. Keys may be broken text, and arrays: such a document may come once for each of its keys."""
+    monkeypatch.setattr(work_queue, "STRETCH_KEYS", stretch)
+    made = [{**document, "n": number} for number, document in enumerate(every_combination())]
+    made += [{"_id": 2000 + number, "lang": ["en", "de"], "n": 0} for number in range(5)]
+    make_queue(documents, made)
+    insert_raw(documents, {"_id": 3000, "lang": "broken", "n": 0}, b"broken", b"br\xff\xfeen")
+    condition = {"n": {"$mod": [20, 0]}}
+    plain = open_queue(client, documents, condition=condition, **options)
+    sparse = open_queue(client, documents, condition=condition, is_sparse=True, **options)
+    for n_rows in (1, 4, 500):
+        assert set(read_all(sparse, n_rows)) == set(read_all(plain, n_rows)) != set()
 
 
 @pytest.mark.parametrize("scan", ["queue", "id"])

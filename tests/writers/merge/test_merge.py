@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import re
 from collections.abc import Iterator
@@ -170,6 +171,49 @@ def test_a_shard_of_another_model_is_refused_by_name(data: DataSet) -> None:
         pq.write_table(table.replace_schema_metadata(said), folder / f"{number}.parquet")
     with pytest.raises(FingerprintMismatch, match=r"2\.parquet .* model_sha 'abd' is not 'abc'"):
         merge(MergeConfig(source=folder, target=data.root / "out", jobs=1))
+
+
+def canary(*directions: float) -> bytes:
+    """What footers say of a server: its vectors of two texts, each turned by so much."""
+    rows = np.array([[np.cos(angle), np.sin(angle)] for angle in directions], dtype="<f2")
+    texts = ["short", "long"][: len(directions)]
+    return orjson.dumps({"texts": texts, "vectors": base64.b64encode(rows.tobytes()).decode()})
+
+
+@pytest.mark.parametrize("first_knows", [True, False])
+@pytest.mark.usefixtures("inline")
+def test_g9_files_of_servers_with_other_vectors_of_the_canary_texts_are_not_merged(
+    data: DataSet, first_knows: bool
+) -> None:
+    """A model that says the same of itself, with other weights: the cosine tells; what does not say fits to all."""
+    folder = data.root / "folder"
+    folder.mkdir()
+    said = [canary(0, 1) if first_knows else None, canary(0.001, 1), None, canary(0.001), canary(0, 1.2)]
+    for number, footer in enumerate(said):
+        pairs = {schema.KEY_FINGERPRINT: orjson.dumps(fingerprint(data.dim).as_dict())}
+        table = data.table(range(number * 10, number * 10 + 10))
+        table = table.replace_schema_metadata(pairs if footer is None else {**pairs, schema.KEY_CANARY: footer})
+        pq.write_table(table, folder / f"{number}.parquet")
+    config = MergeConfig(source=folder, target=data.root / "out", jobs=1)
+    with pytest.raises(FingerprintMismatch, match=r"4\.parquet .* canary texts are others \(cosine 0\.980"):
+        merge(config)
+    (folder / "4.parquet").unlink()
+    assert merge(config).rows == 40
+    (output,) = (data.root / "out").glob("*.parquet")
+    footer = pq.read_metadata(output).metadata
+    assert footer.get(schema.KEY_CANARY) == (canary(0, 1) if first_knows else None)
+
+
+@pytest.mark.usefixtures("inline")
+def test_g9_a_run_that_has_accepted_other_vectors_is_merged_and_one_that_has_not_is_refused(tmp_path: Path) -> None:
+    data = DataSet(tmp_path, canary=canary(0, 1).decode())
+    data.canary = canary(0.1, 1.1).decode()
+    data.add_shard(range(10))
+    with pytest.raises(FingerprintMismatch, match="canary texts"):
+        merge(data.config())
+    data.ledger.append({"type": "ACCEPTED", "cosine": 0.995, "canary_brief": data.canary})
+    assert merge(data.config()).rows == 10
+    data.close()
 
 
 @pytest.mark.usefixtures("inline")

@@ -8,7 +8,6 @@ Naming it and recording it is the coordinator's business (writers/merge/merge.py
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,13 @@ from engine.memory.channels import Message
 from writers.merge.ledger import PlannedInput, read_group
 from writers.merge.outputs.output import Output, Sums
 from writers.merge.planning.drops import dropped_rows
+from writers.parquet.access import FileAccess
 from writers.parquet.inputs import WHOLE_BYTES, Block, Input
 from writers.parquet.merge_schema import Matcher, MergeSchema
 from writers.parquet.opening import check_committed
 from writers.proof.digests import MASK
 from writers.shards.schema import (
+    KEY_CANARY,
     KEY_EPOCH,
     KEY_FINGERPRINT,
     KEY_ID_TYPE,
@@ -100,7 +101,7 @@ class GroupReader:
     """
 
     def __init__(self, job: Message, inputs: list[PlannedInput], schema: MergeSchema) -> None:
-        self._folder = str(job["source"])
+        self._folder, self._access = Path(job["source"]), FileAccess.from_dict(job["cold"])
         self._inputs = inputs
         self._first = int(job["first"])
         self._drops = None if job["drops"] is None else Path(job["drops"])
@@ -129,12 +130,13 @@ class GroupReader:
             try:
                 yield from self._of_input(number, item)
             except EngineError as error:
-                check_committed(Path(self._folder, item.name), item.name, item.sha256, error)
+                path = self._access.path(self._folder, item.name)
+                check_committed(self._access, path, item.name, item.sha256, error)
 
     def _of_input(self, number: int, item: PlannedInput) -> Iterator[Block]:
         drops = None if self._drops is None else dropped_rows(self._drops, number)
-        path = os.path.join(self._folder, item.name)
-        with Input(path, item.name, self._matcher, self._small, checksums=not item.sha256) as opened:
+        path = self._access.path(self._folder, item.name)
+        with Input(path, item.name, self._matcher, self._small, self._access, checksums=not item.sha256) as opened:
             if (opened.rows, opened.size_bytes) != (item.rows, item.bytes):
                 raise DamageError(
                     f"{item.name} has {opened.rows} rows in {opened.size_bytes} bytes, but had {item.rows} in "
@@ -212,4 +214,6 @@ def merge_footer(said: dict[str, Any], schema: MergeSchema, lines: dict[str, Any
     }
     if schema.fingerprint is not None:
         footer[KEY_FINGERPRINT] = orjson.dumps(schema.fingerprint)
+    if schema.canaries:
+        footer[KEY_CANARY] = schema.canaries[0].encode()
     return footer

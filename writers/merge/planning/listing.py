@@ -20,6 +20,7 @@ from engine.errors import ConfigError, DamageError
 from engine.ledger.log import RunState
 from writers.merge.ledger import PlannedInput
 from writers.merge.start import parquet_files
+from writers.parquet.access import FileAccess
 from writers.parquet.merge_schema import MergeSchema
 
 CHUNK_INPUTS = 1000
@@ -70,21 +71,22 @@ class Listing:
             yield orjson.dumps([tuple(self.planned(*pair)) for pair in zip(numbers, rows, strict=True)]) + b"\n"
 
 
-def list_committed(source: Path, state: RunState, done: Names) -> tuple[Listing, int]:
+def list_committed(source: Path, access: FileAccess, state: RunState, done: Names) -> tuple[Listing, int]:
     """The committed shards that are not merged yet, in commit order; and how many are.
 
     Raises:
         DamageError: a shard is missing or has another size.
     """
     done_names = set(done.tolist())
+    objects = None if access.is_local else access.sizes(source)
     commits, merged = [], 0
     for commit in state.commits.values():
         if commit["file"].encode() in done_names:
             merged += 1
             continue
-        path = source / commit["file"]
+        path = access.path(source, commit["file"])
         try:
-            size = path.stat().st_size
+            size = Path(path).stat().st_size if objects is None else _size_of(commit["file"], objects)
         except OSError as error:
             raise DamageError(
                 f"the committed shard {path} is missing ({error.strerror}): restore it from a copy"
@@ -98,6 +100,12 @@ def list_committed(source: Path, state: RunState, done: Names) -> tuple[Listing,
     names = np.array([commit["file"].encode() for commit in commits], dtype=np.bytes_)
     sizes = np.array([commit["bytes"] for commit in commits], dtype=np.int64)
     return Listing(names, sizes, np.zeros(len(commits), dtype=np.int64), commits), merged
+
+
+def _size_of(file: str, objects: dict[str, int]) -> int:
+    if file not in objects:
+        raise FileNotFoundError(2, "no such object", file)
+    return objects[file]
 
 
 def folder_keys(names: Iterable[str], schema: MergeSchema) -> list[str]:

@@ -29,6 +29,7 @@ from writers.merge.planning.drops import Drops, write_drops
 from writers.merge.planning.duplicates import settle_duplicates
 from writers.merge.planning.earlier import earlier_inputs, without_earlier
 from writers.merge.planning.listing import CHUNK_INPUTS, Listing, folder_keys, list_committed, list_folder
+from writers.parquet.access import FileAccess
 from writers.parquet.folder_schema import schema_of_folder
 from writers.parquet.inputs import Input
 from writers.parquet.merge_schema import Matcher, MergeSchema, schema_of_run
@@ -79,9 +80,11 @@ def find_inputs(config: MergeConfig, state: MergeState, run: RunState | None) ->
         DamageError: a committed shard is missing.
     """
     if run is not None:
-        listing, merged = list_committed(config.source, run, earlier_inputs(config.target, state).names)
+        listing, merged = list_committed(
+            config.source, FileAccess(config.cold), run, earlier_inputs(config.target, state).names
+        )
         assert run.run is not None  # read_run_state has seen to it
-        schema: MergeSchema | None = schema_of_run(run.run, str(config.run_ledger))
+        schema: MergeSchema | None = schema_of_run(run.run, str(config.run_ledger), run.accepted)
     else:
         listed = list_folder(config.source, config.target)
         listing, merged = without_earlier(config.source, config.target, state, listed)
@@ -241,6 +244,7 @@ def _scan(
         "schema": schema.as_dict(),
         "spill": str(folder),
         "partitions": n_partitions,
+        "cold": config.cold_dict,
     }
     lists = folder / "inputs.jsonl"
     jobs: list[Message] = []
@@ -282,16 +286,17 @@ def scan_inputs(job: Message, report: Report) -> Message:
     matcher = Matcher(schema)
     small = memoryview(bytearray(_SMALL_BYTES))  # for one file after the other
     inputs = read_group(Path(job["list"]), *job["place"])
-    folder = str(job["folder"])
+    folder, access = Path(job["folder"]), FileAccess.from_dict(job["cold"])
     ids = _PendingIds(IdSpill(Path(job["spill"]), int(job["partitions"])))
     rows: list[int] = []
     other_bytes: list[int] = []
     told, last = 0, int(job["first"]) + len(inputs) - 1
     for number, item in enumerate(inputs, int(job["first"])):
+        path = access.path(folder, item.name)
         try:
-            found = _scan_input(os.path.join(folder, item.name), item, number, matcher, small, ids)
+            found = _scan_input(path, item, number, matcher, small, ids, access)
         except EngineError as error:
-            check_committed(Path(folder, item.name), item.name, item.sha256, error)
+            check_committed(access, path, item.name, item.sha256, error)
         rows.append(found[0])
         other_bytes.append(found[1])
         if len(rows) % _REPORT_FILES == 0 or number == last:
@@ -330,10 +335,16 @@ class _PendingIds:
 
 
 def _scan_input(
-    path: str, item: PlannedInput, number: int, matcher: Matcher, small: memoryview, pending: _PendingIds
+    path: str,
+    item: PlannedInput,
+    number: int,
+    matcher: Matcher,
+    small: memoryview,
+    pending: _PendingIds,
+    access: FileAccess,
 ) -> tuple[int, int]:
     """Read footer and ids of one input; returns its rows and the bytes of all but its vectors."""
-    with Input(path, item.name, matcher, small) as opened:
+    with Input(path, item.name, matcher, small, access) as opened:
         if item.rows not in (-1, opened.rows):
             raise DamageError(
                 f"{item.name} has {opened.rows} rows, its ledger says {item.rows}: restore it from a copy"

@@ -121,7 +121,7 @@ def test_an_unknown_prompt_name_is_a_validation_error(url: str) -> None:
         {"inputs": [-1]},
         {"inputs": [1 << 32]},
         {},
-        ["a"],
+        "a",
         {"inputs": "a", "truncate": "yes"},
         {"inputs": "a", "truncation_direction": "up"},
         {"inputs": "a", "dimensions": "many"},

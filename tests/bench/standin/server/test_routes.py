@@ -52,7 +52,7 @@ def test_metrics_of_a_fresh_server_are_an_empty_page_and_then_count_requests_and
         page = dict(line.rsplit(" ", 1) for line in get(url, "/metrics").text.splitlines() if not line.startswith("#"))
     assert page['te_request_count{method="batch"}'] == "2"
     assert page['te_request_count{method="single"}'] == "1"
-    assert page['te_request_failure{err="validation"}'] == "1"
+    assert page['te_request_failure{err="tokenization"}'] == "1"
     assert page["te_embed_success"] == "4"
     assert page["te_request_input_length_count"] == "4"
     assert page["te_queue_size"] == "0"
@@ -91,7 +91,7 @@ def test_decode_gives_one_text_per_list_of_ids(url: str) -> None:
 
 @pytest.mark.parametrize("route", ["/embed_sparse", "/predict", "/rerank"])
 def test_routes_of_other_kinds_of_model_answer_424(url: str, route: str) -> None:
-    answer = post(url, route, {"inputs": "a"})
+    answer = post(url, route, {"inputs": "a", "query": "a", "texts": ["b"]})
     assert (answer.status_code, answer.json()["error_type"]) == (424, "Backend")
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bench.measure.modelled_load import truth
+from bench.measure.load.modelled_load import truth
 from bench.standin import GpuConfig, StandinConfig
 from bench.tuner.explain.bottleneck import Limit, limit_of
 from bench.tuner.explain.verdict import Verdict, judge
@@ -171,6 +171,33 @@ def test_client_network_and_silence_are_told_apart(split: ServerSplit, cpu: floa
 
     assert limit_of(subject, findings, measured_servers(config), None) is limit
     assert judge(findings, measured_servers(config), None).limit is limit
+
+
+SILENT = ServerSplit(tokenization_s=0.0, queue_s=0.0, inference_s=0.0)
+TOKENISING = ServerSplit(tokenization_s=0.3, queue_s=0.1, inference_s=0.2)
+
+
+@pytest.mark.parametrize("split", [SILENT, TOKENISING], ids=["silent", "tokenising"])
+@pytest.mark.parametrize(
+    ("rates", "limit_is_target"),
+    [((800.0, 1000.0, 1300.0), True), ((800.0, 1000.0, 900.0), True), ((1000.0, 1010.0, 1010.0), False)],
+    ids=["more beyond", "left early", "flat"],
+)
+def test_the_target_is_named_where_it_is_the_limit(
+    split: ServerSplit, rates: tuple[float, ...], limit_is_target: bool
+) -> None:
+    """Whatever else the servers say of their time, or do not say; where more in flight brings nothing, it is not."""
+    records = [
+        record(Point(32, concurrency), rate, split, latency_s=latency_s)
+        for concurrency, rate, latency_s in zip((1, 2, 4), rates, (0.1, 0.2, 0.5), strict=True)
+    ]
+    findings = Findings(
+        records={one.point: one for one in records}, chosen=records[1], characters_per_text=100.0, ended=True
+    )
+
+    limit = limit_of(records[1], findings, measured_servers(FLEETS["one"]), 0.3)
+
+    assert (limit is Limit.TARGET) == limit_is_target
 
 
 def test_before_the_end_nothing_is_called_chosen_or_impossible() -> None:

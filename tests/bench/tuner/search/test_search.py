@@ -8,7 +8,7 @@ import functools
 
 import pytest
 
-from bench.measure.modelled_load import ModelledLoad, truth
+from bench.measure.load.modelled_load import ModelledLoad, truth
 from bench.tuner.measure.limits import grid
 from bench.tuner.measure.load import Answer
 from bench.tuner.measure.visit import Point, StopReason

@@ -1,0 +1,1 @@
+"""What drives client processes in a measurement."""

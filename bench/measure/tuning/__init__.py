@@ -1,0 +1,1 @@
+"""Measurements of the tuner, on modelled and on real servers."""

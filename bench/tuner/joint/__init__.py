@@ -1,0 +1,1 @@
+"""Server flags and operating point together."""

@@ -1,0 +1,1 @@
+"""Files as a source: folders and globs of Parquet, JSONL and CSV, read by position, never written to."""

@@ -1,0 +1,107 @@
+"""Files as a source of documents (`readers.batching.ports.DocumentSource`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.memory.ids import IdType
+from readers.batching.ports import Document, DocumentSource, ValueTypes
+from readers.files.catalogue import SourceFile, read_plan
+from readers.files.documents import ID_VALUE, Fields, pages
+from readers.files.ids import PositionIds, RowNaming
+from readers.files.values import FILE_TYPES
+
+
+class FilesSource(DocumentSource):
+    """The rows of files that are not settled, file by file in the order of their numbers."""
+
+    passing = ()  # a file that cannot be read now ends the run; the same command goes on with it
+
+    def __init__(self, told: dict[str, Any], *, text_field: str, columns: tuple[tuple[str, str], ...]) -> None:
+        """
+        Args:
+            told: `plan`, `id_field`, `id_type`, `estimate` (see `readers.settings.ReaderSettings.files`).
+        """
+        self._files = read_plan(Path(told["plan"]))
+        id_field, id_type = told["id_field"], IdType(told["id_type"])
+        self._fields = Fields.of(text_field, tuple(name for name, _ in columns), id_field, id_type)
+        self._estimate: int | None = told.get("estimate")
+        self._is_read = False
+        self.columns = columns if id_field is None else ((ID_VALUE, id_type.value), *columns)
+        self.ids = PositionIds(RowNaming([file.name for file in self._files]))
+        self.types: ValueTypes = FILE_TYPES
+        self.outage = NeverAway()
+
+    def may_wait(self, entry: dict[str, Any], /) -> bool:
+        """See the protocol; every row in quarantine is in a page."""
+        return False
+
+    def begin_pass(self) -> None:
+        """See the protocol."""
+
+    def take_in(self, skip: Any, is_enough: Callable[[], bool], /) -> bool:
+        """See the protocol."""
+        return True
+
+    def open(self) -> FileQueue:
+        """See the protocol; after the first pass nothing is left: new files are found by the next start."""
+        files = [] if self._is_read else self._files
+        self._is_read = True
+        return FileQueue(files, self._fields)
+
+    def first_page_is_there(self) -> None:
+        """See the protocol."""
+
+    @property
+    def estimate(self) -> int | None:
+        """See the protocol."""
+        return self._estimate
+
+    def close(self) -> None:
+        """See the protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePage:
+    """Documents, and the number of the next page; `position` is None at the end."""
+
+    documents: list[Document]
+    position: int | None
+
+
+class FileQueue:
+    """All pages of some files, one after the other; a page is what a file's format gives at a time."""
+
+    def __init__(self, files: list[SourceFile], fields: Fields) -> None:
+        self._pages = self._each(files, fields)
+
+    def start(self) -> int:
+        """See `readers.batching.ports.DocumentQueue`."""
+        return 0
+
+    def read(self, position: int, n_rows: int, /) -> FilePage:
+        """See `readers.batching.ports.DocumentQueue`; formats bound a page by its bytes."""
+        documents = next(self._pages, None)
+        return FilePage([], None) if documents is None else FilePage(documents, position + 1)
+
+    @staticmethod
+    def _each(files: list[SourceFile], fields: Fields) -> Iterator[list[Document]]:
+        for file in files:
+            yield from pages(file, fields)
+
+
+class NeverAway:
+    """`readers.batching.ports.Outage` for a source whose errors do not pass by themselves."""
+
+    going_on = False
+    last_error: str | None = None
+
+    def over(self) -> None:
+        """See the protocol."""
+
+    def pause_s(self, error: Any, /) -> float:
+        """See the protocol."""
+        raise error
