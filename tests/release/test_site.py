@@ -1,0 +1,84 @@
+"""The documentation as a site: it builds strictly, every command has its page, and a browser shows it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands.reference import commands
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PROBE = (
+    "<script>addEventListener('load',()=>{const e=document.documentElement;"
+    "document.title='width '+e.scrollWidth+' of '+e.clientWidth})</script>"
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make site` builds it, elsewhere; a warning ends the build."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_command_and_every_document_has_a_page_that_can_be_searched_without_a_network(site: Path) -> None:
+    found = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    pages = {entry["location"].partition("#")[0] for entry in found["docs"]}
+    expected = {f"commands/{name.replace(' ', '-')}.html" for name in commands()}
+    expected |= {
+        str(path.relative_to(ROOT / "docs").with_suffix(".html"))
+        for path in (ROOT / "docs").rglob("*.md")
+        if path.name != "cli.md"
+    }
+    assert expected - pages == set()
+    assert "index.html" in pages
+
+
+def test_no_page_asks_another_machine_for_a_script_a_style_or_a_font(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        asked = re.findall(
+            r'<(?:script|img)[^>]+src="(https?:[^"]+)|<link[^>]+rel="stylesheet"[^>]+href="(https?:[^"]+)', text
+        )
+        assert not asked, f"{path.name}: {asked}"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian's package chromium)")
+@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize("name", ["index.html", "commands/run.html", "guides/tweets.html"])
+def test_a_browser_shows_a_page_without_scrolling_sideways(site: Path, tmp_path: Path, name: str, width: int) -> None:
+    page = site / name
+    probed = page.with_name(f"probe-{width}-{page.name}")
+    probed.write_text(page.read_text(encoding="utf-8").replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    assert CHROMIUM is not None
+    done = subprocess.run(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--allow-file-access-from-files"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1200", probed.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    scroll, client = map(int, re.findall(r"<title>width (\d+) of (\d+)</title>", done.stdout)[0])
+    assert scroll <= client
