@@ -29,6 +29,7 @@ from bson.min_key import MinKey
 from bson.raw_bson import RawBSONDocument
 
 from engine.errors import ConfigError, SourceError
+from engine.part import Part
 from readers.batching.ports import Document
 from readers.mongo.connection import CODEC, Documents
 from readers.mongo.ids import key_of
@@ -78,6 +79,7 @@ class WorkQuery:
         condition: A further condition, or None.
         scan: `queue` follows the partial index, `id` follows `_id_`.
         retweeted: Which value of `retweeted` counts, one of `engine.records.RETWEETED_VALUES`.
+        part: The share of them that is read (`part_condition`), or None for all.
         is_sparse: Whether `condition` may leave out long stretches of the index; a page then ends after so many keys,
             found or not, so that no query takes long.
     """
@@ -87,11 +89,18 @@ class WorkQuery:
     condition: Document | None = None
     scan: str = "queue"
     retweeted: str = "null"
+    part: Part | None = None
     is_sparse: bool = False
 
     @classmethod
     def of(
-        cls, done_field: str, langs: tuple[str, ...], condition: str | None, scan: str, retweeted: str = "null"
+        cls,
+        done_field: str,
+        langs: tuple[str, ...],
+        condition: str | None,
+        scan: str,
+        retweeted: str = "null",
+        part: Part | None = None,
     ) -> WorkQuery:
         """Read the user's words.
 
@@ -107,6 +116,7 @@ class WorkQuery:
             condition=None if condition is None else parse_condition(condition),
             scan=scan,
             retweeted=retweeted,
+            part=part,
         )
 
     @property
@@ -121,9 +131,22 @@ class WorkQuery:
             found[LANG] = lang
         elif self.langs:
             found[LANG] = {"$in": list(self.langs)}
-        if self.condition:
-            found["$and"] = [self.condition]
+        further = [self.condition] if self.condition else []
+        if self.part is not None:
+            further.append(part_condition(self.part))
+        if further:
+            found["$and"] = further
         return found
+
+
+def part_condition(part: Part) -> Document:
+    """What the documents of a share fulfil: the remainder of their `_id`'s hash, the one of hashed indexes.
+
+    It hangs on the `_id` and `part` alone, so that any number of machines agree on it for good without a word. The hash
+    is signed, and `$mod` keeps the sign. Source: MongoDB's documentation of `$toHashedIndexKey` (5.0 and newer).
+    """
+    remainders = [part.number - 1, part.number - 1 - part.count]
+    return {"$expr": {"$in": [{"$mod": [{"$toHashedIndexKey": "$_id"}, part.count]}, remainders]}}
 
 
 def parse_condition(text: str) -> Document:

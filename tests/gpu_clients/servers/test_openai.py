@@ -191,9 +191,7 @@ def test_an_error_in_an_answer_of_status_200_is_a_refusal_of_the_text_that_it_is
 def test_vectors_without_places_that_do_not_stand_in_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     manners = Manners(index="none")
     real = vectors
-    monkeypatch.setattr(
-        "tests.parts.manners.vectors", lambda texts, how: np.ascontiguousarray(real(texts, how)[::-1])
-    )
+    monkeypatch.setattr("tests.parts.manners.vectors", lambda texts, how: np.ascontiguousarray(real(texts, how)[::-1]))
     with serving(manners) as url, pytest.raises(ConfigError, match="order"):
         examine(ClientSettings(urls=(url,)))
 
