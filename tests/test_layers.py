@@ -120,7 +120,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"load"},
         {"client_capacity", "client_cpu", "client_poison", "merge_bench", "plain_script", "recorder_cost", "tuning"},
         {"pipeline"},
-        {"cold_store", "start_time", "without_text"},
+        {"cold_store", "shares", "start_time", "without_text"},
     ],
     "bench.standin": [
         {"config", "errors", "http"},

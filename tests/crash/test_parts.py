@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from bench.standin import StandinFleet
@@ -198,3 +199,21 @@ def test_g1_g2_two_machines_embed_every_row_of_files_once_and_one_is_killed(
     refused = jobs[0].run("--part", "2/2")
     assert refused.code == USAGE and "begun with --part 1/2" in refused.err
     assert json.loads(jobs[0].call("verify", "--source", str(jobs[0].source), "--level", "4", "--json").out)["ok"]
+
+
+def test_shards_of_all_shares_are_merged_as_one_and_each_share_alone(job: Job) -> None:
+    job.insert(tweets(300))
+    jobs = machines(job, 2, shared_cold=True)
+    for number, machine in enumerate(jobs, 1):
+        assert machine.run("--part", f"{number}/2").code == 0
+    n_rows = [machine.state().rows for machine in jobs]
+
+    alone = jobs[0].call("merge", "--target", str(job.folder / "merged-1"), "--json")
+    whole = jobs[0].call(
+        "merge", "--source", str(jobs[0].folders.shards), "--target", str(job.folder / "merged"), "--json"
+    )
+
+    assert (alone.code, whole.code) == (0, 0), alone.err + whole.err
+    assert pq.read_table(job.folder / "merged-1").num_rows == n_rows[0]
+    ids = pq.read_table(job.folder / "merged", columns=["_id"]).column(0).to_pylist()
+    assert len(ids) == len(set(ids)) == sum(n_rows) == job.n_queue
