@@ -17,6 +17,7 @@ from commands.composition.partners import CollectionName, Partners
 from commands.options.secrets import RunSecrets, ServerSecrets
 from commands.plan.config import PlanConfig
 from commands.plan.plan import forecast_run
+from commands.run.http_address import http_address
 from commands.run.run import RunResult
 from commands.run.run import run as run_to_the_end
 from commands.terminal.output import set_up_logs
@@ -51,6 +52,7 @@ def run(
     secrets: ServerSecrets | None = None,
     progress: bool = True,
     metrics_port: int | None = None,
+    http: str | None = None,
 ) -> RunResult:
     """Embed what is not yet embedded, as `engine run` does; the same call continues.
 
@@ -63,7 +65,8 @@ def run(
         secrets: Keys and headers for the servers.
         progress: Say on standard error how it goes: a panel on a terminal, lines elsewhere (a notebook). A program
             that has set up the logger `engine` itself gets its lines there.
-        metrics_port: Port of 127.0.0.1 for Prometheus, or None.
+        metrics_port: The same as `http="127.0.0.1:PORT"`.
+        http: `HOST:PORT` to serve page, metrics and status at, or None.
 
     Returns:
         The summary, with the numbers that `engine run --json` prints, and the sentence why it ended early, if it did.
@@ -74,9 +77,10 @@ def run(
         Interrupted: Ctrl-C stopped it, cleanly.
     """
     config = config or RunConfig()
+    address = http_address(http, metrics_port)
     panel = progress and sys.stderr.isatty()
     with _lines(progress, only_warnings=panel):
-        result = run_to_the_end(config, _secrets(mongo_uri, secrets), show_progress=panel, metrics_port=metrics_port)
+        result = run_to_the_end(config, _secrets(mongo_uri, secrets), show_progress=panel, http=address)
     if result.error is not None:
         raise result.error
     if result.summary["exit"] == Exit.SIGINT:

@@ -95,14 +95,30 @@ class ShardFacts:
     positions: str | None = None
 
 
+QUARANTINE_REASONS = (
+    "empty",
+    "missing",
+    "not_text",
+    "invalid_unicode",
+    "too_long",
+    "rejected",
+    "tokenizer",
+    "backend",
+    "unsound_vector",
+    "id_type",
+    "too_large",
+    "unreadable",
+)
+"""Why documents go into quarantine."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
     """One document that could not be embedded.
 
     Attributes:
         id: Its `_id` in canonical extended JSON; a plain decimal number for an int64 column.
-        reason: One word: `empty`, `missing`, `not_text`, `invalid_unicode`, `too_long`, `rejected`, `tokenizer`,
-            `backend`, `unsound_vector`, `id_type`, `too_large`, `unreadable`.
+        reason: One word, of `QUARANTINE_REASONS`.
         detail: What was said about it.
         attempts: Requests that failed on it alone.
         text: The text, only when the user asked for it.

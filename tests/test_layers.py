@@ -31,7 +31,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"memory", "ports", "gpus", "cold_url", "part"},
         {"telemetry"},
         {"ledger"},
-        {"config", "recording"},
+        {"config", "recording", "exposition"},
         {"supervision"},
     ],
     "readers": [
@@ -91,6 +91,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "commands": [
         {"options", "terminal", "reference"},
         {"composition"},
+        {"report", "status"},
         {
             "bench",
             "demo",
@@ -99,11 +100,9 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
             "merge",
             "plan",
             "quarantine",
-            "report",
             "run",
             "search",
             "serve",
-            "status",
             "verify",
         },
     ],
@@ -118,7 +117,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "bench.measure": [
         {"load"},
-        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "plain_script", "recorder_cost", "tuning"},
+        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "plain_script", "tuning"},
         {"pipeline"},
         {"cold_store", "shares", "start_time", "without_text"},
     ],

@@ -338,6 +338,7 @@ class Writer:
             fsyncs=durable.fsyncs.count,
             fsync_s=durable.fsyncs.seconds,
             cpu_s=time.process_time(),
+            **(self._shipping.figures() if self._shipping is not None else {}),
         )
 
 

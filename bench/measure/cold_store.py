@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.measure.pipeline import COLLECTION, DATABASE, PipelineConfig, load, machine, run_engine
+from bench.measure.pipeline import COLLECTION, DATABASE, PipelineConfig, load, machine, make_indexes, run_engine
 from bench.parts.engine_command import EngineCommand
 from bench.parts.local_mongod import LocalMongod
 from bench.parts.s3_server import CREDENTIALS, S3Server
@@ -81,6 +81,7 @@ def measure(config: PipelineConfig, rounds: int) -> dict[str, Any]:
                     urls=fleet.urls,
                     folder=folder,
                 )
+                make_indexes(command)
                 beside = {"mongod": mongod.pid, "servers": fleet.pid}
                 arguments = ["--shard-bytes", SHARD_BYTES]
                 if kind == "folder":

@@ -88,6 +88,7 @@ def bench(
         Path | None, path_option("plot", "PNG of latency over throughput (needs the extra `plot`).")
     ] = None,
     json_: shared.Json = False,
+    log_format: shared.LogFormat = "text",
     verbose: shared.Verbose = False,
 ) -> None:
     """Find batch size and concurrency for running servers: from one request upward, explained, and written down."""

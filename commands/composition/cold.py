@@ -29,7 +29,7 @@ def cold_settings(config: RunConfig) -> ColdSettings | None:
         return None
     return ColdSettings(
         url=url,
-        prefix=config.namespace,
+        prefix=config.folders.namespace,
         budget_s=config.limits.max_outage_s,
         largest_bytes=2 * config.sink.shard_bytes,
     )

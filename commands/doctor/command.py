@@ -27,6 +27,7 @@ def doctor(
     dimensions: shared.Dimensions = None,
     normalize: shared.Normalize = True,
     truncate: shared.Truncate = True,
+    log_format: shared.LogFormat = "text",
     json_: shared.Json = False,
 ) -> None:
     """Examine the embedding servers as every run does before it starts."""

@@ -25,6 +25,7 @@ def index(
     done_field: shared.DoneField = "gemma_embedded_768",
     retweeted: shared.Retweeted = "null",
     check: Annotated[bool, option("check", "Only report; exit 2 when one is missing.", declared="--check")] = False,
+    log_format: shared.LogFormat = "text",
     json_: shared.Json = False,
 ) -> None:
     """Create the two indexes of the work queue, with progress while they build."""

@@ -50,6 +50,7 @@ def merge(
     id_column: shared.IdColumn = None,
     vector_column: shared.VectorColumn = None,
     json_: shared.Json = False,
+    log_format: shared.LogFormat = "text",
     verbose: shared.Verbose = False,
 ) -> None:
     """Consolidate committed shards into few large files; each is proved before it counts."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from commands.options.cold import cold_callback
+from commands.options.log_format import log_format
 from commands.options.paths import path_callback
 
 DEFAULT_URI = "mongodb://localhost:27017"
@@ -126,4 +127,7 @@ Gpus = Annotated[
 ]
 Mongod = Annotated[Path | None, path_option("mongod", "A mongod binary [default: PATH, or the bundled part].")]
 Json = Annotated[bool, option("json", "One JSON object on stdout.", declared="--json")]
+LogFormat = Annotated[
+    str, option("log-format", "Lines on stderr: text, or json (one object a line, ISO 8601).", callback=log_format)
+]
 Verbose = Annotated[bool, option("verbose", "Log debug events too.")]

@@ -69,6 +69,7 @@ def plan(
         float | None, option("api-price-per-mtok", "Price of a hosted API for a million tokens.")
     ] = None,
     json_: shared.Json = False,
+    log_format: shared.LogFormat = "text",
     verbose: shared.Verbose = False,
 ) -> None:
     """Forecast hours, cost, bytes and files of a run before anything is spent; writes nothing anywhere."""

@@ -22,6 +22,7 @@ EPILOG = examples(
     "engine run --config engine.toml --limit 100000 --json",
     "engine run --tuned tuned.toml --target-p95 5",
     "engine run --part 1/2    # and --part 2/2 on the other machine",
+    "engine run --http 127.0.0.1:9100 --log-format json",
     "engine run --serve --backend tei --model BAAI/bge-base-en-v1.5 --gpus 0,1,2,3 -- --max-batch-tokens 32768",
 )
 
@@ -103,17 +104,27 @@ def run(
     progress: Annotated[
         bool | None, option("progress", "Live progress [default: on a terminal].", declared="--progress/--no-progress")
     ] = None,
-    metrics_port: Annotated[int | None, option("metrics-port", "Serve Prometheus metrics on 127.0.0.1.")] = None,
+    http: Annotated[
+        str | None,
+        option("http", "Serve the run's page, /metrics, /healthz, /status.json at HOST:PORT; there is no login."),
+    ] = None,
+    metrics_port: Annotated[int | None, option("metrics-port", "The same as --http 127.0.0.1:PORT.")] = None,
+    log_format: shared.LogFormat = "text",
     json_: Annotated[bool, option("json", "One JSON object on stdout; logs go to stderr.", declared="--json")] = False,
     verbose: shared.Verbose = False,
 ) -> None:
     """Embed what is not yet embedded; the same command again continues or picks up what is new."""
     # here and not above: only the command that is called pays for what it imports
+    from commands.run.http_address import http_address
     from commands.run.report import as_text
     from commands.run.run import run as run_to_the_end
     from engine.config import LimitsConfig, RunConfig, ServersConfig, SinkConfig, SourceConfig
+    from engine.errors import ConfigError
 
-    show = sys.stderr.isatty() and not json_ if progress is None else progress
+    as_lines = json_ or log_format == "json"
+    show = sys.stderr.isatty() and not as_lines if progress is None else progress
+    if show and log_format == "json":
+        raise ConfigError("--progress draws on the terminal, --log-format json writes JSON there: drop one of them")
     set_up_logs(verbose, quiet=show)
     fleet, urls = None, listed(tei_urls)
     if serve or backend is not None or context.args:
@@ -186,9 +197,8 @@ def run(
         mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file),
         servers=server_secrets(tei_api_key_file, tei_header_file, tei_ca_file),
     )
-    result = run_to_the_end(
-        configuration, secrets, show_progress=show, metrics_port=metrics_port, tuned=tuned, own_servers=fleet
-    )
+    address = http_address(http, metrics_port)
+    result = run_to_the_end(configuration, secrets, show_progress=show, http=address, tuned=tuned, own_servers=fleet)
     if json_:
         print_result(to_json(result.summary))
     elif result.error is None or result.summary["read"]:

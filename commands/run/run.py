@@ -20,6 +20,7 @@ from commands.run.observers import observers
 from commands.terminal.output import say
 from engine.config import RunConfig, to_toml
 from engine.errors import EngineError, Exit, SinkError
+from engine.exposition.address import Address
 from engine.ledger import durable, preflight
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
@@ -75,21 +76,21 @@ def run(
     secrets: RunSecrets,
     *,
     show_progress: bool,
-    metrics_port: int | None = None,
+    http: Address | None = None,
     tuned: Path | None = None,
     own_servers: OwnServers | None = None,
 ) -> RunResult:
     """Run to the end; see the contract of `engine run`. A run that cannot start or go on has a summary too.
 
     Args:
-        metrics_port: Port of 127.0.0.1 for Prometheus, or None.
+        http: Where to serve page, metrics and status while it goes on, or None.
         tuned: File that the operating point came from, to warn when it was found on other servers.
         own_servers: Servers to start once it is clear that there is work for them, and to end with the run.
     """
     try:
         supervisor = None
         with ExitStack() as stack:
-            prepared = _prepare(config, secrets, show_progress, metrics_port, tuned, own_servers, stack)
+            prepared = _prepare(config, secrets, show_progress, http, tuned, own_servers, stack)
             if prepared is None:
                 return _nothing_to_do(config)
             supervisor = prepared.supervisor
@@ -113,7 +114,7 @@ def _prepare(
     config: RunConfig,
     secrets: RunSecrets,
     show_progress: bool,
-    metrics_port: int | None,
+    http: Address | None,
     tuned: Path | None,
     own_servers: OwnServers | None,
     stack: ExitStack,
@@ -186,9 +187,7 @@ def _prepare(
         shards=data_set.shards(folders, cold),
         marker=_marker(config, secrets, data_set, stack),
         quarantine=quarantine,
-        observers=observers(
-            config, limits(config, fleet, rings), stack, show_progress=show_progress, metrics_port=metrics_port
-        ),
+        observers=observers(config, limits(config, fleet, rings), stack, show_progress=show_progress, http=http),
         signals=SignalInbox(),
     )
     return _Prepared(supervisor, source.why_idle)

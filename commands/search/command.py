@@ -68,6 +68,7 @@ def search(
     vector_column: shared.VectorColumn = None,
     jobs: Annotated[int, option("jobs", "Threads [default: cores].")] = 0,
     json_: Annotated[bool, option("json", "A JSON list on stdout: _id, score, text.", declared="--json")] = False,
+    log_format: shared.LogFormat = "text",
     verbose: shared.Verbose = False,
 ) -> None:
     """Find the rows nearest to a text, a row or a vector: exact, over all Parquet files, on all cores."""

@@ -1,5 +1,6 @@
 """`engine status` on the command line."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,9 @@ from commands.options.values import retweeted_of
 from commands.terminal.output import print_result, to_json
 
 EPILOG = examples(
-    "engine status --collection tweets --hot-dir /nvme/engine", "engine status --json --gpu-hour-price 0.30"
+    "engine status --collection tweets --hot-dir /nvme/engine",
+    "engine status --json --gpu-hour-price 0.30",
+    "engine status --collection tweets --watch",
 )
 
 
@@ -33,6 +36,14 @@ def status(
     cold_option: shared.ColdOption = None,
     gpu_hour_price: shared.GpuHourPrice = None,
     gpus: shared.Gpus = None,
+    watch: Annotated[
+        bool,
+        option(
+            "watch",
+            "Go on until the run ends or Ctrl-C; a line every few seconds without a terminal.",
+            declared="--watch",
+        ),
+    ] = False,
     json_: shared.Json = False,
 ) -> None:
     """Say how far a run is: works while it is going and after a crash."""
@@ -43,5 +54,11 @@ def status(
     cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
     folders = RunFolders.of(hot_dir, cold, *named(source, name, database, collection), done_field)
     queue = None if retweeted is None else retweeted_of(retweeted)
-    figures = collect(folders, gpu_hour_price=gpu_hour_price, n_gpus=gpus, retweeted=queue)
+    look = partial(collect, folders, gpu_hour_price=gpu_hour_price, n_gpus=gpus, retweeted=queue)
+    if watch:
+        from commands.status.watch import watch as show_until_it_ends
+
+        show_until_it_ends(look, lambda figures: as_text(figures, folders.hot), as_json=json_)
+        return
+    figures = look()
     print_result(to_json(figures) if json_ else as_text(figures, folders.hot))

@@ -42,7 +42,7 @@ def collect(
     live = read_status(folders.status)
     owner = lock_owner(folders.lock)
     running = owner is not None
-    reasons = Counter(entry["reason"] for entry in each_entry(folders.quarantine))
+    reasons = _reasons(folders, live, owner)
     rate = float(live["rate_of_minutes"]) if live and (running or state.stop is None) else _recent_rate(state)
     left = _left(live, state, running) if retweeted in (None, read) else None
     left_s = 0.0 if left == 0 else left / rate if left is not None and rate else None
@@ -85,6 +85,13 @@ def _state(state: RunState, live: dict[str, Any] | None, running: bool) -> str:
     if state.stop is None:
         return "crashed: run the same command again to continue"
     return f"ended with exit code {state.stop['exit']}"
+
+
+def _reasons(folders: RunFolders, live: dict[str, Any] | None, owner: int | None) -> Counter[str]:
+    """Why documents are in quarantine; a run that goes on has counted them, else all of the file is read."""
+    if owner is not None and live is not None and live.get("pid") == owner and "quarantine" in live:
+        return Counter(live["quarantine"])
+    return Counter(entry["reason"] for entry in each_entry(folders.quarantine))
 
 
 def _left(live: dict[str, Any] | None, state: RunState, running: bool) -> int | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from engine.errors import SinkError
-from engine.telemetry.logs import configure, redact
+from engine.telemetry.logs import configure, sentence_line
 
 
 def set_up_logs(verbose: bool, *, quiet: bool = False) -> None:
@@ -60,10 +60,14 @@ def discard_output() -> None:
 
 def complain(sentence: str) -> None:
     """Say on standard error why a command failed or ended early."""
-    say(f"engine: {' '.join(sentence.split())}")
+    say(f"engine: {' '.join(sentence.split())}", level="error")
 
 
-def say(sentence: str) -> None:
-    """Say something on standard error, without secrets."""
+def say(sentence: str, *, level: str = "info") -> None:
+    """Say something on standard error, without secrets; a line of the log where that is JSON.
+
+    Args:
+        level: Of that line.
+    """
     with contextlib.suppress(OSError):  # nobody reads: the exit code says it all the same
-        print(redact(sentence), file=sys.stderr, flush=True)
+        print(sentence_line(level, sentence), file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ import sys
 import time
 from types import TracebackType
 
+from engine.telemetry.logs import is_json
 from engine.telemetry.progress import LINE_EVERY_S, duration
 from writers.workers.tracker import Progress
 
@@ -34,7 +35,7 @@ class ProgressLine:
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and not is_json()
         self._due_s = time.monotonic() + LINE_EVERY_S
 
     def __call__(self, progress: Progress) -> None:

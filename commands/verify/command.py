@@ -61,6 +61,7 @@ def verify(
     id_column: shared.IdColumn = None,
     vector_column: shared.VectorColumn = None,
     json_: shared.Json = False,
+    log_format: shared.LogFormat = "text",
     verbose: shared.Verbose = False,
 ) -> None:
     """Prove a data set: files, footers, checksums, ids, vectors, MongoDB's marks; exit 4 on any difference."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Quarantine:
 
     Attributes:
         count: Documents in it.
+        reasons: How many of them are there why.
+        added: Those that came since it was opened, by reason.
     """
 
     def __init__(self, path: Path, name_of: Callable[[str], Any] | None = None) -> None:
@@ -37,10 +40,13 @@ class Quarantine:
         self._path = path
         self._name_of = name_of or _plain_id
         self._known = KeyTable(path.parent)
+        self.reasons: Counter[str] = Counter()
+        self.added: Counter[str] = Counter()
         end = 0
         if path.exists():
             for entry, offset in _entries(path):
                 self._known.put(_digest(entry), 1)
+                self.reasons[entry["reason"]] += 1
                 end = offset
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
         os.ftruncate(self._fd, end)
@@ -70,6 +76,8 @@ class Quarantine:
                 line.pop("text", None)
             lines.append(orjson.dumps(line) + b"\n")
             added += 1
+            self.reasons[line["reason"]] += 1
+            self.added[line["reason"]] += 1
         if lines:
             self._dirty = True
             with self._device():

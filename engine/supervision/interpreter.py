@@ -9,9 +9,16 @@ there it is `embedding_engine._layers.readers.stage`. A module's name in a strin
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import sys
 from pathlib import Path
 
+from engine.errors import Exit
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _HERE = "engine.supervision.interpreter"
 _PACKAGE = __name__.removesuffix(_HERE)
 _ROOT = str(Path(__file__).resolve().parents[__name__.count(".")])
@@ -38,3 +45,19 @@ def python(module: str, *arguments: str) -> list[str]:
         f"from {full_name(module)} import main; sys.exit(main())"
     )
     return [sys.executable, "-c", code, *arguments]
+
+
+def tie_to_parent(name: str, parent_pid: int) -> None:
+    """Let this process die with its parent, leave no core dump with texts in it, and carry a readable name.
+
+    Args:
+        parent_pid: Who started it; when that one has gone already, this process ends here.
+    """
+    import ctypes  # noqa: PLC0415 - only the child needs it
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(_PR_SET_NAME, f"engine-{name}"[:15].encode())
+    if os.getppid() != parent_pid:
+        os._exit(Exit.UNEXPECTED)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -152,11 +152,24 @@ class RunTotals:
             "fsyncs": durable.fsyncs.count,
             "fsync_s": round(durable.fsyncs.seconds, 4),
             "cpu_s": round(own_cpu_s(), 4),
+            "totals": self._totals_of_this_run(),
+            "quarantine": dict(self._quarantine.reasons),
             "last_error": self.last_error,
             "exit": None if code is None else int(code),
         }
         stages = StageFigures() if generation is None else generation.figures()
         self._reporter.publish(stages, facts, committed_before=committed_before)
+
+    def _totals_of_this_run(self) -> dict[str, Any]:
+        tally = self.tally
+        return {
+            "committed_rows": tally.committed_rows,
+            "gone": tally.gone,
+            "truncated": tally.truncated,
+            "shards": tally.shards,
+            "bytes": tally.bytes,
+            "quarantined": dict(self._quarantine.added),
+        }
 
     def check_sum(self) -> None:
         """Refuse an end at which a document is unaccounted for (G7).

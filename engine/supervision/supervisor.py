@@ -236,9 +236,10 @@ class Supervisor:
     def _take_message(self, child: Child, message: Message) -> None:
         event = message.pop("event")
         if event == "log":
-            facts = " ".join(f"{name}={value!r}" for name, value in message["facts"].items())
+            name, facts = message["name"], message["facts"]
             level = logging.getLevelName(message["level"].upper())
-            logging.getLogger(f"engine.{child.role}").log(level, "%s %s", message["name"], facts)
+            words = " ".join([name, *(f"{key}={value!r}" for key, value in facts.items())])
+            logging.getLogger(f"engine.{child.role}").log(level, "%s", words, extra={"facts": facts})
         elif event == "error":
             child.error = message
         elif event == "quarantine":

@@ -14,10 +14,8 @@ The start uses as few imports as it can: seven processes on a small machine star
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
-import resource
 import select
 import signal
 import sys
@@ -31,10 +29,8 @@ from engine.memory.channels import Channel, Message
 from engine.memory.ring import Ring, SlotQueue
 from engine.memory.shared_rings import SharedRings
 from engine.memory.slots import VectorLayout
-from engine.supervision.interpreter import full_name
+from engine.supervision.interpreter import full_name, tie_to_parent
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_NAME = 15
 NICENESS = 5
 """Children give way to MongoDB and to servers on the same machine (docs/adr/0008): on a crowded one the marks would
 otherwise starve behind the documents that are still coming. On a machine with idle cores it changes nothing."""
@@ -133,7 +129,10 @@ def job_message(
 def main() -> None:
     """Entry point of a child: `role channel_fd parent_pid`."""
     role, channel_fd, parent_pid = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    _tie_to_parent(role, parent_pid)
+    tie_to_parent(role, parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.nice(NICENESS)
     channel = Channel.from_fd(channel_fd)
     job = channel.receive()
     if job is None:
@@ -169,19 +168,6 @@ def main() -> None:
         channel.try_send({"event": "error", "kind": "UNEXPECTED", "message": repr(error), "traceback": text})
         os._exit(Exit.UNEXPECTED)
     os._exit(Exit.DONE)  # no interpreter teardown: views into the rings may still exist
-
-
-def _tie_to_parent(role: str, parent_pid: int) -> None:
-    """Die with the parent, ignore the terminal, leave no core dump with texts in it, carry a readable name."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    libc.prctl(_PR_SET_NAME, f"engine-{role}"[:15].encode())
-    if os.getppid() != parent_pid:
-        os._exit(Exit.UNEXPECTED)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(NICENESS)
 
 
 class Heartbeat:

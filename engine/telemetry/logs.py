@@ -6,9 +6,14 @@ what a command reports.
 
 from __future__ import annotations
 
+import datetime
+import json
 import logging
 import re
 import sys
+from typing import Any
+
+FORMATS = ("text", "json")
 
 _SECRETS: set[str] = set()
 _URI_CREDENTIALS = re.compile(r"(\w+://)(?!\[user:password@\])[^/\s@]*:[^/\s@]*@")  # not the pattern in our own errors
@@ -44,10 +49,66 @@ class _RedactingFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": iso_time(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if facts := getattr(record, "facts", None):
+            line["facts"] = facts
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(_redacted(line))
+
+
+def iso_time(seconds: float) -> str:
+    """A Unix time as ISO 8601 says it, in this machine's time zone, to the millisecond."""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+
+
+def _redacted(value: Any) -> Any:
+    """A value for JSON without secrets; redacted before it is encoded, because JSON may spell a secret otherwise."""
+    if isinstance(value, dict):
+        return {_redacted(str(name)): _redacted(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(inner) for inner in value]
+    return value if value is None or isinstance(value, int | float) else redact(str(value))
+
+
+_format = "text"
+
+
+def use_format(name: str) -> None:
+    """Choose the format of all lines on stderr from now on, one of `FORMATS`."""
+    global _format  # noqa: PLW0603 - as the level of a logger, it is a matter of the process
+    _format = name
+
+
+def is_json() -> bool:
+    """Whether every line on stderr is a JSON object."""
+    return _format == "json"
+
+
+def sentence_line(level: str, sentence: str) -> str:
+    """A sentence for stderr that is no log line, without secrets: as it is, or in the chosen format."""
+    if not is_json():
+        return redact(sentence)
+    record = logging.LogRecord("engine", logging.getLevelName(level.upper()), "", 0, sentence, None, None)
+    return _JsonFormatter().format(record)
+
+
 def configure(*, level: int) -> None:
-    """Send this process's log lines to stderr."""
+    """Send this process's log lines to stderr, in the format that was chosen."""
     handler = _StderrHandler()
-    handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    if is_json():
+        handler.setFormatter(_JsonFormatter())
+    else:
+        handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     root = logging.getLogger("engine")
     root.handlers = [handler]
     root.setLevel(level)

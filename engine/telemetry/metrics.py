@@ -14,6 +14,11 @@ N_BUCKETS = 320
 """0.1 ms to about 570 s in steps of 5%."""
 
 
+def upper_bound(bucket: int) -> float:
+    """The longest latency in seconds that a bucket counts."""
+    return float(_FLOOR_S * _GROWTH**bucket)
+
+
 class LatencyHistogram:
     """Counts of latencies in buckets that grow by 5%, so that histograms of several processes can be added."""
 

@@ -45,6 +45,7 @@ class LineProgress:
             return
         self._due = now + LINE_EVERY_S
         left = seconds_left(figures)
+        facts = {name: figures[name] for name in ("phase", "embedded_now", "rate", "shards", "quarantined")}
         _log.info(
             "progress phase=%s embedded=%d rate=%.0f/s left=%s shards=%d quarantined=%d servers=%s",
             figures["phase"],
@@ -53,7 +54,8 @@ class LineProgress:
             duration(left).replace(" ", "") if left is not None else "unknown",
             figures["shards"],
             figures["quarantined"],
-            ",".join(str(facts.get("state", "starting")) for facts in figures["clients"].values()),
+            ",".join(str(told.get("state", "starting")) for told in figures["clients"].values()),
+            extra={"facts": {**facts, "seconds_left": left}},
         )
 
     def close(self) -> None:

@@ -41,6 +41,9 @@ RUN: dict[str, Any] = {
     "--no-mark": False,
     "--progress": None,
     "--keep-text": False,
+    "--http": None,
+    "--metrics-port": None,
+    "--log-format": "text",
     "--json": False,
 }
 SWITCHES = {"--normalize": "--no-normalize", "--truncate": "--no-truncate", "--progress": "--no-progress"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.errors import EngineError
 from engine.records import ShardFacts
+from engine.telemetry.metrics import Stopwatch
 from writers.cold.settings import SHARDS, ColdSettings
 from writers.cold.upload import upload
 
@@ -50,9 +51,10 @@ class Shipping:
         self._done: queue.SimpleQueue[Shipped] = queue.SimpleQueue()
         self._pending = 0
         self._pending_bytes = 0
-        for number in range(UPLOADS):
+        self._watches = [Stopwatch() for _ in range(UPLOADS)]
+        for number, watch in enumerate(self._watches):
             # daemons: nothing waits for an upload that nobody wants any more
-            threading.Thread(target=self._work, name=f"upload-{number}", daemon=True).start()
+            threading.Thread(target=self._work, args=(watch,), name=f"upload-{number}", daemon=True).start()
 
     @property
     def pending(self) -> int:
@@ -63,6 +65,13 @@ class Shipping:
     def pending_bytes(self) -> int:
         """Their bytes."""
         return self._pending_bytes
+
+    def figures(self) -> dict[str, float]:
+        """Uploads that are over, and the seconds of all, those under way too."""
+        return {
+            "uploads": sum(watch.count for watch in self._watches),
+            "upload_s": sum(watch.seconds for watch in self._watches),
+        }
 
     def submit(self, facts: ShardFacts, ranges: Ranges) -> None:
         """Upload a shard that is durable on hot under its final name."""
@@ -95,19 +104,20 @@ class Shipping:
                         continue
         return total
 
-    def _work(self) -> None:
+    def _work(self, watch: Stopwatch) -> None:
         while True:
             facts, ranges = self._todo.get()
             try:
-                upload(
-                    self._store,
-                    f"{SHARDS}/{facts.file}",
-                    self._folder / facts.file,
-                    facts.sha256,
-                    by_e_tag=self._cold.by_e_tag,
-                    budget_s=self._cold.budget_s,
-                    tell=lambda where, why: self._retries.put((where, why)),
-                )
+                with watch:
+                    upload(
+                        self._store,
+                        f"{SHARDS}/{facts.file}",
+                        self._folder / facts.file,
+                        facts.sha256,
+                        by_e_tag=self._cold.by_e_tag,
+                        budget_s=self._cold.budget_s,
+                        tell=lambda where, why: self._retries.put((where, why)),
+                    )
                 self._done.put(Shipped(facts, ranges))
             except EngineError as error:
                 self._done.put(Shipped(facts, ranges, error))
