@@ -33,8 +33,8 @@ from engine.part import Part
 from readers.batching.ports import Document
 from readers.mongo.connection import open_client, open_collection, ping, selection_ms, silent_members
 from readers.mongo.errors import Outage, attempt, describe, is_away
-from readers.mongo.ids import canonical, key_of
-from readers.mongo.work_queue import BY_ID, part_condition
+from readers.mongo.ids import canonical, key_of, part_condition
+from readers.mongo.work_queue import BY_ID
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from engine.errors import ConfigError, SourceError
 from engine.part import Part
 from readers.batching.ports import Document
 from readers.mongo.connection import CODEC, Documents
-from readers.mongo.ids import key_of
+from readers.mongo.ids import key_of, part_condition
 
 RETWEETED = "retweeted"
 LANG = "lang"
@@ -80,8 +80,7 @@ class WorkQuery:
         scan: `queue` follows the partial index, `id` follows `_id_`.
         retweeted: Which value of `retweeted` counts, one of `engine.records.RETWEETED_VALUES`.
         part: The share of them that is read (`part_condition`), or None for all.
-        is_sparse: Whether `condition` may leave out long stretches of the index; a page then ends after so many keys,
-            found or not, so that no query takes long.
+        is_sparse: Whether `condition` may leave out long stretches; pages then end after so many keys, found or not.
     """
 
     done_field: str
@@ -132,21 +131,8 @@ class WorkQuery:
         elif self.langs:
             found[LANG] = {"$in": list(self.langs)}
         further = [self.condition] if self.condition else []
-        if self.part is not None:
-            further.append(part_condition(self.part))
-        if further:
-            found["$and"] = further
-        return found
-
-
-def part_condition(part: Part) -> Document:
-    """What the documents of a share fulfil: the remainder of their `_id`'s hash, the one of hashed indexes.
-
-    It hangs on the `_id` and `part` alone, so that any number of machines agree on it for good without a word. The hash
-    is signed, and `$mod` keeps the sign. Source: MongoDB's documentation of `$toHashedIndexKey` (5.0 and newer).
-    """
-    remainders = [part.number - 1, part.number - 1 - part.count]
-    return {"$expr": {"$in": [{"$mod": [{"$toHashedIndexKey": "$_id"}, part.count]}, remainders]}}
+        further += [] if self.part is None else [part_condition(self.part)]
+        return {**found, "$and": further} if further else found
 
 
 def parse_condition(text: str) -> Document:

@@ -15,7 +15,7 @@ from readers.mongo.connection import Documents
 from readers.mongo.ids import key_of
 from readers.mongo.index import create_indexes, require_queue_index
 from readers.mongo.marker import Marker
-from readers.mongo.work_queue import WorkQuery, WorkQueue
+from readers.mongo.work_queue import Position, WorkQuery, WorkQueue
 from readers.preflight.without_text import hash_of
 from tests.readers.mongo.test_work_queue import EVERY_ID
 
@@ -25,7 +25,8 @@ N = 600
 
 def ids_of(queue: WorkQueue, n_rows: int = 50) -> list[Any]:
     """All ids that the pages of a queue hold."""
-    position, found = queue.start(), []
+    position: Position | None = queue.start()
+    found: list[Any] = []
     while position is not None:
         page = queue.read(position, n_rows)
         found += [document["_id"] for document in page.documents]
