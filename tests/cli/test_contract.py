@@ -30,7 +30,7 @@ RUN: dict[str, Any] = {
     "--normalize": True,
     "--truncate": True,
     "--hot-dir": Path("hot"),
-    "--cold-dir": Path("cold"),
+    "--cold-dir": "cold",
     "--shard-bytes": "256MiB",
     "--shard-seconds": 60.0,
     "--vector-type": "float32",

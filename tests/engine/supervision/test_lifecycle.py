@@ -163,7 +163,7 @@ def test_a_stop_waits_for_what_is_in_flight_and_makes_no_other_pass(stage: Stage
     lifecycle.advance(stage.generation, stop, marks_are_over=True)
 
     assert (waiting, lifecycle.phase) == (Phase.STOPPING, Phase.FINISHED)
-    assert stage.commands("writer") == [{"do": "drain", "rows": 4}]
+    assert stage.commands("writer") == [{"do": "stop"}, {"do": "drain", "rows": 4}]
     assert not stage.commands("reader")
 
 
