@@ -14,6 +14,7 @@ from typing import Any
 from engine.cold_url import ColdUrl
 from engine.errors import ConfigError
 from engine.ledger.runfolder import RunFolders, check_folder_name
+from engine.part import Part
 from engine.records import RETWEETED_VALUES
 
 MAX_BATCH_SIZE = 4096
@@ -98,6 +99,7 @@ class SourceConfig:
         files: A folder or glob of files that is read instead of MongoDB, or None. Then `database` is `files`,
             `collection` the name of the data set, and nothing is marked.
         id_field: Field of the files' documents that becomes `_id`; None for the file and the row.
+        part: The share of the queue that is read, or None for the whole.
     """
 
     database: str = "twitter_data"
@@ -112,6 +114,7 @@ class SourceConfig:
     retweeted: str = "null"
     files: str | None = None
     id_field: str | None = None
+    part: Part | None = None
 
     @classmethod
     def of_files(cls, source: str, name: str, **options: Any) -> SourceConfig:
@@ -308,6 +311,7 @@ class RunConfig:
         files = {"source": source.files, "name": source.collection, "id_field": source.id_field}
         values: dict[str, Any] = {
             **(mongo if source.files is None else files),
+            "part": None if source.part is None else str(source.part),
             "text_field": source.text_field,
             "done_field": source.done_field,
             "columns": ",".join(source.columns) or None,

@@ -51,6 +51,7 @@ class ReaderSettings:
             `mark`.
         keep_text: Whether quarantine entries carry the text.
         max_outage_s: How long MongoDB may be away before the run ends.
+        part: The share of the queue that is read, as `engine.part.Part` writes it; None for the whole.
         files: What to read instead of MongoDB, or None: `plan`, the path of a file that
             `readers.files.catalogue.write_plan` wrote, and `id_field` with `id_type` where ids are a field.
     """
@@ -85,6 +86,7 @@ class ReaderSettings:
     done_ids_file: str | None = None
     keep_text: bool = False
     max_outage_s: float = 600.0
+    part: str | None = None
     files: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from engine.errors import ConfigError, ProtocolError
 from engine.ledger import durable
 from engine.memory.ids import IdType
 from engine.memory.slots import HEADER_BYTES
+from engine.part import Part
 from engine.supervision.worker import HEARTBEAT_S, Heartbeat, StageContext
 from engine.telemetry.metrics import Stopwatch
 from readers.batching.columns import ColumnReader
@@ -70,10 +71,11 @@ def run(context: StageContext) -> None:
 
 def open_source(context: StageContext, settings: ReaderSettings) -> DocumentSource:
     """The source that the settings name; each imports what it needs, and no other pays for that."""
+    part = None if settings.part is None else Part.parse(settings.part)
     if settings.files is not None:
         from readers.files.source import FilesSource  # noqa: PLC0415
 
-        return FilesSource(settings.files, text_field=settings.text_field, columns=settings.columns)
+        return FilesSource(settings.files, text_field=settings.text_field, columns=settings.columns, part=part)
     from readers.mongo.source import MongoSource  # noqa: PLC0415
     from readers.mongo.work_queue import WorkQuery  # noqa: PLC0415
     from readers.preflight.without_text import LeavingOut  # noqa: PLC0415
@@ -82,7 +84,7 @@ def open_source(context: StageContext, settings: ReaderSettings) -> DocumentSour
         settings.uri,
         settings.database,
         settings.collection,
-        WorkQuery.of(settings.done_field, settings.langs, settings.filter, settings.scan, settings.retweeted),
+        WorkQuery.of(settings.done_field, settings.langs, settings.filter, settings.scan, settings.retweeted, part),
         text_field=settings.text_field,
         columns=settings.columns,
         id_type=IdType(settings.id_type),

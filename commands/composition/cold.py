@@ -42,7 +42,9 @@ def try_cold(config: RunConfig) -> ColdSettings | None:
         SinkError: something is missing; the sentence says what.
         ConfigError: the library is missing, or does not take the options.
     """
-    preflight.check_shards_folder(config.folders.shards, config.sink.shard_bytes, config.source.done_field)
+    part = config.source.part  # machines with a share each may look at one folder at the same time
+    trial = config.source.done_field + ("" if part is None else f".{part.in_names}")
+    preflight.check_shards_folder(config.folders.shards, config.sink.shard_bytes, trial)
     cold = cold_settings(config)
     if cold is None:
         return None

@@ -15,6 +15,7 @@ from engine.errors import ConfigError, DamageError, FingerprintMismatch
 from engine.ledger.log import FORMAT, Ledger, Record, RunState
 from engine.ledger.runfolder import IN_PROGRESS, RunFolders
 from engine.memory.ids import IdType
+from engine.part import Part
 from engine.records import Fingerprint
 from writers.cold.settings import ColdSettings
 from writers.shards.schema import ShardSchema
@@ -32,12 +33,14 @@ class DataSet:
         prefix: Start of the name of every shard.
         schema: Columns of every shard.
         fingerprint: The vector space.
+        part: The share of the queue that it holds, or None for the whole.
     """
 
     ledger: str
     prefix: str
     schema: ShardSchema
     fingerprint: Fingerprint
+    part: Part | None = None
 
     def shards(self, folders: RunFolders, cold: ColdSettings | None = None) -> ParquetShards:
         """The shards, as recovery sees them: those of a folder, or of a cold store."""
@@ -65,9 +68,10 @@ def recorded(state: RunState) -> DataSet | None:
 def from_record(record: Record) -> DataSet:
     """The data set of a RUN record."""
     schema: dict[str, Any] = record["schema"]
+    part = Part.parse(record["part"]) if "part" in record else None
     return DataSet(
         ledger=record["ledger"],
-        prefix=_prefix(record["done_field"], record["ledger"]),
+        prefix=_prefix(record["done_field"], record["ledger"], part),
         schema=ShardSchema(
             id_type=IdType(schema["id_type"]),
             columns=tuple((name, kind) for name, kind in schema["columns"]),
@@ -76,11 +80,12 @@ def from_record(record: Record) -> DataSet:
             truncated=schema["truncated"],
         ),
         fingerprint=Fingerprint.from_dict(record["fingerprint"]),
+        part=part,
     )
 
 
-def _prefix(done_field: str, ledger: str) -> str:
-    return f"{done_field}-{ledger[:6]}-"
+def _prefix(done_field: str, ledger: str, part: Part | None) -> str:
+    return f"{done_field}-{ledger[:6]}-" + ("" if part is None else f"{part.in_names}-")
 
 
 def begin_or_continue(
@@ -106,12 +111,12 @@ def begin_or_continue(
 
     Raises:
         FingerprintMismatch: the vectors would not be comparable; names the fields, or the cosine of the canary.
-        ConfigError: another column set or vector type, or shards of a ledger that is not this one.
+        ConfigError: another column set, vector type or share, or shards of a ledger whose share overlaps this one.
     """
     known = recorded(ledger.state)
     there = (lambda: [path.name for path in config.folders.shards.iterdir()]) if names is None else names
     if known is None:
-        _refuse_foreign_shards(config, there())
+        refuse_overlapping_shards(config, there(), own="")
         record: Record = {
             "type": "RUN",
             "format": FORMAT,
@@ -130,6 +135,8 @@ def begin_or_continue(
             "canary": canary,
             "canary_brief": canary_brief,
         }
+        if config.source.part is not None:
+            record["part"] = str(config.source.part)
         if config.source.files is not None:
             record["source"] = {"kind": "files", "id_field": config.source.id_field}
         ledger.append(record)
@@ -147,6 +154,9 @@ def begin_or_continue(
             "Start the servers as before, or begin another data set with another --done-field"
         )
     _compare_columns(known, config)
+    _compare_parts(known, config)
+    if known.part is not None:
+        refuse_overlapping_shards(config, there(), own=known.prefix)
     cosine = require_same_canary(ledger.state, canary, config.folders, config.servers.accept_vectors)
     if cosine is not None:
         _log.warning("vectors_accepted cosine=%.4f: the ledger says so from now on", cosine)
@@ -198,6 +208,19 @@ def _compare_columns(known: DataSet, config: RunConfig) -> None:
             )
 
 
+def _compare_parts(known: DataSet, config: RunConfig) -> None:
+    """Refuse another share: its rows would be lost to one ledger and doubled in another (G1, G2)."""
+    if known.part != config.source.part:
+        asked, began = (
+            "the whole queue (without --part)" if part is None else f"--part {part}"
+            for part in (config.source.part, known.part)
+        )
+        raise ConfigError(
+            f"this run would read {asked}, but the data set in {config.folders.hot} was begun with {began}: a share is "
+            "for good; use the same, or begin another data set with another --hot-dir, --cold-dir and --done-field"
+        )
+
+
 def _shown(value: Any) -> str:
     """An option's value as a person would give it."""
     if isinstance(value, tuple):
@@ -205,13 +228,47 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _refuse_foreign_shards(config: RunConfig, there: Collection[str]) -> None:
-    """A new ledger beside shards of the same done field means that a ledger was lost or another one is in use."""
-    own = re.compile(re.escape(config.source.done_field) + r"-[0-9a-f]{6}-e\d+-\d+\.parquet(" + IN_PROGRESS + ")?")
-    names = sorted(name for name in there if own.fullmatch(name))
-    if names:
+def refuse_overlapping_shards(config: RunConfig, there: Collection[str], *, own: str) -> None:
+    """Refuse shards of another ledger that may hold documents of this one: all but those of other shares of as many.
+
+    Beside a new ledger they mean that a ledger was lost or another one is in use.
+
+    Args:
+        there: Names of the files where shards are.
+        own: Start of the names of this ledger's own; empty for a new ledger, which has none.
+
+    Raises:
+        ConfigError: there are some; names one.
+    """
+    shard = re.compile(
+        re.escape(config.source.done_field)
+        + r"-[0-9a-f]{6}-(?:p(\d+)of(\d+)-)?e\d+-\d+\.parquet(?:"
+        + re.escape(IN_PROGRESS)
+        + ")?"
+    )
+    part = config.source.part
+    names = []
+    for name in sorted(there):
+        found = shard.fullmatch(name)
+        if found is None or (own and name.startswith(own)):
+            continue
+        of_other_share = part is not None and found[2] == str(part.count) and found[1] != str(part.number)
+        if not of_other_share:
+            names.append(name)
+    if not names:
+        return
+    said = (
+        f"{config.folders.where} holds {len(names)} shards of --done-field {config.source.done_field} (for example "
+        f"{names[0]})"
+    )
+    hot = config.folders.hot
+    if part is None:
         raise ConfigError(
-            f"{config.folders.where} holds {len(names)} shards of --done-field {config.source.done_field} (for "
-            f"example {names[0]}), but the ledger in {config.folders.hot} is new: name the --hot-dir they were "
-            "written with, restore its ledger, or use another --cold-dir"
+            f"{said}, but the ledger in {hot} is new: name the --hot-dir they were written with, restore its ledger, "
+            "or use another --cold-dir"
         )
+    raise ConfigError(
+        f"{said} of a ledger that is not the one in {hot}, and --part {part} overlaps what they hold: name the "
+        "--hot-dir they were written with, give every machine the same n and another i of --part i/n, or use another "
+        "--cold-dir"
+    )

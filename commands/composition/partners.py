@@ -20,6 +20,7 @@ from engine.config import SourceConfig
 from engine.errors import ConfigError, FingerprintMismatch, ServersUnavailable
 from engine.ledger.log import RunState
 from engine.memory.ids import IdType
+from engine.part import Part
 from engine.ports import IdList
 from gpu_clients.errors import Action, Failure, FailureKind
 from gpu_clients.http.address import Address
@@ -51,9 +52,20 @@ class Collection:
     has_marks = True
 
     def __init__(
-        self, uri: str, database: str, collection: str, *, done_field: str, text_field: str, id_type: IdType
+        self,
+        uri: str,
+        database: str,
+        collection: str,
+        *,
+        done_field: str,
+        text_field: str,
+        id_type: IdType,
+        part: Part | None = None,
     ) -> None:
         """Connect.
+
+        Args:
+            part: The share whose marks are looked at, or None for all.
 
         Raises:
             ConfigError, SourceError: MongoDB refuses or does not answer.
@@ -63,12 +75,13 @@ class Collection:
         self._documents = open_collection(self._client, database, collection)
         self._marker = Marker(uri, database, collection, done_field)
         self._id_type = id_type
+        self._part = part
         self._field = text_field
         self._text_of = getter(text_field)
 
     def marked_ids(self) -> Iterator[IdList]:
         """See the protocol."""
-        for ids in self._marker.marked_ids():
+        for ids in self._marker.marked_ids(self._part):
             yield from_bson_ids(self._id_type, ids)
 
     def states(self, ids: IdList) -> list[str]:
@@ -206,13 +219,15 @@ class Partners:
         Raises:
             ConfigError: there is no such data set.
         """
+        known = _data_set(config)
         self.documents = Collection(
             uri,
             name.database,
             name.collection,
             done_field=name.done_field,
             text_field=name.text_field,
-            id_type=_data_set(config).schema.id_type,
+            id_type=known.schema.id_type,
+            part=known.part,
         )
 
     def read_files(self, config: VerifyConfig, source: SourceConfig) -> None:

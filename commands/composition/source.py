@@ -59,7 +59,7 @@ def inspect_source(config: SourceConfig, uri: str, *, wait_s: float) -> Source:
         if first is None:
             require_collection(collection)
             return Source(empty=True)
-        query = WorkQuery.of(config.done_field, config.langs, config.filter, config.scan, config.retweeted)
+        query = WorkQuery.of(config.done_field, config.langs, config.filter, config.scan, config.retweeted, config.part)
         queue = require_queue_index(collection, query, (config.text_field,))
         has_work = require_text_field(collection, queue, config.text_field)
         inferred = sample_columns(collection, config.columns)

@@ -176,6 +176,7 @@ class StageComposer:
             done_ids_file=self._done_ids_file(),
             keep_text=self._config.sink.keep_text,
             max_outage_s=limits.max_outage_s,
+            part=None if source.part is None else str(source.part),
             files=files,
         )
 

@@ -55,6 +55,9 @@ TextField = Annotated[str, option("text-field", "Field with the text; dotted pat
 Lang = Annotated[str | None, option("lang", "Languages of the work queue, comma-separated [default: all].")]
 Filter = Annotated[str | None, option("filter", "Extended JSON, ANDed to the work query.")]
 Scan = Annotated[str, option("scan", "queue: the partial index; id: the whole collection in _id order.")]
+Part = Annotated[
+    str | None, option("part", "The i-th of n disjoint shares of the queue, i/n: one for each machine [default: all].")
+]
 Retweeted = Annotated[
     str, option("retweeted", "Which documents count by their field retweeted: null (or missing), false or any.")
 ]

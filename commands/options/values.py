@@ -6,6 +6,8 @@ import math
 
 import typer
 
+from engine.part import Part
+
 _SIZE_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 _SIZE_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "tb": 10**12}
 
@@ -56,6 +58,15 @@ def listed(text: str | None) -> tuple[str, ...]:
 def retweeted_of(text: str) -> str:
     """What `--retweeted` was given; a TOML file may hold the truth value false, which arrives as `False`."""
     return str(text).strip().lower()
+
+
+def part_of(text: str | None) -> Part | None:
+    """The share of the queue from `--part`, None for the whole.
+
+    Raises:
+        ConfigError: no such share.
+    """
+    return None if text is None else Part.parse(str(text))
 
 
 def source_of(context: typer.Context, name: str) -> str:

@@ -11,7 +11,7 @@ from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
 from commands.options.source import source_options
-from commands.options.values import concurrency_of, listed, retweeted_of, size
+from commands.options.values import concurrency_of, listed, part_of, retweeted_of, size
 from commands.terminal.output import print_result, set_up_logs, to_json
 
 EPILOG = examples(
@@ -37,6 +37,7 @@ def plan(
     filter_: shared.Filter = None,
     scan: shared.Scan = "queue",
     retweeted: shared.Retweeted = "null",
+    part: shared.Part = None,
     tei_urls: shared.TeiUrls = shared.DEFAULT_URLS,
     tei_api_key_file: shared.ApiKeyFile = None,
     tei_header_file: shared.HeaderFile = None,
@@ -89,6 +90,7 @@ def plan(
             filter=filter_,
             scan=scan,
             retweeted=retweeted_of(retweeted),
+            part=part_of(part),
         ),
         servers=ServersConfig(
             urls=listed(tei_urls),

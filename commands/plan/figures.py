@@ -55,6 +55,7 @@ def figures_of(config: PlanConfig, samples: Samples, rate: Rate, tuned: Tuned | 
     hot_bytes = found.hot_bytes + (0 if free["cold"] is not None else (HOT_SHARDS + 1) * run.sink.shard_bytes)
     return {
         "collection": run.namespace,
+        "part": None if run.source.part is None else str(run.source.part),
         "queue": {
             "documents": queue.n_rows if queue is not None else None,
             "exact": queue.is_exact if queue is not None else False,

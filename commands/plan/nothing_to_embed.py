@@ -27,6 +27,7 @@ def nothing_to_embed(
     """
     return {
         "collection": config.run.namespace,
+        "part": None if config.run.source.part is None else str(config.run.source.part),
         "queue": {
             "documents": sample.size.n_rows if sample.size is not None else 0,
             "exact": True,

@@ -9,7 +9,8 @@ from engine.telemetry.progress import duration
 
 def as_text(figures: dict[str, Any]) -> str:
     """The forecast for a person."""
-    lines = [f"{figures['collection']}: {figures['documents']:,} documents to embed"]
+    share = "" if figures["part"] is None else f" in the share {figures['part']}"
+    lines = [f"{figures['collection']}: {figures['documents']:,} documents to embed{share}"]
     if figures["documents"]:
         lines += [f"{name:<12} {value}" for name, value in _rows(figures)]
     return "\n".join(lines + [f"Note: {note}." for note in figures["notes"]])

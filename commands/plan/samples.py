@@ -61,7 +61,7 @@ def sample_documents(config: RunConfig, uri: str) -> tuple[QueueSample, IdType, 
     with open_client(uri, name="engine-plan") as client:
         ping(client, uri)
         collection = open_collection(client, source.database, source.collection)
-        query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan, source.retweeted)
+        query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan, source.retweeted, source.part)
         quarantined = QuarantinedKeys(Path(tempfile.gettempdir()))
         for keys in QuarantineLog(str(config.folders.quarantine), key_of_text).new_keys():
             quarantined.add(keys)

@@ -12,7 +12,7 @@ from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
 from commands.options.source import source_options
-from commands.options.values import concurrency_of, given, listed, retweeted_of, size, source_of
+from commands.options.values import concurrency_of, given, listed, part_of, retweeted_of, size, source_of
 from commands.terminal.output import print_result, say, set_up_logs, to_json
 
 EPILOG = examples(
@@ -21,6 +21,7 @@ EPILOG = examples(
     "engine run --source '/data/2026-*/*.jsonl.zst' --name news --columns lang,date",
     "engine run --config engine.toml --limit 100000 --json",
     "engine run --tuned tuned.toml --target-p95 5",
+    "engine run --part 1/2    # and --part 2/2 on the other machine",
     "engine run --http 127.0.0.1:9100 --log-format json",
     "engine run --serve --backend tei --model BAAI/bge-base-en-v1.5 --gpus 0,1,2,3 -- --max-batch-tokens 32768",
 )
@@ -43,6 +44,7 @@ def run(
     columns: Annotated[str | None, option("columns", "Further fields carried into Parquet, comma-separated.")] = None,
     scan: shared.Scan = "queue",
     retweeted: shared.Retweeted = "null",
+    part: shared.Part = None,
     no_mark: Annotated[
         bool, option("no-mark", "Never write to MongoDB; resume from the ledger.", declared="--no-mark")
     ] = False,
@@ -175,6 +177,7 @@ def run(
             columns=listed(columns),
             scan=scan,
             retweeted=retweeted_of(retweeted),
+            part=part_of(part),
         ),
         servers=servers,
         sink=SinkConfig(

@@ -15,8 +15,9 @@ def as_text(result: dict[str, Any], config: RunConfig) -> str:
     latency = result["latency"]
     p50, p95 = latency["p50"], latency["p95"]
     cpu = result["cpu_us_per_document"]
+    share = "" if config.source.part is None else f" (share {config.source.part})"
     lines = [
-        f"{result['collection']}: {result['embedded']:,} documents embedded in {duration(result['seconds'])} "
+        f"{result['collection']}{share}: {result['embedded']:,} documents embedded in {duration(result['seconds'])} "
         f"({result['docs_per_second']:,.0f}/s, {result['tokens_per_second']:,.0f} tokens/s)",
         f"  read {result['read']:,} = embedded {result['embedded']:,} + quarantined {result['quarantined']:,} "
         f"+ gone {result['gone']:,}; {result['resumed']:,} were there before",

@@ -61,6 +61,7 @@ def collect(
             "left": left,
         },
         "retweeted": read,
+        "part": (state.run or {}).get("part"),
         "rate": round(rate, 1),
         "seconds_left": round(left_s) if left_s is not None else None,
         "cost_left": round(left_s / 3600 * servers * gpu_hour_price, 2)
@@ -133,6 +134,8 @@ def as_text(figures: dict[str, Any], hot: Path) -> str:
     ]
     if figures["cost_left"] is not None:
         rows.insert(4, ("cost left", f"{figures['cost_left']:,.2f}"))
+    if figures["part"] is not None:
+        rows.insert(1, ("share", f"{figures['part']} of the queue"))
     if documents["gone"]:
         rows.append(("gone", f"{documents['gone']:,} were deleted while they were being embedded"))
     for gpu in figures["gpus"]:

@@ -8,13 +8,14 @@ from typing import Any
 
 from engine.errors import ConfigError
 from engine.memory.ids import IdType
+from engine.part import Part
 from readers.batching.paths import getter
 from readers.batching.ports import Document, UnreadableDocument
 from readers.files.catalogue import SourceFile
 from readers.files.formats import BLANK, Unreadable, chunks
 from readers.files.ids import position_of
 from readers.files.opening import reading
-from readers.files.settled import Settled
+from readers.files.settled import Settled, SettledOrForeign
 from readers.files.values import id_check, misfit_of
 
 ID_VALUE = "\0id"
@@ -42,8 +43,11 @@ class Fields:
         return cls(needed=tuple(dict.fromkeys(needed)), id_field=id_field, id_type=id_type)
 
 
-def pages(file: SourceFile, fields: Fields) -> Iterator[list[Document]]:
+def pages(file: SourceFile, fields: Fields, part: Part | None = None) -> Iterator[list[Document]]:
     """The documents of a file that are not settled, in order, a chunk at a time.
+
+    Args:
+        part: The share that is read, or None for all.
 
     Raises:
         ConfigError: the file is not the one that was looked at.
@@ -51,13 +55,14 @@ def pages(file: SourceFile, fields: Fields) -> Iterator[list[Document]]:
     """
     if file.path is None:
         return
-    settled = Settled(list(file.settled))
+    stretches = list(file.settled)
+    settled = Settled(stretches) if part is None else SettledOrForeign(stretches, file.name, part)
     make = _maker(fields)
     with reading(file.path):
         require_unchanged(file)
         for first, rows in chunks(file.path, fields.needed, settled):
             base = position_of(file.number, first)
-            open_rows = settled.open_rows(first, len(rows)) if file.settled else None
+            open_rows = settled.open_rows(first, len(rows)) if file.settled or part is not None else None
             if open_rows is None:
                 yield make(range(base, base + len(rows)), rows)
             elif open_rows:

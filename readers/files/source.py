@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.memory.ids import IdType
+from engine.part import Part
 from readers.batching.ports import Document, DocumentSource, ValueTypes
 from readers.files.catalogue import SourceFile, read_plan
 from readers.files.documents import ID_VALUE, Fields, pages
@@ -20,15 +21,24 @@ class FilesSource(DocumentSource):
 
     passing = ()  # a file that cannot be read now ends the run; the same command goes on with it
 
-    def __init__(self, told: dict[str, Any], *, text_field: str, columns: tuple[tuple[str, str], ...]) -> None:
+    def __init__(
+        self,
+        told: dict[str, Any],
+        *,
+        text_field: str,
+        columns: tuple[tuple[str, str], ...],
+        part: Part | None = None,
+    ) -> None:
         """
         Args:
             told: `plan`, `id_field`, `id_type`, `estimate` (see `readers.settings.ReaderSettings.files`).
+            part: The share that is read, or None for all.
         """
         self._files = read_plan(Path(told["plan"]))
         id_field, id_type = told["id_field"], IdType(told["id_type"])
         self._fields = Fields.of(text_field, tuple(name for name, _ in columns), id_field, id_type)
         self._estimate: int | None = told.get("estimate")
+        self._part = part
         self._is_read = False
         self.columns = columns if id_field is None else ((ID_VALUE, id_type.value), *columns)
         self.ids = PositionIds(RowNaming([file.name for file in self._files]))
@@ -50,7 +60,7 @@ class FilesSource(DocumentSource):
         """See the protocol; after the first pass nothing is left: new files are found by the next start."""
         files = [] if self._is_read else self._files
         self._is_read = True
-        return FileQueue(files, self._fields)
+        return FileQueue(files, self._fields, self._part)
 
     def first_page_is_there(self) -> None:
         """See the protocol."""
@@ -75,8 +85,8 @@ class FilePage:
 class FileQueue:
     """All pages of some files, one after the other; a page is what a file's format gives at a time."""
 
-    def __init__(self, files: list[SourceFile], fields: Fields) -> None:
-        self._pages = self._each(files, fields)
+    def __init__(self, files: list[SourceFile], fields: Fields, part: Part | None = None) -> None:
+        self._pages = self._each(files, fields, part)
 
     def start(self) -> int:
         """See `readers.batching.ports.DocumentQueue`."""
@@ -88,9 +98,9 @@ class FileQueue:
         return FilePage([], None) if documents is None else FilePage(documents, position + 1)
 
     @staticmethod
-    def _each(files: list[SourceFile], fields: Fields) -> Iterator[list[Document]]:
+    def _each(files: list[SourceFile], fields: Fields, part: Part | None) -> Iterator[list[Document]]:
         for file in files:
-            yield from pages(file, fields)
+            yield from pages(file, fields, part)
 
 
 class NeverAway:

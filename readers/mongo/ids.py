@@ -23,8 +23,9 @@ from bson.int64 import Int64
 from bson.json_util import JSONMode, JSONOptions
 
 from engine.memory.ids import IdType, pack_fixed, pack_int64, pack_variable
+from engine.part import Part
 from engine.ports import IdList
-from readers.batching.ports import IdTypeMismatch
+from readers.batching.ports import Document, IdTypeMismatch
 from readers.batching.unicode import is_encodable
 from readers.mongo.connection import Documents
 from readers.mongo.errors import attempt
@@ -198,3 +199,13 @@ def decide_id_type(collection: Documents) -> IdType:
         if types <= allowed:
             return id_type
     return IdType.EXTJSON
+
+
+def part_condition(part: Part) -> Document:
+    """What the documents of a share fulfil: the remainder of their `_id`'s hash, the one of hashed indexes.
+
+    It hangs on the `_id` and `part` alone, so that any number of machines agree on it for good without a word. The hash
+    is signed, and `$mod` keeps the sign. Source: MongoDB's documentation of `$toHashedIndexKey` (5.0 and newer).
+    """
+    remainders = [part.number - 1, part.number - 1 - part.count]
+    return {"$expr": {"$in": [{"$mod": [{"$toHashedIndexKey": "$_id"}, part.count]}, remainders]}}

@@ -226,6 +226,11 @@ def open_queue(collection: Documents, query: WorkQuery, fields: tuple[str, ...])
     try:
         plan = queue.explain()
     except OperationFailure as error:
+        if is_refusal(error) and query.part is not None and "$toHashedIndexKey" in str(error):
+            raise ConfigError(
+                f"this server cannot tell the shares of --part apart ({describe(error)}): they stand on "
+                "$toHashedIndexKey, which MongoDB has from 5.0 on"
+            ) from error
         if is_refusal(error):
             raise ConfigError(
                 f"MongoDB does not take the work query on {collection.full_name} ({describe(error)}): check --filter "

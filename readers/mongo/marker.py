@@ -29,10 +29,11 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError, WriteConcernError, WriteError, WTimeoutError
 
 from engine.errors import MarksRefused, SourceError
+from engine.part import Part
 from readers.batching.ports import Document
 from readers.mongo.connection import open_client, open_collection, ping, selection_ms, silent_members
 from readers.mongo.errors import Outage, attempt, describe, is_away
-from readers.mongo.ids import canonical, key_of
+from readers.mongo.ids import canonical, key_of, part_condition
 from readers.mongo.work_queue import BY_ID
 
 T = TypeVar("T")
@@ -153,8 +154,11 @@ class Marker:
             states.update(self._retried(partial(self._states_of, chunk)))
         return [states.get(key_of(value)) for value in ids]
 
-    def marked_ids(self) -> Iterator[list[Any]]:
+    def marked_ids(self, part: Part | None = None) -> Iterator[list[Any]]:
         """The `_id`s of all marked documents as BSON values, in `_id` order and in portions; for `engine verify`.
+
+        Args:
+            part: Only those of a share.
 
         Raises:
             ConfigError, SourceError: MongoDB refuses or is away for longer than allowed.
@@ -162,7 +166,7 @@ class Marker:
         lower: Any = MinKey()
         last: Hashable = None
         while True:
-            ids = self._retried(partial(self._marked_from, lower))
+            ids = self._retried(partial(self._marked_from, lower, part))
             if ids and key_of(ids[0]) == last:
                 del ids[0]
             if not ids:
@@ -176,9 +180,9 @@ class Marker:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def _marked_from(self, lower: Any) -> list[Any]:
+    def _marked_from(self, lower: Any, part: Part | None) -> list[Any]:
         rows = self._collection.find(
-            {self._done_field: True},
+            {self._done_field: True, **({} if part is None else part_condition(part))},
             {"_id": 1},
             hint=BY_ID,
             min={"_id": lower},

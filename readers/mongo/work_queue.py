@@ -29,9 +29,10 @@ from bson.min_key import MinKey
 from bson.raw_bson import RawBSONDocument
 
 from engine.errors import ConfigError, SourceError
+from engine.part import Part
 from readers.batching.ports import Document
 from readers.mongo.connection import CODEC, Documents
-from readers.mongo.ids import key_of
+from readers.mongo.ids import key_of, part_condition
 
 RETWEETED = "retweeted"
 LANG = "lang"
@@ -78,8 +79,8 @@ class WorkQuery:
         condition: A further condition, or None.
         scan: `queue` follows the partial index, `id` follows `_id_`.
         retweeted: Which value of `retweeted` counts, one of `engine.records.RETWEETED_VALUES`.
-        is_sparse: Whether `condition` may leave out long stretches of the index; a page then ends after so many keys,
-            found or not, so that no query takes long.
+        part: The share of them that is read (`part_condition`), or None for all.
+        is_sparse: Whether `condition` may leave out long stretches; pages then end after so many keys, found or not.
     """
 
     done_field: str
@@ -87,11 +88,18 @@ class WorkQuery:
     condition: Document | None = None
     scan: str = "queue"
     retweeted: str = "null"
+    part: Part | None = None
     is_sparse: bool = False
 
     @classmethod
     def of(
-        cls, done_field: str, langs: tuple[str, ...], condition: str | None, scan: str, retweeted: str = "null"
+        cls,
+        done_field: str,
+        langs: tuple[str, ...],
+        condition: str | None,
+        scan: str,
+        retweeted: str = "null",
+        part: Part | None = None,
     ) -> WorkQuery:
         """Read the user's words.
 
@@ -107,6 +115,7 @@ class WorkQuery:
             condition=None if condition is None else parse_condition(condition),
             scan=scan,
             retweeted=retweeted,
+            part=part,
         )
 
     @property
@@ -121,9 +130,9 @@ class WorkQuery:
             found[LANG] = lang
         elif self.langs:
             found[LANG] = {"$in": list(self.langs)}
-        if self.condition:
-            found["$and"] = [self.condition]
-        return found
+        further = [self.condition] if self.condition else []
+        further += [] if self.part is None else [part_condition(self.part)]
+        return {**found, "$and": further} if further else found
 
 
 def parse_condition(text: str) -> Document:

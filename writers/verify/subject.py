@@ -76,6 +76,11 @@ class _Finder:
         if run is not None and run.run is not None:
             subject.schema = schema_of_run(run.run, str(config.run_ledger), run.accepted)
             subject.never_marked = bool(run.commits) and not run.marked
+            if config.level >= 4 and "part" in run.run:
+                self._not_checked.append(
+                    f"the documents of other shares: this is the data set of --part {run.run['part']}, verify the "
+                    "others with their --hot-dir"
+                )
         folder = config.consolidated or config.merged_into
         merge = None if folder is None else self._merge_of(folder)
         if config.shards is not None and run is not None:

@@ -38,7 +38,7 @@ class Files:
         catalogue: The files, those of earlier runs included.
         id_type: Type of the id column.
         columns: Carried columns with their types.
-        n_rows: Rows of all files that are there, about.
+        n_rows: Rows of all files that are there, or of the share of them that is read, about.
         text_field, id_field: As configured.
     """
 
@@ -127,7 +127,7 @@ def inspect_files(config: RunConfig) -> Files:
         catalogue=found,
         id_type=id_type,
         columns=columns,
-        n_rows=sample.n_rows,
+        n_rows=sample.n_rows if source.part is None else -(-sample.n_rows // source.part.count),
         text_field=source.text_field,
         id_field=source.id_field,
     )

@@ -44,13 +44,14 @@ def sample_texts(config: RunConfig, n_texts: int) -> tuple[QueueSample, IdType]:
         for first, last in stretches
     )
     n_settled += sum(1 for _ in each_entry(config.folders.quarantine))
-    left = max(0, sample.n_rows - n_settled)
+    part = config.source.part
+    left = max(0, (sample.n_rows if part is None else -(-sample.n_rows // part.count)) - n_settled)
     queue = QueueSample(
         texts=tuple(texts) if left else (),
         n_drawn=len(sample.rows) if left else 0,
         refused={reason: count for reason, count in refused.items() if count} if left else {},
         n_quarantined=0,
-        size=QueueSize(left, sample.is_exact),
+        size=QueueSize(left, sample.is_exact and part is None),
         n_documents=sample.n_rows,
     )
     return queue, decide_id_type(sample.documents, config.source.id_field, sample.names)

@@ -1,0 +1,138 @@
+"""What reading one of n shares of a work queue costs: MongoDB's part and the reader's, against the whole queue.
+
+    python -m bench.measure.shares --documents 100000
+
+Pages are read as a reader reads them, without embedding anything. Ways go alternately, every figure is the median of
+some rounds: microseconds of CPU for each document of the *whole* queue, so that what the documents of others cost a
+share can be seen. `ids first` is the way that was not taken (ADR 22): all ids by the index alone, the hash on the
+client, then the share's own documents by `_id`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+from bson.min_key import MinKey
+
+from bench.measure.pipeline import machine
+from bench.parts.local_mongod import LocalMongod
+from engine.part import Part
+from readers.mongo.connection import Documents, open_client, open_collection
+from readers.mongo.index import create_indexes, open_queue
+from readers.mongo.work_queue import SIMPLE, Position, WorkQuery
+from readers.preflight.without_text import hash_of
+
+_PAGE_ROWS = 5_000
+_DONE_FIELD = "done"
+
+
+def fill(collection: Documents, n_documents: int) -> None:
+    """Documents like tweets, with ids of their kind."""
+    for first in range(0, n_documents, 10_000):
+        collection.insert_many(
+            {"_id": (number * 977) << 22, "text": f"text {number} " + "word " * 30, "lang": "en", "user": "x" * 400}
+            for number in range(first, min(first + 10_000, n_documents))
+        )
+    create_indexes(collection, _DONE_FIELD)
+
+
+def by_pages(collection: Documents, part: Part | None) -> int:
+    """Read the queue, or a share of it; how many documents came."""
+    queue = open_queue(collection, WorkQuery(done_field=_DONE_FIELD, part=part), ("text",))
+    n_sent = 0
+    position: Position | None = queue.start()
+    while position is not None:
+        page = queue.read(position, _PAGE_ROWS)
+        n_sent += len(page.documents)
+        position = page.position
+    return n_sent
+
+
+def ids_first(collection: Documents, part: Part) -> int:
+    """The same share, by ids that are read from the index alone."""
+    query = WorkQuery(done_field=_DONE_FIELD)
+    index = open_queue(collection, query, ("text",)).index
+    lowest = {"lang": MinKey(), "classified": MinKey(), "_id": MinKey()}
+    own: list[int] = []
+    n_sent = 0
+
+    def fetch() -> int:
+        wanted = {**query.predicates(), "_id": {"$in": own}}
+        found = len(collection.find(wanted, {"text": 1}, hint={"_id": 1}, batch_size=_PAGE_ROWS).to_list())
+        own.clear()
+        return found
+
+    for row in collection.find({}, {"_id": 1}, hint=index, min=lowest, collation=SIMPLE, batch_size=_PAGE_ROWS):
+        hashed = hash_of(row["_id"])
+        if hashed is not None and part.has(hashed):
+            own.append(row["_id"])
+        if len(own) == _PAGE_ROWS:
+            n_sent += fetch()
+    return n_sent + fetch()
+
+
+def measure(n_documents: int, rounds: int) -> dict[str, Any]:
+    """The figures of all ways."""
+    with (
+        tempfile.TemporaryDirectory(prefix="engine-bench-") as name,
+        LocalMongod(Path(name) / "mongod") as mongod,
+        open_client(mongod.uri) as client,
+    ):
+        collection = open_collection(client, "bench", "shares")
+        fill(collection, n_documents)
+        server = psutil.Process(mongod.pid)
+        ways: dict[str, Callable[[], int]] = {"whole queue": partial(by_pages, collection, None)}
+        for count in (2, 4):
+            ways[f"share 1/{count}"] = partial(by_pages, collection, Part(1, count))
+            ways[f"share 1/{count}, ids first"] = partial(ids_first, collection, Part(1, count))
+        figures: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
+        sent: dict[str, int] = {}
+        for way in list(ways) * rounds:
+            began = (time.monotonic(), time.process_time(), _cpu_s(server))
+            sent[way] = ways[way]()
+            ended = (time.monotonic(), time.process_time(), _cpu_s(server))
+            wall, reader, mongod_cpu = (end - begin for begin, end in zip(began, ended, strict=True))
+            figures[way].append((wall, reader, mongod_cpu))
+    return {
+        "documents": n_documents,
+        "machine": machine(),
+        "us_per_document_of_the_queue": {
+            way: dict(
+                zip(
+                    ("wall", "reader_cpu", "mongod_cpu"),
+                    (round(1e6 * statistics.median(column) / n_documents, 1) for column in zip(*rows, strict=True)),
+                    strict=True,
+                )
+            )
+            for way, rows in figures.items()
+        },
+        "documents_sent": sent,
+    }
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=300_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    sys.stdout.write(json.dumps(measure(options.documents, options.rounds), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
