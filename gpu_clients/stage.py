@@ -362,11 +362,13 @@ class ClientStage:
         if failure.kind is FailureKind.DRIFTED:
             lane.drifted()
             self._delivery.take_back()
+        else:
+            self._own_requests.refuse()  # what they held is handed back before it is reported
         self._report()
         self._reports.server_out(failure.detail)
         if failure.kind is FailureKind.DRIFTED:
             self._refuse_rows_of(lane.index)  # before looks end with the requests, and a proof is given
-        self._own_requests.refuse()
+            self._own_requests.refuse()
 
     def _refuse_rows_of(self, server: int) -> None:
         """A server's vectors are wrong: the rows of it that are open must not be committed."""

@@ -138,8 +138,10 @@ def _pip(environment: Path) -> list[str]:
         ConfigError: this Python cannot make one.
     """
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip"]
-    made = subprocess.run([sys.executable, "-m", "venv", str(environment)], capture_output=True, text=True, check=False)
+        return [sys.executable, "-I", "-m", "pip"]
+    made = subprocess.run(
+        [sys.executable, "-I", "-m", "venv", str(environment)], capture_output=True, text=True, check=False
+    )
     if made.returncode:
         raise ConfigError(
             f"the demo's parts cannot be fetched: this Python has no pip ({_last_line(made.stdout + made.stderr)}); "

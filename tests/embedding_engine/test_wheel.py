@@ -90,8 +90,10 @@ def test_the_wheel_installs_one_name(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         promised = archive.read(next(name for name in names if name.endswith("top_level.txt"))).decode()
-    tops = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+    beside = {name.partition("/")[2] for name in names if ".data/" in name}
+    tops = {name.partition("/")[0] for name in names if ".dist-info/" not in name and ".data/" not in name}
     assert tops == {"embedding_engine"}
+    assert beside == {"data/share/man/man1/engine.1"}, "the manual page, which does not lie among the packages"
     assert promised.split() == ["embedding_engine"]
     assert "embedding_engine/py.typed" in names
     assert "embedding_engine/_layers/bench/data/tweets.jsonl" in names

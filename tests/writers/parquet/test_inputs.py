@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import ConfigError, DamageError
+from writers.parquet.access import FileAccess
 from writers.parquet.inputs import Input
 from writers.parquet.merge_schema import Matcher, schema_of_file
 
@@ -27,7 +28,7 @@ def write(path: Path, ids: list[int], *, ids_last: bool = False, note: bytes = b
 
 
 def scan(path: Path, matcher: Matcher, image: memoryview) -> tuple[int, list[int]]:
-    with Input(str(path), path.name, matcher, image) as opened:
+    with Input(str(path), path.name, matcher, image, FileAccess(None)) as opened:
         return opened.rows, [value for part in opened.ids() for value in part.to_pylist()]
 
 
@@ -82,7 +83,7 @@ def test_rows_and_sha256_come_out_of_the_same_bytes(
     """Of columns that lie far apart some are read twice; never all."""
     path = tmp_path / "file"
     write(path, list(range(20_000)), ids_last=ids_last, row_group=30_000)
-    with Input(path, "file", matcher, memoryview(bytearray(memory))) as opened:
+    with Input(path, "file", matcher, memoryview(bytearray(memory)), FileAccess(None)) as opened:
         ids = [value for block in opened.blocks() for value in block.others["_id"].to_pylist()]
         assert opened.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
     assert ids == list(range(20_000))
@@ -95,7 +96,7 @@ def test_other_bytes_are_those_of_all_but_the_vectors(tmp_path: Path, matcher: M
     expected = sum(
         metadata.row_group(group).column(leaf).total_uncompressed_size for group in range(3) for leaf in (0, 1)
     )
-    with Input(str(tmp_path / "file"), "file", matcher, memoryview(bytearray(1 << 20))) as opened:
+    with Input(str(tmp_path / "file"), "file", matcher, memoryview(bytearray(1 << 20)), FileAccess(None)) as opened:
         assert opened.other_bytes() == expected
 
 
@@ -131,7 +132,7 @@ def test_damage_is_told_and_no_handle_stays_open(tmp_path: Path, matcher: Matche
 def test_a_file_that_becomes_shorter_meanwhile_is_damaged(tmp_path: Path, matcher: Matcher) -> None:
     path = tmp_path / "file"
     write(path, list(range(20_000)))
-    with Input(str(path), "file", matcher, memoryview(bytearray(100))) as opened:
+    with Input(str(path), "file", matcher, memoryview(bytearray(100)), FileAccess(None)) as opened:
         os.truncate(path, 100)
         with pytest.raises(DamageError):
             list(opened.ids())

@@ -95,6 +95,8 @@ def test_a_plain_folder_of_foreign_files_is_checked_without_a_ledger(tmp_path: P
 class FakeCollection:
     """Documents by number, as a MongoDB collection would answer."""
 
+    has_marks = True
+
     def __init__(self, marked: list[int], unmarked: list[int], id_type: IdType) -> None:
         self._marked = ids_of(marked, id_type)
         self._states = dict.fromkeys(self._marked, "marked") | dict.fromkeys(ids_of(unmarked, id_type), "unmarked")

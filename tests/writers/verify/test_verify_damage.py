@@ -105,7 +105,15 @@ def job_of_file(path: Path, schema: MergeSchema) -> Message:
     lists = path.with_suffix(".list")
     lists.write_bytes(orjson.dumps([tuple(Expected(str(path), 0))]))
     place = (0, lists.stat().st_size)
-    job = {"list": str(lists), "place": place, "level": 3, "schema": schema.as_dict(), "spill": None, "normed": True}
+    job = {
+        "list": str(lists),
+        "place": place,
+        "level": 3,
+        "schema": schema.as_dict(),
+        "spill": None,
+        "normed": True,
+        "cold": None,
+    }
     return {"task": "writers.verify.file:check_files", **job, "partitions": 1, "fatal": {}}
 
 
