@@ -4,7 +4,7 @@
 
 Pages are read as a reader reads them, without embedding anything. Ways go alternately, every figure is the median of
 some rounds: microseconds of CPU for each document of the *whole* queue, so that what the documents of others cost a
-share can be seen. `ids first` is the way that was not taken (ADR 22): all ids by the index alone, the hash on the
+share can be seen. `ids first` is the way that was not taken (ADR 20): all ids by the index alone, the hash on the
 client, then the share's own documents by `_id`.
 """
 
