@@ -17,7 +17,7 @@ from writers.settings import HOT_SHARDS
 
 pytestmark = pytest.mark.crash
 
-N = 900
+N = 1800
 
 
 def test_a_run_to_an_object_store_embeds_the_queue_and_the_next_picks_up_what_is_new(cold_job: ColdJob) -> None:

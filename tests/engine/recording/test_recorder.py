@@ -40,9 +40,9 @@ def test_it_keeps_a_journal() -> None:
 
 def test_samples_and_events_of_a_run_are_there_when_it_is_over(recorder: Recorder, tmp_path: Path) -> None:
     for rows in (10, 20, 30):
-        recorder.update(figures(rows))
+        recorder.update({**figures(rows), "at": 100.0 + rows})
     recorder.note("server_out", url="http://a", reason="HTTP 503")
-    recorder.update(end(35))
+    recorder.update({**end(35), "at": 135.0})
     recorder.close()
 
     found = read_recording(tmp_path / "history")
