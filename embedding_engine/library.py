@@ -14,7 +14,7 @@ from typing import Any
 
 from commands.bench.bench import BenchConfig, BenchResult, find_operating_point
 from commands.composition.partners import CollectionName, Partners
-from commands.options.secrets import RunSecrets, ServerSecrets
+from commands.options.secrets import RunSecrets, ServerSecrets, keep_uri_secret
 from commands.plan.config import PlanConfig
 from commands.plan.plan import forecast_run
 from commands.run.http_address import http_address
@@ -160,9 +160,7 @@ def bench(config: BenchConfig, *, mongo_uri: str | None = None, secrets: ServerS
 def _secrets(mongo_uri: str | None, servers: ServerSecrets | None) -> RunSecrets:
     """What may be in no log line: it is known to the log from here on."""
     uri = mongo_uri or os.environ.get("ENGINE_MONGO_URI") or DEFAULT_URI
-    if "@" in uri:
-        keep_secret(uri)
-        keep_secret(uri.partition("://")[2].rpartition("@")[0].partition(":")[2])
+    keep_uri_secret(uri)
     servers = servers or ServerSecrets()
     for value in (*servers.api_keys, *(value for _, value in servers.headers)):
         keep_secret(value)

@@ -117,7 +117,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "bench.measure": [
         {"load"},
-        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "plain_script", "tuning"},
+        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "passes", "plain_script", "tuning"},
         {"pipeline"},
         {"cold_store", "shares", "start_time", "without_text"},
     ],

@@ -10,20 +10,15 @@ client, then the share's own documents by `_id`.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 from bson.min_key import MinKey
 
+from bench.measure.passes import measure_passes, print_figures
 from bench.measure.pipeline import machine
 from bench.parts.local_mongod import LocalMongod
 from engine.part import Part
@@ -90,49 +85,18 @@ def measure(n_documents: int, rounds: int) -> dict[str, Any]:
     ):
         collection = open_collection(client, "bench", "shares")
         fill(collection, n_documents)
-        server = psutil.Process(mongod.pid)
         ways: dict[str, Callable[[], int]] = {"whole queue": partial(by_pages, collection, None)}
         for count in (2, 4):
             ways[f"share 1/{count}"] = partial(by_pages, collection, Part(1, count))
             ways[f"share 1/{count}, ids first"] = partial(ids_first, collection, Part(1, count))
-        figures: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
-        sent: dict[str, int] = {}
-        for way in list(ways) * rounds:
-            began = (time.monotonic(), time.process_time(), _cpu_s(server))
-            sent[way] = ways[way]()
-            ended = (time.monotonic(), time.process_time(), _cpu_s(server))
-            wall, reader, mongod_cpu = (end - begin for begin, end in zip(began, ended, strict=True))
-            figures[way].append((wall, reader, mongod_cpu))
+        medians, sent = measure_passes(ways, mongod.pid, n_documents=n_documents, rounds=rounds)
     return {
         "documents": n_documents,
         "machine": machine(),
-        "us_per_document_of_the_queue": {
-            way: dict(
-                zip(
-                    ("wall", "reader_cpu", "mongod_cpu"),
-                    (round(1e6 * statistics.median(column) / n_documents, 1) for column in zip(*rows, strict=True)),
-                    strict=True,
-                )
-            )
-            for way, rows in figures.items()
-        },
+        "us_per_document_of_the_queue": medians,
         "documents_sent": sent,
     }
 
 
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-def main() -> None:
-    """Print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=300_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    sys.stdout.write(json.dumps(measure(options.documents, options.rounds), indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    print_figures(__doc__, measure)

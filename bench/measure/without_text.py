@@ -8,18 +8,15 @@ of some rounds: CPU of this process (the reader's part of a start) and of mongod
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import sys
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 from bson import ObjectId
 
+from bench.measure.passes import measure_passes, print_figures
 from bench.measure.pipeline import machine
 from bench.parts.local_mongod import LocalMongod
 from engine.ledger.quarantine import Quarantine
@@ -75,54 +72,21 @@ def one_pass(collection: Documents, log: Path, *, leaves_out: bool) -> int:
 
 def measure(n_documents: int, rounds: int) -> dict[str, Any]:
     """The figures of both ways."""
-    with tempfile.TemporaryDirectory(prefix="engine-bench-") as name, LocalMongod(Path(name) / "mongod") as mongod:
+    with (
+        tempfile.TemporaryDirectory(prefix="engine-bench-") as name,
+        LocalMongod(Path(name) / "mongod") as mongod,
+        open_client(mongod.uri) as client,
+    ):
         log = Path(name) / "quarantine.jsonl"
-        with open_client(mongod.uri) as client:
-            collection = open_collection(client, "bench", "without_text")
-            fill(collection, log, n_documents)
-            server = psutil.Process(mongod.pid)
-            figures: dict[str, list[tuple[float, float, float]]] = {"left out": [], "passed over": []}
-            sent: dict[str, int] = {}
-            for way in list(figures) * rounds:
-                began = (time.monotonic(), time.process_time(), _cpu_s(server))
-                sent[way] = one_pass(collection, log, leaves_out=way == "left out")
-                ended = (time.monotonic(), time.process_time(), _cpu_s(server))
-                wall, reader, mongod_cpu = (end - begin for begin, end in zip(began, ended, strict=True))
-                figures[way].append((wall, reader, mongod_cpu))
-    return {
-        "documents": n_documents,
-        "machine": machine(),
-        "us_per_document": {
-            way: dict(
-                zip(
-                    ("wall", "reader_cpu", "mongod_cpu"),
-                    (_median(column, n_documents) for column in zip(*rows, strict=True)),
-                    strict=True,
-                )
-            )
-            for way, rows in figures.items()
-        },
-        "documents_sent": sent,
-    }
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-def _median(values: tuple[float, ...], n_documents: int) -> float:
-    return round(1e6 * statistics.median(values) / n_documents, 1)
-
-
-def main() -> None:
-    """Print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=300_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    sys.stdout.write(json.dumps(measure(options.documents, options.rounds), indent=2) + "\n")
+        collection = open_collection(client, "bench", "without_text")
+        fill(collection, log, n_documents)
+        ways: dict[str, Callable[[], int]] = {
+            "left out": partial(one_pass, collection, log, leaves_out=True),
+            "passed over": partial(one_pass, collection, log, leaves_out=False),
+        }
+        medians, sent = measure_passes(ways, mongod.pid, n_documents=n_documents, rounds=rounds)
+    return {"documents": n_documents, "machine": machine(), "us_per_document": medians, "documents_sent": sent}
 
 
 if __name__ == "__main__":
-    main()
+    print_figures(__doc__, measure)

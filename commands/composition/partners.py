@@ -22,6 +22,7 @@ from engine.ledger.log import RunState
 from engine.memory.ids import IdType
 from engine.part import Part
 from engine.ports import IdList
+from engine.records import Fingerprint
 from gpu_clients.errors import Action, Failure, FailureKind
 from gpu_clients.http.address import Address
 from gpu_clients.http.client import HttpClient
@@ -250,19 +251,7 @@ class Partners:
             ServersUnavailable: none answers.
         """
         known = _data_set(config)
-        settings = ClientSettings(
-            urls=urls,
-            prompt=known.fingerprint.prompt,
-            dimensions=None,
-            normalize=known.fingerprint.normalize,
-            api_keys=keys_for(urls, secrets),
-            headers=secrets.headers,
-            ca_file=secrets.ca_file,
-        )
-        fleet = examine(settings)
-        if fleet.dim > known.fingerprint.dim:
-            settings = dataclasses.replace(settings, dimensions=known.fingerprint.dim)
-            fleet = examine(settings)
+        fleet, settings = examine_for(known.fingerprint, known.fingerprint.dim, urls, secrets)
         if differences := known.fingerprint.differences(fleet.fingerprint):
             raise FingerprintMismatch(f"the servers do not serve this data set's vectors: {'; '.join(differences)}")
         assert config.run_ledger is not None  # a data set has one
@@ -283,6 +272,34 @@ class Partners:
         for partner in (self.documents, self.embedder):
             if partner is not None:
                 partner.close()
+
+
+def examine_for(
+    known: Fingerprint | None, dim: int, urls: tuple[str, ...], secrets: ServerSecrets
+) -> tuple[Fleet, ClientSettings]:
+    """Examine servers as those that are to embed for a data set, and say how they are asked.
+
+    Args:
+        known: The data set's vector space, when it says so; whether theirs is the same is for the caller to judge.
+        dim: Numbers that its vectors keep.
+
+    Raises:
+        ServersUnavailable: none answers.
+    """
+    settings = ClientSettings(
+        urls=urls,
+        prompt=known.prompt if known is not None else None,
+        dimensions=None,
+        normalize=known.normalize if known is not None else True,
+        api_keys=keys_for(urls, secrets),
+        headers=secrets.headers,
+        ca_file=secrets.ca_file,
+    )
+    fleet = examine(settings)
+    if fleet.dim > dim:
+        settings = dataclasses.replace(settings, dimensions=dim)
+        fleet = examine(settings)
+    return fleet, settings
 
 
 def _data_set(config: VerifyConfig) -> DataSet:

@@ -81,10 +81,15 @@ def mongo_uri(context: typer.Context, given: str, uri_file: Path | None) -> str:
             "--mongo-uri holds a password, which every user of the machine could read in the process list; "
             "put the URI into the environment variable ENGINE_MONGO_URI or into a file named by --mongo-uri-file"
         )
-    if _has_password(given):
-        keep_secret(given)
-        keep_secret(given.partition("://")[2].rpartition("@")[0].partition(":")[2])
+    keep_uri_secret(given)
     return given
+
+
+def keep_uri_secret(uri: str) -> None:
+    """Never let the password of a MongoDB URI into a log line or an error."""
+    if _has_password(uri):
+        keep_secret(uri)
+        keep_secret(uri.partition("://")[2].rpartition("@")[0].partition(":")[2])
 
 
 def secret_from_file(option_name: str, path: Path) -> str:

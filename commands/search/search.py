@@ -13,15 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from commands.composition.partners import Collection, ServerEmbedder
-from commands.composition.servers import keys_for
+from commands.composition.partners import Collection, ServerEmbedder, examine_for
 from commands.options.secrets import RunSecrets
 from engine.config import SourceConfig
 from engine.errors import ConfigError, DamageError, FingerprintMismatch
 from engine.memory.ids import IdType
 from engine.records import Fingerprint
-from gpu_clients.servers.doctor import examine
-from gpu_clients.settings import ClientSettings
 from writers.parquet.access import FileAccess
 from writers.parquet.canary import canary_differences
 from writers.parquet.merge_schema import MergeSchema
@@ -188,19 +185,7 @@ def _embedded(config: SearchConfig, secrets: RunSecrets, schema: MergeSchema, te
         ServersUnavailable: none answers.
     """
     known = None if schema.fingerprint is None else Fingerprint.from_dict(schema.fingerprint)
-    settings = ClientSettings(
-        urls=config.urls,
-        prompt=known.prompt if known is not None else None,
-        dimensions=None,
-        normalize=known.normalize if known is not None else True,
-        api_keys=keys_for(config.urls, secrets.servers),
-        headers=secrets.servers.headers,
-        ca_file=secrets.servers.ca_file,
-    )
-    fleet = examine(settings)
-    if fleet.dim > schema.dim:
-        settings = dataclasses.replace(settings, dimensions=schema.dim)
-        fleet = examine(settings)
+    fleet, settings = examine_for(known, schema.dim, config.urls, secrets.servers)
     if fleet.dim != schema.dim:
         raise FingerprintMismatch(f"the servers' vectors have {fleet.dim} numbers, those of the data set {schema.dim}")
     differences = known.differences(fleet.fingerprint) if known is not None else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from commands.reference import commands
+from tests.parts.chromium import CHROMIUM, shown
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROBE = (
     "<script>addEventListener('load',()=>{const e=document.documentElement;"
     "document.title='width '+e.scrollWidth+' of '+e.clientWidth})</script>"
@@ -69,16 +68,8 @@ def test_a_browser_shows_a_page_without_scrolling_sideways(site: Path, tmp_path:
     page = site / name
     probed = page.with_name(f"probe-{width}-{page.name}")
     probed.write_text(page.read_text(encoding="utf-8").replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    assert CHROMIUM is not None
-    done = subprocess.run(
-        [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--allow-file-access-from-files"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1200", probed.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+    document, _ = shown(
+        probed, tmp_path / "profile", width=width, height=1200, options=("--allow-file-access-from-files",)
     )
-    scroll, client = map(int, re.findall(r"<title>width (\d+) of (\d+)</title>", done.stdout)[0])
+    scroll, client = map(int, re.findall(r"<title>width (\d+) of (\d+)</title>", document)[0])
     assert scroll <= client

@@ -11,12 +11,10 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass
 
-import orjson
-
 from gpu_clients.http.connection import Exchange
+from gpu_clients.servers.measured.embedding import embedding_request
 from gpu_clients.servers.probe_request import ProbeRequest
 from gpu_clients.servers.routes import Route
-from gpu_clients.vectors.decode import float_answer_cap_bytes
 
 _TEXTS = 32
 _ROUNDS = 5
@@ -47,12 +45,7 @@ def measure_frontend(route: Route, dim: int) -> Generator[ProbeRequest, Exchange
     least_s = [math.inf] * len(questions)
     for _ in range(_ROUNDS):
         for number, texts in enumerate(questions):
-            exchange = yield ProbeRequest(
-                method="POST",
-                path=route.path,
-                body=(route.prefix, orjson.dumps(texts), route.suffix),
-                max_body_bytes=float_answer_cap_bytes(len(texts), dim),
-            )
+            exchange = yield embedding_request(route, texts, dim)
             took_s = exchange.finished_s - exchange.started_s
             good = exchange.failure is None and exchange.status == 200
             exchange.release()

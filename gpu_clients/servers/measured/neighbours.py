@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-import orjson
-
 from gpu_clients.http.answers import BadAnswer
 from gpu_clients.http.connection import Exchange
 from gpu_clients.server_facts import ServerFacts
 from gpu_clients.servers.canary import long_text
+from gpu_clients.servers.measured.embedding import embedding_request
 from gpu_clients.servers.probe_request import ProbeRequest
 from gpu_clients.servers.routes import Route
-from gpu_clients.vectors.decode import Matrix, VectorDecoder, float_answer_cap_bytes
+from gpu_clients.vectors.decode import Matrix, VectorDecoder
 from gpu_clients.vectors.soundness import MIN_COSINE, lowest_cosine, scale_to_unit
 
 LENGTHS = (1_536, 768, 384)
@@ -102,12 +101,7 @@ def _lowest(
 def _vectors(
     route: Route, texts: list[str], dim: int
 ) -> Generator[ProbeRequest, Exchange, tuple[Matrix | None, float]]:
-    exchange = yield ProbeRequest(
-        method="POST",
-        path=route.path,
-        body=(route.prefix, orjson.dumps(texts), route.suffix),
-        max_body_bytes=float_answer_cap_bytes(len(texts), dim),
-    )
+    exchange = yield embedding_request(route, texts, dim)
     took_s = exchange.finished_s - exchange.started_s
     matrix: Matrix | None = None
     if exchange.failure is None and exchange.status == 200:

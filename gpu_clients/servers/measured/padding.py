@@ -11,14 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 
-import orjson
-
 from gpu_clients.http.connection import Exchange
 from gpu_clients.server_facts import ServerFacts
 from gpu_clients.servers.canary import canary_texts
+from gpu_clients.servers.measured.embedding import embedding_request
 from gpu_clients.servers.probe_request import ProbeRequest
 from gpu_clients.servers.routes import Route
-from gpu_clients.vectors.decode import float_answer_cap_bytes
 
 _TEXTS = 16
 _ONE_LONG_IN = 4
@@ -46,12 +44,7 @@ def measure_padding(route: Route, facts: ServerFacts, dim: int) -> Generator[Pro
     spent_s = 0.0
     for _ in range(_ROUNDS):
         for texts in (mixed, [long_text] * n_texts):
-            exchange = yield ProbeRequest(
-                method="POST",
-                path=route.path,
-                body=(route.prefix, orjson.dumps(texts), route.suffix),
-                max_body_bytes=float_answer_cap_bytes(n_texts, dim),
-            )
+            exchange = yield embedding_request(route, texts, dim)
             took_s = exchange.finished_s - exchange.started_s
             good = exchange.failure is None and exchange.status == 200
             exchange.release()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,9 +15,9 @@ from bench.page.style import CSS
 from bench.page.subject import Price
 from bench.recording.recording import Recording, read_recording
 from tests.bench.diagnosis.model import Model, server_out
+from tests.parts.chromium import CHROMIUM, shown
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Outline(HTMLParser):
@@ -169,19 +167,9 @@ def test_a_real_browser_shows_it_without_a_complaint_and_without_scrolling_sidew
     )
     path = tmp_path / "page.html"
     path.write_text(page(recording).replace("</body>", probe + "</body>"), encoding="utf-8")
-    assert CHROMIUM is not None
-    done = subprocess.run(
-        [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000", path.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    document, log = shown(path, tmp_path / "profile", width=width, height=2000, options=("--enable-logging=stderr",))
 
-    assert "CONSOLE" not in done.stderr, done.stderr[-2000:]
-    scroll, client, charts = map(int, re.findall(r"<title>width (\d+) of (\d+) charts (\d+)</title>", done.stdout)[0])
+    assert "CONSOLE" not in log, log[-2000:]
+    scroll, client, charts = map(int, re.findall(r"<title>width (\d+) of (\d+) charts (\d+)</title>", document)[0])
     assert scroll <= client
     assert charts >= 6
