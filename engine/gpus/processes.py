@@ -62,12 +62,12 @@ def _families(urls: Sequence[str]) -> dict[str, list[set[int]]]:
     for url, pid in listening.items():
         with contextlib.suppress(psutil.Error):
             process: psutil.Process | None = psutil.Process(pid)
-            generations = []
+            generations: list[set[int]] = []
+            found[url] = generations  # what was seen counts, though an ancestor may end while it is looked at
             # a common ancestor of ours and the server's is a shell or init: whatever runs is of its family
             while process is not None and process.pid > 1 and process.pid not in ours:
                 generations.append({process.pid, *(child.pid for child in process.children(recursive=True))})
                 process = process.parent()
-            found[url] = generations
     return found
 
 

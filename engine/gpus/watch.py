@@ -133,9 +133,10 @@ class GpuWatch:
                 return  # the driver is here, but no GPU
             now_s = time.monotonic()
             with self._lock:
-                self._latest, self._sampled_s = samples, now_s
                 for sample in samples:
                     self._totals.setdefault(sample.uuid, GpuTotals(sample)).add(sample, now_s - before_s)
+                # with the server that each was known to work for: one look at all processes may miss one
+                self._latest, self._sampled_s = tuple(self._totals[sample.uuid].last for sample in samples), now_s
             before_s = now_s
             if self._ended.wait(self._every_s):
                 return
