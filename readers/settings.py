@@ -52,6 +52,7 @@ class ReaderSettings:
         keep_text: Whether quarantine entries carry the text.
         max_outage_s: How long MongoDB may be away before the run ends.
         part: The share of the queue that is read, as `engine.part.Part` writes it; None for the whole.
+        by_ranges: Whether nothing is read but what the supervisor gives out range by range (`part` commands).
         files: What to read instead of MongoDB, or None: `plan`, the path of a file that
             `readers.files.catalogue.write_plan` wrote, and `id_field` with `id_type` where ids are a field.
     """
@@ -87,6 +88,7 @@ class ReaderSettings:
     keep_text: bool = False
     max_outage_s: float = 600.0
     part: str | None = None
+    by_ranges: bool = False
     files: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

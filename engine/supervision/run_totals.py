@@ -13,7 +13,7 @@ from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RunFolders
 from engine.memory.channels import Message
-from engine.supervision.generation import Generation
+from engine.supervision.generation import Stages, StageT
 from engine.supervision.lifecycle import Lifecycle
 from engine.supervision.run_plan import RunPlan
 from engine.telemetry.reporting import Observer, Reporter, StageFigures
@@ -58,7 +58,7 @@ class RunTotals:
         """Seconds since the run began."""
         return self._reporter.clock.seconds
 
-    def add_generation(self, generation: Generation, *, committed_rows: int, crashed: bool, stopped: bool) -> None:
+    def add_generation(self, generation: Stages[StageT], *, committed_rows: int, crashed: bool, stopped: bool) -> None:
         """Add what a generation has told, now that it is over; its children still live.
 
         Args:
@@ -74,7 +74,7 @@ class RunTotals:
         )
         self._bottleneck = self._reporter.bottleneck(figures)
 
-    def add_cpu(self, generation: Generation) -> None:
+    def add_cpu(self, generation: Stages[StageT]) -> None:
         """Add the processor time of a generation whose children have ended."""
         for group in ROLE_GROUPS:
             self.tally.cpu_s[group] += generation.cpu_s(group)
@@ -96,7 +96,7 @@ class RunTotals:
         self.note(event, reason=why)
 
     def publish_when_due(
-        self, generation: Generation, lifecycle: Lifecycle, *, committed_rows: int, unmarked_rows: int = 0
+        self, generation: Stages[StageT], lifecycle: Lifecycle, *, committed_rows: int, unmarked_rows: int = 0
     ) -> None:
         """Publish the figures of this moment, about once a second.
 
@@ -129,7 +129,12 @@ class RunTotals:
                 _log.error("stop_not_recorded error=%s", error)
 
     def _publish(
-        self, generation: Generation | None, lifecycle: Lifecycle, *, committed_before: int, code: Exit | None = None
+        self,
+        generation: Stages[StageT] | None,
+        lifecycle: Lifecycle,
+        *,
+        committed_before: int,
+        code: Exit | None = None,
     ) -> None:
         state = self._ledger.state
         facts = {
