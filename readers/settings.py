@@ -47,6 +47,7 @@ class ReaderSettings:
         page_rows: Documents asked for in one query, at most.
         mark: Whether documents get marked after their commit; without it ids are remembered instead.
         quarantine_file: Path of `quarantine.jsonl`; its documents are not read again. None when there is none.
+        quarantine_before: How many bytes of it were there before the run, when it holds more already; else None.
         done_ids_file: Path of a file written by `readers.batching.done_ids`; its ids are not read again. Only without
             `mark`.
         keep_text: Whether quarantine entries carry the text.
@@ -84,6 +85,7 @@ class ReaderSettings:
     page_rows: int = 5000
     mark: bool = True
     quarantine_file: str | None = None
+    quarantine_before: int | None = None
     done_ids_file: str | None = None
     keep_text: bool = False
     max_outage_s: float = 600.0

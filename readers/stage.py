@@ -101,7 +101,10 @@ class Reader:
         self._source = source
         ids = source.ids
         self._skip = SkipSet(
-            QuarantineLog(settings.quarantine_file, ids.key_of_text), _done_ids(settings), ids, source.may_wait
+            QuarantineLog(settings.quarantine_file, ids.key_of_text, settings.quarantine_before),
+            _done_ids(settings),
+            ids,
+            source.may_wait,
         )
         self._columns = ColumnReader(source.columns, source.types, self._log_misfit) if source.columns else None
         policy = TextPolicy(
@@ -184,6 +187,7 @@ class Reader:
         while self._parts and not self._stop and not self._exit:
             part = self._parts.popleft()
             self._source.take_range(part["range"])
+            self._skip.counts = part["counts"]
             self._make_pass(part)
         if not self._parts and not self._stop and not self._exit:
             self._tell_pass_done(self._documents)

@@ -119,18 +119,19 @@ class Commits(Generic[ReceiptT]):
         if self._marker is not None and self._marking is None:
             self._marking = MarkingThread(self._shards, self._marker, self._tally.marking)
 
-    def commit(self, facts: ShardFacts, receipt: ReceiptT) -> None:
+    def commit(self, facts: ShardFacts, receipt: ReceiptT, *, token: str | None = None) -> None:
         """The commit point: after this append the shard counts, before it nothing of it does.
 
         Args:
             receipt: Given back when its documents are settled.
+            token: Under which a node wrote it (`engine.leases`).
 
         Raises:
             SinkError: the record is not durable.
         """
         self._quarantine.sync()
         durable.point("commit.before")
-        self._ledger.append(commit_record(facts))
+        self._ledger.append(commit_record(facts) if token is None else {**commit_record(facts), "token": token})
         durable.point("commit.after")
         self._tally.add_shard(facts)
         self.committed_rows += facts.rows

@@ -162,10 +162,14 @@ class Lifecycle:
     def _advance_running(self, generation: Stages[StageT]) -> None:
         reader = generation.role("reader").facts
         self._announce_expected(generation, reader.get("reader", {}))
-        if "pass_done" in reader or "stopped" in reader:
+        if self._pass_is_read(reader) or "stopped" in reader:
             self.work_left = bool(reader.get("stopped", {}).get("work_left", False))
             generation.command_clients(do="tail")
             self._move(Phase.DELIVERING)
+
+    def _pass_is_read(self, reader: dict[str, Message]) -> bool:
+        """Whether the reader has come to the end of what it is to read, for now."""
+        return "pass_done" in reader
 
     def _announce_expected(self, generation: Stages[StageT], reader: Message) -> None:
         """Tell the writer once how many rows are to come, so that the last shards get smaller (docs/adr/0007)."""

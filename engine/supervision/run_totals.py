@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError, Exit, ProtocolError
@@ -32,6 +33,7 @@ class RunTotals:
     Attributes:
         tally: The counts; whoever commits, marks or recovers adds to them.
         last_error: What went wrong last, None while nothing has.
+        nodes: What each node of a cluster came to so far; None without nodes.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class RunTotals:
         self._bottleneck = "nothing to judge by: no generation ran"
         self.tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
         self.last_error: str | None = None
+        self.nodes: Callable[[], list[dict[str, Any]]] | None = None
         self._unmarked_rows = 0
 
     @property
@@ -137,7 +140,7 @@ class RunTotals:
         code: Exit | None = None,
     ) -> None:
         state = self._ledger.state
-        facts = {
+        facts: dict[str, Any] = {
             "run": self._plan.name,
             "collection": self._plan.collection,
             "phase": lifecycle.phase.value,
@@ -162,6 +165,8 @@ class RunTotals:
             "last_error": self.last_error,
             "exit": None if code is None else int(code),
         }
+        if self.nodes is not None:
+            facts["nodes"] = self.nodes()
         stages = StageFigures() if generation is None else generation.figures()
         self._reporter.publish(stages, facts, committed_before=committed_before)
 
@@ -198,6 +203,7 @@ class RunTotals:
             bottleneck=self._bottleneck_with_gpus(),
             exit_code=code,
             gpus=[gpu.as_dict() for gpu in self._gpus.totals()] if self._gpus is not None else [],
+            nodes=None if self.nodes is None else self.nodes(),
         )
 
     def _bottleneck_with_gpus(self) -> str:

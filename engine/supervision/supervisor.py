@@ -66,6 +66,9 @@ class Supervisor:
         signals: SignalInbox,
     ) -> None:
         self._plan = plan
+        self._folders = folders
+        self._shards = shards
+        self._marker = marker
         self._lock_fd = lock_fd
         self._ledger = ledger
         self._quarantine = quarantine
@@ -73,7 +76,9 @@ class Supervisor:
         self._recovery = Recovery(folders, ledger, shards, marker, plan.prefix)
         self._totals = RunTotals(plan, folders, ledger, quarantine, observers)
         self._tally = self._totals.tally
-        self._commits = Commits(ledger, shards, marker, quarantine, self._tally, self.settled, self._tell_reader)
+        self._commits: Commits[Any] = Commits(
+            ledger, shards, marker, quarantine, self._tally, self.settled, self._tell_reader
+        )
         self._proofs = Proofs()
         self._restarts = HourlyCounter()
         self._stop: Stop | None = None
@@ -184,6 +189,7 @@ class Supervisor:
 
     def _run_generation(self) -> None:
         remaining = None if self._plan.limit is None else max(0, self._plan.limit - self._tally.read)
+        assert self._plan.stages is not None and self._plan.rings is not None  # none are only for nodes
         epoch = self._ledger.state.epoch
         self._tally.generations += 1
         self._lifecycle.begin(limit=remaining)
@@ -262,12 +268,25 @@ class Supervisor:
             return
         self._stop = stop
         self._totals.note("stop", reason=stop.sentence)
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
         if self._generation is not None:
             self._lifecycle.stop(self._generation)
 
     # -- the clock ----------------------------------------------------------------------------------------------
 
     def _tick(self, pipeline: Pipeline[Child]) -> None:
+        self._stop_in_time()
+        pipeline.watch()
+        self._stop_in_an_outage(pipeline)
+        committed, unmarked = self._commits.committed_rows, self._commits.unmarked_rows
+        self._totals.publish_when_due(
+            pipeline.generation, self._lifecycle, committed_rows=committed, unmarked_rows=unmarked
+        )
+
+    def _stop_in_time(self) -> None:
+        """See that the run ends after --max-time, and that a stop does not take for ever."""
         now = time.monotonic()
         limit_s = self._plan.max_time_s
         if limit_s is not None and self._totals.seconds >= limit_s and self._lifecycle.has_rows_to_come:
@@ -279,12 +298,6 @@ class Supervisor:
             and now - self._stop.since_s > STOP_GRACE_S
         ):
             raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")
-        pipeline.watch()
-        self._stop_in_an_outage(pipeline)
-        committed, unmarked = self._commits.committed_rows, self._commits.unmarked_rows
-        self._totals.publish_when_due(
-            pipeline.generation, self._lifecycle, committed_rows=committed, unmarked_rows=unmarked
-        )
 
     def _stop_in_an_outage(self, pipeline: Pipeline[Child]) -> None:
         if pipeline.outage_s >= self._plan.max_outage_s and self._stop is None:

@@ -1,0 +1,66 @@
+"""A Ray cluster on this machine alone, of nodes that are processes: for `--ray local:N` and for tests.
+
+It is as small as Ray lets it be (no dashboard, 75 MiB of object store a node, which nothing is put into), listens on
+127.0.0.1 only, and is gone with the process that started it, whatever ends that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+RESOURCE = "engine_node"
+"""What each node offers once."""
+_OBJECT_STORE_BYTES = 75 << 20
+_TRIES = 4
+
+
+class LocalRay:
+    """A cluster of nodes on this machine.
+
+    Attributes:
+        address: For `ray.init` and for further nodes.
+    """
+
+    def __init__(self, n_nodes: int) -> None:
+        """Start it; the first node is its head, too."""
+        from ray.cluster_utils import Cluster  # noqa: PLC0415 - only who asks for Ray pays for it
+
+        self._folder = tempfile.mkdtemp(prefix="engine-ray-", dir="/tmp")
+        self._n_nodes = 1
+        self._cluster = Cluster()
+        self._retried(lambda: self._cluster.add_node(temp_dir=self._folder, **self._arguments()))
+        self.address = str(self._cluster.address)
+        for _ in range(n_nodes - 1):
+            self.add_node(wait=False)
+        self._cluster.wait_for_nodes(timeout=120)
+
+    def add_node(self, *, wait: bool = True) -> Any:
+        """One more node; returns what `remove_node` takes."""
+        self._n_nodes += 1
+        return self._retried(lambda: self._cluster.add_node(wait=wait, **self._arguments()))
+
+    def _retried(self, start: Callable[[], Any]) -> Any:
+        """Start a node; on a machine that is very busy Ray's own patience (30 s) may not be enough."""
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(Exception):
+                return start()
+        return start()
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "num_cpus": 1,
+            "resources": {RESOURCE: 1},
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "node_ip_address": "127.0.0.1",
+            "node_name": f"local-{self._n_nodes}",
+        }
+
+    def close(self) -> None:
+        """End all of it."""
+        self._cluster.shutdown()  # type: ignore[no-untyped-call]
+        shutil.rmtree(self._folder, ignore_errors=True)
