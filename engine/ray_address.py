@@ -17,8 +17,8 @@ class RayAddress:
     """A Ray cluster.
 
     Attributes:
-        address: `auto` (the cluster that this machine belongs to), `HOST:PORT` of its head, or `local:N`: a cluster of N
-            nodes on this machine, started and ended with the run.
+        address: `auto` (the cluster that this machine belongs to), `HOST:PORT` of its head, or `local:N`: N nodes on
+            this machine, started and ended with the run.
         resource: Every node that offers this resource works.
     """
 

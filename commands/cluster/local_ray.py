@@ -50,6 +50,11 @@ class LocalRay:
                 return start()
         return start()
 
+    def raylets(self) -> dict[str, int]:
+        """Process ids of the raylets by the names of their nodes."""
+        nodes = [self._cluster.head_node, *self._cluster.worker_nodes]
+        return {node._ray_params.node_name: node.all_processes["raylet"][0].process.pid for node in nodes}
+
     def _arguments(self) -> dict[str, Any]:
         return {
             "num_cpus": 1,
