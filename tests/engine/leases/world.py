@@ -1,6 +1,6 @@
 """A world around the lease machine: a driver that is killed, nodes that are, zombies, and messages that go astray.
 
-Documents are numbers, a piece of the queue holds `PER_PIECE` of them. Nodes follow the rules of docs/protocols/leases.md;
+Documents are numbers, a piece of the queue holds `PER_PIECE` of them. Nodes follow docs/protocols/leases.md; and
 whatever the machine lets them do is done at once and for good, so that a wrong word of it shows in the shards.
 """
 
