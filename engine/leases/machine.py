@@ -69,6 +69,7 @@ class Leases:
         self._policy = policy or LeasePolicy()
         self._bounds: Sequence[Any] = ()
         self._free = FreePieces(())
+        self._piece_documents = 0
         self._pass_number = 0
         self._is_pass_done = True
         self._nodes: dict[Token, _Node] = {}
@@ -116,6 +117,7 @@ class Leases:
         if len(bounds) != len(documents) + 1 or not documents:
             raise ProtocolError(f"{len(bounds)} boundaries do not cut a queue into {len(documents)} pieces")
         self._bounds, self._free = bounds, FreePieces(documents)
+        self._piece_documents = self._free.documents // len(documents)
         self._pass_number += 1
         self._is_pass_done = False
         return self._serve_waiting(now)
@@ -130,7 +132,7 @@ class Leases:
         return actions
 
     def ask(self, token: Token, now: float) -> list[Action]:
-        """A node wants a lease: at its start, and each time it has read one to its end."""
+        """A node wants a lease: at its start, and while it has not enough to read."""
         node = self._hear(token, now)
         if node is None:
             return [self._stranger(token)]
@@ -255,9 +257,10 @@ class Leases:
             return None
         rates = [other.rate.value for other in self._nodes.values()]
         size = lease_size(policy, rates=rates, own=rate, left=self.documents_left, held=node.held)
-        if node.told_at and not size and node.held > (rate or 0.0) * policy.ahead_s:
+        enough = self._piece_documents if rate is None else rate * policy.ahead_s
+        if node.told_at and size < self._free.next_documents and node.held > enough:
             return None
-        first, last, documents = self._free.take(size)
+        first, last, documents = self._free.take(max(size, self._piece_documents))
         self._n_leases += 1
         lease = Lease(
             number=self._n_leases,

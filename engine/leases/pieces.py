@@ -27,6 +27,11 @@ class FreePieces:
         """Stretches of free pieces."""
         return len(self._firsts)
 
+    @property
+    def next_documents(self) -> int:
+        """Estimate of the documents in the piece that is taken next; there has to be one."""
+        return self._weights[self._firsts[0]]
+
     def take(self, documents: int) -> tuple[int, int, int]:
         """Take neighbours from the front of the queue, of about so many documents, one piece at least.
 

@@ -17,20 +17,20 @@ class LeasePolicy:
     Attributes:
         lease_s: Silence after which a node's token ends.
         repeat_s: How long a node that does not say that it knows of a lease is left before it is told again.
-        leases_a_node: Leases that a node may hold: the one that it reads, and the next.
-        ahead_s: A node with less work than this is given a piece more whatever its share is, so that it never pauses.
-        most_documents: Documents of a lease at most, about.
+        leases_a_node: Leases that a node may hold at a time, those included that it has read and not committed yet. When
+            it needs one it knows best itself: it asks while fewer than two of its leases are unread.
+        ahead_s: A node with less work than this is given a piece more whatever its share is, so that it never pauses;
+            while its rate is not known, one with less than a piece.
+        most_s: How long a lease keeps its node busy at most: nodes may join that would have had a share of it.
         fraction: Of a node's fair share of what is left, what it holds at most after a lease.
-        first_fraction: The same while its rate is not known.
     """
 
     lease_s: float = 30.0
     repeat_s: float = 5.0
-    leases_a_node: int = 2
+    leases_a_node: int = 64
     ahead_s: float = 10.0
-    most_documents: int = 5_000_000
+    most_s: float = 600.0
     fraction: float = 0.5
-    first_fraction: float = 0.125
 
 
 RATED_EVERY_S = 5.0
@@ -67,7 +67,7 @@ class Rate:
 
 
 def lease_size(policy: LeasePolicy, *, rates: list[float | None], own: float | None, left: int, held: int) -> int:
-    """Documents for a node that asks; 0 when more would make it the last to finish.
+    """Documents for a node that asks; 0 when more would make it the last to finish, and while its rate is not known.
 
     Args:
         rates: Of all nodes, None where unknown.
@@ -75,9 +75,9 @@ def lease_size(policy: LeasePolicy, *, rates: list[float | None], own: float | N
         left: Documents of the pass that are not embedded yet, held by nodes or free.
         held: Those of them that it holds.
     """
+    if not own:
+        return 0
     known = [rate for rate in rates if rate]
-    mean = sum(known) / len(known) if known else 1.0
-    total = sum(known) + mean * (len(rates) - len(known))
-    share = (own or mean) / total
-    fraction = policy.first_fraction if own is None else policy.fraction
-    return max(0, min(policy.most_documents, int(left * share * fraction) - held))
+    total = sum(known) * len(rates) / len(known)
+    share = left * own / total
+    return max(0, int(min(share * policy.fraction, own * policy.most_s)) - held)

@@ -179,17 +179,25 @@ def test_a_node_that_does_not_know_of_its_lease_is_told_again() -> None:
     assert leases.heartbeat(token, 12.0, documents=0, holds=[held.number]) == []
 
 
-def test_a_node_holds_the_lease_that_it_reads_and_the_next() -> None:
-    """So that it does not pause between two; a third has to wait for one to be done."""
+def test_a_node_gets_the_next_lease_before_it_has_read_the_one_at_hand() -> None:
+    """So that it does not pause between two; while nothing is known of its pace a piece ahead is enough."""
     leases = machine(1_000)
     token = join(leases)
-    first = lease(leases, token)
-    assert leases.ask(token, 1.0) == [Wait(token)], "it has its share, and none of it is embedded yet"
-    second = only(Give, leases.heartbeat(token, 2.0, documents=first.documents // 2, holds=[first.number])).lease
-    assert second.low == first.high
-    assert leases.ask(token, 3.0) == [Wait(token)]
-    told = leases.heartbeat(token, 3.0, documents=first.documents, holds=[first.number, second.number])
-    assert told == [], "a third would be too many"
+    first, second = lease(leases, token), lease(leases, token)
+    assert (first.documents, second.low) == (100, first.high)
+    assert leases.ask(token, 1.0) == [Wait(token)]
+    holds = [first.number, second.number]
+    assert leases.heartbeat(token, 2.0, documents=99, holds=holds) == []
+    assert only(Give, leases.heartbeat(token, 3.0, documents=100, holds=holds)).lease.low == second.high
+
+
+def test_a_node_holds_no_more_leases_than_the_policy_says() -> None:
+    """Those that are read and not committed yet are among them."""
+    leases = machine(1_000, policy=LeasePolicy(leases_a_node=2))
+    token = join(leases)
+    first, second = lease(leases, token), lease(leases, token)
+    assert leases.ask(token, 1.0) == [Wait(token)]
+    assert leases.heartbeat(token, 2.0, documents=200, holds=[first.number, second.number]) == []
     assert only(Give, leases.done(token, first.number, 4.0)).lease.number == 3
 
 
