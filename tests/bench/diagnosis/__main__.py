@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.parts.local_mongod import LocalMongod
 from bench.standin import StandinFleet
 from tests.bench.diagnosis.judging import Judgement, judge
-from tests.bench.diagnosis.plays import Played, play, servers_of_a_play
+from tests.bench.diagnosis.plays import SERVERS, Played, play, servers_of_a_play
 from tests.bench.diagnosis.troubles import TROUBLES
 
 HEAD = "| trouble | seed | told | seconds off | processors of others, before and after | plays | |"
@@ -64,7 +64,11 @@ def main() -> int:
     try:
         with LocalMongod() as mongod, servers_of_a_play() as fleet:
             for name in given.names or TROUBLES:
-                judgement, played, n_plays = tried(name, given, folder, mongod, fleet)
+                if TROUBLES[name].servers is SERVERS:
+                    judgement, played, n_plays = tried(name, given, folder, mongod, fleet)
+                else:
+                    with servers_of_a_play(TROUBLES[name].servers) as others:
+                        judgement, played, n_plays = tried(name, given, folder, mongod, others)
                 right[name] = judgement.is_right
                 print(row(name, given.seed, judgement, played, n_plays), flush=True)
     finally:

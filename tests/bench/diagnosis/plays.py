@@ -6,6 +6,7 @@ Everything that can vary does, by seed: which server, how much, when, how long t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import random
 import signal
@@ -38,13 +39,15 @@ SERVERS = StandinConfig(
     max_batch_tokens=512,
     gpu=GpuConfig(tokens_per_s=5_000.0, fixed_overhead_s=0.002, padded=False),
 )
+SHORT = dataclasses.replace(SERVERS, max_input_length=16, max_batch_tokens=16_384)
+"""They look at the beginning of a text alone, so that long ones, of which a page holds few, are cheap."""
 PER_SECOND = 800
 """About what these servers embed; enough documents are there for a run that never runs out of them."""
 
 
-def servers_of_a_play() -> StandinFleet:
+def servers_of_a_play(config: StandinConfig = SERVERS) -> StandinFleet:
     """Servers, each in a process of its own."""
-    return StandinFleet(SERVERS, processes=N_SERVERS)
+    return StandinFleet(config, processes=N_SERVERS)
 
 
 @dataclass(kw_only=True)
@@ -116,6 +119,7 @@ class Trouble:
     blanks: int = 0
     linked: bool = False
     may_pass: bool = False
+    servers: StandinConfig = SERVERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,39 @@ def test_samples_and_events_of_a_run_are_there_when_it_is_over(recorder: Recorde
     assert found.columns["machine.load"][-1] >= 0
 
 
+def gpu(server: str | None, *throttled: str) -> dict[str, Any]:
+    """The figures of a GPU, which leaves its power unsaid."""
+    levels = {"utilization": 0.5, "power_w": None, "clock_mhz": 1500, "temperature_c": 70, "memory_used_bytes": 1024}
+    return {"index": 2, "name": "GPU", "server": server, "throttled": list(throttled), **levels}
+
+
+def test_gpus_are_recorded_with_the_server_that_each_works_for_and_why_it_is_throttled(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    for one in (gpu(None), gpu("http://a"), gpu("http://a", "heat"), gpu("http://b", "heat")):
+        recorder.update({**figures(1), "gpus": [one]})
+    recorder.close()
+
+    found = read_recording(tmp_path / "history")
+
+    assert [event["url"] for event in found.events if event["event"] == "gpu"] == ["http://a", "http://b"]
+    assert list(found.column("gpu-2.throttle_heat")) == [0, 0, 1, 1]
+    assert list(found.column("gpu-2.clock")) == [1500] * 4
+    assert "gpu-2.power" not in found.columns
+
+
+def test_uploads_of_a_cold_store_are_recorded(recorder: Recorder, tmp_path: Path) -> None:
+    for count in (0, 1, 3):
+        told = {"uploads": count, "upload_s": 0.5 * count, "upload_bytes": 10 * count, "upload_retries": count // 2}
+        recorder.update({**figures(1), "writer": told})
+    recorder.close()
+
+    found = read_recording(tmp_path / "history")
+
+    sums = [found.column(f"writer.{name}").sum() for name in ("uploads", "upload_s", "upload_bytes", "upload_retries")]
+    assert sums == [3, 1.5, 30, 1]
+
+
 def test_a_disk_that_is_full_is_complained_of_once_and_ends_nothing(
     recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
