@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 
-from tests.bench.diagnosis.plays import N_SERVERS, SHORT, Scene, Trouble
+from tests.bench.diagnosis.plays import LONG, N_SERVERS, Scene, Trouble
 from tests.crash.job import roles
 
 
@@ -163,7 +163,7 @@ TROUBLES: dict[str, Trouble] = {
     ),
     "longer_texts": Trouble(causes=named("longer_texts"), begin=nothing, growth=(2.0, 4.0)),
     "shorter_texts": Trouble(causes=named("shorter_texts"), begin=nothing, growth=(0.4, 0.6)),
-    "slow_reads": Trouble(causes=named("source_slower"), begin=slow_reads, blanks=4000, servers=SHORT),
+    "slow_reads": Trouble(causes=named("source_slower"), begin=slow_reads, blanks=4000, servers=LONG),
     "slow_marks": Trouble(causes=named("marks_slower"), begin=slow_marks),
     "slow_cold": Trouble(
         causes=named("cold_slower"),
