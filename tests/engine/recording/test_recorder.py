@@ -63,8 +63,9 @@ def gpu(server: str | None, *throttled: str) -> dict[str, Any]:
 def test_gpus_are_recorded_with_the_server_that_each_works_for_and_why_it_is_throttled(
     recorder: Recorder, tmp_path: Path
 ) -> None:
-    for one in (gpu(None), gpu("http://a"), gpu("http://a", "heat"), gpu("http://b", "heat")):
-        recorder.update({**figures(1), "gpus": [one]})
+    told = (gpu(None), gpu("http://a"), gpu("http://a", "heat"), gpu("http://b", "heat"))
+    for second, one in enumerate(told):
+        recorder.update({**figures(1), "at": 100.0 + second, "gpus": [one]})
     recorder.close()
 
     found = read_recording(tmp_path / "history")
@@ -78,7 +79,7 @@ def test_gpus_are_recorded_with_the_server_that_each_works_for_and_why_it_is_thr
 def test_uploads_of_a_cold_store_are_recorded(recorder: Recorder, tmp_path: Path) -> None:
     for count in (0, 1, 3):
         told = {"uploads": count, "upload_s": 0.5 * count, "upload_bytes": 10 * count, "upload_retries": count // 2}
-        recorder.update({**figures(1), "writer": told})
+        recorder.update({**figures(1), "at": 100.0 + count, "writer": told})
     recorder.close()
 
     found = read_recording(tmp_path / "history")
@@ -140,3 +141,9 @@ def test_the_machine_gives_its_levels_and_leaves_out_what_it_cannot(tmp_path: Pa
     assert found["hot.free"] > 0
     assert found["machine.memory_free"] > 0
     assert "gone.free" not in found
+
+
+def test_a_larger_fleet_is_looked_at_less_often_but_never_less_than_later_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_EVERY_S", 1.0)
+
+    assert [module.first_every_s(n_servers) for n_servers in (0, 1, 16, 40, 64, 1000)] == [1.0, 1.0, 1.0, 2.5, 4.0, 5.0]
