@@ -32,6 +32,8 @@ from engine.supervision.interpreter import tie_to_parent
 from gpu_clients.servers.doctor import Fleet
 from gpu_clients.servers.probe import LongTexts
 
+URLS_ENV = "ENGINE_NODE_TEI_URLS"
+"""In the environment of a node: its servers, where these are others than `--tei-urls` says of all nodes."""
 FIGURES_EVERY_S = 0.5
 _REPORTS = frozenset({"reader", "client", "writer"})
 """Regular reports of a process: of several only the last is of interest."""
@@ -49,6 +51,9 @@ class Agent:
         self._lifeline = Lifeline(channel)
         self._folder = Path(tempfile.mkdtemp(prefix="engine-node-"))
         self._config, self._secrets = from_message(job["run"], self._folder)
+        if urls := os.environ.get(URLS_ENV):
+            servers = dataclasses.replace(self._config.servers, urls=tuple(filter(None, urls.split(","))))
+            self._config = dataclasses.replace(self._config, servers=servers)
         self._reports: dict[tuple[str, str], Message] = {}
         self._figures_at_s = 0.0
         keep_uri_secret(self._secrets.mongo_uri)
@@ -226,6 +231,8 @@ def main() -> None:
     job = channel.receive(30.0)
     if job is None:
         os._exit(Exit.UNEXPECTED)
+    if job["failpoints"]:
+        os.environ[durable.FAILPOINTS_ENV] = job["failpoints"]
     durable.arm("agent")
     try:
         agent = Agent(channel, job)

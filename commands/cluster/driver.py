@@ -24,6 +24,7 @@ from engine.cluster.supervisor import ClusterSupervisor, Cut
 from engine.config import RunConfig
 from engine.errors import ConfigError, ServersUnavailable
 from engine.leases.records import Token
+from engine.ledger import durable
 from engine.ledger.log import Ledger, RunState
 from engine.memory.channels import Message
 from engine.ray_address import RayAddress
@@ -96,7 +97,11 @@ class Driver:
         witness.write_text(text, encoding="utf-8")
         stack.callback(witness.unlink, missing_ok=True)
         run = as_message(config, secrets)
-        job = {"run": run, "witness": {"name": witness.name, "text": text}}
+        job = {
+            "run": run,
+            "witness": {"name": witness.name, "text": text},
+            "failpoints": os.environ.get(durable.FAILPOINTS_ENV),
+        }
         nodes = RayNodes(ray.address, ray.resource, config.folders.hot / "ray.log")
         stack.callback(nodes.close)
         self._roster = Roster(nodes, lambda _: job)

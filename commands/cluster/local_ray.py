@@ -38,10 +38,16 @@ class LocalRay:
             self.add_node(wait=False)
         self._cluster.wait_for_nodes(timeout=120)
 
-    def add_node(self, *, wait: bool = True) -> Any:
-        """One more node; returns what `remove_node` takes."""
+    def add_node(self, *, wait: bool = True, env: dict[str, str] | None = None) -> None:
+        """One more node, with further variables in its environment."""
         self._n_nodes += 1
-        return self._retried(lambda: self._cluster.add_node(wait=wait, **self._arguments()))
+        self._retried(lambda: self._cluster.add_node(wait=wait, env_vars=env, **self._arguments()))
+
+    def remove_node(self, name: str) -> None:
+        """End a node that is not the head; one that was killed is forgotten."""
+        for node in list(self._cluster.worker_nodes):
+            if node._ray_params.node_name == name:
+                self._cluster.remove_node(node, allow_graceful=False)
 
     def _retried(self, start: Callable[[], Any]) -> Any:
         """Start a node; on a machine that is very busy Ray's own patience (30 s) may not be enough."""
@@ -67,5 +73,5 @@ class LocalRay:
 
     def close(self) -> None:
         """End all of it."""
-        self._cluster.shutdown()  # type: ignore[no-untyped-call]
+        self._cluster.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -14,14 +14,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from engine.cluster.ending import account, let_finish, sweep
 from engine.cluster.figures import AllNodes
+from engine.cluster.giving import Giving
 from engine.cluster.node import Given, Node, NodeState
 from engine.cluster.node_events import NodeEvents
 from engine.cluster.ports import SessionLost
 from engine.cluster.remote import NodeLifecycle, RemoteGeneration
 from engine.cluster.roster import Roster
 from engine.errors import ServersUnavailable, SinkError
-from engine.leases.actions import Action, Append, Give, PassDone, Revoke, Wait
+from engine.leases.actions import Action, Append, Commit, Give, PassDone, Refuse, Revoke, Wait
 from engine.leases.book import LeaseBook
 from engine.leases.machine import Leases
 from engine.leases.records import Token
@@ -38,11 +40,9 @@ from engine.supervision.supervisor import FINISH_S, TICK_S, Supervisor
 
 _log = logging.getLogger("engine.cluster")
 
-POLICY = LeasePolicy(lease_s=20.0, leases_a_node=64)
-"""A lease is held until all of it is in committed shards, so a node holds as many as its open shard stretches over."""
+POLICY = LeasePolicy(lease_s=20.0)
 _UNREAD_PARTS = 2
 """Parts that a node has before it: one that it reads, and one that it goes on with at once."""
-_QUARANTINE_PORTION = 64 << 10
 
 Cut = tuple[list[Any], list[int]]
 """Boundaries of pieces of the queue in its order, and about how many documents lie between them."""
@@ -85,7 +85,7 @@ class ClusterSupervisor(Supervisor):
         )
         self._commits = self._shard_commits
         self._leases = Leases.__new__(Leases)  # made behind the recovery
-        self._quarantine_before = self._quarantine.size
+        self._giving = Giving(roster, self._quarantine)
         self._found = 0
         self._is_pass_done = False
         self._is_over = False
@@ -119,8 +119,9 @@ class ClusterSupervisor(Supervisor):
                     self._advance(node)
                 self._look_whether_it_is_over()
                 self._tick_all()
-        self._finish_nodes()
-        self._sweep()
+        let_finish(self._roster, self._working(), 2 * FINISH_S)
+        self._end_generation(kill=False)
+        sweep(self._folders, self._plan.prefix, self._leases.book, self._ledger.state)
 
     def _working(self) -> list[Node]:
         return self._roster.in_state(NodeState.WORKING)
@@ -192,10 +193,11 @@ class ClusterSupervisor(Supervisor):
     def commit_shard(self, node: Node, facts: ShardFacts, ranges: Ranges) -> None:
         """Commit a shard of a node, if its token is current."""
         assert node.token is not None  # it is working
-        for action in self._leases.propose(node.token, facts.shard, facts.rows, time.monotonic()):
-            if isinstance(action, Revoke):
-                self._act([action])
-                return
+        (answer,) = self._leases.propose(node.token, facts.shard, facts.rows, time.monotonic())
+        if isinstance(answer, Refuse):
+            raise Crashed(f"its shard {facts.shard} is refused: {answer.why}")
+        if not isinstance(answer, Commit):
+            return
         self._require_there(node, facts)
         self._shard_commits.commit(facts, (facts.shard, node, node.session, ranges), token=str(node.token))
         node.commits += 1
@@ -301,9 +303,9 @@ class ClusterSupervisor(Supervisor):
         node.is_waiting = False
         node.quarantine_offset = 0
         self._roster.set_state(node, NodeState.WORKING, "")
-        self._send_quarantine(node)
+        self._giving.send_quarantine(node)
         job = self._job(node, node.token)
-        send({**job, "do": "begin", "suspects": suspects, "quarantine_before": self._quarantine_before})
+        send({**job, "do": "begin", "suspects": suspects, "quarantine_before": self._giving.quarantine_before})
         _log.info("node_working node=%s token=%s servers=%d", node.name, node.token, brief["n_clients"])
 
     def _advance(self, node: Node) -> None:
@@ -316,25 +318,7 @@ class ClusterSupervisor(Supervisor):
             return
         if not node.is_waiting and node.n_unread < _UNREAD_PARTS:
             self._act(self._leases.ask(node.token, time.monotonic()))
-        for given in node.given:
-            if not given.is_told and lifecycle.may_read:
-                self._send_quarantine(node)
-                lifecycle.resume(generation)
-                given.is_told = True
-                lease = given.lease
-                generation.command(
-                    "reader",
-                    do="part",
-                    number=lease.number,
-                    range={"low": lease.low, "high": lease.high},
-                    counts=lease.pass_number == 1,
-                )
-
-    def _send_quarantine(self, node: Node) -> None:
-        """Bring a node's copy of the quarantine file up to date: what others have found unfit is not read again."""
-        while portion := self._quarantine.read(node.quarantine_offset, _QUARANTINE_PORTION):
-            node.quarantine_offset += len(portion)
-            self._roster.send(node, {"do": "quarantine", "lines": portion.decode()})
+        self._giving.give_parts(node)
 
     def _tell_readers(self, command: Message) -> None:
         for node in self._working():
@@ -399,66 +383,18 @@ class ClusterSupervisor(Supervisor):
 
     def _after_loss(self, node: Node, why: str) -> None:
         _log.error("node_lost node=%s token=%s reason=%r: the others go on", node.name, node.token, why)
-        self._account(node, crashed=True)
+        account(node, self._totals, crashed=True, stopped=self._stop is not None)
         if self._stop is not None:
             self._roster.end(node)
             self._roster.set_state(node, NodeState.LOST, why)
         else:
             self._roster.begin_again(node, why)
 
-    def _account(self, node: Node, *, crashed: bool) -> None:
-        """Account for what a node's session did: what is settled, nothing else."""
-        generation = node.generation
-        if generation is None:
-            return
-        for client in generation.clients():
-            if "client" in client.facts:
-                client.facts["client"]["node"] = node.name
-        self._totals.add_generation(
-            generation, committed_rows=node.committed_rows, crashed=crashed, stopped=self._stop is not None
-        )
-        self._totals.add_cpu(generation)
-        self._tally.agents_cpu_s += node.agent_cpu_s
-        node.agent_cpu_s = 0.0
-        if crashed:  # what it found unfit is in quarantine, and nobody meets it again
-            self._tally.quarantined += node.quarantined + node.skipped_done
-            self._tally.read += node.quarantined + node.skipped_done
-
-    def _finish_nodes(self) -> None:
-        """Have every node process end, and take in the processor time that its processes took."""
-        for node in self._working():
-            self._roster.send(node, {"do": "exit"})
-        awaited = {node.id for node in self._working()}
-        deadline = time.monotonic() + FINISH_S + FINISH_S
-        while awaited and time.monotonic() < deadline:
-            for node, news in self._roster.advance():
-                if isinstance(news, SessionLost):
-                    awaited.discard(node.id)
-                elif news["event"] == "finished" and node.generation is not None:
-                    node.generation.take_cpu(news)
-                    node.agent_cpu_s = news["agent_cpu_s"]
-                    awaited.discard(node.id)
-                elif news["event"] == "figures":
-                    pass
-            if awaited:
-                with selectors.DefaultSelector() as selector:
-                    selector.register(self._roster.cluster.wake_fd, selectors.EVENT_READ)
-                    selector.select(TICK_S)
-        self._end_generation(kill=False)
-
     def _end_generation(self, *, kill: bool, crashed: bool = False) -> None:
         for node in list(self._roster.nodes.values()):
             if node.state is NodeState.WORKING:
-                self._account(node, crashed=crashed)
+                account(node, self._totals, crashed=crashed, stopped=self._stop is not None)
             if node.state in (NodeState.WORKING, NodeState.READY, NodeState.STARTING):
                 self._roster.end(node)
                 self._roster.set_state(node, NodeState.DONE, "")
         self._lifecycle.phase = Phase.FINISHED
-
-    def _sweep(self) -> None:
-        """Remove what nodes have left that were lost: nothing of it is committed, and others have embedded it."""
-        known = self._ledger.state.commits
-        for token in (token for token, holder in self._leases.book.holders.items() if holder.is_revoked):
-            for path in self._folders.shards.glob(f"{self._plan.prefix}{token.in_names}-*"):
-                if path.name.partition(".")[0] not in known:
-                    durable.unlink(path)

@@ -38,6 +38,10 @@ class ClusterJob(Job):
         status = read_status(self.folders.status) or {}
         return {node["node"]: node for node in status.get("nodes", [])}
 
+    def phase(self) -> str:
+        """Where the run says that it is."""
+        return str((read_status(self.folders.status) or {}).get("phase"))
+
     def records(self, kind: str) -> list[Record]:
         """The ledger's records of a type."""
         if not self.folders.ledger.exists():

@@ -2,7 +2,8 @@
 
     python -m tests.cluster.ray_host 2      # prints {"address": ..., "nodes": {name: pid of its raylet}}
 
-A line `add` on the standard input adds a node and prints the same again. The host stands beside the tests, not below
+A line `{"add": {variable: value}}` or `{"remove": name}` on the standard input adds or removes a node and prints the
+same again. The host stands beside the tests, not below
 them: Ray starts processes when it likes, and the leak check of a test would take them for its own.
 """
 
@@ -48,14 +49,21 @@ class RayHost:
         """Process ids of the nodes' raylets, by node."""
         return {name: int(pid) for name, pid in self._told["nodes"].items()}
 
-    def add_node(self) -> str:
-        """Add a node; returns its name."""
+    def add_node(self, **env: str) -> str:
+        """Add a node with such variables in its environment; returns its name."""
         before = set(self.raylets)
+        self._ask({"add": env})
+        return (set(self.raylets) - before).pop()
+
+    def remove_node(self, name: str) -> None:
+        """Remove a node, also one that was killed."""
+        self._ask({"remove": name})
+
+    def _ask(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None  # a pipe
-        self._process.stdin.write("add\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         self._told = self._read()
-        return (set(self.raylets) - before).pop()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None  # a pipe
@@ -106,8 +114,12 @@ def main() -> None:
         print(json.dumps({"address": ray.address, "nodes": ray.raylets()}), file=out, flush=True)
 
     tell()
-    for _ in sys.stdin:
-        ray.add_node()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "add" in request:
+            ray.add_node(env=request["add"])
+        else:
+            ray.remove_node(request["remove"])
         tell()
     ray.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import psutil
 import pytest
 
 from bench.standin import StandinFleet
@@ -112,5 +113,75 @@ def test_g6_the_driver_killed_at_each_step_is_continued_and_no_node_outlives_it(
     again = job.run()
 
     assert killed.code == -signal.SIGKILL
+    assert again.code == 0, again.err
+    job.assert_exact()
+
+
+def test_a_node_that_comes_midway_gets_parts_and_its_raylet_may_be_killed(job: ClusterJob, fleet: StandinFleet) -> None:
+    job.insert(tweets(N))
+    job.options = SLOW
+    slow_down(fleet)
+    process = job.start_run()
+    job.wait_for_commits_of_all(process)
+    name = job.host.add_node()
+    try:
+        job.wait_for_commits_of_all(process, 3)
+        members = tree(job.agent(name))
+        psutil.Process(job.host.raylets[name]).kill()
+        wait_until(lambda: bool(job.records("REVOKED")), CLUSTER_S, "the end of its token", process)
+        wait_until(lambda: are_gone(members), CLUSTER_S, "the end of its processes", process)
+        full_speed(fleet)
+        ended = finish(process, CLUSTER_S)
+    finally:
+        job.host.remove_node(name)
+
+    assert ended.code == 0, ended.err
+    by_name = {node["node"]: node for node in ended.summary["nodes"]}
+    assert by_name[name]["documents"] > 0
+    assert by_name[name]["state"] != "done"
+    assert by_name["local-1"]["restarts"] == by_name["local-2"]["restarts"] == 0
+    job.assert_exact()
+
+
+def test_g8_a_node_with_another_model_is_refused_by_name_and_the_others_go_on(
+    job: ClusterJob, fleet: StandinFleet
+) -> None:
+    job.insert(tweets(300))
+    fleet.control(fleet.ports[3], model_id="another-model")
+    name = job.host.add_node(ENGINE_NODE_TEI_URLS=fleet.urls[3])
+    try:
+        ended = job.run()
+    finally:
+        job.host.remove_node(name)
+
+    assert ended.code == 0, ended.err
+    by_name = {node["node"]: node for node in ended.summary["nodes"]}
+    assert by_name[name]["state"] == "refused" and by_name[name]["documents"] == 0
+    assert "another-model" in by_name[name]["why"]
+    assert f"node_refused node={name}" in ended.err
+    assert by_name["local-1"]["state"] == by_name["local-2"]["state"] == "done"
+    job.assert_exact()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_signals_end_the_nodes_cleanly_and_the_next_run_goes_on(
+    job: ClusterJob, fleet: StandinFleet, times: int
+) -> None:
+    job.insert(tweets(N))
+    job.options = SLOW
+    slow_down(fleet)
+    process = job.start_run()
+    job.wait_for_commits_of_all(process)
+
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: job.phase() != "running", CLUSTER_S, "the stop", process)
+    ended = finish(process, CLUSTER_S)
+    wait_until(lambda: not job.host.agents(), CLUSTER_S, "the end of the node processes")
+    full_speed(fleet)
+    again = job.run()
+
+    assert ended.code == 130, ended.err
+    assert ended.summary["read"] == ended.summary["embedded"] > 0
     assert again.code == 0, again.err
     job.assert_exact()
