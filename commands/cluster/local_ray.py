@@ -7,15 +7,28 @@ It is as small as Ray lets it be (no dashboard, 75 MiB of object store a node, w
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
 RESOURCE = "engine_node"
 """What each node offers once."""
 _OBJECT_STORE_BYTES = 75 << 20
-_TRIES = 4
+_TRIES = 2
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # which means: 127.0.0.1 stays that
+    # a machine that runs a whole cluster beside all the work is slow to start it, and to answer, when it is busy
+    "RAY_gcs_server_port_wait_time_s": "240",
+    "RAY_gcs_server_request_timeout_seconds": "240",
+    "RAY_health_check_timeout_ms": "60000",
+    "RAY_worker_register_timeout_seconds": "240",
+    "RAY_agent_register_timeout_ms": "240000",
+}
+_START_S = 240.0
 
 
 class LocalRay:
@@ -26,9 +39,13 @@ class LocalRay:
     """
 
     def __init__(self, n_nodes: int) -> None:
-        """Start it; the first node is its head, too."""
+        """Start it; the first node is its head, too. Nobody may have imported Ray in this process before."""
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from ray._private import services  # noqa: PLC0415 - likewise
         from ray.cluster_utils import Cluster  # noqa: PLC0415 - only who asks for Ray pays for it
 
+        services.get_node = _patiently(services.get_node)
         self._folder = tempfile.mkdtemp(prefix="engine-ray-", dir="/tmp")
         self._n_nodes = 1
         self._cluster = Cluster()
@@ -50,7 +67,7 @@ class LocalRay:
                 self._cluster.remove_node(node, allow_graceful=False)
 
     def _retried(self, start: Callable[[], Any]) -> Any:
-        """Start a node; on a machine that is very busy Ray's own patience (30 s) may not be enough."""
+        """Start a node, once more if need be."""
         for _ in range(_TRIES - 1):
             with contextlib.suppress(Exception):
                 return start()
@@ -75,3 +92,19 @@ class LocalRay:
         """End all of it."""
         self._cluster.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _patiently(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray's look whether a node has come up, which it gives 30 s and no option to give more."""
+
+    def look(*arguments: Any) -> Any:
+        deadline = time.monotonic() + _START_S
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    return look

@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from commands.cluster.local_ray import LocalRay
+
 START_S = 240.0
 
 
@@ -106,7 +108,6 @@ def main() -> None:
     os.dup2(2, 1)  # Ray writes there, too
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    from commands.cluster.local_ray import LocalRay
 
     ray = LocalRay(int(sys.argv[1]))
 
