@@ -13,7 +13,7 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help site wheel setup demo test test-servers test-matrix chaos quick lint format docs bench clean
+.PHONY: help site pictures wheel setup demo test test-servers test-recipes test-matrix chaos quick lint format docs bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -35,11 +35,15 @@ demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, m
 	$(BIN)/engine demo
 
 test: lint ## lint, types, and every test on real parts
-	$(PYTEST) -m 'not servers'
+	$(PYTEST) -m 'not servers and not recipes'
 
 test-servers: $(READY) ## doctor, run, bench and faults against a third-party server (llama.cpp), which it installs
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[servers]'
 	$(BIN)/python -m pytest -m servers tests/servers
+
+test-recipes: $(READY) ## the recipes of docs/reading.md for table formats and vector stores, whose libraries it installs
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[recipes]'
+	$(BIN)/python -m pytest -m recipes tests/test_recipes.py
 
 test-matrix: $(READY) ## the quick tests on every Python that is found, with the newest and the lowest dependencies
 	$(BIN)/python -m tests.matrix --jobs $(WORKERS) $(MATRIX)
@@ -48,7 +52,7 @@ chaos: $(READY) ## random trouble against the real command for MINUTES=5, judged
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 quick: $(READY) ## the tests without crash tests and what takes long
-	$(PYTEST) -m 'not crash and not slow and not servers'
+	$(PYTEST) -m 'not crash and not slow and not servers and not recipes'
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check --no-cache --quiet .
