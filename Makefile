@@ -69,6 +69,9 @@ docs: $(READY) ## write docs/cli.md and the manual page anew from --help
 site: $(READY) ## build the documentation into site/, strictly
 	$(BIN)/python -m mkdocs build --strict --quiet
 
+pictures: $(READY) ## make the pictures of the documents anew from real runs, in some minutes
+	$(BIN)/python -m ops.pictures
+
 wheel: $(READY) ## build the wheel and the source distribution into dist/
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
