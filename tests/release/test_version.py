@@ -53,7 +53,9 @@ def test_the_package_and_the_command_say_this_version() -> None:
     setup.read(ROOT / "setup.cfg")
     assert setup["metadata"]["version"] == "attr: engine.__version__"
     assert metadata.version("embedding-engine") == __version__
-    said = subprocess.run([sys.executable, "-m", "cli", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [sys.executable, "-m", "cli", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert said.stdout.split()[-1] == __version__
 
 
