@@ -13,7 +13,7 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help site pictures wheel setup demo test test-servers test-recipes test-matrix chaos troubles quick lint format docs bench clean
+.PHONY: help site pictures wheel setup demo test test-servers test-recipes test-matrix chaos troubles quick lint lint-ops format docs bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -61,6 +61,11 @@ lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check --no-cache --quiet .
 	$(BIN)/ruff format --check --no-cache --quiet .
 	$(BIN)/mypy
+
+lint-ops: $(READY) ## check what is in ops/ and the workflows with their makers' own tools, built by Go
+	GOBIN=$(CURDIR)/.parts/go go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+	cd tests/release/compose && go build -o ../../../.parts/go/compose-config .
+	$(BIN)/python -m pytest tests/release/test_ops.py
 
 format: $(READY) ## format the code
 	$(BIN)/ruff format .
