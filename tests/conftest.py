@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a real MongoDB, and the proof that a test leaves nothing behind."""
+"""Fixtures of all tests: a real MongoDB, a real S3 server, and the proof that a test leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from pymongo.database import Database
 
 from bench.parts.local_mongod import LocalMongod
+from bench.parts.s3_server import S3Server
 
 # a shell that starts pytest in the background lets it ignore Ctrl-C, nohup lets it ignore SIGHUP, and what is ignored
 # here is ignored by every child that a test means to interrupt
@@ -57,6 +58,13 @@ def mongod() -> Iterator[LocalMongod]:
         _session_servers.append(server)
         yield server
         _session_servers.remove(server)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One S3 server for the whole session."""
+    with S3Server() as server, outlives_tests(server.pid):
+        yield server
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ LAYERS: dict[str, frozenset[str]] = {
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
         {"errors", "records", "words"},
-        {"memory", "ports", "gpus", "cold_url", "part"},
+        {"memory", "ports", "gpus", "objects", "part"},
         {"telemetry"},
         {"ledger"},
         {"config", "recording", "exposition"},
