@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import typer
@@ -29,13 +30,18 @@ def cold_place(
     """
     if scheme_of(cold_dir) is None:
         given = {"--cold-endpoint": endpoint, "--cold-region": region, "--cold-option": options}
-        needless = [name for name, value in given.items() if value]
+        # the environment speaks to every command, also to those of a data set whose source alone is on a store
+        needless = [name for name, value in given.items() if value and _variable(name) not in os.environ]
         if needless and (source is None or scheme_of(source) is None):
             raise typer.BadParameter(
                 f"{needless[0]} is of a URL as --cold-dir or --source, and that is the folder {cold_dir}"
             )
         return Path(cold_dir)
     return ColdUrl(url=cold_dir, endpoint=endpoint, region=region, options=_pairs(options))
+
+
+def _variable(option: str) -> str:
+    return "ENGINE_" + option.removeprefix("--").upper().replace("-", "_")
 
 
 def source_store(

@@ -19,6 +19,7 @@ EPILOG = examples(
     "engine run --collection tweets --hot-dir /nvme/engine --cold-dir /ssd/parquet",
     "engine run --source /data/articles --text-field body --id-field url",
     "engine run --source '/data/2026-*/*.jsonl.zst' --name news --columns lang,date",
+    "engine run --source s3://corpus/articles --cold-region eu-central-1",
     "engine run --config engine.toml --limit 100000 --json",
     "engine run --tuned tuned.toml --target-p95 5",
     "engine run --part 1/2    # and --part 2/2 on the other machine",

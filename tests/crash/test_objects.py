@@ -162,6 +162,10 @@ def test_the_other_commands_read_objects_too(job: ObjectsJob) -> None:
     assert (nearest["_id"], nearest["text"]) == ("part-0.jsonl#3", text_of(3))
     verified = job.call("verify", "--level", "4", "--json")
     assert verified.code == 0, verified.out
+    out = str(job.folder / "tuned.toml")
+    tuned = job.call("bench", "--json", "--batch-sizes", "8", "--seconds", "0.2", "--max-seconds", "2", "--out", out)
+    assert tuned.code in (0, 9), tuned.err
+    assert job.call("status", "--name", "articles", "--json", ENGINE_SOURCE="").code == 0
     released = job.call("quarantine", "retry", "--id", "part-0.jsonl#11", "--json")
     assert released.summary["released"] == 1
     again = job.run()
