@@ -117,9 +117,9 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "bench.measure": [
         {"load"},
-        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "passes", "plain_script", "tuning"},
+        {"beside", "client_capacity", "client_cpu", "client_poison", "merge_bench", "passes", "plain_script", "tuning"},
         {"pipeline"},
-        {"cold_store", "shares", "start_time", "without_text"},
+        {"cold_store", "shares", "sources", "start_time", "without_text"},
     ],
     "bench.standin": [
         {"config", "errors", "http"},
