@@ -13,7 +13,7 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help site wheel setup demo test test-servers test-matrix chaos quick lint format docs bench clean
+.PHONY: help site wheel setup demo test test-servers test-stores test-matrix chaos quick lint format docs bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -40,6 +40,9 @@ test: lint ## lint, types, and every test on real parts
 test-servers: $(READY) ## doctor, run, bench and faults against a third-party server (llama.cpp), which it installs
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[servers]'
 	$(BIN)/python -m pytest -m servers tests/servers
+
+test-stores: $(READY) ## cold storage and objects as a source over versitygw in place of moto's server (VERSITYGW=PROGRAM)
+	TEST_S3=versitygw $(PYTEST) tests/crash/test_cold.py tests/crash/test_cold_data.py tests/crash/test_objects.py tests/crash/test_other_stores.py
 
 test-matrix: $(READY) ## the quick tests on every Python that is found, with the newest and the lowest dependencies
 	$(BIN)/python -m tests.matrix --jobs $(WORKERS) $(MATRIX)

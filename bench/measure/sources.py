@@ -51,6 +51,12 @@ GUARANTEES = {
     "beta and read every row again)",
     "daft": "none for a run that dies on one machine: it begins anew (checkpoints need the Ray runner)",
 }
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_server_request_timeout_seconds": "300",  # on a busy machine its own start takes longer than it waits
+    "DO_NOT_TRACK": "true",
+    "DAFT_PROGRESS_BAR": "0",
+}
 BUCKET = "bench"
 KINDS = {"folder": ("parquet", False), "jsonl": ("jsonl", False), "store": ("parquet", True)}
 """What is run for `--grow`: the format of the files, and whether they and the shards are on a store."""
@@ -79,7 +85,7 @@ def measure_beside(n_documents: int, others: tuple[str, ...], interpreter: str, 
         for other in others:
             out = folder / other
             job = {"source": str(source), "out": str(out), "urls": list(fleet.urls), "batch_size": 32, "dim": dim}
-            found["programs"][other] = _run_other(other, interpreter, job)
+            found["programs"][other] = run_other(other, interpreter, job)
             rows = sum(pq.read_metadata(path).num_rows for path in out.rglob("*.parquet"))
             if rows != n_documents:
                 raise ProtocolError(f"{other} wrote {rows} of {n_documents} rows")
@@ -90,7 +96,13 @@ def measure_beside(n_documents: int, others: tuple[str, ...], interpreter: str, 
     return found
 
 
-def _run_other(other: str, interpreter: str, job: dict[str, Any]) -> dict[str, Any]:
+def run_other(other: str, interpreter: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Run another program to its end.
+
+    Raises:
+        ConfigError: it is not installed there.
+        ProtocolError: it failed.
+    """
     script = Path(__file__).parent / "beside" / OTHERS[other]
     began = time.monotonic()
     ended = subprocess.run(
@@ -98,7 +110,7 @@ def _run_other(other: str, interpreter: str, job: dict[str, Any]) -> dict[str, A
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "true", "DAFT_PROGRESS_BAR": "0"},
+        env={**os.environ, **QUIET},
     )
     wall_s = time.monotonic() - began
     if ended.returncode and "ModuleNotFoundError" in ended.stderr:

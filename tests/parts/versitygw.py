@@ -23,7 +23,7 @@ from botocore.credentials import Credentials
 
 from bench.parts.s3_server import CREDENTIALS, S3Server
 
-START_S = 60.0
+START_S = 180.0  # only a failure waits that long
 # ends when its standard input does, so also with the tests
 _UNTIL_STDIN_ENDS = '"$@" & pid=$!; cat > /dev/null; kill $pid; wait $pid'
 
