@@ -13,7 +13,7 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help site wheel setup demo test test-servers test-stores test-matrix chaos quick lint format docs bench clean
+.PHONY: help site wheel setup demo test test-servers test-stores test-matrix chaos troubles quick lint format docs bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -49,6 +49,9 @@ test-matrix: $(READY) ## the quick tests on every Python that is found, with the
 
 chaos: $(READY) ## random trouble against the real command for MINUTES=5, judged by one oracle; SEED=N repeats
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
+
+troubles: $(READY) ## scripted troubles against real runs, and what a report makes of each, for half an hour; SEED=N, NAMES="..."
+	$(BIN)/python -m tests.bench.diagnosis $(if $(SEED),--seed $(SEED)) $(NAMES)
 
 quick: $(READY) ## the tests without crash tests and what takes long
 	$(PYTEST) -m 'not crash and not slow and not servers'

@@ -48,7 +48,9 @@ def _names() -> list[str]:
     names = []
     for name in listed:
         inner = re.findall(r"^  ([a-z]+)  ", _help(name).partition("\nCommands:")[2], re.MULTILINE)
-        names += [f"{name} {one}" for one in inner] or [name]
+        if not inner or "Example" in _help(name):  # a group that does something by itself
+            names.append(name)
+        names += [f"{name} {one}" for one in inner]
     return names
 
 

@@ -245,6 +245,8 @@ def _name(stretch: Stretch, previous: Stretch | None, usual: Stretch, events: li
     evidence = found.evidence
     if found.cause == "busy_machine":
         evidence += tuple(_busiest(stretch, events))
+    if found.cause == "gpu_throttled":
+        evidence += tuple(_server_of(found.subject, stretch, events))
     return Stretch(
         begin=stretch.begin,
         end=stretch.end,
@@ -284,6 +286,17 @@ def _busiest(stretch: Stretch, events: list[dict[str, Any]]) -> Iterator[str]:
             )
             yield f"processors used by other processes then: {names}"
             return
+
+
+def _server_of(gpu: str, stretch: Stretch, events: list[dict[str, Any]]) -> Iterator[str]:
+    """The server that works on a GPU, as last seen before the end of a stretch."""
+    urls = [
+        event["url"]
+        for event in events
+        if event["event"] == "gpu" and f"gpu-{event['index']}" == gpu and event["at"] <= stretch.end
+    ]
+    if urls:
+        yield f"{gpu} is the GPU of {urls[-1]}"
 
 
 def _told(stretch: Stretch, events: list[dict[str, Any]]) -> Iterator[str]:

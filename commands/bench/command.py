@@ -22,7 +22,7 @@ app = typer.Typer()
     invoke_without_command=True,
     epilog=examples(
         "engine bench --texts texts.jsonl --target-p95 10 --out tuned.toml --plot curve.png",
-        "engine bench --collection tweets --batch-sizes 16,32 --json",
+        "engine bench --collection tweets --batch-sizes 16,32 --html tuning.html",
         "engine bench --source /data/articles --text-field body",
         "engine bench --serve --backend tei --model BAAI/bge-base-en-v1.5 --texts texts.jsonl \\\n"
         "      --server-flags 'max-batch-tokens=8192,16384,32768 dtype=float16,float32'",
@@ -91,6 +91,7 @@ def bench(
     plot: Annotated[
         Path | None, path_option("plot", "PNG of latency over throughput (needs the extra `plot`).")
     ] = None,
+    html: Annotated[Path | None, path_option("html", "Write it as one page, with curves, to this file.")] = None,
     json_: shared.Json = False,
     log_format: shared.LogFormat = "text",
     verbose: shared.Verbose = False,
@@ -166,6 +167,7 @@ def bench(
         texts=texts,
         out=out,
         plot=plot,
+        html=html,
         against=listed(against),
     )
     all_secrets = RunSecrets(

@@ -46,7 +46,7 @@ def test_the_fleet_is_started_anew_for_each_setting_and_the_best_is_written_for_
     tmp_path: Path, texts: Path
 ) -> None:
     """A setting that servers refuse (a number that no GPU holds) is noted, and costs nothing more."""
-    process = bench(tmp_path, texts, "--server-flags", FLAGS)
+    process = bench(tmp_path, texts, "--server-flags", FLAGS, "--html", str(tmp_path / "page.html"))
     out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
     found: dict[str, Any] = json.loads(out)
@@ -59,6 +59,8 @@ def test_the_fleet_is_started_anew_for_each_setting_and_the_best_is_written_for_
     tuned = read_tuned(tmp_path / "tuned.toml")
     assert tuned.server == TunedServer(backend="sim", flags=f"{GPU} --max-batch-tokens=1024 --dtype=float16")
     assert tuned.servers[0]["max_batch_tokens"] == 1024
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("left: its servers are full") == len([r for r in results.values() if "left:" in r["result"]])
 
 
 def test_an_interruption_ends_the_servers_and_exits_130(tmp_path: Path, texts: Path) -> None:
