@@ -25,10 +25,15 @@ Positions = npt.NDArray[np.int64]
 
 
 def steady_part(part: Recording) -> Recording | None:
-    """A run without what comes before the first answers and after the last document was read."""
-    rows = part.column("rows")
-    running = part.column("phase.running", 1.0)
-    alive = np.flatnonzero((rows > 0) & ~(running < 0.5))
+    """A run without what comes before the first answers and after the last document was read.
+
+    A run that stands still while documents are left is not over.
+    """
+    running = ~(part.column("phase.running", 1.0) < 0.5)
+    answered = np.flatnonzero((part.column("rows") > 0) & running)
+    has_work = part.column("left", 0.0) > 0
+    alive = np.flatnonzero(running & ((part.column("rows") > 0) | has_work))
+    alive = alive[alive >= answered[0]] if len(answered) else answered
     if len(alive) < 2 * LEAST:
         return None
     first, last = alive[0], alive[-1]

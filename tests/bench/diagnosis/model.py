@@ -131,6 +131,7 @@ class Model:
         every_s: Seconds of a sample.
         noise: Standard deviation of the logarithm of throughput from sample to sample.
         script: Moments, seconds from the start, and what the world is from then on.
+        throttled_from: Seconds from the start from which on the first GPU, which is on this machine, is too hot.
     """
 
     rng: random.Random
@@ -138,6 +139,7 @@ class Model:
     every_s: float = 5.0
     noise: float = 0.06
     script: list[tuple[float, World]] = field(default_factory=list)
+    throttled_from: float | None = None
 
     @classmethod
     def of(cls, seed: str, *, n_servers: int = 4, every_s: float = 5.0) -> Model:
@@ -235,6 +237,9 @@ class Model:
             "hot.free": 1e12,
             "cold.free": 1e13,
         }
+        if self.throttled_from is not None:
+            levels["gpu-0.throttle_heat"] = float(at > self.throttled_from)
+            levels["gpu-0.temperature"] = 91.0 if at > self.throttled_from else 70.0
         total = sum(c * u for c, u in zip(world.capacity, world.up, strict=True)) or 1.0
         for index in range(n):
             share = world.capacity[index] * world.up[index] / total
