@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -73,6 +74,11 @@ def main() -> int:
                         right[name] = False
                         print(f"| `{name}` | {given.seed} | | | | | {str(error)[:200]!r} |", flush=True)
                         continue
+                if TROUBLES[name].needs_quiet and played.others[0] > 0.5 * (os.cpu_count() or 1):
+                    print(
+                        f"| `{name}` | {given.seed} | not judged: others had filled this machine | | | | |", flush=True
+                    )
+                    continue
                 right[name] = judgement.is_right
                 print(row(name, given.seed, judgement, played, n_plays), flush=True)
     finally:

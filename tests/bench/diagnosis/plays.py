@@ -42,11 +42,11 @@ SERVERS = StandinConfig(
 )
 LONG = dataclasses.replace(
     SERVERS,
-    max_input_length=4096,
+    max_input_length=65_536,
     max_batch_tokens=65_536,
     gpu=dataclasses.replace(SERVERS.gpu, tokens_per_s=300_000.0),
 )
-"""They take long texts, of which a page holds few, as fast as the others take short ones."""
+"""They take long texts, of which a page holds few, as fast as the others short ones, and cut none."""
 REAL = StandinConfig(backend="minilm", ports=(0,) * N_SERVERS, threads=1)
 """They embed with a real model on this machine's processors."""
 PER_SECOND = 800
@@ -118,6 +118,7 @@ class Trouble:
         blanks: What texts are padded with, so that a page holds few of them.
         linked: Whether a link is between the run and each server.
         has_gpus: Whether the run sees a GPU for each server.
+        needs_quiet: Whether nothing is proved on a machine that others have filled before.
         may_pass: Whether a report may say that nothing has changed, as it may cost no throughput.
     """
 
@@ -131,6 +132,7 @@ class Trouble:
     linked: bool = False
     may_pass: bool = False
     has_gpus: bool = False
+    needs_quiet: bool = False
     servers: StandinConfig = SERVERS
 
 

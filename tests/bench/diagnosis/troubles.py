@@ -224,7 +224,7 @@ TROUBLES: dict[str, Trouble] = {
         environment=slow_writes("supervisor", "durable.fsync_file", 3.0),
         options=SMALL_RING,
     ),
-    "busy_processors": Trouble(causes=named("busy_machine"), begin=busy_processors, servers=REAL),
+    "busy_processors": Trouble(causes=named("busy_machine"), begin=busy_processors, servers=REAL, needs_quiet=True),
     "cache_thrash": Trouble(
         causes=named("disk_pressure", "memory_pressure", "source_slower", "marks_slower", "cold_slower", "hot_slower"),
         begin=cache_thrash,
