@@ -39,12 +39,12 @@ def main() -> None:
         dim=DIM,
         gpu=GpuConfig(tokens_per_s=asked.rate * _TOKENS, fixed_overhead_s=0.0),
     )
-    with LocalMongod() as mongod, StandinFleet(servers) as fleet, RayHost(0) as host:
+    with LocalMongod() as mongod, StandinFleet(servers) as fleet, RayHost(1) as host:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(mongod.uri)
         alone = 0.0
         for n_nodes in (0, 1, 2):
-            if n_nodes:
-                host.add_node(ENGINE_NODE_TEI_URLS=fleet.urls[n_nodes - 1])
+            if n_nodes == 2:
+                host.add_node(ENGINE_NODE_TEI_URLS=fleet.urls[1])
             with tempfile.TemporaryDirectory() as folder:
                 common: dict[str, Any] = {
                     "folder": Path(folder),
