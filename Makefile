@@ -13,7 +13,7 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help site pictures wheel setup demo test test-servers test-recipes test-matrix chaos troubles quick lint lint-ops format docs bench clean
+.PHONY: help site pictures wheel setup demo test test-servers test-recipes test-stores test-matrix chaos troubles quick lint lint-ops format docs bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -44,6 +44,9 @@ test-servers: $(READY) ## doctor, run, bench and faults against a third-party se
 test-recipes: $(READY) ## the recipes of docs/reading.md for table formats and vector stores, whose libraries it installs
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[recipes]'
 	$(BIN)/python -m pytest -m recipes tests/test_recipes.py
+
+test-stores: $(READY) ## cold storage and objects as a source over versitygw in place of moto's server (VERSITYGW=PROGRAM)
+	TEST_S3=versitygw $(PYTEST) tests/crash/test_cold.py tests/crash/test_cold_data.py tests/crash/test_objects.py tests/crash/test_other_stores.py
 
 test-matrix: $(READY) ## the quick tests on every Python that is found, with the newest and the lowest dependencies
 	$(BIN)/python -m tests.matrix --jobs $(WORKERS) $(MATRIX)
