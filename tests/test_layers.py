@@ -117,7 +117,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "bench.measure": [
         {"load"},
-        {"beside", "client_capacity", "client_cpu", "client_poison", "merge_bench", "passes", "plain_script", "tuning"},
+        {"beside", "client_capacity", "client_cpu", "client_poison", "merge_bench", "passes", "tuning"},
         {"pipeline"},
         {"cold_store", "leases", "shares", "sources", "start_time", "without_text"},
     ],
