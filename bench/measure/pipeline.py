@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pymongo import MongoClient
 
-from bench.measure.plain_script import run_plain_script
+from bench.measure.beside.plain_script import run_plain_script
 from bench.parts.engine_command import EngineCommand
 from bench.parts.local_mongod import LocalMongod
 from bench.parts.tweets import documents

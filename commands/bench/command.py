@@ -89,7 +89,7 @@ def bench(
     truncate: shared.TruncateSamples = True,
     out: Annotated[Path, path_option("out", "The file that `engine run --tuned` takes.")] = Path("tuned.toml"),
     plot: Annotated[
-        Path | None, path_option("plot", "PNG of latency over throughput (needs the extra `plot`).")
+        Path | None, path_option("plot", "Curve of latency over throughput: .png or .svg (extra `plot`).")
     ] = None,
     html: Annotated[Path | None, path_option("html", "Write it as one page, with curves, to this file.")] = None,
     json_: shared.Json = False,

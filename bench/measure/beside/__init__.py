@@ -1,1 +1,1 @@
-"""Other programs doing the same job, each as its documentation says; they run in an environment of their own."""
+"""Others doing the same job, each as people write it; programs run in an environment of their own."""
