@@ -84,6 +84,7 @@ def test_what_goes_wrong_with_a_range_is_tried_again_and_changes_no_row(job: Obj
         Fault(kind="hidden", method="GET", path=r"part-1\.parquet"),
         Fault(kind="error", method="GET", path=r"part-1\.parquet", status=500, times=2),
         Fault(kind="cut", method="GET", path=r"part-0\.jsonl"),
+        Fault(kind="delay", method="GET", path=r"part-2", seconds=0.5),
         Fault(kind="error", method="GET", path=r"^/[^/]*$", status=503),  # the listing
     ]
     proxy.faults.extend(faults)
