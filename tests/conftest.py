@@ -65,7 +65,7 @@ def s3_server(name: str) -> S3Server:
     """A server by its name; the test is skipped when this machine has no such one."""
     if name != "versitygw":
         return S3Server()
-    from tests.parts.versitygw import VersityServer, versitygw_binary  # noqa: PLC0415 - it imports what signs requests
+    from tests.parts.versitygw import VersityServer, versitygw_binary
 
     binary = versitygw_binary()
     if binary is None:
