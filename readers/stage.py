@@ -73,9 +73,12 @@ def open_source(context: StageContext, settings: ReaderSettings) -> DocumentSour
     """The source that the settings name; each imports what it needs, and no other pays for that."""
     part = None if settings.part is None else Part.parse(settings.part)
     if settings.files is not None:
-        from readers.files.source import FilesSource  # noqa: PLC0415
+        from readers.files.source import FilesSource, SourceOutage  # noqa: PLC0415
 
-        return FilesSource(settings.files, text_field=settings.text_field, columns=settings.columns, part=part)
+        outage = SourceOutage(settings.max_outage_s, context.log)
+        return FilesSource(
+            settings.files, text_field=settings.text_field, columns=settings.columns, part=part, outage=outage
+        )
     from readers.mongo.source import MongoSource  # noqa: PLC0415
     from readers.mongo.work_queue import WorkQuery  # noqa: PLC0415
     from readers.preflight.without_text import LeavingOut  # noqa: PLC0415

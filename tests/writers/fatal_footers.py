@@ -1,8 +1,8 @@
 """Footers over which pyarrow ends the process that reads them: one flipped bit makes one of a sound file.
 
 Where a histogram of levels has another length than its column's levels call for, the constructor of the column's
-metadata throws, and nothing above it in pyarrow catches that (seen with 25.0 and 26.0). An old one that writes no histograms
-has none to throw over.
+metadata throws, and nothing above it in pyarrow catches that (seen with 25.0 and 26.0). An old one that writes no
+histograms has none to throw over.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def damage_fatally(content: bytes) -> bytes | None:
     """Flip the first bit of a file's footer that makes it fatal; None when there is none."""
     damaged = bytearray(content)
     schema = pq.ParquetFile(pa.BufferReader(content)).schema_arrow
-    for at in _heads_of_lists_of_numbers(content):
+    # those of the last column, which is asked for, stand last
+    for at in reversed(list(_heads_of_lists_of_numbers(content))):
         for bit in range(8):
             damaged[at] ^= 1 << bit
             if _ends_its_reader(bytes(damaged), schema):
