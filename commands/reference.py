@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from engine import __version__
 from engine.errors import Exit
 from engine.supervision.interpreter import python
 
@@ -48,7 +49,9 @@ def _names() -> list[str]:
     names = []
     for name in listed:
         inner = re.findall(r"^  ([a-z]+)  ", _help(name).partition("\nCommands:")[2], re.MULTILINE)
-        names += [f"{name} {one}" for one in inner] or [name]
+        if not inner or "Example" in _help(name):  # a group that does something by itself
+            names.append(name)
+        names += [f"{name} {one}" for one in inner]
     return names
 
 
@@ -74,7 +77,7 @@ def reference() -> str:
 def manual() -> str:
     """The page for `man engine`, in roff; help texts stand in it as they are."""
     parts = [
-        '.TH ENGINE 1 "" "embedding-engine" "User Commands"',
+        f'.TH ENGINE 1 "" "embedding-engine {__version__}" "User Commands"',
         ".SH NAME",
         "engine \\- embed documents through a fleet of embedding servers into Parquet",
         ".SH SYNOPSIS",

@@ -28,16 +28,17 @@ LAYERS: dict[str, frozenset[str]] = {
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
         {"errors", "records", "words"},
-        {"memory", "ports", "gpus", "cold_url", "part", "leases"},
+        {"memory", "ports", "gpus", "objects", "part", "leases", "ray_address"},
         {"telemetry"},
         {"ledger"},
         {"config", "recording", "exposition"},
         {"supervision"},
+        {"cluster"},
     ],
     "readers": [
         {"batching"},
         {"mongo", "files"},
-        {"preflight"},
+        {"preflight", "ranges"},
         {"settings"},
         {"stage"},
     ],
@@ -91,7 +92,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "commands": [
         {"options", "terminal", "reference"},
         {"composition"},
-        {"report", "status"},
+        {"report", "status", "cluster"},
         {
             "bench",
             "demo",
@@ -117,9 +118,9 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "bench.measure": [
         {"load"},
-        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "passes", "plain_script", "tuning"},
+        {"beside", "client_capacity", "client_cpu", "client_poison", "merge_bench", "passes", "tuning"},
         {"pipeline"},
-        {"cold_store", "leases", "shares", "start_time", "without_text"},
+        {"cold_store", "leases", "shares", "sources", "start_time", "without_text"},
     ],
     "bench.standin": [
         {"config", "errors", "http"},

@@ -125,11 +125,11 @@ def storage(before: Figures, now: Figures, _drop: float) -> Iterator[Finding]:
         for name, what in (
             ("cold_write", "seconds to write a MiB"),
             ("cold_fsync", "seconds an fsync"),
-            ("upload", "seconds an upload"),
+            ("upload", "seconds to upload a MiB"),
         )
         if grown(before[name], now[name], 1.4)
     ]
-    if slower and (over(now, "cold_io", 0.3) or over(now, "sealing", 0.3)):
+    if slower and (over(now, "cold_io", 0.3) or over(now, "sealing", 0.3) or over(now, "uploading", 0.6)):
         yield Finding(
             cause="cold_slower",
             subject="cold",
@@ -188,19 +188,26 @@ def machine(before: Figures, now: Figures, _drop: float) -> Iterator[Finding]:
 
 
 def gpus(before: Figures, now: Figures, _drop: float) -> Iterator[Finding]:
-    """Throttled GPUs of this machine: a reason that is given for more of the time than before."""
+    """Throttled GPUs of this machine: a reason that is given for more of the time than before.
+
+    A server that got slower meanwhile did so for that: the reason is told, not what it did.
+    """
+    slower = any(
+        url in before.servers and grown(before.servers[url].inference, server.inference, 1.2)
+        for url, server in now.servers.items()
+    )
     for name, share in now.values.items():
         if name.startswith("gpu-") and ".throttle" in name and share >= 0.2 and share - max(0.0, before[name]) >= 0.2:
             gpu, _, reason = name.partition(".throttle_")
             yield Finding(
                 cause="gpu_throttled",
                 subject=gpu,
-                explains=0.85,
+                explains=0.97 if slower else 0.85,
                 evidence=(
                     than_before(f"throttled ({reason}), share of the time", before[name], share, "{:.0%}"),
                     *(
                         than_before(f"{gpu} {level}", before[f"{gpu}.{level}"], now[f"{gpu}.{level}"])
-                        for level in ("temperature", "power", "utilization")
+                        for level in ("temperature", "power", "clock", "utilization")
                         if math.isfinite(now[f"{gpu}.{level}"])
                     ),
                 ),

@@ -173,13 +173,26 @@ def key(names: Sequence[str]) -> str:
     return f'<ul class="key">{items}</ul>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, anchors: Sequence[str] = ()) -> str:
-    """A table; cells are HTML, and those that begin with `<` are text that may wrap."""
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    caption: str,
+    anchors: Sequence[str] = (),
+    chosen: Sequence[bool] = (),
+) -> str:
+    """A table; cells are HTML, and those that begin with `<` are text that may wrap.
+
+    Args:
+        anchors: The `id` of each row, from the first one on.
+        chosen: Of each row, whether it stands out.
+    """
     cells = []
     for index, row in enumerate(rows):
         anchor = f' id="{anchors[index]}"' if index < len(anchors) else ""
         line = "".join(f'<td class="text">{cell}</td>' if cell.startswith("<") else f"<td>{cell}</td>" for cell in row)
-        cells.append(f"<tr{anchor}>{line}</tr>")
+        stands_out = ' class="chosen"' if index < len(chosen) and chosen[index] else ""
+        cells.append(f"<tr{anchor}{stands_out}>{line}</tr>")
     wraps = [any(row[index].startswith("<") for row in rows) for index in range(len(head))]
     top = "".join(
         f'<th scope="col"{" class=text" if wrap else ""}>{escape(name)}</th>'

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from bench.diagnosis.diagnosis import Diagnosis, diagnose
 from bench.page import when, where
-from bench.page.style import CSS
+from bench.page.document import document
 from bench.page.subject import Price, Subject
 from bench.recording.recording import Recording
 
@@ -52,19 +50,9 @@ def page(
         where.machine(subject),
         when.events(subject),
     ]
-    text = "".join(parts)
-    links = " · ".join(f'<a href="#{place}">{word}</a>' for place, word in _PLACES if f'id="{place}"' in text)
-    return _document(name, f'<nav aria-label="Sections">{links}</nav>{text}', refresh_s)
+    return _document(name, "".join(parts), refresh_s)
 
 
 def _document(name: str, body: str, refresh_s: int | None) -> str:
-    refresh = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
     title = f"Report: {name}" if name else "Report"
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"{refresh}<title>{escape(title)}</title><style>{CSS}</style></head>"
-        f"<body><header><h1>{escape(title)}</h1></header><main>{body}</main>"
-        '<footer><p class="dim">Made by <code>engine report</code>. Times are local.</p></footer></body></html>\n'
-    )
+    return document(title, body, made_by="engine report", places=_PLACES, refresh_s=refresh_s)

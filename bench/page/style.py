@@ -33,6 +33,20 @@ margin:.8rem 0}
 .band.work{fill:var(--line)}
 .tick{stroke:var(--slow);stroke-width:1.5;vector-effect:non-scaling-stroke}
 .tick.run{stroke:var(--a)}
+.plane{margin:.4rem 0 1.6rem}
+.plane .top{display:block;font-size:.85rem;color:var(--dim);margin-bottom:.3rem}
+.field{position:relative;height:22rem;background:var(--panel);border-radius:.3rem}
+.field svg{display:block;width:100%;height:100%}
+.grid{stroke:var(--line);stroke-width:1;vector-effect:non-scaling-stroke}
+.line.bar{stroke-width:1}
+.limit{stroke:var(--slow);stroke-width:1.5;stroke-dasharray:6 5;vector-effect:non-scaling-stroke}
+.dot{position:absolute;width:.6rem;height:.6rem;margin:0 0 -.3rem -.3rem;border-radius:50%}
+.dot.chosen{outline:.22rem solid var(--ink);outline-offset:.16rem;border-radius:50%}
+.ups span{position:absolute;left:.3rem;margin-bottom:.05rem;font-size:.78rem;color:var(--dim)}
+.acrosses{position:relative;height:1.3rem;font-size:.78rem;color:var(--dim)}
+.acrosses span{position:absolute;transform:translateX(-50%)}
+.acrosses span:first-child{transform:none}
+tr.chosen td{font-weight:600;background:var(--okfill)}
 .bars rect{fill:var(--a)}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}

@@ -12,6 +12,7 @@ from bench.diagnosis.causes import CAUSES, NONE
 from bench.diagnosis.diagnosis import Stretch
 from bench.diagnosis.verdict import because, clock, lost_s, told, usual_rate, verdict
 from bench.page.charts import Band, Tick, binned, line_chart, number, table
+from bench.page.document import cards, verdict_box
 from bench.page.subject import Subject
 from engine.telemetry.progress import duration
 
@@ -25,10 +26,9 @@ def summary(subject: Subject) -> str:
     run = subject.run
     sentences = verdict(subject.diagnosis)
     is_slow = any(stretch.cause not in (NONE, *_WORK) for stretch in run.stretches)
-    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     recording = subject.recording.part(run.begin, run.end)
     rows = float(recording.column("rows").sum(dtype=np.float64))
-    cards = [
+    facts = [
         ("documents embedded", number(rows)),
         ("documents a second", number(run.figures.rows_s)),
         ("tokens a second", number(run.figures.tokens_s)),
@@ -37,11 +37,7 @@ def summary(subject: Subject) -> str:
         ("servers", number(float(len(run.figures.servers)))),
         *_cost_cards(subject, rows),
     ]
-    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in cards)
-    return (
-        f'<section class="verdict{" bad" if is_slow else ""}" aria-label="Verdict">{said}</section>'
-        f'<dl class="cards">{items}</dl>'
-    )
+    return verdict_box(sentences, is_bad=is_slow) + cards(facts)
 
 
 def _cost_cards(subject: Subject, rows: float) -> Iterator[tuple[str, str]]:

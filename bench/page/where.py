@@ -11,6 +11,7 @@ import numpy as np
 from bench.diagnosis.figures import Figures, ServerFigures
 from bench.page.charts import bar_chart, key, line_chart, number, share_bar, table
 from bench.page.subject import Subject
+from bench.recording.recording import Recording
 
 _ANSWER = ("queue", "tokenization", "inference", "network")
 GIB, MIB = 1 << 30, 1 << 20
@@ -145,6 +146,7 @@ def files(subject: Subject) -> str:
         ("seconds to write a MiB", number(figures["cold_write"])),
         ("seconds an fsync, cold", number(figures["cold_fsync"])),
         ("seconds an fsync, hot", number(figures["hot_fsync"])),
+        *_uploads(figures, recording),
         ("free on cold", f"{figures['cold_free'] / GIB:,.1f} GiB"),
         ("free on hot", f"{figures['hot_free'] / GIB:,.1f} GiB"),
         ("documents marked", number(totals["marks.rows"])),
@@ -161,6 +163,16 @@ def files(subject: Subject) -> str:
     )
     shown = table(["what", "how much"], cells, caption="In the last run")
     return f'<section><h2 id="files">Files and marks</h2>{shown}{behind}</section>'
+
+
+def _uploads(figures: Figures, recording: Recording) -> Iterator[tuple[str, str]]:
+    """What went to a cold store; nothing where cold storage is a folder."""
+    totals = [float(recording.column(f"writer.{name}").sum()) for name in ("uploads", "upload_bytes", "upload_retries")]
+    if any(totals):
+        yield "uploads to the cold store", number(totals[0])
+        yield "bytes uploaded", f"{totals[1] / MIB:,.1f} MiB"
+        yield "seconds to upload a MiB", number(figures["upload"])
+        yield "uploads repeated", number(totals[2])
 
 
 def machine(subject: Subject) -> str:

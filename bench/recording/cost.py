@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.recording.history import History
 from engine.recording.machine import Machine
-from engine.recording.recorder import EVERY_S, FIRST_EVERY_S, FIRST_S
+from engine.recording.recorder import EVERY_S, FIRST_S, first_every_s
 from engine.recording.sampling import Sampler
 
 RATES = (2_600, 28_000)
@@ -89,7 +89,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what the recording of a run costs.")
     parser.add_argument("--servers", type=int, default=4)
     given = parser.parse_args()
-    for every_s, when in ((FIRST_EVERY_S, f"the first {FIRST_S:.0f} s"), (EVERY_S, "from then on")):
+    for every_s, when in (
+        (first_every_s(given.servers), f"the first {FIRST_S:.0f} s"),
+        (EVERY_S, "from then on"),
+    ):
         spent_us, size = measure(given.servers, int(every_s))
         of_documents = ", ".join(f"{spent_us / rate:.3f} us a document at {rate:,}/s" for rate in RATES)
         sys.stdout.write(

@@ -9,6 +9,7 @@ from typing import Any
 from bench.tuner.measure.probe import embed_each
 from bench.tuner.report import side_by_side
 from bench.tuner.report.agreement import Agreement, agreement_of
+from bench.tuner.report.page import Table
 from bench.tuner.tuning import Outcome
 from commands.options.secrets import ServerSecrets
 from engine.errors import ConfigError, ServersUnavailable
@@ -59,6 +60,18 @@ def agreement_between(
         return agreement_of(embed_each(*first, texts), embed_each(*second, texts))
     except ServersUnavailable:
         return None
+
+
+def as_table(first: Outcome, comparison: Comparison) -> Table:
+    """Both, for the page."""
+    other = comparison.outcome
+    return Table(
+        place="compared",
+        title="Both fleets",
+        head=("", "--tei-urls", "--against"),
+        rows=side_by_side.rows_of(first, other),
+        sentences=side_by_side.conclusions(first, other, comparison.agreement),
+    )
 
 
 def as_text(first: Outcome, comparison: Comparison) -> str:

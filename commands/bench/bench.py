@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from bench.tuner.measure.probe import probe
 from bench.tuner.measure.visit import Visit
 from bench.tuner.report import report
-from bench.tuner.report.plot import require_plotting, write_png
+from bench.tuner.report.page import Table, page, write_page
+from bench.tuner.report.plot import require_plotting, write_curve
 from bench.tuner.report.tuned import Tuned, TunedServer, servers_of, write_tuned
 from bench.tuner.texts.files import MAX_TEXTS, read_texts
 from bench.tuner.tuning import Outcome, Tuning, TuningPlan
@@ -48,7 +50,8 @@ class BenchConfig:
         plan: The search.
         texts: File with texts, or None to sample the collection.
         out: The file for `engine run --tuned`.
-        plot: The PNG, or None.
+        plot: The picture of the curve, or None.
+        html: The page, or None.
         against: URLs of a second fleet to compare with, or none.
     """
 
@@ -57,6 +60,7 @@ class BenchConfig:
     texts: Path | None
     out: Path
     plot: Path | None
+    html: Path | None = None
     against: tuple[str, ...] = ()
 
 
@@ -107,6 +111,8 @@ def prepare(config: BenchConfig, secrets: RunSecrets) -> tuple[ClientSettings, l
     if config.plot is not None:
         _require_folder("--plot", config.plot)
         require_plotting()
+    if config.html is not None:
+        _require_folder("--html", config.html)
     mine, _ = secrets_of_both(secrets.servers, len(config.run.servers.urls), len(config.against))
     settings = client_settings(config.run, dataclasses.replace(secrets, servers=mine))
     if config.texts is not None:
@@ -117,18 +123,21 @@ def prepare(config: BenchConfig, secrets: RunSecrets) -> tuple[ClientSettings, l
     return settings, texts
 
 
-def write_down(config: BenchConfig, result: BenchResult, server: TunedServer | None = None) -> BenchResult:
+def write_down(
+    config: BenchConfig, result: BenchResult, server: TunedServer | None = None, tables: Sequence[Table] = ()
+) -> BenchResult:
     """The result of a search that came to its end, with its files; one that did not is left as it is.
 
     Args:
         server: How the servers were started, when that was looked for.
+        tables: What else the page shall show.
 
     Raises:
         SinkError: a file cannot be written.
     """
     if result.exit_code is not Exit.DONE:
         return result
-    written = _write_plot(config.plot, result.outcome)
+    written = (*_write_plot(config.plot, result.outcome), *_write_page(config.html, result, tables))
     if result.outcome.findings.chosen is None:
         return dataclasses.replace(result, exit_code=Exit.NO_OPERATING_POINT, written=written)
     return dataclasses.replace(result, written=(*written, *_write_tuned(config.out, result.outcome, server)))
@@ -303,9 +312,23 @@ def _write_plot(path: Path | None, outcome: Outcome) -> tuple[Path, ...]:
         return ()
     findings = outcome.findings
     try:
-        write_png(path, list(findings.records.values()), findings.chosen, outcome.plan.tune.target_p95_s)
+        write_curve(path, list(findings.records.values()), findings.chosen, outcome.plan.tune.target_p95_s)
     except OSError as error:
         raise SinkError(f"--plot {path} cannot be written ({error.strerror})") from error
+    return (path,)
+
+
+def _write_page(path: Path | None, result: BenchResult, tables: Sequence[Table]) -> tuple[Path, ...]:
+    if path is None:
+        return ()
+    compared = result.comparison
+    if compared is not None:
+        tables = (*tables, against.as_table(result.outcome, compared))
+    text = page(result.outcome, other=None if compared is None else compared.outcome, tables=tables)
+    try:
+        write_page(path, text)
+    except OSError as error:
+        raise SinkError(f"--html {path} cannot be written ({error.strerror})") from error
     return (path,)
 
 

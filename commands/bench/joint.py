@@ -14,6 +14,7 @@ from bench.fleet.plan import FleetPlan
 from bench.tuner.joint.joint import JointFindings, JointSearch, Tried
 from bench.tuner.joint.settings import Axis, Setting, count_settings
 from bench.tuner.measure.visit import Point
+from bench.tuner.report.page import Table
 from bench.tuner.report.tuned import TunedServer
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.record import Record
@@ -103,9 +104,8 @@ def find_joint_point(
     flags = {**plan.flags, **dict(setting.values)}
     server = TunedServer(backend=plan.backend, flags=" ".join(as_words(flags))) if best is not None else None
     result = BenchResult(outcome=outcomes[setting], exit_code=code, sentence=sentence)
-    return write_down(config, result, server), SettingsTried(
-        axes=axes, findings=search.findings, flags=server.flags if server is not None else None
-    )
+    tried = SettingsTried(axes=axes, findings=search.findings, flags=server.flags if server is not None else None)
+    return write_down(config, result, server, [as_table(tried)]), tried
 
 
 def _tell(tried: Tried) -> None:
@@ -119,6 +119,22 @@ def _result(tried: Tried) -> str:
     if tried.left_at_per_s is not None:
         return f"left: its servers are full at {tried.left_at_per_s:,.0f} documents/s"
     return "searched" if tried.chosen is not None else "no point holds the target"
+
+
+def as_table(tried: SettingsTried) -> Table:
+    """The settings, for the page."""
+    rows = []
+    for one in tried.findings.tried:
+        cells = ["-"] * 4
+        if one.chosen is not None:
+            point = one.chosen.point
+            cells = [f"{one.per_s:,.0f}", str(point.batch_size), str(point.concurrency), f"{one.chosen.p_s(0.95):.3f}"]
+        what = "best" if one is tried.findings.best else _result(one)
+        rows.append([str(one.setting), *cells, what])
+    left = count_settings(tried.axes) - len(tried.findings.tried)
+    said = [f"{left} of {count_settings(tried.axes)} settings were not started: what is known rules them out."]
+    head = ("server flags", "documents/s", "batch size", "concurrency", "p95 (s)", "result")
+    return Table(place="settings", title="Server flags", head=head, rows=rows, sentences=said if left else ())
 
 
 def as_text(tried: SettingsTried) -> str:

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from engine.exposition.buckets import cumulative
 from engine.exposition.counting import Accumulated
-from engine.exposition.families import DEPRECATED, FAMILIES, PHASES, STATES, Family
+from engine.exposition.families import DEPRECATED, FAMILIES, PHASES, STATES, THROTTLES, Family
 from engine.memory.channels import Message
 from engine.records import QUARANTINE_REASONS
 from engine.telemetry.logs import redact
@@ -89,6 +89,7 @@ class RunCollector(Collector):
             of_run += _of_run(self._figures)
             of_run += _of_documents(self._figures, self._reader.total, [c.total for c in self._clients.values()])
             of_run += _of_stages(self._figures, self._reader, self._writer, list(self._clients.values()))
+            of_run += _of_gpus(self._figures.get("gpus", ()))
             of_run += _deprecated(self._figures)
             for role, client in self._clients.items():
                 of_run += _of_server(_url(role, client), client, self._error_kinds)
@@ -179,6 +180,13 @@ def _of_stages(
     for process, facts in (("supervisor", figures), ("writer", written)):
         yield "engine_fsyncs_total", {"process": process}, facts.get("fsyncs", 0)
         yield "engine_fsync_seconds_total", {"process": process}, facts.get("fsync_s", 0.0)
+    for name, key in (
+        ("s", "uploads"),
+        ("_bytes", "upload_bytes"),
+        ("_seconds", "upload_s"),
+        ("_retries", "upload_retries"),
+    ):
+        yield f"engine_upload{name}_total", {}, written.get(key, 0)
     cpu_s = {"reader": read, "writer": written, "supervisor": figures}
     for process, facts in cpu_s.items():
         yield "engine_process_cpu_seconds_total", {"process": process}, facts.get("cpu_s", 0.0)
@@ -216,6 +224,24 @@ def _of_phases(server: Labels, total: Message) -> Iterator[Sample]:
     told = total.get("server_times", {})
     for phase in ("queue", "tokenization", "inference"):
         yield "engine_server_request_phase_seconds_total", {**server, "phase": phase}, told.get(f"{phase}_s", 0.0)
+
+
+def _of_gpus(gpus: Sequence[dict[str, Any]]) -> Iterator[Sample]:
+    for gpu in gpus:
+        labels = {"gpu": str(gpu["index"]), "server": redact(gpu["server"] or "")}
+        for name, key, factor in (
+            ("utilization_ratio", "utilization", 1),
+            ("power_watts", "power_w", 1),
+            ("power_limit_watts", "power_limit_w", 1),
+            ("clock_hertz", "clock_mhz", 1_000_000),
+            ("temperature_celsius", "temperature_c", 1),
+            ("memory_used_bytes", "memory_used_bytes", 1),
+            ("memory_bytes", "memory_total_bytes", 1),
+        ):
+            if gpu[key] is not None:
+                yield f"engine_gpu_{name}", labels, gpu[key] * factor
+        for words, reason in THROTTLES.items():
+            yield "engine_gpu_throttled", {**labels, "reason": reason}, float(words in gpu["throttled"])
 
 
 def _deprecated(figures: dict[str, Any]) -> Iterator[Sample]:

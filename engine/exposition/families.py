@@ -18,6 +18,16 @@ STATES = ("ok", "out", "probing")
 """Values of the label `state` of `engine_server_state`."""
 
 
+THROTTLES = {
+    "power cap": "power_cap",
+    "hardware slowdown": "hardware_slowdown",
+    "heat": "heat",
+    "heat (hardware)": "heat_hardware",
+    "power brake": "power_brake",
+}
+"""Values of the label `reason` of `engine_gpu_throttled` by the words of `engine.gpus.nvml`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """A metric family.
@@ -75,6 +85,10 @@ _OF_STAGES = (
     Family("engine_write_seconds_total", "counter", "Time that they took."),
     Family("engine_fsyncs_total", "counter", "Calls that made files durable, by process.", ("process",)),
     Family("engine_fsync_seconds_total", "counter", "Time that they took.", ("process",)),
+    Family("engine_uploads_total", "counter", "Shards that a cold store has got; 0 where cold is a folder."),
+    Family("engine_upload_bytes_total", "counter", "Bytes of these shards."),
+    Family("engine_upload_seconds_total", "counter", "Time that uploads took, those under way included."),
+    Family("engine_upload_retries_total", "counter", "Uploads that the store did not take at once, by try."),
 )
 _OF_SERVERS = (
     Family("engine_server_up", "gauge", "1 while documents may be sent to a server, else 0.", ("server",)),
@@ -101,8 +115,23 @@ _OF_SERVERS = (
         ("server", "phase"),
     ),
 )
+_OF_GPUS = (
+    Family("engine_gpu_utilization_ratio", "gauge", "Share of the time in which it worked.", ("gpu", "server")),
+    Family("engine_gpu_power_watts", "gauge", "Power that it draws.", ("gpu", "server")),
+    Family("engine_gpu_power_limit_watts", "gauge", "Power that it may draw.", ("gpu", "server")),
+    Family("engine_gpu_clock_hertz", "gauge", "Clock of its multiprocessors.", ("gpu", "server")),
+    Family("engine_gpu_temperature_celsius", "gauge", "Its temperature.", ("gpu", "server")),
+    Family("engine_gpu_memory_used_bytes", "gauge", "Its memory in use.", ("gpu", "server")),
+    Family("engine_gpu_memory_bytes", "gauge", "All of its memory.", ("gpu", "server")),
+    Family(
+        "engine_gpu_throttled",
+        "gauge",
+        "1 for a reason for which it runs slower than it could, 0 for the others.",
+        ("gpu", "server", "reason"),
+    ),
+)
 
-FAMILIES = (*_OF_RUN, *_OF_DOCUMENTS, *_OF_STAGES, *_OF_SERVERS)
+FAMILIES = (*_OF_RUN, *_OF_DOCUMENTS, *_OF_STAGES, *_OF_SERVERS, *_OF_GPUS)
 
 DEPRECATED = (
     Family("engine_embedded_documents", "gauge", "Use engine_documents_embedded_total."),

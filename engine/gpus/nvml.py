@@ -44,6 +44,7 @@ class GpuSample:
         utilization: Share of the last moments in which it worked, 0 to 1.
         memory_used_bytes, memory_total_bytes: Its memory.
         power_w, power_limit_w: Watts drawn, and allowed.
+        clock_mhz: Of its multiprocessors.
         temperature_c: Degrees Celsius.
         throttled: Why it runs slower than it could, in words; empty when it does not.
         pids: Processes that compute on it.
@@ -58,6 +59,7 @@ class GpuSample:
     memory_total_bytes: int | None = None
     power_w: float | None = None
     power_limit_w: float | None = None
+    clock_mhz: int | None = None
     temperature_c: int | None = None
     throttled: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
@@ -75,6 +77,7 @@ class GpuSample:
             "memory_total_bytes": self.memory_total_bytes,
             "power_w": self.power_w,
             "power_limit_w": self.power_limit_w,
+            "clock_mhz": self.clock_mhz,
             "temperature_c": self.temperature_c,
             "throttled": list(self.throttled),
         }
@@ -159,6 +162,7 @@ def _sample(nvml: ModuleType, index: int, handle: Any) -> GpuSample:
         memory_total_bytes=None if memory is None else int(memory.total),
         power_w=None if power_mw is None else power_mw / 1000,
         power_limit_w=None if limit_mw is None else limit_mw / 1000,
+        clock_mhz=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         temperature_c=ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
         throttled=tuple(words for name, words in _THROTTLES.items() if reasons & getattr(nvml, name)),
         pids=tuple(process.pid for process in ask("nvmlDeviceGetComputeRunningProcesses") or ()),

@@ -36,14 +36,15 @@ CLIENT_COUNTS = (
 SERVER_TIMES = ("queue_s", "tokenization_s", "inference_s")
 CLIENT_LEVELS = ("in_flight", "window")
 WRITER_COUNTS = (
-    *("rows", "shards", "bytes", "writes", "write_s", "fsyncs", "fsync_s", "uploads", "upload_s"),
-    *("ring_wait_s", "busy_s", "cpu_s"),
+    *("rows", "shards", "bytes", "writes", "write_s", "fsyncs", "fsync_s"),
+    *("uploads", "upload_s", "upload_bytes", "upload_retries", "ring_wait_s", "busy_s", "cpu_s"),
 )
 RINGS = ("documents_ready", "vectors_ready", "vectors_busy")
 PHASES = ("running", "delivering")
 GPU_LEVELS = {
     "utilization": "utilization",
     "power": "power_w",
+    "clock": "clock_mhz",
     "temperature": "temperature_c",
     "memory": "memory_used_bytes",
 }

@@ -136,9 +136,10 @@ class History:
         """
         self._folder.mkdir(mode=0o750, exist_ok=True)
         self._series["fine"].append(sample, servers)
-        for name, merged in self._merged.items():
-            if (full := merged.add(sample)) is not None:
-                self._series[name].append(full, servers)
+        found: Sample | None = sample
+        for name, merged in self._merged.items():  # each is made of the one before it: few are added up often
+            if found is not None and (found := merged.add(found)) is not None:
+                self._series[name].append(found, servers)
 
     def note(self, event: dict[str, object]) -> None:
         """Append an event.
@@ -158,9 +159,12 @@ class History:
         Raises:
             OSError: it cannot be written.
         """
+        finer: Sample | None = None
         for name, merged in self._merged.items():
-            if (rest := merged.take()) is not None:
-                self._series[name].append(rest, servers)
+            full = merged.add(finer) if finer is not None else None
+            finer = full if full is not None else merged.take()
+            if finer is not None:
+                self._series[name].append(finer, servers)
 
     def close(self) -> None:
         """Close the files."""

@@ -25,10 +25,17 @@ _log = logging.getLogger("engine.recorder")
 FIRST_EVERY_S, FIRST_S = 1.0, 300.0
 """A run that is young is looked at closely, so that a short one can be judged too."""
 EVERY_S = 5.0
+SERVERS_A_SECOND = 16
+"""A sample costs by the server: of a larger fleet there is one every so many seconds more."""
 _RETRY_S = 60.0
 _MOST_WAITING = 64
 _LEAVE_S = 2.0
 _SLACK_S = 0.4  # figures come about once a second, never on the dot
+
+
+def first_every_s(n_servers: int) -> float:
+    """Seconds between samples of a young run."""
+    return min(EVERY_S, FIRST_EVERY_S * max(1.0, n_servers / SERVERS_A_SECOND))
 
 
 class Recorder:
@@ -50,6 +57,7 @@ class Recorder:
         self._retry_s = 0.0
         self._has_complained = False
         self._phase: str | None = None
+        self._gpus: dict[int, str] = {}
         self._waiting: queue.Queue[tuple[str, dict[str, Any], float] | None] = queue.Queue(_MOST_WAITING)
         self.note("new_run", cores=os.cpu_count(), **facts)
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
@@ -96,11 +104,20 @@ class Recorder:
         if figures["phase"] != self._phase:
             self._phase = figures["phase"]
             self._write({"at": figures["at"], "event": "phase", "phase": self._phase})
-        every_s = FIRST_EVERY_S if now_s - self._began_s < FIRST_S else EVERY_S
+        for gpu in figures.get("gpus", ()):
+            self._see_gpu(figures["at"], gpu)
+        every_s = first_every_s(len(figures["clients"])) if now_s - self._began_s < FIRST_S else EVERY_S
         if self._sampler.seconds_since(now_s) >= every_s - _SLACK_S or figures.get("exit") is not None:
             self._take(figures, now_s)
         if figures.get("exit") is not None:
             self._write({"at": figures["at"], "event": "end", "exit": figures["exit"], "why": _why(figures)})
+
+    def _see_gpu(self, at: float, gpu: dict[str, Any]) -> None:
+        """Write down, once, which server works on a GPU."""
+        if gpu["server"] and self._gpus.get(gpu["index"]) != gpu["server"]:
+            self._gpus[gpu["index"]] = gpu["server"]
+            facts = {"index": gpu["index"], "name": gpu["name"], "url": redact(gpu["server"])}
+            self._write({"at": at, "event": "gpu", **facts})
 
     def _take(self, figures: dict[str, Any], now_s: float) -> None:
         levels = self._machine.look()

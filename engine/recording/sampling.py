@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.recording.fields import FROM_BEFORE, child_counts, levels, run_counts
-from engine.telemetry.metrics import LatencyHistogram
+from engine.telemetry.metrics import quantiles
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,9 +131,11 @@ class Sampler:
     def _add(self, counters: dict[str, float], before: dict[str, float]) -> None:
         """Add what counters have grown by; one that fell begins anew (a crash took back what was not committed)."""
         counts = self._counts
+        known, told = before.get, counts.get
         for name, value in counters.items():
-            counts[name] = counts.get(name, 0.0) + max(0.0, value - before.get(name, 0.0))
-            before[name] = value
+            added = value - known(name, 0.0)
+            counts[name] = told(name, 0.0) + added if added > 0.0 else told(name, 0.0)
+        before.update(counters)
 
     def seconds_since(self, now_s: float) -> float:
         """Seconds since the last sample."""
@@ -159,9 +161,11 @@ class Sampler:
 
     def _latency_of(self, role: str, counts: dict[str, int]) -> dict[str, float]:
         """Median and 95th percentile of the requests that were answered since the last sample."""
-        before = self._latency.get(role, {})
-        new = {bucket: count - before.get(bucket, 0) for bucket, count in counts.items()}
+        known = self._latency.get(role, {}).get
         self._latency[role] = counts
-        histogram = LatencyHistogram.from_sparse({bucket: count for bucket, count in new.items() if count > 0})
-        p50, p95 = histogram.quantile(0.5), histogram.quantile(0.95)
-        return {} if p50 is None or p95 is None else {f"{role}.p50": p50, f"{role}.p95": p95}
+        new = [(int(bucket), count - was) for bucket, count in counts.items() if count > (was := known(bucket, 0))]
+        if not new:
+            return {}
+        new.sort()
+        p50, p95 = quantiles(new, (0.5, 0.95))
+        return {f"{role}.p50": p50, f"{role}.p95": p95}

@@ -19,6 +19,28 @@ def upper_bound(bucket: int) -> float:
     return float(_FLOOR_S * _GROWTH**bucket)
 
 
+def quantiles(counts: Sequence[tuple[int, int]], shares: Sequence[float]) -> list[float]:
+    """The latencies in seconds that shares of all do not exceed, as `LatencyHistogram.quantile` has them.
+
+    Args:
+        counts: Buckets in order with their counts, none of which is 0; at least one.
+        shares: In order.
+    """
+    total = sum([count for _, count in counts])
+    found: list[float] = []
+    at, seen = 0, 0
+    bucket, count = counts[0]
+    for share in shares:
+        rank = max(1, math.ceil(share * total))
+        while seen + count < rank:
+            seen += count
+            at += 1
+            bucket, count = counts[at]
+        part = (rank - seen - 0.5) / count
+        found.append(float(_FLOOR_S * _GROWTH ** (bucket - 1 + part)))
+    return found
+
+
 class LatencyHistogram:
     """Counts of latencies in buckets that grow by 5%, so that histograms of several processes can be added."""
 
@@ -44,17 +66,8 @@ class LatencyHistogram:
         Within a bucket latencies are taken as spread evenly by ratio. The result is off by less than the bucket's 5%
         either way, and by its middle, not by its edge, when a bucket holds a single one.
         """
-        total = sum(self.counts)
-        if not total:
-            return None
-        rank = max(1, math.ceil(share * total))
-        seen = 0
-        for bucket, count in enumerate(self.counts):
-            if seen + count >= rank:
-                part = (rank - seen - 0.5) / count
-                return float(_FLOOR_S * _GROWTH ** (bucket - 1 + part))
-            seen += count
-        return None
+        counts = [(bucket, count) for bucket, count in enumerate(self.counts) if count]
+        return quantiles(counts, (share,))[0] if counts else None
 
     def sparse(self) -> dict[str, int]:
         """The counts that are not zero, for a message."""

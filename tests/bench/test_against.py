@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,7 @@ def config(urls: tuple[str, ...], against: tuple[str, ...], texts: Path) -> comm
         texts=texts,
         out=texts.parent / "tuned.toml",
         plot=None,
+        html=texts.parent / "tuning.html",
         against=against,
     )
 
@@ -71,7 +74,10 @@ def test_both_fleets_are_tuned_and_told_side_by_side(fleets: tuple[StandinFleet,
     assert "--tei-urls, tei 1.9.3" in told
     assert "--against, vllm 0.11.0" in told
     assert found["conclusions"][0] in told
-    assert [path.name for path in result.written] == ["tuned.toml"]
+    assert [path.name for path in result.written] == ["tuning.html", "tuned.toml"]
+    page = (texts.parent / "tuning.html").read_text(encoding="utf-8")
+    assert escape(found["conclusions"][0]) in page
+    assert page.count("<h2") == len(set(re.findall(r'<h2 id="([^"]+)"', page)))
 
 
 def test_a_second_fleet_that_does_not_answer_costs_no_tuning_of_the_first(

@@ -75,18 +75,21 @@ def test_a_point_is_chosen_written_down_and_known_to_be_of_this_fleet(
     fleet: StandinFleet, texts: Path, tmp_path: Path
 ) -> None:
     """And the picture beside it."""
-    settings = dataclasses.replace(config(fleet.urls, texts), plot=tmp_path / "curve.png")
+    settings = dataclasses.replace(config(fleet.urls, texts), plot=tmp_path / "curve.png", html=tmp_path / "page.html")
 
     result = command.find_operating_point(settings, SECRETS)
 
     assert result.exit_code is Exit.DONE
-    assert result.written == (tmp_path / "curve.png", settings.out)
+    assert result.written == (tmp_path / "curve.png", tmp_path / "page.html", settings.out)
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     chosen = result.outcome.findings.chosen
     assert chosen is not None
     tuned = read_tuned(settings.out)
     assert (tuned.batch_size, tuned.concurrency) == (chosen.point.batch_size, chosen.point.concurrency)
     assert tuned.max_concurrency >= tuned.concurrency
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"<dd>{chosen.point.batch_size} x {chosen.point.concurrency}</dd>" in page
+    assert all(url in page for url in fleet.urls)
     now = examine(ClientSettings(urls=fleet.urls, batch_size=4))
     assert fleet_changes(tuned, now) == []
     assert f"Wrote {settings.out}." in command.as_text(result)

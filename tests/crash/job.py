@@ -65,6 +65,7 @@ class Job:
     environment: dict[str, str] = field(default_factory=dict)
     hot: Path | None = None
     cold: Path | None = None
+    module: str = "cli"
 
     @property
     def folders(self) -> RunFolders:
@@ -82,7 +83,7 @@ class Job:
         """Start a command in a session of its own."""
         folders = self.folders
         return subprocess.Popen(
-            [sys.executable, "-m", "cli", *arguments],
+            [sys.executable, "-m", self.module, *arguments],
             env={
                 **os.environ,
                 "ENGINE_MONGO_URI": self.uri,

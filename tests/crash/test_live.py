@@ -20,6 +20,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from bench.standin import StandinFleet
 from engine.exposition.families import DEPRECATED, FAMILIES
 from tests.crash.job import SLOW, Job, finish, full_speed, slow_down, tweets, wait_for_commit, wait_until
+from tests.parts.gpus import write_gpus
 from tests.parts.promql import Series, found, scraped
 
 OPS = Path(__file__).resolve().parents[2] / "ops"
@@ -71,6 +72,8 @@ def shown(series: list[Series]) -> set[str]:
 
 def test_a_run_tells_people_and_monitoring_how_it_goes_and_is_none_the_worse(job: Job, fleet: StandinFleet) -> None:
     """Page, metrics, health and status; each query of the dashboard and each alert would return data of that run."""
+    job.module = "tests.parts.gpus"
+    job.environment = {"FAKE_NVML": str(write_gpus(job.folder, {"reasons": 0x20, "pids": [fleet.pid]}))}
     with midway(job, fleet, "--log-format", "json") as (process, url):
         watching = job.start("status", "--watch", "--json")
         everything = {family.name for family in (*FAMILIES, *DEPRECATED)}

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 Series = frozenset[tuple[str, str]]
 """The labels of one series; its name is the label `__name__`."""
 
-_OF_SERIES = {"rate", "increase", "histogram_quantile"}
+_OF_SERIES = {"rate", "increase", "avg_over_time", "histogram_quantile"}
 
 
 def scraped(text: str) -> list[Series]:

@@ -51,6 +51,8 @@ class Shipping:
         self._done: queue.SimpleQueue[Shipped] = queue.SimpleQueue()
         self._pending = 0
         self._pending_bytes = 0
+        self._uploaded_bytes = 0
+        self._n_retries = 0
         self._watches = [Stopwatch() for _ in range(UPLOADS)]
         for number, watch in enumerate(self._watches):
             # daemons: nothing waits for an upload that nobody wants any more
@@ -67,10 +69,12 @@ class Shipping:
         return self._pending_bytes
 
     def figures(self) -> dict[str, float]:
-        """Uploads that are over, and the seconds of all, those under way too."""
+        """Uploads that are over, and the seconds of all, those under way too; bytes and retries as far as collected."""
         return {
             "uploads": sum(watch.count for watch in self._watches),
             "upload_s": sum(watch.seconds for watch in self._watches),
+            "upload_bytes": self._uploaded_bytes,
+            "upload_retries": self._n_retries,
         }
 
     def submit(self, facts: ShardFacts, ranges: Ranges) -> None:
@@ -86,11 +90,14 @@ class Shipping:
             results.append(self._done.get())
         self._pending -= len(results)
         self._pending_bytes -= sum(result.facts.bytes for result in results)
+        self._uploaded_bytes += sum(result.facts.bytes for result in results if result.error is None)
         return results
 
     def retries(self) -> list[tuple[str, str]]:
         """Where and why uploads had to be tried again since the last call."""
-        return [self._retries.get() for _ in range(self._retries.qsize())]
+        told = [self._retries.get() for _ in range(self._retries.qsize())]
+        self._n_retries += len(told)
+        return told
 
     def hot_bytes(self) -> int:
         """Bytes of whole shards on hot, of this ledger or another, that are not settled yet."""

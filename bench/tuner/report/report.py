@@ -38,16 +38,17 @@ def as_text(outcome: Outcome) -> str:
 def table(outcome: Outcome) -> list[str]:
     """A line for each point, by batch size and concurrency; the chosen one is marked."""
     findings = outcome.findings
-    rows = [[*_cells(record, findings), _remark(record, outcome)] for _, record in sorted(findings.records.items())]
+    rows = [[*cells(record, findings), remark(record, outcome)] for _, record in sorted(findings.records.items())]
     widths = [max(len(name), *(len(row[at]) for row in rows)) if rows else len(name) for at, name in enumerate(COLUMNS)]
     lines = ["  ".join(name.rjust(width) for name, width in zip(COLUMNS, widths, strict=True))]
-    for *cells, remark in rows:
-        line = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        lines.append(f"{line}  {remark}".rstrip())
+    for *figures, said in rows:
+        line = "  ".join(cell.rjust(width) for cell, width in zip(figures, widths, strict=True))
+        lines.append(f"{line}  {said}".rstrip())
     return lines
 
 
-def _cells(record: Record, findings: Findings) -> list[str]:
+def cells(record: Record, findings: Findings) -> list[str]:
+    """The figures of a point, one for each of `COLUMNS`."""
     p50_s, p95_s = record.p_s(0.5), record.p_s(0.95)
     return [
         str(record.point.batch_size),
@@ -61,7 +62,8 @@ def _cells(record: Record, findings: Findings) -> list[str]:
     ]
 
 
-def _remark(record: Record, outcome: Outcome) -> str:
+def remark(record: Record, outcome: Outcome) -> str:
+    """What a point came to, in words: `<- chosen`, why it was left early, or nothing."""
     if record is outcome.findings.chosen:
         return "<- chosen"
     target_s = outcome.plan.tune.target_p95_s

@@ -25,7 +25,7 @@ def as_text(one: Outcome, other: Outcome, agreement: Agreement | None) -> str:
         report.as_text(other),
         "",
     ]
-    rows = [("", "--tei-urls", "--against"), *_rows(one, other)]
+    rows = [("", "--tei-urls", "--against"), *rows_of(one, other)]
     widths = [max(len(row[at]) for row in rows) for at in range(3)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += ["", *conclusions(one, other, agreement)]
@@ -81,7 +81,8 @@ def _what(outcome: Outcome) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _rows(one: Outcome, other: Outcome) -> list[tuple[str, str, str]]:
+def rows_of(one: Outcome, other: Outcome) -> list[tuple[str, str, str]]:
+    """The figures of both, a name and two cells each."""
     pairs = [(outcome, outcome.findings.chosen) for outcome in (one, other)]
 
     def row(name: str, *cells: str) -> tuple[str, str, str]:

@@ -14,13 +14,28 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from engine.exposition.buckets import BOUNDS, EDGES, cumulative
 from engine.exposition.collector import RunCollector
 from engine.exposition.counting import added
-from engine.exposition.families import DEPRECATED, FAMILIES, PHASES, Family
+from engine.exposition.families import DEPRECATED, FAMILIES, PHASES, THROTTLES, Family
+from engine.gpus import nvml
+from engine.recording import fields
 from engine.supervision.lifecycle import Phase
 from engine.telemetry import logs
 from engine.telemetry.metrics import LatencyHistogram
 from tests.parts.promql import scraped
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+
+GPU = {
+    "index": 1,
+    "server": "http://gpu:80",
+    "utilization": 0.97,
+    "memory_used_bytes": 6 << 30,
+    "memory_total_bytes": 24 << 30,
+    "power_w": 310.0,
+    "power_limit_w": 350.0,
+    "clock_mhz": 1980,
+    "temperature_c": 71,
+    "throttled": ["heat (hardware)"],
+}
 
 
 def figures(generation: int = 1, rows: int = 0, **client: Any) -> dict[str, Any]:
@@ -55,6 +70,7 @@ def figures(generation: int = 1, rows: int = 0, **client: Any) -> dict[str, Any]
         "reader": {"rows_read": rows},
         "writer": {"open_rows": 3, "bytes": 10},
         "clients": {"client-0": facts},
+        "gpus": [GPU],
     }
 
 
@@ -142,6 +158,35 @@ def test_latencies_are_counted_up_to_each_bound() -> None:
     assert (counts[BOUNDS[0]], counts["+Inf"]) == (1, 5)
     assert counts[next(bound for bound in BOUNDS if float(bound) > 0.012)] == 3
     assert counts[BOUNDS[-1]] == 4
+
+
+def test_a_gpu_is_shown_with_its_server_and_what_it_does_not_say_is_absent(collector: RunCollector) -> None:
+    silent = {**GPU, "index": 2, "server": None, "power_w": None, "throttled": []}
+    collector.update({**figures(), "gpus": [GPU, silent]})
+    found = values(collector)
+
+    assert found['engine_gpu_power_watts{gpu="1",server="http://gpu:80"}'] == 310
+    assert found['engine_gpu_clock_hertz{gpu="1",server="http://gpu:80"}'] == 1.98e9
+    reasons = {name: value for name, value in found.items() if name.startswith('engine_gpu_throttled{gpu="1"')}
+    assert {name for name, value in reasons.items() if value} == {
+        'engine_gpu_throttled{gpu="1",reason="heat_hardware",server="http://gpu:80"}'
+    }
+    assert 'engine_gpu_temperature_celsius{gpu="2",server=""}' in found
+    assert 'engine_gpu_power_watts{gpu="2",server=""}' not in found
+
+
+def test_uploads_are_counted_over_all_generations(collector: RunCollector) -> None:
+    for generation, uploads in ((1, 3), (2, 2)):
+        writer = {"uploads": uploads, "upload_bytes": 10 * uploads, "upload_s": 0.5 * uploads, "upload_retries": 1}
+        collector.update({**figures(generation), "writer": writer})
+    found = values(collector)
+
+    assert (found["engine_uploads_total"], found["engine_upload_bytes_total"]) == (5, 50)
+    assert (found["engine_upload_seconds_total"], found["engine_upload_retries_total"]) == (2.5, 2)
+
+
+def test_reasons_of_throttling_have_a_label_each() -> None:
+    assert set(THROTTLES) == set(nvml._THROTTLES.values()) == set(fields.THROTTLES)
 
 
 def test_a_secret_in_a_url_is_not_shown(collector: RunCollector, monkeypatch: pytest.MonkeyPatch) -> None:

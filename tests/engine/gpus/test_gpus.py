@@ -60,6 +60,7 @@ def test_every_figure_of_a_gpu_is_read_in_plain_units(tmp_path: Path) -> None:
         (found,) = sample_gpus()
     assert (found.utilization, found.power_w, found.power_limit_w) == (0.97, 310.0, 350.0)
     assert (found.memory_used_bytes, found.memory_total_bytes, found.temperature_c) == (6 << 30, 24 << 30, 71)
+    assert found.clock_mhz == 1980
     assert found.throttled == ("power cap", "heat")
     assert found.pids == (11, 12)
 

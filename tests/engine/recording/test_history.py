@@ -102,3 +102,15 @@ def test_a_recording_of_a_newer_format_is_refused(tmp_path: Path) -> None:
 def test_no_recording_is_said_with_what_to_check(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no recording in"):
         read_recording(tmp_path / "history")
+
+
+@pytest.mark.parametrize("n", [1, 11, 12, 119, 120, 121, 250])
+def test_every_resolution_holds_all_of_a_run_that_is_over(tmp_path: Path, n: int) -> None:
+    """Also one that ends with a minute, or with ten of them."""
+    fill(tmp_path / "history", n)
+
+    for name in ("minutes", "coarse"):
+        alone = tmp_path / name
+        alone.mkdir()
+        (tmp_path / "history" / name).rename(alone / "coarse")
+        assert read_recording(alone).column("rows").sum() == 50 * n

@@ -19,8 +19,9 @@ from tests.engine.recording.test_sampling import figures
 
 @pytest.fixture(autouse=True)
 def every_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every set of figures makes a sample."""
+    """Every set of figures makes a sample, and what waits is written before it closes, however busy the machine is."""
     monkeypatch.setattr(module, "FIRST_EVERY_S", 0.0)
+    monkeypatch.setattr(module, "_LEAVE_S", 100.0)
 
 
 @pytest.fixture
@@ -52,6 +53,40 @@ def test_samples_and_events_of_a_run_are_there_when_it_is_over(recorder: Recorde
     assert {"new_run", "phase", "server_out", "end"} <= set(names)
     assert found.columns["hot.free"][-1] > 0
     assert found.columns["machine.load"][-1] >= 0
+
+
+def gpu(server: str | None, *throttled: str) -> dict[str, Any]:
+    """The figures of a GPU, which leaves its power unsaid."""
+    levels = {"utilization": 0.5, "power_w": None, "clock_mhz": 1500, "temperature_c": 70, "memory_used_bytes": 1024}
+    return {"index": 2, "name": "GPU", "server": server, "throttled": list(throttled), **levels}
+
+
+def test_gpus_are_recorded_with_the_server_that_each_works_for_and_why_it_is_throttled(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    told = (gpu(None), gpu("http://a"), gpu("http://a", "heat"), gpu("http://b", "heat"))
+    for second, one in enumerate(told):
+        recorder.update({**figures(1), "at": 100.0 + second, "gpus": [one]})
+    recorder.close()
+
+    found = read_recording(tmp_path / "history")
+
+    assert [event["url"] for event in found.events if event["event"] == "gpu"] == ["http://a", "http://b"]
+    assert list(found.column("gpu-2.throttle_heat")) == [0, 0, 1, 1]
+    assert list(found.column("gpu-2.clock")) == [1500] * 4
+    assert "gpu-2.power" not in found.columns
+
+
+def test_uploads_of_a_cold_store_are_recorded(recorder: Recorder, tmp_path: Path) -> None:
+    for count in (0, 1, 3):
+        told = {"uploads": count, "upload_s": 0.5 * count, "upload_bytes": 10 * count, "upload_retries": count // 2}
+        recorder.update({**figures(1), "at": 100.0 + count, "writer": told})
+    recorder.close()
+
+    found = read_recording(tmp_path / "history")
+
+    sums = [found.column(f"writer.{name}").sum() for name in ("uploads", "upload_s", "upload_bytes", "upload_retries")]
+    assert sums == [3, 1.5, 30, 1]
 
 
 def test_a_disk_that_is_full_is_complained_of_once_and_ends_nothing(
@@ -107,3 +142,9 @@ def test_the_machine_gives_its_levels_and_leaves_out_what_it_cannot(tmp_path: Pa
     assert found["hot.free"] > 0
     assert found["machine.memory_free"] > 0
     assert "gone.free" not in found
+
+
+def test_a_larger_fleet_is_looked_at_less_often_but_never_less_than_later_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_EVERY_S", 1.0)
+
+    assert [module.first_every_s(n_servers) for n_servers in (0, 1, 16, 40, 64, 1000)] == [1.0, 1.0, 1.0, 2.5, 4.0, 5.0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.telemetry.metrics import LatencyHistogram, WindowedRate
+from engine.telemetry.metrics import LatencyHistogram, WindowedRate, quantiles
 
 LATENCIES = st.lists(st.floats(min_value=1.01e-4, max_value=500.0), min_size=1, max_size=200)
 STEP = 1.05
@@ -42,6 +42,15 @@ def test_quantiles_rise_with_their_share(latencies: list[float]) -> None:
     found = [histogram.quantile(share / 20) for share in range(21)]
 
     assert found == sorted(found, key=lambda value: value or 0.0)
+
+
+@given(LATENCIES)
+def test_several_quantiles_in_one_pass_are_those_taken_one_by_one(latencies: list[float]) -> None:
+    histogram = histogram_of(latencies)
+    counts = [(bucket, count) for bucket, count in enumerate(histogram.counts) if count]
+    shares = [share / 20 for share in range(21)]
+
+    assert quantiles(counts, shares) == [histogram.quantile(share) for share in shares]
 
 
 def test_a_quantile_is_not_biased_to_an_edge_of_its_bucket() -> None:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 NVML_TEMPERATURE_GPU = 0
+NVML_CLOCK_SM = 1
 nvmlClocksThrottleReasonSwPowerCap = 0x4
 nvmlClocksThrottleReasonHwSlowdown = 0x8
 nvmlClocksThrottleReasonSwThermalSlowdown = 0x20
@@ -28,6 +29,7 @@ _SOUND: dict[str, Any] = {
     "total": 24 << 30,
     "power_mw": 310_000,
     "limit_mw": 350_000,
+    "clock_mhz": 1980,
     "temperature": 71,
     "reasons": 0,
     "pids": [],
@@ -87,6 +89,11 @@ def nvmlDeviceGetPowerUsage(handle: int) -> int:
 
 def nvmlDeviceGetEnforcedPowerLimit(handle: int) -> int:
     return int(_field(handle, "limit_mw"))
+
+
+def nvmlDeviceGetClockInfo(handle: int, kind: int) -> int:
+    assert kind == NVML_CLOCK_SM
+    return int(_field(handle, "clock_mhz"))
 
 
 def nvmlDeviceGetTemperature(handle: int, sensor: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,12 @@ def test_an_upload_that_hangs_is_seen_while_it_does_and_counted_when_it_is_over(
 ) -> None:
     """A store that stands still can be had no sooner: the upload itself waits for the test."""
     goes_on = threading.Event()
-    monkeypatch.setattr(module, "upload", lambda *_, **__: goes_on.wait(60))
+
+    def upload(*_: Any, tell: Callable[[str, str], None], **__: Any) -> None:
+        tell("s3://bucket/a.parquet", "503")
+        goes_on.wait(60)
+
+    monkeypatch.setattr(module, "upload", upload)
     cold: Any = SimpleNamespace(open=lambda: None, by_e_tag=True, budget_s=1.0)
     facts: Any = SimpleNamespace(file="a.parquet", sha256="", bytes=10)
     assert set(ShardFacts.__slots__) >= {"file", "sha256", "bytes"}
@@ -28,8 +34,11 @@ def test_an_upload_that_hangs_is_seen_while_it_does_and_counted_when_it_is_over(
     shipping = Shipping(tmp_path, cold)
     shipping.submit(facts, [])
     wait_until(lambda: shipping.figures()["upload_s"] > 0.01, what="an upload under way")
-    assert shipping.figures()["uploads"] == 0
+    wait_until(lambda: bool(shipping.retries()), what="word of the retry")
+    under_way = shipping.figures()
+    assert (under_way["uploads"], under_way["upload_bytes"], under_way["upload_retries"]) == (0, 0, 1)
 
     goes_on.set()
     wait_until(lambda: bool(shipping.collect()), what="the end of the upload")
-    assert shipping.figures()["uploads"] == 1
+    over = shipping.figures()
+    assert (over["uploads"], over["upload_bytes"], over["upload_retries"]) == (1, 10, 1)
