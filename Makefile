@@ -13,7 +13,7 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help site wheel setup demo test test-servers test-matrix chaos troubles quick lint format docs bench clean
+.PHONY: help site pictures wheel setup demo test test-servers test-recipes test-stores test-matrix chaos troubles quick lint lint-ops format docs bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -28,18 +28,25 @@ $(READY): setup.cfg pyproject.toml
 		$(BIN)/python -m pip install --quiet --no-compile --no-deps $$part || echo "note: no $$part for this platform"; \
 	done
 	@# on all cores, which pip does not do; what cannot be compiled is nobody's business until it is imported
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib cli.py engine readers gpu_clients writers bench commands || :
+	@$(BIN)/python -m compileall -qq -j 0 -x '/site-packages/ray/' $(VENV)/lib cli.py engine readers gpu_clients writers bench commands || :
 	@touch $(READY)
 
 demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, merge, verify, search
 	$(BIN)/engine demo
 
 test: lint ## lint, types, and every test on real parts
-	$(PYTEST) -m 'not servers'
+	$(PYTEST) -m 'not servers and not recipes'
 
 test-servers: $(READY) ## doctor, run, bench and faults against a third-party server (llama.cpp), which it installs
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[servers]'
 	$(BIN)/python -m pytest -m servers tests/servers
+
+test-recipes: $(READY) ## the recipes of docs/reading.md for table formats and vector stores, whose libraries it installs
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[recipes]'
+	$(BIN)/python -m pytest -m recipes tests/test_recipes.py
+
+test-stores: $(READY) ## cold storage and objects as a source over versitygw in place of moto's server (VERSITYGW=PROGRAM)
+	TEST_S3=versitygw $(PYTEST) tests/crash/test_cold.py tests/crash/test_cold_data.py tests/crash/test_objects.py tests/crash/test_other_stores.py
 
 test-matrix: $(READY) ## the quick tests on every Python that is found, with the newest and the lowest dependencies
 	$(BIN)/python -m tests.matrix --jobs $(WORKERS) $(MATRIX)
@@ -51,12 +58,17 @@ troubles: $(READY) ## scripted troubles against real runs, and what a report mak
 	$(BIN)/python -m tests.bench.diagnosis $(if $(SEED),--seed $(SEED)) $(NAMES)
 
 quick: $(READY) ## the tests without crash tests and what takes long
-	$(PYTEST) -m 'not crash and not slow and not servers'
+	$(PYTEST) -m 'not crash and not slow and not servers and not recipes'
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check --no-cache --quiet .
 	$(BIN)/ruff format --check --no-cache --quiet .
 	$(BIN)/mypy
+
+lint-ops: $(READY) ## check what is in ops/ and the workflows with their makers' own tools, built by Go
+	GOBIN=$(CURDIR)/.parts/go go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+	cd tests/release/compose && go build -o ../../../.parts/go/compose-config .
+	$(BIN)/python -m pytest tests/release/test_ops.py
 
 format: $(READY) ## format the code
 	$(BIN)/ruff format .
@@ -67,6 +79,9 @@ docs: $(READY) ## write docs/cli.md and the manual page anew from --help
 
 site: $(READY) ## build the documentation into site/, strictly
 	$(BIN)/python -m mkdocs build --strict --quiet
+
+pictures: $(READY) ## make the pictures of the documents anew from real runs, in some minutes
+	$(BIN)/python -m ops.pictures
 
 wheel: $(READY) ## build the wheel and the source distribution into dist/
 	rm -rf dist

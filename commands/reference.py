@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from engine import __version__
 from engine.errors import Exit
 from engine.supervision.interpreter import python
 
@@ -76,7 +77,7 @@ def reference() -> str:
 def manual() -> str:
     """The page for `man engine`, in roff; help texts stand in it as they are."""
     parts = [
-        '.TH ENGINE 1 "" "embedding-engine" "User Commands"',
+        f'.TH ENGINE 1 "" "embedding-engine {__version__}" "User Commands"',
         ".SH NAME",
         "engine \\- embed documents through a fleet of embedding servers into Parquet",
         ".SH SYNOPSIS",

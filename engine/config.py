@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.cold_url import ColdUrl
 from engine.errors import ConfigError
 from engine.ledger.runfolder import RunFolders, check_folder_name
+from engine.objects.url import ColdUrl, StoreUrl
 from engine.part import Part
 from engine.ray_address import RayAddress
 from engine.records import RETWEETED_VALUES
@@ -97,8 +97,9 @@ class SourceConfig:
         columns: Further fields carried into Parquet.
         scan: `queue` for the partial index, `id` for `_id` order over the whole collection.
         retweeted: Which value of a document's `retweeted` counts: `null` (or missing), `false` or `any`.
-        files: A folder or glob of files that is read instead of MongoDB, or None. Then `database` is `files`,
+        files: A folder, glob or URL of files that is read instead of MongoDB, or None. Then `database` is `files`,
             `collection` the name of the data set, and nothing is marked.
+        store: How the store is spoken to when the files are objects, or None.
         id_field: Field of the files' documents that becomes `_id`; None for the file and the row.
         part: The share of the queue that is read, or None for the whole.
     """
@@ -114,6 +115,7 @@ class SourceConfig:
     mark: bool = True
     retweeted: str = "null"
     files: str | None = None
+    store: StoreUrl | None = None
     id_field: str | None = None
     part: Part | None = None
 
@@ -346,7 +348,7 @@ class RunConfig:
             "accept_vectors": servers.accept_vectors,
             "hot_dir": str(sink.hot_dir),
             "cold_dir": str(sink.cold_dir),
-            **(_options_of(sink.cold_dir) if isinstance(sink.cold_dir, ColdUrl) else {}),
+            **_options_of(sink.cold_dir if isinstance(sink.cold_dir, ColdUrl) else source.store),
             "shard_bytes": sink.shard_bytes,
             "shard_seconds": sink.shard_seconds,
             "vector_type": sink.vector_type,
@@ -362,11 +364,13 @@ class RunConfig:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _options_of(cold: ColdUrl) -> dict[str, Any]:
+def _options_of(store: StoreUrl | None) -> dict[str, Any]:
+    if store is None:
+        return {}
     return {
-        "cold_endpoint": cold.endpoint,
-        "cold_region": cold.region,
-        "cold_option": [f"{name}={value}" for name, value in cold.options] or None,
+        "cold_endpoint": store.endpoint,
+        "cold_region": store.region,
+        "cold_option": [f"{name}={value}" for name, value in store.options] or None,
     }
 
 

@@ -42,6 +42,8 @@ class Exit(enum.IntEnum):
     SIGINT = 130
     SIGTERM = 143
 
+    __str__ = int.__repr__  # as Python 3.11 and newer have it: 130, not Exit.SIGINT
+
 
 class EngineError(Exception):
     """Root of the tree: one sentence that says what failed, which one, what was expected, what to do."""

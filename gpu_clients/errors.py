@@ -2,7 +2,7 @@
 
     Action          meaning                                          kinds
     RETRY           the server or the way to it hiccuped: later, or  REFUSED, LOST, TIMEOUT, UNAVAILABLE,
-                    elsewhere; counts against the server             MALFORMED, OVERSIZED
+                    elsewhere; counts against the server             MALFORMED, OVERSIZED, OTHER_DIMENSION
     BACK_OFF        it has too much to do: fewer at a time           OVERLOADED
     DIVIDE          one document of the batch, or its size: smaller  EMPTY, TOO_LONG, REJECTED, TOKENIZER,
                     batches, until a document fails alone            PAYLOAD, BACKEND, UNSOUND
@@ -41,6 +41,7 @@ class FailureKind(enum.Enum):
     UNAVAILABLE = "unavailable"
     MALFORMED = "malformed"
     OVERSIZED = "oversized"
+    OTHER_DIMENSION = "other_dimension"
     OVERLOADED = "overloaded"
     EMPTY = "empty"
     TOO_LONG = "too_long"
@@ -62,6 +63,7 @@ ACTIONS: dict[FailureKind, Action] = {
     FailureKind.UNAVAILABLE: Action.RETRY,
     FailureKind.MALFORMED: Action.RETRY,
     FailureKind.OVERSIZED: Action.RETRY,
+    FailureKind.OTHER_DIMENSION: Action.RETRY,
     FailureKind.OVERLOADED: Action.BACK_OFF,
     FailureKind.EMPTY: Action.DIVIDE,
     FailureKind.TOO_LONG: Action.DIVIDE,

@@ -100,6 +100,7 @@ class ClientStage:
             recheck_rows=self._bisections.recheck_rows,
             check_server=self._canary_schedule.ask_soon,
             take_out=self._trip,
+            several=self._reports.several_backends,
         )
         self._own_requests = OwnServerRequests(self._side_requests, lane, settings.dim, self._policy.overloaded)
         self._delivery = Delivery(
@@ -152,8 +153,7 @@ class ClientStage:
     def _wait(self) -> None:
         began_s = time.monotonic()
         self._poller.run(TICK_S)
-        starving = self._starving and self._lane.breaker.is_ok
-        waits = (self._delivery.parked, starving, not self._tail)
+        waits = (self._delivery.parked, self._starving and self._lane.breaker.is_ok, not self._tail)
         self._counters.add_wait(time.monotonic() - began_s, *waits, in_flight=self._lane.in_flight)
 
     def _tick(self, now_s: float) -> None:

@@ -70,9 +70,12 @@ def open_source(context: StageContext, settings: ReaderSettings) -> DocumentSour
     """The source that the settings name; each imports what it needs, and no other pays for that."""
     part = None if settings.part is None else Part.parse(settings.part)
     if settings.files is not None:
-        from readers.files.source import FilesSource  # noqa: PLC0415
+        from readers.files.source import FilesSource, SourceOutage  # noqa: PLC0415
 
-        return FilesSource(settings.files, text_field=settings.text_field, columns=settings.columns, part=part)
+        outage = SourceOutage(settings.max_outage_s, context.log)
+        return FilesSource(
+            settings.files, text_field=settings.text_field, columns=settings.columns, part=part, outage=outage
+        )
     from readers.mongo.source import MongoSource  # noqa: PLC0415
     from readers.mongo.work_queue import WorkQuery  # noqa: PLC0415
     from readers.preflight.without_text import LeavingOut  # noqa: PLC0415
@@ -220,9 +223,8 @@ class Reader:
 
     def _tell_part_done(self, part: Message, found: int) -> None:
         """All of a part is published; with its last batch it will be settled."""
-        self._context.tell(
-            "part_done", number=part["number"], found=found, sequence=self._batches - 1, skipped=self._skip.skipped
-        )
+        last = self._batches - 1
+        self._context.tell("part_done", number=part["number"], found=found, sequence=last, skipped=self._skip.skipped)
 
     def _tell_stopped(self, *, work_left: bool) -> None:
         self._stop = True

@@ -1,9 +1,10 @@
-"""Fixtures of all tests: a real MongoDB, and the proof that a test leaves nothing behind."""
+"""Fixtures of all tests: a real MongoDB, a real S3 server, and the proof that a test leaves nothing behind."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ import pytest
 from pymongo.database import Database
 
 from bench.parts.local_mongod import LocalMongod
+from bench.parts.s3_server import S3Server
+from tests.parts.versitygw import VersityServer, versitygw_binary
 
 # a shell that starts pytest in the background lets it ignore Ctrl-C, nohup lets it ignore SIGHUP, and what is ignored
 # here is ignored by every child that a test means to interrupt
@@ -57,6 +60,23 @@ def mongod() -> Iterator[LocalMongod]:
         _session_servers.append(server)
         yield server
         _session_servers.remove(server)
+
+
+def s3_server(name: str) -> S3Server:
+    """A server by its name; the test is skipped when this machine has no such one."""
+    if name != "versitygw":
+        return S3Server()
+    binary = versitygw_binary()
+    if binary is None:
+        pytest.skip("versitygw is not on the PATH, and VERSITYGW does not name it: see tests/parts/versitygw.py")
+    return VersityServer(binary)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One S3 server for the whole session: moto's, or versitygw with TEST_S3=versitygw (`make test-stores`)."""
+    with s3_server(os.environ.get("TEST_S3", "moto")) as server, outlives_tests(*server.pids):
+        yield server
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".matrix"
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 RESOLUTIONS = {"newest": "highest", "lowest": "lowest-direct"}
-QUICK = ("-m", "not crash and not slow")
+QUICK = ("-m", "not crash and not slow and not servers and not recipes")
 # as in the Makefile, and for the same reason
 PARTS = tuple(re.findall(r"\S+==\S+", re.search(r"^PARTS := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]))  # type: ignore[index]
 

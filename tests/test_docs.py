@@ -100,8 +100,9 @@ def test_every_dependency_earns_a_line() -> None:
         "zizmor",
     }
     assert names > tools
-    for name in names - tools:
-        assert f"| {name}" in read("docs/dependencies.md"), name
+    rows = re.findall(r"^\| ([^|(]+)", read("docs/dependencies.md"), re.MULTILINE)
+    there = {name.strip().partition("[")[0] for row in rows for name in row.split(",")}
+    assert not names - tools - there
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:

@@ -28,7 +28,7 @@ LAYERS: dict[str, frozenset[str]] = {
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
         {"errors", "records", "words"},
-        {"memory", "ports", "gpus", "cold_url", "part", "leases", "ray_address"},
+        {"memory", "ports", "gpus", "objects", "part", "leases", "ray_address"},
         {"telemetry"},
         {"ledger"},
         {"config", "recording", "exposition"},
@@ -118,9 +118,9 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     ],
     "bench.measure": [
         {"load"},
-        {"client_capacity", "client_cpu", "client_poison", "merge_bench", "passes", "plain_script", "tuning"},
+        {"beside", "client_capacity", "client_cpu", "client_poison", "merge_bench", "passes", "tuning"},
         {"pipeline"},
-        {"cold_store", "leases", "shares", "start_time", "without_text"},
+        {"cold_store", "leases", "shares", "sources", "start_time", "without_text"},
     ],
     "bench.standin": [
         {"config", "errors", "http"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ _OF_ONE_SERVER = ("server_slower", "server_out", "server_flapping")
 _SAME_TROUBLE = math.log(1.2)
 _ENOUGH = 0.3
 """Share of a change that a cause has to explain."""
+_MUCH = 0.4
+"""Share of the processors in use from which on newcomers are to blame."""
 _START_S = 60.0
 _RULES = (texts, servers, source, storage, marks, processors, machine, gpus)
 _NEAR_S = 30.0
@@ -232,7 +235,8 @@ def _name(stretch: Stretch, previous: Stretch | None, usual: Stretch, events: li
         findings += marks(usual.figures, stretch.figures, drop)  # it shows in documents/s only when it is too late
         if drop > _LEAST_LOSS:
             findings += [one for one in servers(usual.figures, stretch.figures, drop) if one.cause in _OF_ONE_SERVER]
-    findings += _restarts(stretch, events) if drop >= LEAST_CHANGE else []
+    if drop >= LEAST_CHANGE:
+        findings += [*_restarts(stretch, events), *_newcomers(stretch, events)]
     findings = _once([*findings])
     strong = [finding for finding in findings if finding.explains >= _ENOUGH]
     factor = math.exp(-drop)
@@ -276,6 +280,29 @@ def _restarts(stretch: Stretch, events: list[dict[str, Any]]) -> list[Finding]:
     if not reasons or stretch.end - stretch.begin > 120 * len(reasons):
         return []
     return [Finding(cause="restart", explains=0.97, evidence=tuple(reasons[:3]))]
+
+
+def _newcomers(stretch: Stretch, events: list[dict[str, Any]]) -> list[Finding]:
+    """Processes that take much of a full machine and did not before: where servers had filled it, it shows only so."""
+    busy = [event for event in events if event["event"] == "busy_processes"]
+    known = {process["pid"] for event in busy if event["at"] < stretch.begin for process in event["processes"]}
+    looks = [event["processes"] for event in busy if stretch.begin <= event["at"] <= stretch.end]
+    if not known or not looks:
+        return []
+    new = [[process for process in look if process["pid"] not in known] for look in looks]
+    cores = sum(process["cores"] for look in new for process in look) / len(looks)
+    share = cores / max(1e-9, stretch.figures["own_cores"] + stretch.figures["other_cores"])
+    if not share >= _MUCH:
+        return []
+    names = Counter(process["name"] for look in new for process in look)
+    told = ", ".join(f"{name} ({count // len(looks) or 1})" for name, count in names.most_common(3))
+    return [
+        Finding(
+            cause="busy_machine",
+            explains=0.97,
+            evidence=(f"processes that were not busy before use {cores:.1f} processors ({share:.0%}): {told}",),
+        )
+    ]
 
 
 def _busiest(stretch: Stretch, events: list[dict[str, Any]]) -> Iterator[str]:

@@ -13,7 +13,9 @@ from bench.recording.recording import Recording
 
 LEAST_CHANGE = math.log(1.07)
 """A change of throughput by less than 7% is none."""
-_MARKING_CHANGE = math.log(2.5)
+_BUSY = (("marks.seconds",), ("writer.write_s", "writer.fsync_s"), ("hot.fsync_s",), ("reader.page_s",))
+"""Counts of seconds of what may be busy all of the time."""
+_BUSY_CHANGE = math.log(2.5)
 _SATURATED = 0.6
 _WORK_CHANGE = math.log(1.6)
 _WORK_BINS = 400
@@ -25,10 +27,15 @@ Positions = npt.NDArray[np.int64]
 
 
 def steady_part(part: Recording) -> Recording | None:
-    """A run without what comes before the first answers and after the last document was read."""
-    rows = part.column("rows")
-    running = part.column("phase.running", 1.0)
-    alive = np.flatnonzero((rows > 0) & ~(running < 0.5))
+    """A run without what comes before the first answers and after the last document was read.
+
+    A run that stands still while documents are left is not over.
+    """
+    running = ~(part.column("phase.running", 1.0) < 0.5)
+    answered = np.flatnonzero((part.column("rows") > 0) & running)
+    has_work = part.column("left", 0.0) > 0
+    alive = np.flatnonzero(running & ((part.column("rows") > 0) | has_work))
+    alive = alive[alive >= answered[0]] if len(answered) else answered
     if len(alive) < 2 * LEAST:
         return None
     first, last = alive[0], alive[-1]
@@ -38,25 +45,28 @@ def steady_part(part: Recording) -> Recording | None:
 def edges_of(part: Recording) -> list[int]:
     """Positions at which stretches begin and end.
 
-    By throughput; by how busy marking is, which throughput shows only once a million documents wait; and by what a
-    single server needs for its work, which is lost in the noise of many.
+    By throughput; by how busy marking, storage and source are, as throughput shows marks only once a million documents
+    wait, and takes a run that stops and goes for a noisy one; and by what a single server needs for its work, which is
+    lost in the noise of many.
     """
     first = _bins(part)
     seconds = np.add.reduceat(part.seconds, first)
     rate = np.add.reduceat(part.column("rows").astype(np.float64), first) / seconds
-    marking = np.add.reduceat(part.column("marks.seconds").astype(np.float64), first) / seconds
+    busy = [
+        sum(np.add.reduceat(part.column(name).astype(np.float64), first) for name in names) / seconds for names in _BUSY
+    ]
     points = {*change_points(_log(rate), LEAST_CHANGE)}
-    for point in [*_saturations(marking), *_turns_of_servers(part, first)]:
+    for point in [*(point for one in busy for point in _saturations(one)), *_turns_of_servers(part, first)]:
         if LEAST <= point <= len(first) - LEAST:  # the same turn in throughput comes with its noise: this one is exact
             points = {other for other in points if abs(point - other) > _SAME_TURN} | {point}
     return [0, *(int(first[point]) for point in sorted(points)), len(part)]
 
 
-def _saturations(marking: npt.NDArray[np.float64]) -> Iterator[int]:
-    """Where marking began, or ceased, to take most of its time."""
-    found = change_points(np.log(0.05 + np.minimum(marking, 1.0)), _MARKING_CHANGE)
-    for point, begin, end in zip(found, [0, *found], [*found[1:], len(marking)], strict=False):
-        if max(marking[begin:point].mean(), marking[point:end].mean()) >= _SATURATED:
+def _saturations(busy: npt.NDArray[np.float64]) -> Iterator[int]:
+    """Where something began, or ceased, to take most of its time."""
+    found = change_points(np.log(0.05 + np.minimum(busy, 1.0)), _BUSY_CHANGE)
+    for point, begin, end in zip(found, [0, *found], [*found[1:], len(busy)], strict=False):
+        if max(busy[begin:point].mean(), busy[point:end].mean()) >= _SATURATED:
             yield point
 
 

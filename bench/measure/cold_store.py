@@ -26,8 +26,8 @@ from bench.parts.engine_command import EngineCommand
 from bench.parts.local_mongod import LocalMongod
 from bench.parts.s3_server import CREDENTIALS, S3Server
 from bench.standin import StandinConfig, StandinFleet
-from engine.cold_url import ColdUrl
-from writers.cold.object_store import ObjectStore
+from engine.objects.object_store import ObjectStore
+from engine.objects.url import ColdUrl
 from writers.cold.upload import upload
 
 BUCKET = "bench"

@@ -6,8 +6,8 @@
 
 No sockets, no files: `engine.leases` decides as it does in a run, its records are framed as the ledger frames them, and
 what takes time elsewhere is modelled: embedding, sealing, messages, marks, failures. Nodes are unlike, the estimates of
-the cut are wrong as a sample's are, and a failure is by turns a kill that is noticed, a kill that is not, and a node that
-is cut off, goes on, and comes back as a zombie. The driver is killed, too.
+the cut are wrong as a sample's are, and a failure is by turns a kill that is noticed, a kill that is not, and a node
+that is cut off, goes on, and comes back as a zombie. The driver is killed, too.
 
 `lost_s` is the time behind an ideal fleet that has the same failures, embeds nothing twice and pauses never. Processor
 time is that of this machine: `machine` of the lease machine, `ledger` of framing all records, COMMIT and MARKED too, as

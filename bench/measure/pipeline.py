@@ -19,6 +19,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pymongo import MongoClient
 
-from bench.measure.plain_script import run_plain_script
+from bench.measure.beside.plain_script import run_plain_script
 from bench.parts.engine_command import EngineCommand
 from bench.parts.local_mongod import LocalMongod
 from bench.parts.tweets import documents
@@ -43,7 +44,7 @@ SCRIPT_SHARE = 10
 """The plain script gets a tenth of the documents: it is ten times slower."""
 
 _LOAD_BATCH = 10_000
-_ROWS_A_FILE = 50_000
+ROWS_A_FILE = 50_000
 _MEMORY_EVERY_S = 0.25
 
 
@@ -147,12 +148,12 @@ def make_indexes(engine: EngineCommand) -> None:
         raise ProtocolError(f"`engine index` ended with exit code {index.returncode}: {complaint[-2000:]}")
 
 
-def write_files(folder: Path, kind: str, count: int) -> None:
+def write_files(folder: Path, kind: str, count: int, rows_a_file: int = ROWS_A_FILE) -> None:
     """Write the documents of the work queue as some files of one format."""
     folder.mkdir()
     wanted = documents(count, retweeted=False)
     for number in itertools.count():
-        chunk = list(itertools.islice(wanted, _ROWS_A_FILE))
+        chunk = list(itertools.islice(wanted, rows_a_file))
         if not chunk:
             return
         path = folder / f"part-{number:05d}.{kind}"
@@ -163,13 +164,18 @@ def write_files(folder: Path, kind: str, count: int) -> None:
 
 
 def run_engine(
-    engine: EngineCommand, config: PipelineConfig, beside: dict[str, int], *arguments: str
+    engine: EngineCommand,
+    config: PipelineConfig,
+    beside: dict[str, int],
+    *arguments: str,
+    look: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Run and watch.
 
     Args:
         beside: Process ids of what works beside the engine, by name.
         arguments: Further ones of `engine run`.
+        look: Told the command's process id several times a second.
 
     Raises:
         ProtocolError: the run failed, or embedded something else.
@@ -183,6 +189,8 @@ def run_engine(
         while process.poll() is None:
             peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
             peak_hot_bytes = max(peak_hot_bytes, _bytes_below(engine.folder / "hot"))
+            if look is not None:
+                look(process.pid)
             time.sleep(_MEMORY_EVERY_S)
         wall_s = time.monotonic() - started
         answer, complaint = process.communicate()
@@ -199,11 +207,13 @@ def run_engine(
     return {
         "documents_per_second": round(config.n_documents / wall_s, 1),
         "wall_s": round(wall_s, 2),
+        "seconds": summary["seconds"],
         "cpu_us_per_document": {**cpu, "engine": round(sum(cpu.values()), 2)},
         "cpu_us_per_document_beside": cpu_beside,
         "cores_busy_share": round(busy_share or 0.0, 3),
         "peak_resident_mib": peak_bytes >> 20,
         "peak_hot_mib": peak_hot_bytes >> 20,
+        "peak_hot_bytes": peak_hot_bytes,
         "latency": summary["latency"],
         "bottleneck": summary["bottleneck"],
         "shards": summary["shards"],

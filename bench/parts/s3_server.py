@@ -48,6 +48,11 @@ class S3Server:
         return self._process.pid
 
     @property
+    def pids(self) -> list[int]:
+        """Its processes."""
+        return [self.pid]
+
+    @property
     def endpoint(self) -> str:
         """For `--cold-endpoint`."""
         return f"http://127.0.0.1:{self.port}"

@@ -14,7 +14,7 @@ from bench.tuner.measure.probe import probe
 from bench.tuner.measure.visit import Visit
 from bench.tuner.report import report
 from bench.tuner.report.page import Table, page, write_page
-from bench.tuner.report.plot import require_plotting, write_png
+from bench.tuner.report.plot import require_plotting, write_curve
 from bench.tuner.report.tuned import Tuned, TunedServer, servers_of, write_tuned
 from bench.tuner.texts.files import MAX_TEXTS, read_texts
 from bench.tuner.tuning import Outcome, Tuning, TuningPlan
@@ -50,7 +50,7 @@ class BenchConfig:
         plan: The search.
         texts: File with texts, or None to sample the collection.
         out: The file for `engine run --tuned`.
-        plot: The PNG, or None.
+        plot: The picture of the curve, or None.
         html: The page, or None.
         against: URLs of a second fleet to compare with, or none.
     """
@@ -312,7 +312,7 @@ def _write_plot(path: Path | None, outcome: Outcome) -> tuple[Path, ...]:
         return ()
     findings = outcome.findings
     try:
-        write_png(path, list(findings.records.values()), findings.chosen, outcome.plan.tune.target_p95_s)
+        write_curve(path, list(findings.records.values()), findings.chosen, outcome.plan.tune.target_p95_s)
     except OSError as error:
         raise SinkError(f"--plot {path} cannot be written ({error.strerror})") from error
     return (path,)

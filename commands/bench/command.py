@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from commands.options import declared as shared
+from commands.options.cold import source_store
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
@@ -64,6 +65,9 @@ def bench(
     collection: shared.Collection = "tweets",
     source: shared.Source = None,
     name: shared.Name = None,
+    cold_endpoint: shared.ColdEndpoint = None,
+    cold_region: shared.ColdRegion = None,
+    cold_option: shared.ColdOption = None,
     text_field: shared.TextField = "text",
     done_field: shared.DoneField = "gemma_embedded_768",
     lang: shared.Lang = None,
@@ -85,7 +89,7 @@ def bench(
     truncate: shared.TruncateSamples = True,
     out: Annotated[Path, path_option("out", "The file that `engine run --tuned` takes.")] = Path("tuned.toml"),
     plot: Annotated[
-        Path | None, path_option("plot", "PNG of latency over throughput (needs the extra `plot`).")
+        Path | None, path_option("plot", "Curve of latency over throughput: .png or .svg (extra `plot`).")
     ] = None,
     html: Annotated[Path | None, path_option("html", "Write it as one page, with curves, to this file.")] = None,
     json_: shared.Json = False,
@@ -139,8 +143,9 @@ def bench(
         kind=server_kind,
         model=model,
     )
+    store = source_store(source, cold_endpoint, cold_region, cold_option)
     configured = SourceConfig(
-        **source_options(source, name, database, collection),
+        **source_options(source, name, database, collection, store),
         text_field=text_field,
         done_field=done_field,
         langs=listed(lang),

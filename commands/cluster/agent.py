@@ -18,7 +18,6 @@ from typing import Any
 
 from commands.cluster.job import from_message
 from commands.cluster.lifeline import Lifeline
-from commands.composition.cold import cold_settings
 from commands.composition.data_set import from_record
 from commands.composition.servers import client_settings, examine_patiently
 from commands.composition.stages import StageComposer, plan_rings, slot_id_type
@@ -138,13 +137,10 @@ class Agent:
         fleet = dataclasses.replace(fleet, canary=begin["canary"], canary_brief=begin["canary_brief"])
         clients = dataclasses.replace(client_settings(config, self._secrets), id_type=slot_id_type(config, data_set))
         rings = plan_rings(config, fleet, data_set)
-        cold = cold_settings(config)
-        if cold is not None:
-            cold = dataclasses.replace(cold, by_e_tag=begin["by_e_tag"])
         token = Token.parse(begin["token"])
         config.folders.hot.mkdir(parents=True, exist_ok=True)
         config.folders.shards.mkdir(parents=True, exist_ok=True)
-        composer = StageComposer(config, self._secrets.mongo_uri, clients, fleet, data_set, rings, None, cold=cold)
+        composer = StageComposer(config, self._secrets.mongo_uri, clients, fleet, data_set, rings, None)
         stages = composer.stages_of_node(token, begin["quarantine_before"])
         return Generation(token.number, token.epoch, rings, stages, [], begin["suspects"])
 

@@ -85,17 +85,17 @@ class Bridge:
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-        if self._address.startswith((_LOCAL, "127.0.0.1:", "localhost:")):
+        if self._address.startswith(("127.0.0.1:", "localhost:")):
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # which means: 127.0.0.1 stays that
-        import ray  # noqa: PLC0415 - only who asks for it pays for it
-
-        self._ray = ray
         address: str = self._address
         if address.startswith(_LOCAL):
-            from commands.cluster.local_ray import RESOURCE, LocalRay  # noqa: PLC0415
+            from commands.cluster.local_ray import RESOURCE, LocalRay  # noqa: PLC0415 - before anything imports Ray
 
             self._local = LocalRay(int(address.removeprefix(_LOCAL)))
             self._resource, address = RESOURCE, self._local.address
+        import ray  # noqa: PLC0415 - only who asks for it pays for it
+
+        self._ray = ray
         try:
             ray.init(address=address, namespace=_NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
         except Exception as error:

@@ -198,7 +198,6 @@ class Driver:
             "token": str(token),
             "canary": self._space.canary,
             "canary_brief": self._space.canary_brief,
-            "by_e_tag": None,
         }
 
     def supervisor(self, *, ledger: Ledger[RunState], **common: Any) -> ClusterSupervisor:

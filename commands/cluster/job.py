@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from commands.options.secrets import RunSecrets, ServerSecrets
-from engine.cold_url import ColdUrl
 from engine.config import LimitsConfig, RunConfig, ServersConfig, SinkConfig, SourceConfig
 from engine.memory.channels import Message
 
@@ -16,8 +15,7 @@ def as_message(config: RunConfig, secrets: RunSecrets) -> Message:
     """Configuration and secrets as JSON values; never log it."""
     sink = dataclasses.asdict(config.sink)
     sink["hot_dir"] = str(config.sink.hot_dir.absolute())
-    cold = config.sink.cold_dir
-    sink["cold_dir"] = str(cold.absolute()) if isinstance(cold, Path) else dataclasses.asdict(cold)
+    sink["cold_dir"] = str(Path(str(config.sink.cold_dir)).absolute())  # a folder: a URL is refused with nodes
     return {
         "source": dataclasses.asdict(config.source),
         "servers": dataclasses.asdict(config.servers),
@@ -39,12 +37,7 @@ def from_message(message: Message, hot_dir: Path) -> tuple[RunConfig, RunSecrets
         hot_dir: The node's own folder for what is not shared.
     """
     sink: dict[str, Any] = {**message["sink"], "hot_dir": hot_dir}
-    cold = sink["cold_dir"]
-    sink["cold_dir"] = (
-        Path(cold)
-        if isinstance(cold, str)
-        else ColdUrl(**{**cold, "options": tuple((name, value) for name, value in cold["options"])})
-    )
+    sink["cold_dir"] = Path(sink["cold_dir"])
     config = RunConfig(
         source=SourceConfig(**_with_tuples(message["source"], "langs", "columns")),
         servers=ServersConfig(**_with_tuples(message["servers"], "urls")),

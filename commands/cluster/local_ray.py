@@ -39,7 +39,10 @@ class LocalRay:
     """
 
     def __init__(self, n_nodes: int) -> None:
-        """Start it; the first node is its head, too. Nobody may have imported Ray in this process before."""
+        """Start it; the first node is its head, too, and of no nodes there is a head that does not work.
+
+        Nobody may have imported Ray in this process before.
+        """
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from ray._private import services  # noqa: PLC0415 - likewise
@@ -47,9 +50,10 @@ class LocalRay:
 
         services.get_node = _patiently(services.get_node)
         self._folder = tempfile.mkdtemp(prefix="engine-ray-", dir="/tmp")
-        self._n_nodes = 1
+        self._n_nodes = min(1, n_nodes)
         self._cluster = Cluster()
-        self._retried(lambda: self._cluster.add_node(temp_dir=self._folder, **self._arguments()))
+        head = self._arguments() if n_nodes else {**self._arguments(), "resources": {}, "node_name": "head"}
+        self._retried(lambda: self._cluster.add_node(temp_dir=self._folder, **head))
         self.address = str(self._cluster.address)
         for _ in range(n_nodes - 1):
             self.add_node(wait=False)

@@ -35,6 +35,12 @@ def cold_settings(config: RunConfig) -> ColdSettings | None:
     )
 
 
+def keep_secrets() -> None:
+    """Let no line of a log hold what the library reads from the environment (G10)."""
+    for name in SECRETS:
+        keep_secret(os.environ.get(name))
+
+
 def try_cold(config: RunConfig) -> ColdSettings | None:
     """Try everything that a run will need of cold; the settings of the store, completed, or None for a folder.
 
@@ -48,8 +54,7 @@ def try_cold(config: RunConfig) -> ColdSettings | None:
     cold = cold_settings(config)
     if cold is None:
         return None
-    for name in SECRETS:
-        keep_secret(os.environ.get(name))
+    keep_secrets()
     from writers.cold.preflight import START_BUDGET_S, check_store  # noqa: PLC0415 - only a URL pays for the library
 
     budget_s = min(START_BUDGET_S, cold.budget_s)
@@ -65,7 +70,7 @@ def names_there(config: RunConfig, cold: ColdSettings | None) -> set[str]:
     names = {path.name for path in config.folders.shards.iterdir()}
     if cold is None:
         return names
-    from writers.cold.patience import repeated  # noqa: PLC0415
+    from engine.objects.patience import repeated  # noqa: PLC0415
 
     store = cold.open()
     objects = repeated(lambda: [each.name for each in store.list(SHARDS)], store.where(SHARDS), cold.budget_s)

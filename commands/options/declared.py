@@ -44,7 +44,7 @@ Database = Annotated[str, option("database", "Database of the collection.")]
 Collection = Annotated[str, option("collection", "Collection of the documents.")]
 Source = Annotated[
     str | None,
-    option("source", "Folder or glob of .parquet, .jsonl, .ndjson, .csv (.gz, .zst) in place of MongoDB."),
+    option("source", "Folder, glob or URL (s3://...) of .parquet, .jsonl, .csv (.gz, .zst) in place of MongoDB."),
 ]
 Name = Annotated[str | None, option("name", "Name of a data set of files [default: the folder's name].")]
 IdField = Annotated[
@@ -105,7 +105,9 @@ ColdDir = Annotated[
     str,
     option("cold-dir", "Final Parquet: a folder, or s3://BUCKET/PREFIX, gs://..., az://...", callback=cold_callback),
 ]
-ColdEndpoint = Annotated[str | None, option("cold-endpoint", "Server of the store, unless it is the vendor's: a URL.")]
+ColdEndpoint = Annotated[
+    str | None, option("cold-endpoint", "Server of the store (--cold-dir, --source), unless the vendor's: a URL.")
+]
 ColdRegion = Annotated[str | None, option("cold-region", "Region of the bucket.")]
 ColdOption = Annotated[
     list[str] | None, option("cold-option", "KEY=VALUE for the store's library; repeatable, never credentials.")

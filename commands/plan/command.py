@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from commands.options import declared as shared
-from commands.options.cold import cold_place
+from commands.options.cold import cold_place, source_store
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
@@ -80,9 +80,11 @@ def plan(
     from engine.config import RunConfig, ServersConfig, SinkConfig, SourceConfig
 
     set_up_logs(verbose)
+    of_store = (cold_endpoint, cold_region, cold_option)
+    store = source_store(source, *of_store, cold_dir)
     configuration = RunConfig(
         source=SourceConfig(
-            **source_options(source, name, database, collection),
+            **source_options(source, name, database, collection, store),
             text_field=text_field,
             id_field=id_field,
             done_field=done_field,
@@ -106,7 +108,7 @@ def plan(
         ),
         sink=SinkConfig(
             hot_dir=hot_dir,
-            cold_dir=cold_place(cold_dir, cold_endpoint, cold_region, cold_option),
+            cold_dir=cold_place(cold_dir, *of_store, source),
             shard_bytes=size("shard-bytes", shard_bytes),
             shard_seconds=shard_seconds,
             vector_type=vector_type,

@@ -13,7 +13,7 @@ from commands.plan.config import PlanConfig
 from commands.plan.rate import Rate
 from commands.plan.samples import PROBE_TEXTS, Samples, limit_tokens
 from commands.terminal.phrases import by_reason
-from engine.cold_url import ColdUrl
+from engine.objects.url import ColdUrl
 from readers.mongo.sample import QueueSample
 from writers.settings import HOT_SHARDS
 from writers.shards.schema import ShardSchema

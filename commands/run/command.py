@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from commands.options import declared as shared
-from commands.options.cold import cold_place
+from commands.options.cold import cold_place, source_store
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
@@ -19,6 +19,7 @@ EPILOG = examples(
     "engine run --collection tweets --hot-dir /nvme/engine --cold-dir /ssd/parquet",
     "engine run --source /data/articles --text-field body --id-field url",
     "engine run --source '/data/2026-*/*.jsonl.zst' --name news --columns lang,date",
+    "engine run --source s3://corpus/articles --cold-region eu-central-1",
     "engine run --config engine.toml --limit 100000 --json",
     "engine run --tuned tuned.toml --target-p95 5",
     "engine run --part 1/2    # and --part 2/2 on the other machine",
@@ -175,9 +176,11 @@ def run(
         from commands.composition.tuned import apply_tuned  # it imports the tuner
 
         servers = apply_tuned(servers, tuned, given(context))
+    of_store = (cold_endpoint, cold_region, cold_option)
+    store = source_store(source, *of_store, cold_dir)
     configuration = RunConfig(
         source=SourceConfig(
-            **{"mark": not no_mark, **source_options(source, name, database, collection)},
+            **{"mark": not no_mark, **source_options(source, name, database, collection, store)},
             text_field=text_field,
             id_field=id_field,
             done_field=done_field,
@@ -191,7 +194,7 @@ def run(
         servers=servers,
         sink=SinkConfig(
             hot_dir=hot_dir,
-            cold_dir=cold_place(cold_dir, cold_endpoint, cold_region, cold_option),
+            cold_dir=cold_place(cold_dir, *of_store, source),
             shard_bytes=size("shard-bytes", shard_bytes),
             shard_seconds=shard_seconds,
             vector_type=vector_type,

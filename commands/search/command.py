@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from commands.options import declared as shared
-from commands.options.cold import cold_place
+from commands.options.cold import cold_place, source_store
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import RunSecrets, mongo_uri, server_secrets
@@ -80,18 +80,20 @@ def search(
     from writers.verify.config import VerifyConfig
 
     set_up_logs(verbose)
+    of_store = (cold_endpoint, cold_region, cold_option)
+    store = source_store(source, *of_store, cold_dir)
     options: dict[str, Any] = {"id_column": id_column, "vector_column": vector_column}
     if folder is not None:
         files = VerifyConfig.of_folder(folder, level=1, **options)
     else:
-        cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
+        cold = cold_place(cold_dir, *of_store, source)
         database, collection = named(source, name, database, collection)
         files = VerifyConfig.of_collection(hot_dir, cold, database, collection, done_field, target=target, level=1)
     found = find(
         SearchConfig(
             files=files,
             source=SourceConfig(
-                **source_options(source, None if source is None else name, database, collection),
+                **source_options(source, None if source is None else name, database, collection, store),
                 id_field=id_field,
                 done_field=done_field,
                 text_field=text_field,

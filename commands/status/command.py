@@ -51,7 +51,7 @@ def status(
     from commands.status.status import as_text, collect
     from engine.ledger.runfolder import RunFolders
 
-    cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
+    cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option, source)
     folders = RunFolders.of(hot_dir, cold, *named(source, name, database, collection), done_field)
     queue = None if retweeted is None else retweeted_of(retweeted)
     look = partial(collect, folders, gpu_hour_price=gpu_hour_price, n_gpus=gpus, retweeted=queue)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from commands.options import declared as shared
-from commands.options.cold import cold_place
+from commands.options.cold import cold_place, source_store
 from commands.options.config_file import config_option
 from commands.options.declared import examples, option, path_option
 from commands.options.secrets import mongo_uri, server_secrets
@@ -75,6 +75,7 @@ def verify(
     from writers.verify.verify import verify as verify_files
 
     set_up_logs(verbose)
+    of_store = (cold_endpoint, cold_region, cold_option)
     options: dict[str, Any] = {
         "level": level,
         "jobs": jobs,
@@ -86,7 +87,7 @@ def verify(
         settings = VerifyConfig.of_folder(folder, id_column=id_column, vector_column=vector_column, **options)
     else:
         database, collection = named(source, name, database, collection)
-        cold = cold_place(cold_dir, cold_endpoint, cold_region, cold_option)
+        cold = cold_place(cold_dir, *of_store, source)
         settings = VerifyConfig.of_collection(
             hot_dir, cold, database, collection, done_field, scope=scope, target=target, **options
         )
@@ -94,7 +95,8 @@ def verify(
         if level >= 4 and source is None and name is not None:
             raise ConfigError(f"--level {level} compares with the files themselves: name them with --source")
         if level >= 4 and source is not None:
-            names = source_options(source, name, database, collection)
+            store = source_store(source, *of_store, cold_dir)
+            names = source_options(source, name, database, collection, store)
             partners.read_files(
                 settings, SourceConfig(**names, id_field=id_field, text_field=text_field, done_field=done_field)
             )

@@ -33,11 +33,18 @@ def account(node: Node, totals: RunTotals, *, crashed: bool, stopped: bool) -> N
             client.facts["client"]["node"] = node.name
     totals.add_generation(generation, committed_rows=node.committed_rows, crashed=crashed, stopped=stopped)
     totals.add_cpu(generation)
+    node.bottleneck = totals.bottleneck
     totals.tally.agents_cpu_s += node.agent_cpu_s
     node.agent_cpu_s = 0.0
     if crashed:
         totals.tally.quarantined += node.quarantined + node.skipped_done
         totals.tally.read += node.quarantined + node.skipped_done
+
+
+def bottleneck_of(nodes: Iterable[Node]) -> str:
+    """What set the pace, node by node."""
+    found = {node.name: node.bottleneck for node in nodes if node.bottleneck and node.documents}
+    return "; ".join(f"{name}: {what}" for name, what in found.items()) or "nothing to judge by: no node has worked"
 
 
 def let_finish(roster: Roster, nodes: Iterable[Node], timeout_s: float) -> None:

@@ -25,12 +25,13 @@ class AllNodes(Stages[RemoteStage]):
         self.children = {}
 
     def figures(self) -> StageFigures:
-        """See `Stages`; the clients' roles begin with their node's name."""
+        """See `Stages`; the clients' roles and their servers' URLs begin with their node's name."""
         stages = [(node, node.generation.figures()) for node in self._nodes if node.generation is not None]
         clients: dict[str, Message] = {}
         for node, found in stages:
             for role, facts in found.clients.items():
-                clients[f"{node.name}/{role}"] = {**facts, "node": node.name} if facts else {}
+                named = {"url": f"{node.name} {facts['url']}"} if "url" in facts else {}
+                clients[f"{node.name}/{role}"] = {**facts, **named}
         embedded = sum(facts.get("rows", 0) for facts in clients.values())
         reader = _added(found.reader for _, found in stages)
         return StageFigures(

@@ -71,6 +71,7 @@ class Node:
         committed_rows, quarantined, skipped_done: Of the session: rows committed; documents that came into quarantine;
             documents that had been there before the run, in leases that are done.
         documents, parts, restarts: Of the whole run.
+        bottleneck: What set its pace in its last session.
         agent_cpu_s: Processor time of its node process in this session.
         failures: Sessions that have failed.
         proofs: Which of its servers have drifted, over all its sessions.
@@ -98,6 +99,7 @@ class Node:
     documents: int = 0
     parts: int = 0
     restarts: int = 0
+    bottleneck: str = ""
     agent_cpu_s: float = 0.0
     failures: HourlyCounter = field(default_factory=HourlyCounter)
     proofs: Proofs = field(default_factory=Proofs)

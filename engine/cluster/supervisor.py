@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.cluster.ending import account, let_finish, sweep
+from engine.cluster.ending import account, bottleneck_of, let_finish, sweep
 from engine.cluster.figures import AllNodes
 from engine.cluster.giving import Giving
 from engine.cluster.node import Given, Node, NodeState
@@ -287,8 +287,7 @@ class ClusterSupervisor(Supervisor):
             self._begin_on(node, node.brief)
 
     def _begin_on(self, node: Node, brief: Message) -> None:
-        records = self._leases.join(node.name, time.monotonic())
-        self._act(records)
+        self._act(self._leases.join(node.name, time.monotonic()))
         node.token = self._leases.tokens[-1]
         session = node.session
 
@@ -397,4 +396,5 @@ class ClusterSupervisor(Supervisor):
             if node.state in (NodeState.WORKING, NodeState.READY, NodeState.STARTING):
                 self._roster.end(node)
                 self._roster.set_state(node, NodeState.DONE, "")
+        self._totals.bottleneck = bottleneck_of(self._roster.nodes.values())
         self._lifecycle.phase = Phase.FINISHED

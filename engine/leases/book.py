@@ -18,7 +18,7 @@ class Orphan(enum.Enum):
     ADOPT = "adopt"
     """Its token was current when the driver ended, and nobody has been given its documents since."""
     SET_ASIDE = "set aside"
-    """Its documents may have been given to another node, or embedded by another run."""
+    """Its documents may have been given to another node, or embedded by another run; it was never committed."""
     LEDGER_IS_OLDER = "the ledger is older than the shard"
     """Tokens are durable before anybody has them: records are missing, so nothing can be said."""
 

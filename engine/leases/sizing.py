@@ -17,8 +17,8 @@ class LeasePolicy:
     Attributes:
         lease_s: Silence after which a node's token ends.
         repeat_s: How long a node that does not say that it knows of a lease is left before it is told again.
-        leases_a_node: Leases that a node may hold at a time, those included that it has read and not committed yet. When
-            it needs one it knows best itself: it asks while fewer than two of its leases are unread.
+        leases_a_node: Leases that a node may hold at a time, those included that it has read and not committed yet.
+            When it needs one it knows best itself: it asks while fewer than two of its leases are unread.
         ahead_s: A node with less work than this is given a piece more whatever its share is, so that it never pauses;
             while its rate is not known, one with less than a piece.
         most_s: How long a lease keeps its node busy at most: nodes may join that would have had a share of it.

@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.cold_url import ColdUrl
 from engine.errors import ConfigError, LockHeld, SinkError
 from engine.ledger import durable
+from engine.objects.url import ColdUrl
 
 LOCK_GRACE_S = 5.0
 """How long a start waits for the orphans of a killed supervisor; they end within 2 s (G6)."""

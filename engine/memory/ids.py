@@ -23,6 +23,8 @@ class IdType(str, enum.Enum):
     OBJECTID = "objectid"
     EXTJSON = "extjson"
 
+    __str__ = str.__str__  # Pythons differ in what they print else
+
     @property
     def width_bytes(self) -> int | None:
         """Bytes of one id, or None when ids differ in length."""

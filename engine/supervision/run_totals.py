@@ -33,6 +33,7 @@ class RunTotals:
     Attributes:
         tally: The counts; whoever commits, marks or recovers adds to them.
         last_error: What went wrong last, None while nothing has.
+        bottleneck: What set the pace of the generation that was over last, in words.
         nodes: What each node of a cluster came to so far; None without nodes.
     """
 
@@ -50,7 +51,7 @@ class RunTotals:
         self._quarantine = quarantine
         self._gpus = _watch_gpus() if driver_is_here() else None
         self._reporter = Reporter(folders.status, observers, self._gpus)
-        self._bottleneck = "nothing to judge by: no generation ran"
+        self.bottleneck = "nothing to judge by: no generation ran"
         self.tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
         self.last_error: str | None = None
         self.nodes: Callable[[], list[dict[str, Any]]] | None = None
@@ -75,7 +76,7 @@ class RunTotals:
             crashed=crashed,
             stopped=stopped,
         )
-        self._bottleneck = self._reporter.bottleneck(figures)
+        self.bottleneck = self._reporter.bottleneck(figures)
 
     def add_cpu(self, generation: Stages[StageT]) -> None:
         """Add the processor time of a generation whose children have ended."""
@@ -209,7 +210,7 @@ class RunTotals:
     def _bottleneck_with_gpus(self) -> str:
         """The bottleneck in words, and what the servers' GPUs say about it."""
         verdict = self._gpus.verdict() if self._gpus is not None and self.tally.embedded else ""
-        return f"{self._bottleneck}; {verdict}" if verdict else self._bottleneck
+        return f"{self.bottleneck}; {verdict}" if verdict else self.bottleneck
 
 
 def _watch_gpus() -> GpuWatch:

@@ -46,7 +46,7 @@ def _panel(figures: dict[str, Any]) -> Group:
         " documents  ",
         (f"{figures['rate']:,.0f}/s", "bold cyan"),
         f"  left {duration(seconds_left(figures))}",
-        f"  {figures['shards']} shards",
+        f"  {figures['shards']} shard{'' if figures['shards'] == 1 else 's'}",
         (f"  {figures['quarantined']} in quarantine", "yellow") if figures["quarantined"] else "",
     )
     parts: list[Any] = [head]

@@ -30,7 +30,7 @@ from gpu_clients.batches.retry import backoff_s, overload_pause_s
 from gpu_clients.errors import Action, Failure, FailureKind
 from gpu_clients.vectors.decode import Matrix
 
-_BAD_ANSWERS = (FailureKind.UNAVAILABLE, FailureKind.MALFORMED, FailureKind.OVERSIZED)
+_BAD_ANSWERS = (FailureKind.UNAVAILABLE, FailureKind.MALFORMED, FailureKind.OVERSIZED, FailureKind.OTHER_DIMENSION)
 _GATEWAY_TIMEOUT = 504  # the server behind it does not answer, so it would not answer a canary soon either
 SUSPICIOUS_ATTEMPTS = 3
 """Failures of one batch, while the server answers others, after which it is bisected."""
@@ -49,6 +49,7 @@ class FailurePolicy:
         recheck_rows: Called with a batch, its matrix and the rows of it that are no vectors, to ask for those again.
         check_server: Called when bad answers came in a row, to have the server asked for the canary soon.
         take_out: Called with the failure when the server is to be taken out, and its batches with it.
+        several: Called with the reason when unlike backends answer behind its URL; the run cannot go on with it.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class FailurePolicy:
         recheck_rows: Callable[[Batch, Matrix, list[int]], None],
         check_server: Callable[[], None],
         take_out: Callable[[Failure], None],
+        several: Callable[[str], None],
     ) -> None:
         self._lane = lane
         self._in_flight = in_flight
@@ -71,11 +73,13 @@ class FailurePolicy:
         self._counters = counters
         self._rng = rng
         self._take_out = take_out
+        self._several = several
 
     def failed(self, batch: Batch, failure: Failure) -> None:
         """A batch's request failed: do what its kind asks for."""
         lane, in_flight = self._lane, self._in_flight
         self._counters.add_failure(lane.address.url, failure)
+        lane.failed(failure)
         batch.attempts += 1
         if failure.kind is FailureKind.BACKEND or failure.action in (Action.RETRY, Action.SUSPECT_SERVER):
             lane.troubled()
@@ -125,7 +129,12 @@ class FailurePolicy:
         return pause_s
 
     def advance(self) -> None:
-        """Have the server taken out when it is swamped."""
+        """Have the server taken out when it is swamped, and for good when several answer behind its URL."""
+        breaker, why = self._lane.breaker, self._lane.unlike.why
+        if breaker.is_ok and why is not None:
+            self._take_out(Failure(kind=FailureKind.OTHER_DIMENSION, detail=why))
+            breaker.bar(why)
+            self._several(why)
         if self._lane.breaker.is_ok and self._lane.is_overloaded_for(SWAMPED_S):
             self._take_out(Failure(kind=FailureKind.OVERLOADED, detail="it answers nothing but HTTP 429"))
 

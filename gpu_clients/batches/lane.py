@@ -9,11 +9,13 @@ from collections import deque
 from gpu_clients.batches.admission import Admission, GpuBatch
 from gpu_clients.batches.breaker import Breaker
 from gpu_clients.batches.retry import RetryBudget
+from gpu_clients.errors import Failure, FailureKind
 from gpu_clients.http.address import Address
 from gpu_clients.http.client import HttpClient
 from gpu_clients.http.polling import Poller
 from gpu_clients.server_facts import ServerFacts
 from gpu_clients.servers.probe import ServerProbe, examine_server
+from gpu_clients.servers.repeated_looks import UnlikeTurns
 from gpu_clients.servers.requester import Completion, Requester, ServerTimes
 from gpu_clients.servers.routes import choose_route
 from gpu_clients.settings import ClientSettings
@@ -47,6 +49,7 @@ class Lane:
         last_answer_s: When the last good answer came, monotonic seconds.
         overloaded_since_s: When the first 429 came after the last good answer, monotonic seconds, or None.
         drifted_s: When its vectors last turned out to be wrong, monotonic seconds, or None.
+        unlike: Whether backends of unlike dimensions take turns behind its URL.
         drifts: How often its vectors turned out to be wrong; what was embedded before is not delivered afterwards.
     """
 
@@ -63,6 +66,7 @@ class Lane:
         self.overloaded_since_s: float | None = None
         self.drifted_s: float | None = None
         self.drifts = 0
+        self.unlike = UnlikeTurns()
         self.truncation = TruncationJudge(None)
         self._settings = settings
         self._poller = poller
@@ -146,6 +150,12 @@ class Lane:
         self.last_answer_s = time.monotonic()
         self.overloaded_since_s = None
         self.admission.passed()
+        self.unlike.right()
+
+    def failed(self, failure: Failure) -> None:
+        """Take note of how a request failed."""
+        if failure.kind is FailureKind.OTHER_DIMENSION:
+            self.unlike.wrong(failure.detail)
 
     def answered(self, completion: Completion, times: ServerTimes) -> None:
         """Take note of a good answer."""
@@ -155,6 +165,7 @@ class Lane:
         # forgets slowly: half after 200 answers
         self._slowest_s = max(completion.latency_s, self._slowest_s * 0.9965)
         self.breaker.succeeded()
+        self.unlike.right()
         self.budget.earn()
         self.admission.answered(completion.n_texts, completion.latency_s, times, now_s)
 

@@ -69,6 +69,8 @@ class OwnServerRequests:
         reply = reply_of(completion, self._dim)
         if reply.sound:
             self._lane.passed()
+        elif reply.failure is not None:
+            self._lane.failed(reply.failure)
         self._side_requests.reply(side_request, reply, time.monotonic())
 
     def refuse(self) -> None:

@@ -38,6 +38,9 @@ FAILED_LOOKS = 3
 """After so many that were not answered well, or one that was not answered at all, the server is not asked any more."""
 UNLIKE_DIMS = 2
 """So many answers of one other dimension come from another backend."""
+UNLIKE_TURNS = 3
+"""While a run goes on so many do, with a right answer between each two of them."""
+FORGOTTEN_AFTER_S = 900.0
 SEVERAL = "answers with unlike backends: name each replica's own URL in --tei-urls, without a balancer before them"
 
 
@@ -45,6 +48,39 @@ def several_backends(how: str) -> ProbeFailed:
     """Unlike backends answer behind one URL."""
     failure = Failure(kind=FailureKind.DRIFTED, detail=f"it {SEVERAL} ({how})")
     return ProbeFailed(failure, misconfigured=True, several=True)
+
+
+class UnlikeTurns:
+    """Tells whether backends of unlike dimensions take turns at answering for one URL while a run goes on.
+
+    A server that turns into another one gives the other dimension from then on; where right answers come between,
+    several answer. All of a server's answers count, to batches and to looks.
+
+    Attributes:
+        why: What shows that several answer, once it is known.
+    """
+
+    def __init__(self) -> None:
+        self.why: str | None = None
+        self._turns: Counter[str] = Counter()  # by what was unlike
+        self._is_wrong = False  # the answer before
+        self._last_s = 0.0
+
+    def wrong(self, detail: str) -> None:
+        """Take note of an answer of another dimension; `detail` says of which."""
+        now_s = time.monotonic()
+        if now_s - self._last_s > FORGOTTEN_AFTER_S:
+            self._turns.clear()
+        self._last_s = now_s
+        if not self._is_wrong:
+            self._is_wrong = True
+            self._turns[detail] += 1
+            if self._turns[detail] >= UNLIKE_TURNS:
+                self.why = f"it {SEVERAL} ({detail}, and right ones between)"
+
+    def right(self) -> None:
+        """Take note of a right answer."""
+        self._is_wrong = False
 
 
 def look_again(

@@ -62,6 +62,11 @@ def malformed(detail: str) -> BadAnswer:
     return BadAnswer(FailureKind.MALFORMED, detail)
 
 
+def other_dimension(found: int, dim: int) -> BadAnswer:
+    """An answer whose vectors are like each other, but those of another model."""
+    return BadAnswer(FailureKind.OTHER_DIMENSION, f"vectors of {found} numbers, expected {dim}")
+
+
 def float_answer_cap_bytes(n_texts: int, dim: int) -> int:
     """A generous cap on the body of any form of answer."""
     return 64_000 + n_texts * (dim * 26 + 400)
@@ -165,7 +170,7 @@ class VectorDecoder:
         row_chars = _row_chars(out.shape[1])
         for row in rows:
             if type(row) is not str or len(row) != row_chars:
-                raise malformed(_wrong_row(row, out.shape[1]))
+                raise _wrong_rows(rows, row, out.shape[1])
         self._place([row.encode("utf-8") for row in rows], out)
         if in_order and (self._layout is None or len(self._layout.gaps) < len(rows)):
             self._layout = _learn_layout(bytes(body), rows)
@@ -288,6 +293,9 @@ def _place_raw(body: memoryview, out: Matrix, kind: np.dtype[Any]) -> None:
     n_bytes = out.size * kind.itemsize
     if len(body) != n_bytes:
         n, dim = out.shape
+        found, rest = divmod(len(body), n * kind.itemsize)
+        if found and not rest and (found > dim or len(body) % (dim * kind.itemsize)):  # else fewer vectors
+            raise other_dimension(found, dim)
         raise malformed(f"{n} vectors of {dim} numbers have {n_bytes} bytes as {kind.name}, got {len(body)}")
     if kind == out.dtype:
         out.data.cast("B")[:] = body
@@ -326,13 +334,30 @@ def _place_numbers(rows: list[Any], out: Matrix) -> None:
     dim = out.shape[1]
     for number, row in enumerate(rows):
         if type(row) is not list or len(row) != dim:
-            raise malformed(_wrong_row(row, dim))
+            raise _wrong_rows(rows, row, dim)
         kinds = set(map(type, row))
         if not kinds <= {float, int, type(None)}:
             raise malformed("a vector holds something that is neither a number nor null")
         numbers = [np.nan if value is None else value for value in row] if type(None) in kinds else row
         with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which the soundness check finds
             out[number] = numbers
+
+
+def _wrong_rows(rows: list[Any], wrong: object, dim: int) -> BadAnswer:
+    """What rows are of which at least one is not what was expected: all of one other dimension, or damaged."""
+    found = {_numbers_in(row) for row in rows}
+    number = found.pop() if len(found) == 1 else 0
+    return other_dimension(number, dim) if number else malformed(_wrong_row(wrong, dim))
+
+
+def _numbers_in(row: object) -> int:
+    """How many numbers a row has, by its length; 0 when it cannot be one."""
+    if isinstance(row, list):
+        return len(row)
+    if not isinstance(row, str) or len(row) % 4:
+        return 0
+    n_bytes = len(row) // 4 * 3 - row[-2:].count("=")
+    return 0 if n_bytes % 4 else n_bytes // 4
 
 
 def _wrong_row(row: object, dim: int) -> str:

@@ -1,8 +1,8 @@
 """The catalogue: which files a ledger knows, what has become of them, and what the reader is told of each.
 
 A file gets its number when it is first seen, for good: positions begin with it. The ledger keeps its name, size, time
-and checksum (FILES records); a file that differs is refused by name, because its rows may no longer be those that were
-embedded. A file that is gone is passed over, its rows stay; new files are appended.
+and checksum, and of an object its ETag (FILES records); a file that differs is refused by name, because its rows may no
+longer be those that were embedded. A file that is gone is passed over, its rows stay; new files are appended.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from engine.errors import ConfigError
-from readers.files.opening import checksum
+from readers.files.opening import FilePath, at_once, checksum
 from readers.files.place import FoundFile, Place
+
+if TYPE_CHECKING:
+    from readers.files.objects import SourceStore
 
 FILES_PER_RECORD = 1000
 
@@ -35,7 +38,7 @@ class SourceFile:
 
     number: int
     name: str
-    path: Path | None
+    path: FilePath | None
     bytes: int
     mtime_ns: int
     settled: tuple[tuple[int, int], ...] = ()
@@ -86,15 +89,11 @@ def catalogue(known: Sequence[Record], found: Sequence[FoundFile], place: Place)
     files = [_known_file(number, record, there.get(record["name"])) for number, record in enumerate(known)]
     gone = {_content(known[file.number]): file.name for file in files if file.path is None}
     new: list[Record] = []
-    for one in found:
-        if one.name in numbers:
-            continue
-        record = {
-            "name": one.name,
-            "bytes": one.bytes,
-            "mtime_ns": one.mtime_ns,
-            "checksum": checksum(one.path, one.bytes),
-        }
+    unknown = [one for one in found if one.name not in numbers]
+    for one, its_checksum in zip(unknown, at_once(checksum, [one.path for one in unknown]), strict=True):
+        record = {"name": one.name, "bytes": one.bytes, "mtime_ns": one.mtime_ns, "checksum": its_checksum}
+        if one.e_tag:
+            record["e_tag"] = one.e_tag
         if (before := gone.get(_content(record))) is not None:
             raise ConfigError(
                 f"the source file {one.path} is {before} under another name, whose rows would be embedded once more: "
@@ -105,8 +104,8 @@ def catalogue(known: Sequence[Record], found: Sequence[FoundFile], place: Place)
     return Catalogue(files=tuple(files), new=tuple(new))
 
 
-def _content(record: Record) -> tuple[int, int, str]:
-    return record["bytes"], record["mtime_ns"], record["checksum"]
+def _content(record: Record) -> tuple[int, int | str, str]:
+    return record["bytes"], record.get("e_tag") or record["mtime_ns"], record["checksum"]
 
 
 def _known_file(number: int, record: Record, found: FoundFile | None) -> SourceFile:
@@ -115,9 +114,11 @@ def _known_file(number: int, record: Record, found: FoundFile | None) -> SourceF
     differs = None
     if found.bytes != record["bytes"]:
         differs = f"it has {found.bytes:,} bytes, it had {record['bytes']:,}"
+    elif found.e_tag and "e_tag" in record:  # the same ETag is the same content, whenever it was stored
+        differs = None if found.e_tag == record["e_tag"] else "it was replaced since"
     elif found.mtime_ns != record["mtime_ns"]:
         differs = "it was written to since"
-    elif checksum(found.path, found.bytes) != record["checksum"]:
+    elif checksum(found.path) != record["checksum"]:
         differs = "its head or its end holds something else"
     if differs is not None:
         raise ConfigError(
@@ -137,7 +138,8 @@ def write_plan(path: Path, files: Sequence[SourceFile]) -> None:
         for file in files:
             line = {
                 "name": file.name,
-                "path": None if file.path is None else str(file.path.absolute()),
+                "path": str(file.path.absolute()) if isinstance(file.path, Path) else None,
+                "object": None if file.path is None or isinstance(file.path, Path) else file.path.version,
                 "bytes": file.bytes,
                 "mtime_ns": file.mtime_ns,
                 "settled": file.settled,
@@ -145,20 +147,19 @@ def write_plan(path: Path, files: Sequence[SourceFile]) -> None:
             stream.write(orjson.dumps(line) + b"\n")
 
 
-def read_plan(path: Path) -> list[SourceFile]:
-    """The files that `write_plan` wrote, by number."""
+def read_plan(path: Path, store: SourceStore | None = None) -> list[SourceFile]:
+    """The files that `write_plan` wrote, by number.
+
+    Args:
+        store: Where they are when they are objects.
+    """
     files = []
     with path.open("rb") as stream:
         for number, line in enumerate(stream):
             item = orjson.loads(line)
-            files.append(
-                SourceFile(
-                    number,
-                    item["name"],
-                    None if item["path"] is None else Path(item["path"]),
-                    item["bytes"],
-                    item["mtime_ns"],
-                    tuple((first, last) for first, last in item["settled"]),
-                )
-            )
+            where: FilePath | None = None if item["path"] is None else Path(item["path"])
+            if store is not None and item["object"] is not None:
+                where = store.path(*item["object"])
+            settled = tuple((first, last) for first, last in item["settled"])
+            files.append(SourceFile(number, item["name"], where, item["bytes"], item["mtime_ns"], settled))
     return files

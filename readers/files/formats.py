@@ -11,13 +11,12 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
 from readers.batching.ports import Document
-from readers.files.opening import known_format, open_ranges, open_stream
+from readers.files.opening import FilePath, known_format, open_parquet, open_stream
 from readers.files.settled import Settled
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ Row = Document | Unreadable | None
 Chunk = tuple[int, list[Any]]
 
 
-def chunks(path: Path, fields: tuple[str, ...], settled: Settled) -> Iterator[Chunk]:
+def chunks(path: FilePath, fields: tuple[str, ...], settled: Settled) -> Iterator[Chunk]:
     """The rows of a file, in order.
 
     Args:
@@ -197,12 +196,10 @@ def _records(records: Any, names: list[str]) -> list[Any]:
     return rows
 
 
-def parquet_chunks(path: Path, fields: tuple[str, ...], settled: Settled) -> Iterator[Chunk]:
+def parquet_chunks(path: FilePath, fields: tuple[str, ...], settled: Settled) -> Iterator[Chunk]:
     """Row groups in order, of which only the columns that are needed are read."""
-    import pyarrow.parquet as pq  # noqa: PLC0415 - sources without Parquet do without it
-
-    with open_ranges(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
-        columns = list(dict.fromkeys(fields))
+    columns = list(dict.fromkeys(fields))
+    with open_parquet(path, columns) as file:
         row = 0
         for group in range(file.num_row_groups):
             metadata = file.metadata.row_group(group)
@@ -235,7 +232,7 @@ def documents_of(batch: pa.RecordBatch) -> list[Any]:
 
 def _values(column: pa.Array) -> list[Any]:
     """A column as Python values; text that is no valid UTF-8 keeps its bytes as surrogates, and is refused later."""
-    import pyarrow as pa  # noqa: PLC0415 - as above
+    import pyarrow as pa  # noqa: PLC0415 - sources without Parquet do without it
 
     kind = column.type
     if pa.types.is_dictionary(kind):

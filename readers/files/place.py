@@ -1,4 +1,4 @@
-"""The place that `--source` names: a folder, a glob or one file; what it is called, and which files lie there."""
+"""The place that `--source` names, here or on a store: a folder, a glob or one file; its name, and the files there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError
-from readers.files.opening import format_of
+from engine.objects.url import SourceUrl, StoreUrl, scheme_of
+from readers.files.opening import FilePath, format_of
+
+if TYPE_CHECKING:
+    from engine.objects.object_store import Stored
+    from readers.files.objects import SourceStore
 
 _log = logging.getLogger("engine.source")
 
@@ -28,12 +34,14 @@ class FoundFile:
         name: Its path below the root, with `/`; it stands in ids and in the ledger.
         path: Where it is.
         bytes, mtime_ns: Its size and the time it was last written.
+        e_tag: What its store tells its versions apart by; empty for one of this machine.
     """
 
     name: str
-    path: Path
+    path: FilePath
     bytes: int
     mtime_ns: int
+    e_tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +50,26 @@ class Place:
 
     Attributes:
         text: What `--source` was given.
-        root: The folder that the files' names begin below.
+        root: The folder, or the URL, that the files' names begin below.
         pattern: Which names count; `**` stands for any folders. None for all files of a known format.
     """
 
     text: str
-    root: Path
+    root: Path | SourceUrl
     pattern: str | None
 
     @classmethod
-    def of(cls, text: str) -> Place:
-        """What a text names; nothing has to be there yet."""
+    def of(cls, text: str, settings: StoreUrl | None = None) -> Place:
+        """What a text names; nothing has to be there yet.
+
+        Args:
+            settings: How the store of a URL is spoken to, whatever its own URL is; None for as the environment says.
+
+        Raises:
+            ConfigError: a URL that cannot be one of a store.
+        """
+        if scheme_of(text) is not None:
+            return cls._of_url(text, settings)
         path = Path(text)
         if _MAGIC.search(text) is None or path.exists():
             is_file = path.is_file() or (not path.exists() and format_of(path.name) is not None)
@@ -61,32 +78,49 @@ class Place:
         plain = next(number for number, part in enumerate(parts) if _MAGIC.search(part))
         return cls(text, Path(*parts[:plain]), "/".join(parts[plain:]))
 
+    @classmethod
+    def _of_url(cls, text: str, settings: StoreUrl | None) -> Place:
+        """A name with a known ending is that of an object, unless a slash ends it."""
+        scheme, _, rest = text.partition("://")
+        bucket, _, key = rest.partition("/")
+        parts = key.split("/")
+        plain = next((number for number, part in enumerate(parts) if _MAGIC.search(part)), None)
+        if plain is None:
+            plain = len(parts) - 1 if format_of(parts[-1]) is not None else len(parts)
+        further: dict[str, Any] = {}
+        if settings is not None:
+            further = {"endpoint": settings.endpoint, "region": settings.region, "options": settings.options}
+        root = SourceUrl(url="/".join([f"{scheme.lower()}://{bucket}", *parts[:plain]]), **further)
+        return cls(text, root, "/".join(parts[plain:]) or None)
+
     @property
     def name(self) -> str:
         """The name of the folder, for folders, ledger and summary."""
+        if isinstance(self.root, SourceUrl):
+            return self.root.url.rpartition("/")[2]
         return self.root.absolute().resolve().name or "root"
 
-    def files(self, *, without: tuple[Path, ...] = ()) -> list[FoundFile]:
+    def files(self, *, without: tuple[Path | StoreUrl, ...] = (), store: SourceStore | None = None) -> list[FoundFile]:
         """All files, by name.
 
         Args:
-            without: Folders that are not looked into: those that the run itself writes.
+            without: Folders and prefixes that are not looked into: those that the run itself writes.
+            store: That of the root, when it is a URL.
 
         Raises:
             ConfigError: there are none, one is of no known format, or a folder cannot be read.
+            SourceError: the store refuses, or does not answer.
         """
-        if not self.root.is_dir():
-            raise ConfigError(f"--source is {self.text}, but there is no folder {self.root}: check the path")
-        left_out = {folder.resolve() for folder in without}
         found = []
         others: list[str] = []
-        for name, path in self._walk(left_out):
+        for name, file in self._named(without, store):
             if format_of(name) is not None:
-                found.append(_look_at(name, path))
+                found.append(_look_at(name, file) if isinstance(file, Path) else _object(file, store))
             elif self.pattern is not None:
                 raise ConfigError(
-                    f"--source names {path}, which is no .parquet, .jsonl, .ndjson or .csv (the last three may be "
-                    "followed by .gz or .zst): narrow the glob, or name the file after what is in it"
+                    f"--source names {file if isinstance(file, Path) else name}, which is no .parquet, .jsonl, .ndjson "
+                    "or .csv (the last three may be followed by .gz or .zst): narrow the glob, or name the file after "
+                    "what is in it"
                 )
             else:
                 others.append(name)
@@ -100,14 +134,43 @@ class Place:
             _log.warning("files_passed_over n=%d example=%s: of no known format", len(others), min(others))
         return sorted(found, key=lambda file: file.name)
 
+    def _named(
+        self, without: tuple[Path | StoreUrl, ...], store: SourceStore | None
+    ) -> Iterator[tuple[str, Path | Stored]]:
+        if isinstance(self.root, Path):
+            if not self.root.is_dir():
+                raise ConfigError(f"--source is {self.text}, but there is no folder {self.root}: check the path")
+            yield from self._walk({folder.resolve() for folder in without if isinstance(folder, Path)})
+            return
+        assert store is not None  # whoever looks at a URL has opened it
+        below = f"{self.root}/"
+        own = tuple(f"{one}/" for one in without if isinstance(one, StoreUrl) and f"{one}/".startswith(below))
+        own = tuple(prefix for prefix in own if prefix != below)
+        wanted = None if self.pattern is None else _matcher(self.pattern)
+        for stored in store.list():
+            parts = stored.name.split("/")
+            if f"{below}{stored.name}".startswith(own) or (not stored.size_bytes and format_of(parts[-1]) is None):
+                continue  # what a run writes, and what stands for a folder
+            if any(part.startswith(_HIDDEN) for part in parts[:-1]):
+                continue
+            if self._counts(wanted, stored.name, parts[-1]):
+                yield stored.name, stored
+
+    def _counts(self, wanted: re.Pattern[str] | None, name: str, last: str) -> bool:
+        """Whether a name is meant; hidden ones only where the pattern spells them out."""
+        if wanted is None:
+            return not last.startswith(_HIDDEN)
+        return bool(wanted.fullmatch(name)) and not (last.startswith(_HIDDEN) and _MAGIC.match(self._last_part()))
+
     def _walk(self, left_out: set[Path]) -> Iterator[tuple[str, Path]]:
-        """Name and path of what matches; hidden names only where the pattern spells them out."""
+        """Name and path of what matches."""
         wanted = None if self.pattern is None else _matcher(self.pattern)
         is_deep = self.pattern is None or "/" in self.pattern or "**" in self.pattern
 
         def refuse(error: OSError) -> None:
             raise ConfigError(f"the folder {error.filename} cannot be read ({error.strerror}): make it readable")
 
+        assert isinstance(self.root, Path)  # see `_named`
         for folder, folders, names in os.walk(self.root, onerror=refuse):
             below = Path(folder).relative_to(self.root)
             folders[:] = [
@@ -117,12 +180,7 @@ class Place:
             ]
             for file in names:
                 name = (below / file).as_posix()
-                if wanted is None:
-                    if file.startswith(_HIDDEN):
-                        continue
-                elif not wanted.fullmatch(name) or (file.startswith(_HIDDEN) and _MAGIC.match(self._last_part())):
-                    continue
-                if (Path(folder) / file).is_file():
+                if self._counts(wanted, name, file) and (Path(folder) / file).is_file():
                     yield name, Path(folder) / file
 
     def _last_part(self) -> str:
@@ -152,3 +210,9 @@ def _look_at(name: str, path: Path) -> FoundFile:
     except OSError as error:
         raise ConfigError(f"the file {path} cannot be looked at ({error.strerror}): make it readable") from error
     return FoundFile(name, path, stat.st_size, stat.st_mtime_ns)
+
+
+def _object(stored: Stored, store: SourceStore | None) -> FoundFile:
+    assert store is not None  # it listed the object
+    path = store.path(stored.name, stored.size_bytes, stored.e_tag)
+    return FoundFile(stored.name, path, stored.size_bytes, stored.modified_ns, stored.e_tag)

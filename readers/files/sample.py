@@ -7,14 +7,23 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from engine.errors import SourceError
 from readers.batching.ports import Document
 from readers.files.catalogue import SourceFile
 from readers.files.formats import BLANK, CHUNK_BYTES, Unreadable, chunks, jsonl_chunks
-from readers.files.opening import Format, known_format, open_ranges, open_stream, reading
+from readers.files.opening import (
+    FilePath,
+    Format,
+    at_once,
+    for_a_look,
+    known_format,
+    open_stream,
+    parquet_footer,
+    read_at,
+    reading,
+)
 from readers.files.settled import Settled
 
 _PLACES = 24
@@ -77,7 +86,7 @@ def sample_files(files: Sequence[SourceFile], fields: tuple[str, ...], n_rows: i
     for file in chosen:
         assert file.path is not None  # it is there
         with reading(file.path):
-            for block, n_bytes in _places(file.path, file.bytes, fields, n_places, wanted, rng):
+            for block, n_bytes in _places(for_a_look(file.path), file.bytes, fields, n_places, wanted, rng):
                 found = [row for row in block if row is not BLANK]
                 rows += found[:wanted]
                 if n_bytes is not None:
@@ -93,7 +102,7 @@ def sample_files(files: Sequence[SourceFile], fields: tuple[str, ...], n_rows: i
 
 
 def _places(
-    path: Path, size_bytes: int, fields: tuple[str, ...], n_places: int, wanted: int, rng: random.Random
+    path: FilePath, size_bytes: int, fields: tuple[str, ...], n_places: int, wanted: int, rng: random.Random
 ) -> Iterator[tuple[list[Any], int | None]]:
     """Rows of some places of a file, and in how many bytes of it they were; None where that is not asked for."""
     form = known_format(path.name)
@@ -107,7 +116,7 @@ def _places(
 
 
 def _of_parquet(
-    path: Path, fields: tuple[str, ...], n_places: int, wanted: int, rng: random.Random
+    path: FilePath, fields: tuple[str, ...], n_places: int, wanted: int, rng: random.Random
 ) -> Iterator[list[Any]]:
     sizes = _group_rows(path)
     starts = list(itertools.accumulate(sizes, initial=0))
@@ -121,28 +130,27 @@ def _of_parquet(
         yield rows
 
 
-def _columns(path: Path) -> list[str]:
+def _columns(path: FilePath) -> list[str]:
     """The columns of a Parquet file, of which a sample reads only those that are asked for; none of other files."""
     if known_format(path.name).kind != "parquet":
         return []
-    import pyarrow.parquet as pq  # noqa: PLC0415 - as below
-
-    with reading(path), open_ranges(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
-        return list(file.schema_arrow.names)
+    with reading(path):
+        return list(parquet_footer(path).schema.to_arrow_schema().names)
 
 
-def _group_rows(path: Path) -> list[int]:
-    import pyarrow.parquet as pq  # noqa: PLC0415 - sources without Parquet do without it
-
-    with open_ranges(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
-        return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+def _group_rows(path: FilePath) -> list[int]:
+    footer = parquet_footer(path)
+    return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
 
-def _at(path: Path, offset: int) -> tuple[list[Any], int]:
+def _n_rows(path: FilePath) -> int:
+    with reading(path):
+        return parquet_footer(path).num_rows  # type: ignore[no-any-return]
+
+
+def _at(path: FilePath, offset: int) -> tuple[list[Any], int]:
     """The whole lines of one block."""
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        block = stream.read(CHUNK_BYTES)
+    block = read_at(path, offset, CHUNK_BYTES)
     start, end = block.find(b"\n") + 1, block.rfind(b"\n") + 1
     if end <= start:
         return [], len(block)
@@ -160,7 +168,7 @@ class _Bytes:
         return block
 
 
-def _head(path: Path, size_bytes: int, fields: tuple[str, ...], wanted: int) -> tuple[list[Any], int]:
+def _head(path: FilePath, size_bytes: int, fields: tuple[str, ...], wanted: int) -> tuple[list[Any], int]:
     """The first rows of a stream, at least `wanted` of them, and how many bytes of the file they took."""
     rows: list[Any] = []
     n_bytes = size_bytes
@@ -172,7 +180,7 @@ def _head(path: Path, size_bytes: int, fields: tuple[str, ...], wanted: int) -> 
     return rows, n_bytes
 
 
-def _bytes_of_rows(path: Path, size_bytes: int, n_rows: int) -> int:
+def _bytes_of_rows(path: FilePath, size_bytes: int, n_rows: int) -> int:
     """About how many bytes of a file its first lines take; by the compression of its beginning where it has one."""
     compression = known_format(path.name).compression
     lines = n_bytes = 0
@@ -193,25 +201,21 @@ rows."""
 
 
 def _count(files: Sequence[SourceFile], measured: dict[Format, _Measured]) -> tuple[int, bool]:
-    n_rows = 0
-    is_exact = True
-    n_footers = 0
-    footer_bytes = footer_rows = 0
     totals: dict[Format, int] = defaultdict(int)
     for file in files:
         totals[known_format(file.name)] += file.bytes
+    tables = [file.path for file in files if known_format(file.name).kind == "parquet" and file.path is not None]
+    counts = at_once(_n_rows, tables[:_COUNTED_FOOTERS])
+    n_rows = sum(counts)
+    is_exact = True
+    n_footers = footer_bytes = 0
     for file in files:
-        assert file.path is not None  # it is there
         form = known_format(file.name)
-        if form.kind == "parquet" and n_footers < _COUNTED_FOOTERS:
+        if form.kind == "parquet" and n_footers < len(counts):
             n_footers += 1
-            with reading(file.path):
-                rows = sum(_group_rows(file.path))
-            footer_rows += rows
             footer_bytes += file.bytes
-            n_rows += rows
         elif form.kind == "parquet":
-            n_rows += round(file.bytes * footer_rows / footer_bytes)
+            n_rows += round(file.bytes * sum(counts) / footer_bytes)
             is_exact = False
         else:
             measure = measured.get(form)

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from engine.memory.ids import IdType
+from engine.objects.url import SourceUrl
 from engine.part import Part
 from readers.batching.ports import Document, DocumentSource, ValueTypes
 from readers.files.catalogue import SourceFile, read_plan
 from readers.files.documents import ID_VALUE, Fields, pages
 from readers.files.ids import PositionIds, RowNaming
 from readers.files.values import FILE_TYPES
+
+Log = Callable[..., None]
 
 
 class FilesSource(DocumentSource):
@@ -28,13 +31,21 @@ class FilesSource(DocumentSource):
         text_field: str,
         columns: tuple[tuple[str, str], ...],
         part: Part | None = None,
+        outage: SourceOutage | None = None,
     ) -> None:
         """
         Args:
-            told: `plan`, `id_field`, `id_type`, `estimate` (see `readers.settings.ReaderSettings.files`).
+            told: `plan`, `id_field`, `id_type`, `estimate`, `store` (see `readers.settings.ReaderSettings.files`).
             part: The share that is read, or None for all.
+            outage: How long a store may be away, and who hears of it.
         """
-        self._files = read_plan(Path(told["plan"]))
+        self.outage = outage if outage is not None else SourceOutage()
+        store = None
+        if told.get("store") is not None:
+            from readers.files.objects import SourceStore  # noqa: PLC0415 - only a URL pays for the library
+
+            store = SourceStore(SourceUrl.from_dict(told["store"]), self.outage.max_s, self.outage.note)
+        self._files = read_plan(Path(told["plan"]), store)
         id_field, id_type = told["id_field"], IdType(told["id_type"])
         self._fields = Fields.of(text_field, tuple(name for name, _ in columns), id_field, id_type)
         self._estimate: int | None = told.get("estimate")
@@ -43,7 +54,6 @@ class FilesSource(DocumentSource):
         self.columns = columns if id_field is None else ((ID_VALUE, id_type.value), *columns)
         self.ids = PositionIds(RowNaming([file.name for file in self._files]))
         self.types: ValueTypes = FILE_TYPES
-        self.outage = NeverAway()
 
     def may_wait(self, entry: dict[str, Any], /) -> bool:
         """See the protocol; every row in quarantine is in a page."""
@@ -103,14 +113,34 @@ class FileQueue:
             yield from pages(file, fields, part)
 
 
-class NeverAway:
-    """`readers.batching.ports.Outage` for a source whose errors do not pass by themselves."""
+class SourceOutage:
+    """`readers.batching.ports.Outage` of files: no error passes by itself, but objects are waited for as they are read.
 
-    going_on = False
-    last_error: str | None = None
+    Attributes:
+        max_s: How long one act may wait for a store.
+        going_on: Whether a store had to be asked again since the last page.
+        last_error: What it said.
+    """
+
+    def __init__(self, max_s: float = 0.0, log: Log | None = None) -> None:
+        """
+        Args:
+            log: Writes a line of the log: level, name, facts.
+        """
+        self.max_s = max_s
+        self.going_on = False
+        self.last_error: str | None = None
+        self._log = log
+
+    def note(self, where: str, why: str) -> None:
+        """A store has to be asked again; any thread may say so."""
+        self.going_on, self.last_error = True, f"{where}: {why}"
+        if self._log is not None:
+            self._log("warning", "source_asked_again", where=where, reason=why)
 
     def over(self) -> None:
         """See the protocol."""
+        self.going_on = False
 
     def pause_s(self, error: Any, /) -> float:
         """See the protocol."""

@@ -56,6 +56,8 @@ class IndexState(str, Enum):
     HIDDEN = "hidden"
     DIFFERS = "differs"
 
+    __str__ = str.__str__  # Pythons differ in what they print else
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexReport:

@@ -37,7 +37,7 @@ def test_the_command_line_imports_no_library_and_no_stage_before_a_command_is_ca
 )
 def test_a_folder_as_cold_does_not_pay_for_object_stores(module: str) -> None:
     """The library is imported with a URL only, in every process."""
-    late = "{'obstore', 'writers.cold.object_store'}"
+    late = "{'obstore', 'engine.objects.object_store'}"
     done = subprocess.run(
         [sys.executable, "-c", f"import {module}, sys\nprint(sorted({late} & set(sys.modules)))"],
         capture_output=True,

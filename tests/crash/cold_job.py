@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.parts.s3_server import CREDENTIALS, S3Server
-from engine.cold_url import ColdUrl
 from engine.ledger.runfolder import RunFolders
+from engine.objects.url import ColdUrl
 from tests.crash.job import DONE, SECRET, Job
 
 PREFIX = "some/where"

@@ -66,13 +66,6 @@ def job(tmp_path: Path, mongod: LocalMongod, mongo_db: Database[dict[str, Any]],
     return Job(folder=tmp_path, uri=mongod.uri, database=mongo_db, urls=fleet.urls[:2])
 
 
-@pytest.fixture(scope="session")
-def s3() -> Iterator[S3Server]:
-    """One S3 server for the whole session."""
-    with S3Server() as server, outlives_tests(server.pid):
-        yield server
-
-
 @pytest.fixture
 def proxy(s3: S3Server) -> Iterator[FaultProxy]:
     """A proxy before the S3 server."""

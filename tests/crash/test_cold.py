@@ -158,7 +158,7 @@ def test_a_taken_name_with_other_content_is_exit_4_and_stays_untouched(cold_job:
     cold_job.insert(tweets(N))
     taken: list[str] = []
 
-    def come_between(method: str, path: str) -> None:
+    def come_between(method: str, path: str, _: int) -> None:
         if method == "PUT" and path.endswith(".parquet") and not taken:
             taken.append(path.partition("/")[2].partition("/")[2])
             cold_job.server.put(cold_job.bucket, taken[0], b"somebody else's")
@@ -286,7 +286,7 @@ def test_g5_whole_shards_on_hot_are_bounded_while_the_store_is_slow(cold_job: Co
     """The writer is held when eight full shards lie there, and goes on when one is settled."""
     cold_job.insert(tweets(12_000))
     gate = threading.Event()
-    proxy.watch(lambda method, path: gate.wait(TIMEOUT_S) if (method, path[-8:]) == ("PUT", ".parquet") else None)
+    proxy.watch(lambda method, path, _: gate.wait(TIMEOUT_S) if (method, path[-8:]) == ("PUT", ".parquet") else None)
     bound = HOT_SHARDS * (64 << 10)
 
     def on_hot() -> int:

@@ -153,7 +153,7 @@ def test_all_servers_dead_is_exit_7_and_nothing_is_lost(job: Job, fleet: Standin
         "status:code=429,every=3",
         "value:value=nan,every=4",
         "count:delta=-1,every=5",
-        "dim:to=23,every=5,after=80",  # the doctor has looked: from the start on it would be two backends
+        "dim:to=0,every=5",  # of another dimension it would be two backends
         "zero:every=6",
         "reset:every=7",
         "truncated_json:every=5",

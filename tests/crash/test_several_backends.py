@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.standin import StandinFleet
-from tests.crash.job import Job, finish, tweets, wait_for_commit
+from bench.standin import StandinConfig, StandinFleet
+from tests.crash.job import DIM, MODEL, Job, finish, tweets, wait_for_commit
 from tests.crash.test_proof import SHARDS, assert_right, wait_until_found_out
 from tests.gpu_clients.servers.balancer import balancer
 
@@ -45,4 +45,24 @@ def test_g8_wrong_vectors_and_then_right_ones_end_the_run_and_are_not_committed(
     assert ended.code == 7, ended.err
     assert job.urls[0] in ended.err
     assert "unlike backends" in ended.err
+    assert 0 < assert_right(job) < 20_000
+
+
+def test_g8_a_replica_of_another_dimension_that_joins_a_run_ends_it_by_name(job: Job, fleet: StandinFleet) -> None:
+    """What right replicas gave is committed; the same command goes on once the URL leads to one model."""
+    job.options = SHARDS
+    job.insert(tweets(20_000))
+    fleet.control(fleet.ports[0], faults=["delay:s=0.02"])
+    joined: list[int] = []
+    other = StandinConfig(backend="sim", ports=(0,), model_id=MODEL, dim=2 * DIM)
+    with StandinFleet(other) as unlike, balancer(fleet.ports[0], joined=joined) as url:
+        job.urls = (url,)
+        process = job.start_run()
+        wait_for_commit(job, process)
+        joined += unlike.ports
+        ended = finish(process)
+    assert ended.code == 7, ended.err
+    assert url in ended.err
+    assert "unlike backends" in ended.err
+    assert f"vectors of {2 * DIM} numbers, expected {DIM}" in ended.err
     assert 0 < assert_right(job) < 20_000

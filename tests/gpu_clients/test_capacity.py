@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from bench.standin.backends.capacity import capacity
 from gpu_clients.settings import ClientSettings
 
 BATCH = 32
+MOST_LOAD = 8
+"""Processes that want to work, for each core, above which a try that does not hold says nothing."""
 
 
 def batches(n: int = 131) -> list[list[str]]:
@@ -54,11 +57,13 @@ class Measured:
 
 def measure(config: StandinConfig, holds: Callable[[Measured], bool], slow: float | None = None) -> Measured:
     """The first try that holds, or the last of many: other work on the test machine takes time from the clients, and
-    never adds any."""
+    never adds any. A machine that has a multiple of its cores' work to do by then cannot tell."""
     for _ in range(20):
         found = _measure(config, slow)
         if holds(found):
-            break
+            return found
+        if (waiting := os.getloadavg()[0]) > MOST_LOAD * (os.cpu_count() or 1):
+            pytest.skip(f"{waiting:.0f} processes want to work on {os.cpu_count()} cores: clients are not to blame")
     return found
 
 

@@ -27,6 +27,7 @@ class Fault:
             (half of the answer's body, then the connection is cut), `size` (the answer tells another size), `etag`
             (another ETag), `hidden` (404).
         method, path: Which requests; the path is a regular expression.
+        first_byte: Only requests for a range that begins there; None for all.
         times: How often, from the first that matches.
         status: Of an error.
         seconds: Of a delay.
@@ -35,6 +36,7 @@ class Fault:
     kind: str
     method: str = "PUT"
     path: str = r"\.parquet$"
+    first_byte: range | None = None
     times: int = 1
     status: int = 500
     seconds: float = 0.0
@@ -47,13 +49,15 @@ class _State:
     faults: list[Fault] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    on_request: Callable[[str, str], None] | None = None
+    on_request: Callable[[str, str, int], None] | None = None
 
-    def fault_for(self, method: str, path: str) -> Fault | None:
+    def fault_for(self, method: str, path: str, first_byte: int) -> Fault | None:
         with self.lock:
             self.seen[method] += 1
             for fault in self.faults:
                 plain = path.partition("?")[0]
+                if fault.first_byte is not None and first_byte not in fault.first_byte:
+                    continue
                 if fault.method == method and re.search(fault.path, plain) and fault.hits < fault.times:
                     fault.hits += 1
                     return fault
@@ -69,9 +73,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        range_header = re.match(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        first_byte = int(range_header[1]) if range_header else -1
         if self.state.on_request is not None:
-            self.state.on_request(self.command, self.path)
-        fault = self.state.fault_for(self.command, self.path)
+            self.state.on_request(self.command, self.path, first_byte)
+        fault = self.state.fault_for(self.command, self.path, first_byte)
         kind = fault.kind if fault is not None else ""
         if fault is not None and kind == "error":
             return self._error(fault.status)
@@ -168,8 +174,8 @@ class FaultProxy:
         """Requests so far by method."""
         return self._state.seen
 
-    def watch(self, on_request: Callable[[str, str], None]) -> None:
-        """Be told of every request before it is passed on."""
+    def watch(self, on_request: Callable[[str, str, int], None]) -> None:
+        """Be told of every request before it is passed on: method, path, first byte of a range or -1."""
         self._state.on_request = on_request
 
     def __enter__(self) -> FaultProxy:

@@ -17,7 +17,10 @@ import pytest
 from pymongo.collection import Collection
 
 from bench.parts.local_mongod import LocalMongod
+from bench.parts.s3_server import CREDENTIALS, S3Server
+from engine.objects.url import SourceUrl
 from readers.files.catalogue import SourceFile, write_plan
+from readers.files.objects import ObjectPath, SourceStore
 from readers.settings import ReaderSettings
 from tests.readers.harness import (
     ReaderHarness,
@@ -47,14 +50,24 @@ class Source:
     quarantine: Callable[[int], str]
 
 
-@pytest.fixture(params=["mongodb", "parquet", "jsonl"])
+@pytest.fixture(params=["mongodb", "parquet", "jsonl", "parquet-object", "jsonl-object"])
 def make(
-    request: pytest.FixtureRequest, tmp_path: Path, documents: Collection[dict[str, Any]], mongod: LocalMongod
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    documents: Collection[dict[str, Any]],
+    mongod: LocalMongod,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[Texts], Source]:
     """Makes a source of each kind from the texts of its documents."""
     if request.param == "mongodb":
         return lambda texts: _mongodb(documents, mongod, texts)
-    return lambda texts: _files(tmp_path, documents, texts, request.param)
+    kind, _, is_object = request.param.partition("-")
+    if not is_object:
+        return lambda texts: _files(tmp_path, documents, texts, kind)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    server = request.getfixturevalue("s3")
+    return lambda texts: _files(tmp_path, documents, texts, kind, server)
 
 
 def _mongodb(documents: Collection[dict[str, Any]], mongod: LocalMongod, texts: Texts) -> Source:
@@ -68,8 +81,10 @@ def _mongodb(documents: Collection[dict[str, Any]], mongod: LocalMongod, texts: 
     )
 
 
-def _files(folder: Path, documents: Collection[dict[str, Any]], texts: Texts, kind: str) -> Source:
-    """Two files; ids are positions, and those of the first file begin with 0."""
+def _files(
+    folder: Path, documents: Collection[dict[str, Any]], texts: Texts, kind: str, server: S3Server | None = None
+) -> Source:
+    """Two files, here or on a store; ids are positions, and those of the first file begin with 0."""
     path = folder / f"a.{kind}"
     other = folder / "b.jsonl"
     other.write_text("")
@@ -78,23 +93,39 @@ def _files(folder: Path, documents: Collection[dict[str, Any]], texts: Texts, ki
     else:
         path.write_text("".join(json.dumps({"text": text, "n": n}) + "\n" for n, text in enumerate(texts)))
     plan = folder / "plan"
+    url = None if server is None else _uploaded((path, other), documents.name, server)
+    store = None if url is None else SourceStore(url, 60.0)
 
     def write(settled: tuple[tuple[int, int], ...]) -> None:
         files = []
         for number, one in enumerate((path, other)):
             stat = one.stat()
+            where: Path | ObjectPath = one
+            if store is not None:
+                (found,) = (found for found in store.list() if found.name == one.name)
+                where = store.path(found.name, found.size_bytes, found.e_tag)
             files.append(
-                SourceFile(number, one.name, one, stat.st_size, stat.st_mtime_ns, settled if not number else ())
+                SourceFile(number, one.name, where, stat.st_size, stat.st_mtime_ns, settled if not number else ())
             )
         write_plan(plan, files)
 
     write(())
     told = {"plan": str(plan), "id_field": None, "id_type": "string", "estimate": len(texts)}
+    told["store"] = None if url is None else url.as_dict()
     return Source(
         lambda **changes: settings_for(documents, "", mark=False, files=told, **changes),
         lambda ids: write(tuple((row, row) for row in sorted(ids))),
         lambda number: json.dumps({"_id": f"{path.name}#{number}"}),
     )
+
+
+def _uploaded(paths: tuple[Path, ...], name: str, server: S3Server) -> SourceUrl:
+    """Where some files are once they are objects."""
+    bucket = f"contract-{name.replace('_', '-')}"
+    server.make_bucket(bucket)
+    for path in paths:
+        server.put(bucket, f"deep/{path.name}", path.read_bytes())
+    return SourceUrl(url=f"s3://{bucket}/deep", endpoint=server.endpoint)
 
 
 @pytest.fixture

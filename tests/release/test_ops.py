@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import configparser
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +19,15 @@ from engine.errors import Exit
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+TOOLS = ROOT / ".parts" / "go"
+
+
+def _tool(name: str) -> str:
+    """A checker on the PATH, or where `make lint-ops` builds it; empty when it is nowhere."""
+    return shutil.which(name) or shutil.which(name, path=str(TOOLS)) or ""
+
+
+ACTIONLINT, COMPOSE = _tool("actionlint"), _tool("compose-config")
 FORMS = [ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml" for name in ("bug", "idea")]
 
 
@@ -51,6 +62,40 @@ def test_the_compose_file_is_one() -> None:
 def test_workflows_and_forms_are_valid() -> None:
     _of_schema("github-workflows", *WORKFLOWS)
     _of_schema("github-issue-forms", *FORMS)
+
+
+@pytest.mark.skipif(not ACTIONLINT, reason="`make lint-ops` builds actionlint, for which it needs Go")
+def test_workflows_pass_actionlint() -> None:
+    _checked(ACTIONLINT, *map(str, WORKFLOWS))
+
+
+@pytest.mark.skipif(not COMPOSE, reason="`make lint-ops` builds the loader of docker compose, for which it needs Go")
+def test_docker_composes_own_loader_resolves_the_compose_file() -> None:
+    """With every set of profiles; `docker compose config` says what this says."""
+    plain = _composed(ROOT / "ops" / "compose.yaml")
+    services = json.loads(plain.stdout)["services"]
+    assert plain.returncode == 0 and set(services) == {"mongodb", "engine"}, plain.stderr
+    assert services["engine"]["build"]["context"] == str(ROOT)
+    everything = _composed(ROOT / "ops" / "compose.yaml", "tei", "monitoring")
+    assert everything.returncode == 0, everything.stderr
+    more = {"prometheus", "grafana", *(f"tei-{gpu}" for gpu in range(4))}
+    assert set(json.loads(everything.stdout)["services"]) == {*services, *more}
+
+
+@pytest.mark.skipif(not COMPOSE, reason="`make lint-ops` builds the loader of docker compose, for which it needs Go")
+@pytest.mark.parametrize(("there", "lost"), [("- models:", "- modelz:"), ("      mongodb:\n", "      mongo:\n")])
+def test_a_volume_or_a_service_that_is_not_there_would_be_seen(tmp_path: Path, there: str, lost: str) -> None:
+    text = (ROOT / "ops" / "compose.yaml").read_text()
+    assert there in text
+    (tmp_path / "compose.yaml").write_text(text.replace(there, lost))
+    done = _composed(tmp_path / "compose.yaml", "tei")
+    assert done.returncode == 1
+    assert "undefined" in done.stderr
+
+
+def _composed(path: Path, *profiles: str) -> subprocess.CompletedProcess[str]:
+    home = {"HOME": os.environ.get("HOME", "/")}
+    return subprocess.run([COMPOSE, str(path), *profiles], env=home, capture_output=True, text=True, check=False)
 
 
 def test_workflows_pin_their_actions_and_ask_for_no_more_than_they_need() -> None:

@@ -17,7 +17,9 @@ from tests.parts.chromium import CHROMIUM, shown
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = (
     "<script>addEventListener('load',()=>{const e=document.documentElement;"
-    "document.title='width '+e.scrollWidth+' of '+e.clientWidth})</script>"
+    "const i=[...document.querySelectorAll('article img')];"
+    "const seen=i.filter(p=>p.naturalWidth>0&&p.clientWidth>200&&p.clientWidth<=e.clientWidth).length;"
+    "document.title='width '+e.scrollWidth+' of '+e.clientWidth+', pictures '+seen+' of '+i.length})</script>"
 )
 
 pytestmark = pytest.mark.slow
@@ -63,13 +65,20 @@ def test_no_page_asks_another_machine_for_a_script_a_style_or_a_font(site: Path)
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian's package chromium)")
 @pytest.mark.parametrize("width", [400, 1600])
-@pytest.mark.parametrize("name", ["index.html", "commands/run.html", "guides/tweets.html"])
-def test_a_browser_shows_a_page_without_scrolling_sideways(site: Path, tmp_path: Path, name: str, width: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "n_pictures"),
+    [("index.html", 2), ("commands/run.html", 0), ("guides/tweets.html", 1), ("report.html", 1), ("tuning.html", 1)],
+)
+def test_a_browser_shows_a_page_and_its_pictures_without_scrolling_sideways(
+    site: Path, tmp_path: Path, name: str, n_pictures: int, width: int
+) -> None:
     page = site / name
     probed = page.with_name(f"probe-{width}-{page.name}")
     probed.write_text(page.read_text(encoding="utf-8").replace("</body>", PROBE + "</body>"), encoding="utf-8")
     document, _ = shown(
         probed, tmp_path / "profile", width=width, height=1200, options=("--allow-file-access-from-files",)
     )
-    scroll, client = map(int, re.findall(r"<title>width (\d+) of (\d+)</title>", document)[0])
+    title = r"<title>width (\d+) of (\d+), pictures (\d+) of (\d+)</title>"
+    scroll, client, seen, there = map(int, re.findall(title, document)[0])
     assert scroll <= client
+    assert seen == there == n_pictures

@@ -9,8 +9,8 @@ import secrets
 from collections.abc import Iterator
 
 from engine.errors import SinkError
-from writers.cold.object_store import ObjectStore, Taken, Trouble
-from writers.cold.patience import repeated
+from engine.objects.object_store import ObjectStore, Taken, Trouble
+from engine.objects.patience import repeated
 
 _log = logging.getLogger("engine.preflight")
 START_BUDGET_S = 10.0

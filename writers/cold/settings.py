@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.cold_url import ColdUrl
+from engine.objects.url import ColdUrl
 
 if TYPE_CHECKING:
-    from writers.cold.object_store import ObjectStore
+    from engine.objects.object_store import ObjectStore
 
 SHARDS = "shards"
 CONSOLIDATED = "consolidated"
@@ -36,7 +36,7 @@ class ColdSettings:
 
     def open(self) -> ObjectStore:
         """The store; imports the library."""
-        from writers.cold.object_store import ObjectStore  # noqa: PLC0415 - only a URL pays for it
+        from engine.objects.object_store import ObjectStore  # noqa: PLC0415 - only a URL pays for it
 
         return ObjectStore(self.url, self.prefix, largest_bytes=self.largest_bytes)
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 from engine.errors import DamageError
 from engine.ledger import durable
 from engine.ledger.recovery import SET_ASIDE
+from engine.objects.object_store import Absent
+from engine.objects.patience import repeated
+from engine.objects.remote_file import RemoteFile
 from engine.records import Fingerprint, ShardFacts
-from writers.cold.object_store import Absent
-from writers.cold.patience import repeated
-from writers.cold.remote_file import RemoteFile
 from writers.cold.settings import SHARDS, ColdSettings
 from writers.cold.upload import Content, is_same, mapped, upload
 from writers.shards.schema import ShardSchema

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from engine.errors import DamageError, SinkError
 from engine.ledger import durable
-from writers.cold.object_store import Absent, ObjectStore, Refused, Stored, Taken, Throttled, Unsure
-from writers.cold.patience import Patience, refused, repeated
+from engine.objects.object_store import Absent, ObjectStore, Refused, Stored, Taken, Throttled, Unsure
+from engine.objects.patience import Patience, refused, repeated
 
 _DAMAGED_TRANSFERS = 3
 _LOOKS = 2

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from engine import __version__
-from engine.cold_url import ColdUrl
 from engine.errors import ConfigError
 from engine.ledger.runfolder import RunFolders
+from engine.objects.url import ColdUrl
 from writers.cold.settings import READ_BUDGET_S, ColdSettings
 from writers.merge.ledger import TEMPORARY
 

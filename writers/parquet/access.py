@@ -12,8 +12,8 @@ from writers.cold.settings import ColdSettings
 from writers.files.hashed_file import HashedFile
 
 if TYPE_CHECKING:
-    from writers.cold.object_store import Stored
-    from writers.cold.remote_file import RemoteFile
+    from engine.objects.object_store import Stored
+    from engine.objects.remote_file import RemoteFile
 
 
 class FileAccess:
@@ -117,7 +117,7 @@ class FileAccess:
         Raises:
             SinkError: the store refuses, or does not answer.
         """
-        from writers.cold.patience import repeated  # noqa: PLC0415 - only a URL pays for the library
+        from engine.objects.patience import repeated  # noqa: PLC0415 - only a URL pays for the library
 
         assert self._store is not None  # the path is beneath its URL
         assert self._cold is not None
@@ -140,7 +140,7 @@ class FileAccess:
         upload(self._store, name, path, sha256, by_e_tag=cold.by_e_tag, budget_s=cold.budget_s)
 
     def _listed(self, folder: Path) -> dict[str, Stored]:
-        from writers.cold.patience import repeated  # noqa: PLC0415 - only a URL pays for the library
+        from engine.objects.patience import repeated  # noqa: PLC0415 - only a URL pays for the library
 
         assert self._store is not None  # the folder is that of a store
         assert self._cold is not None
@@ -149,7 +149,7 @@ class FileAccess:
         return {stored.name.removeprefix(stem): stored for stored in found}
 
     def _remote(self, path: str) -> RemoteFile:
-        from writers.cold.remote_file import RemoteFile  # noqa: PLC0415 - only a URL pays for the library
+        from engine.objects.remote_file import RemoteFile  # noqa: PLC0415 - only a URL pays for the library
 
         assert self._store is not None  # the path is beneath its URL
         assert self._cold is not None

@@ -109,10 +109,14 @@ def _value_hashes(column: pa.Array) -> Words:
     return _text_hashes(pa.array(_python_texts(column), type=pa.binary()))  # rare: nested types
 
 
+_NO_VALUE = (ValueError, OverflowError, KeyError)
+"""Python's types cannot hold it; KeyError: its time zone is not known on this machine."""
+
+
 def _python_texts(column: pa.Array) -> list[bytes]:
     """Values as Python writes them; the same wherever it runs, for the digests of files are kept for years."""
     if not _holds_nanoseconds(column.type):  # of these pyarrow makes objects of pandas, where that is installed
-        with contextlib.suppress(ValueError, OverflowError):
+        with contextlib.suppress(*_NO_VALUE):
             return [repr(value).encode() for value in column.to_pylist()]
     return [repr(_python_value(value)).encode() for value in column]
 
@@ -145,7 +149,7 @@ def _python_value(value: pa.Scalar) -> Any:
         if getattr(value.type, "unit", "") == "ns":
             value = value.cast(_in_microseconds(value.type))
         return value.as_py()
-    except (ValueError, OverflowError):
+    except _NO_VALUE:
         return value.value
 
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from engine.cold_url import ColdUrl
 from engine.errors import ConfigError, Exit
 from engine.ledger.runfolder import RunFolders
+from engine.objects.url import ColdUrl
 from engine.ports import IdList
 from writers.cold.settings import READ_BUDGET_S, ColdSettings
 from writers.merge.config import default_jobs

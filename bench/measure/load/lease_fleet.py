@@ -32,8 +32,8 @@ class FleetConfig:
     Attributes:
         rate: Documents a second of a server, on average.
         spread: How much faster the fastest node is than the slowest.
-        failure_every: Seconds between two failures in the fleet: a kill that is noticed, one that is not, a node that is
-            cut off for `cut_off_s` and goes on, in turn; 0 for none.
+        failure_every: Seconds between two failures in the fleet, 0 for none; in turn a kill that is not noticed, a node
+            that is cut off for `cut_off_s` and goes on, and a kill that is noticed.
         replace_s: Until a node that was killed is replaced.
         driver_kills: How often the driver is killed; `recovery_s` later it has recovered.
         pieces_a_node: Pieces of the cut for each node.

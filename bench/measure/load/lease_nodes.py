@@ -1,4 +1,4 @@
-"""Nodes of a modelled fleet: they read, embed, seal and propose as docs/protocols/leases.md says; time is an argument."""
+"""Nodes of a modelled fleet: they read, embed, seal and propose as docs/protocols/leases.md says."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Truth:
                 point.batch_size,
                 point.concurrency,
                 order=self.order,
-                n_cycles=1,
+                n_cycles=4,
                 overhead_s=ROUND_TRIP_S,
             )
         return self._known[point]

@@ -1,4 +1,4 @@
-"""The curve of throughput and latency as a PNG; matplotlib comes with the extra `plot`."""
+"""The curve of throughput and latency as a PNG or SVG; matplotlib comes with the extra `plot`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.errors import ConfigError
 
 
 def require_plotting() -> None:
-    """Make sure that a PNG can be drawn, before anything is measured.
+    """Make sure that a curve can be drawn, before anything is measured.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -22,13 +22,14 @@ def require_plotting() -> None:
         ) from error
 
 
-def write_png(path: Path, records: list[Record], chosen: Record | None, target_p95_s: float | None) -> None:
-    """Draw p95 over throughput, a line for each batch size, each point with its concurrency.
+def write_curve(path: Path, records: list[Record], chosen: Record | None, target_p95_s: float | None) -> None:
+    """Draw p95 over throughput, a line for each batch size, each point with its concurrency; SVG if `path` says so.
 
     Raises:
         OSError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see above
+    from matplotlib import rc_context  # noqa: PLC0415 - see above
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import FuncFormatter  # noqa: PLC0415
 
@@ -59,7 +60,8 @@ def write_png(path: Path, records: list[Record], chosen: Record | None, target_p
     axes.legend()
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        figure.savefig(temporary, format="png", dpi=120)
+        with rc_context({"svg.fonttype": "none"}):  # words stay words: smaller, and can be searched
+            figure.savefig(temporary, format="svg" if path.suffix.lower() == ".svg" else "png", dpi=120)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,14 +6,16 @@ import dataclasses
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from commands.composition.cold import keep_secrets
 from engine.config import RunConfig, SourceConfig
 from engine.errors import ConfigError, SinkError
 from engine.ledger import durable
 from engine.ledger.log import Ledger, Record, RunState, each_record
 from engine.ledger.runfolder import RunFolders
 from engine.memory.ids import IdType
+from engine.objects.url import ColdUrl, SourceUrl, StoreUrl
 from readers.batching.columns import infer_columns
 from readers.batching.paths import getter
 from readers.files.catalogue import Catalogue, catalogue, write_plan
@@ -22,11 +24,17 @@ from readers.files.ids import RowNaming, row_of
 from readers.files.place import Place
 from readers.files.sample import FileSample, require_documents, sample_files
 from readers.files.values import FILE_TYPES, decide_id_type
+from writers.cold.settings import READ_BUDGET_S
 from writers.shards.positions import Union
+
+if TYPE_CHECKING:
+    from readers.files.objects import SourceStore
 
 _log = logging.getLogger("engine.source")
 
 SAMPLE_ROWS = 1000
+START_BUDGET_S = 10.0
+"""How long a start waits for a store that does not answer, at most."""
 PLAN = "source-files"
 
 
@@ -40,6 +48,7 @@ class Files:
         columns: Carried columns with their types.
         n_rows: Rows of all files that are there, or of the share of them that is read, about.
         text_field, id_field: As configured.
+        store: Where the files lie when they are objects.
     """
 
     catalogue: Catalogue
@@ -48,6 +57,7 @@ class Files:
     n_rows: int
     text_field: str
     id_field: str | None
+    store: SourceUrl | None = None
     naming: RowNaming = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,13 +96,32 @@ class Files:
             "id_field": self.id_field,
             "id_type": self.id_type.value,
             "estimate": max(0, self.n_rows - n_settled),
+            "store": None if self.store is None else self.store.as_dict(),
         }
 
 
 def place_of(config: SourceConfig) -> Place:
     """The place that `--source` names."""
     assert config.files is not None  # files are the source
-    return Place.of(config.files)
+    return Place.of(config.files, config.store)
+
+
+def opened_store(place: Place, budget_s: float) -> SourceStore | None:
+    """The store that the files of a place lie on, None when they lie here; imports the library.
+
+    Raises:
+        ConfigError: the library is missing, or does not take the options.
+    """
+    if not isinstance(place.root, SourceUrl):
+        return None
+    from readers.files.objects import SourceStore  # noqa: PLC0415 - only a URL pays for it
+
+    keep_secrets()
+    return SourceStore(place.root, budget_s, lambda where, why: _log.warning("%s", _again(where, why)))
+
+
+def _again(where: str, why: str) -> str:
+    return f"source_asked_again where={where} reason={why!r}"
 
 
 def inspect_files(config: RunConfig) -> Files:
@@ -130,6 +159,7 @@ def inspect_files(config: RunConfig) -> Files:
         n_rows=sample.n_rows if source.part is None else -(-sample.n_rows // source.part.count),
         text_field=source.text_field,
         id_field=source.id_field,
+        store=root if isinstance(root := place_of(source).root, SourceUrl) else None,
     )
 
 
@@ -141,10 +171,15 @@ def look(config: RunConfig, n_rows: int = SAMPLE_ROWS) -> tuple[Catalogue, FileS
         SourceError: a file cannot be read.
     """
     source = config.source
+    folders, cold = config.folders, config.sink.cold_dir
+    own: Path | StoreUrl = folders.cold
+    if isinstance(cold, ColdUrl):
+        own = dataclasses.replace(cold, url=f"{cold}/{folders.namespace}")
     found = catalogue_of(
         source,
-        config.folders.ledger,
-        without=tuple(place for place in (config.sink.hot_dir, config.sink.cold_dir) if isinstance(place, Path)),
+        folders.ledger,
+        without=(config.sink.hot_dir, cold, folders.hot, own),
+        budget_s=min(START_BUDGET_S, config.limits.max_outage_s),
     )
     needed = Fields.of(source.text_field, source.columns, source.id_field, IdType.STRING).needed
     sample = sample_files(found.files, needed, n_rows)
@@ -152,11 +187,14 @@ def look(config: RunConfig, n_rows: int = SAMPLE_ROWS) -> tuple[Catalogue, FileS
     return found, sample
 
 
-def catalogue_of(source: SourceConfig, ledger: Path, *, without: tuple[Path, ...]) -> Catalogue:
+def catalogue_of(
+    source: SourceConfig, ledger: Path, *, without: tuple[Path | StoreUrl, ...], budget_s: float = READ_BUDGET_S
+) -> Catalogue:
     """The files of a data set, compared with what its ledger knows.
 
     Args:
-        without: Folders that are not looked into: those that runs write.
+        without: Folders and prefixes that are not looked into: those that runs write.
+        budget_s: Seconds that a store which does not answer is waited for.
 
     Raises:
         ConfigError: no files, or files that have changed.
@@ -165,7 +203,8 @@ def catalogue_of(source: SourceConfig, ledger: Path, *, without: tuple[Path, ...
     place = place_of(source)
     known = RunState.of(ledger) if ledger.exists() else RunState()
     require_same_source(known.run, source, ledger.parent)
-    return catalogue(known.files, place.files(without=without), place)
+    store = opened_store(place, budget_s)
+    return catalogue(known.files, place.files(without=without, store=store), place)
 
 
 def require_same_source(record: Record | None, source: SourceConfig, folder: Path) -> None:

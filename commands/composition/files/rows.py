@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from commands.composition.files.inspection import catalogue_of, settled_rows
 from engine.config import SourceConfig
 from engine.memory.ids import IdType
+from engine.objects.url import StoreUrl
 from engine.ports import IdList
 from readers.batching.paths import MISSING, getter
 from readers.files.catalogue import SourceFile
@@ -24,7 +26,9 @@ class FileRows:
 
     has_marks = False
 
-    def __init__(self, source: SourceConfig, ledger: Path, id_type: IdType, *, without: tuple[Path, ...]) -> None:
+    def __init__(
+        self, source: SourceConfig, ledger: Path, id_type: IdType, *, without: tuple[Path | StoreUrl, ...]
+    ) -> None:
         """Look at the files.
 
         Args:
@@ -46,7 +50,11 @@ class FileRows:
         Raises:
             ConfigError: see `FileRows`.
         """
-        written = [ledger.parent.parent, *(() if config.shards is None else (config.shards.parent.parent,))]
+        written: list[Path | StoreUrl] = [ledger.parent.parent]
+        if config.cold is not None:
+            written.append(dataclasses.replace(config.cold.url, url=f"{config.cold.url}/{config.cold.prefix}"))
+        elif config.shards is not None:
+            written += [config.shards.parent, config.shards.parent.parent]
         return cls(source, ledger, id_type, without=tuple(written))
 
     def marked_ids(self) -> Iterator[IdList]:
@@ -92,7 +100,7 @@ class FileRows:
         for file in self._files:
             if file.path is None:
                 continue
-            with reading(Path(file.path)):
+            with reading(file.path):
                 require_unchanged(file)
                 for first, rows in chunks(file.path, fields, Settled([])):
                     yield file, first, rows

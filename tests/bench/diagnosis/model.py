@@ -16,6 +16,7 @@ from engine.recording.sampling import Sample
 
 START = 1_790_000_000.0
 CORES = 16
+_STALL_S = 20.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class World:
         mark: Seconds to mark a thousand documents.
         others: Processors that other processes use.
         rejected: Share of the requests answered 429.
+        stalls: Share of the time in which cold storage takes nothing at all, for seconds again and again.
         dawdles: Share of its pace that the engine keeps, for no reason that shows.
     """
 
@@ -45,6 +47,7 @@ class World:
     mark: float = 0.02
     others: float = 1.0
     rejected: float = 0.0
+    stalls: float = 0.0
     dawdles: float = 1.0
 
 
@@ -89,6 +92,12 @@ def cold_slower(world: World, rng: random.Random) -> str:
     return "cold_slower"
 
 
+def cold_stalls(world: World, rng: random.Random) -> str:
+    """Cold storage hangs for seconds, then takes what has waited."""
+    world.stalls = rng.uniform(0.5, 0.7)
+    return "cold_slower"
+
+
 def hot_slower(world: World, rng: random.Random) -> str:
     """Commits wait for the ledger's disk."""
     world.hot = sum(world.capacity) / world.tokens / rng.uniform(1.4, 4.0)
@@ -119,7 +128,7 @@ def server_overloaded(world: World, rng: random.Random) -> str:
 
 TROUBLES: tuple[Trouble, ...] = (
     *(server_slower, servers_slower, server_out, longer_texts, source_slower),
-    *(cold_slower, hot_slower, marks_slower, busy_machine, server_overloaded),
+    *(cold_slower, cold_stalls, hot_slower, marks_slower, busy_machine, server_overloaded),
 )
 
 
@@ -131,6 +140,7 @@ class Model:
         every_s: Seconds of a sample.
         noise: Standard deviation of the logarithm of throughput from sample to sample.
         script: Moments, seconds from the start, and what the world is from then on.
+        throttled_from: Seconds from the start from which on the first GPU, which is on this machine, is too hot.
     """
 
     rng: random.Random
@@ -138,6 +148,7 @@ class Model:
     every_s: float = 5.0
     noise: float = 0.06
     script: list[tuple[float, World]] = field(default_factory=list)
+    throttled_from: float | None = None
 
     @classmethod
     def of(cls, seed: str, *, n_servers: int = 4, every_s: float = 5.0) -> Model:
@@ -191,6 +202,9 @@ class Model:
         limit = min(
             ("served", "pages", "cold", "hot"), key=lambda name: served if name == "served" else getattr(world, name)
         )
+        stalled = at % _STALL_S < world.stalls * _STALL_S
+        if stalled:
+            rate, limit = 0.0, "cold"
         rows_s = rate * noise
         rows = rows_s * s
         tiny = self.rng.uniform(0.9, 1.1)
@@ -211,7 +225,7 @@ class Model:
             "writer.writes": rows / 1000,
             "writer.write_s": s * min(1.0, rate / world.cold) * 0.9 * tiny,
             "writer.fsyncs": s / 20,
-            "writer.fsync_s": s * min(1.0, rate / world.cold) * 0.05 * tiny,
+            "writer.fsync_s": s * (1.0 if stalled else min(1.0, rate / world.cold) * 0.05 * tiny),
             "writer.cpu_s": rows * 9e-6,
             "hot.fsyncs": s / 10,
             "hot.fsync_s": s * (0.8 if limit == "hot" else 0.001) * tiny,
@@ -235,6 +249,9 @@ class Model:
             "hot.free": 1e12,
             "cold.free": 1e13,
         }
+        if self.throttled_from is not None:
+            levels["gpu-0.throttle_heat"] = float(at > self.throttled_from)
+            levels["gpu-0.temperature"] = 91.0 if at > self.throttled_from else 70.0
         total = sum(c * u for c, u in zip(world.capacity, world.up, strict=True)) or 1.0
         for index in range(n):
             share = world.capacity[index] * world.up[index] / total

@@ -26,6 +26,7 @@ from readers.mongo.connection import open_client, open_collection
 from readers.mongo.index import create_indexes
 from tests.bench.diagnosis.bystanders import Bystanders
 from tests.crash.job import DIM, DONE, MODEL, Job, finish, wait_until
+from tests.parts.gpus import write_gpus
 from tests.parts.slow_link import SlowLink
 
 OPTIONS = ("--shard-seconds", "1.5", "--batch-size", "16", "--bucketing", "off", "--ring-bytes", "16MiB")
@@ -41,18 +42,20 @@ SERVERS = StandinConfig(
 )
 LONG = dataclasses.replace(
     SERVERS,
-    max_input_length=4096,
+    max_input_length=65_536,
     max_batch_tokens=65_536,
     gpu=dataclasses.replace(SERVERS.gpu, tokens_per_s=300_000.0),
 )
-"""They take long texts, of which a page holds few, as fast as the others take short ones."""
+"""They take long texts, of which a page holds few, as fast as the others short ones, and cut none."""
+REAL = StandinConfig(backend="minilm", ports=(0,) * N_SERVERS, threads=1)
+"""They embed with a real model on this machine's processors."""
 PER_SECOND = 800
 """About what these servers embed; enough documents are there for a run that never runs out of them."""
 
 
 def servers_of_a_play(config: StandinConfig = SERVERS) -> StandinFleet:
-    """Servers, each in a process of its own."""
-    return StandinFleet(config, processes=N_SERVERS)
+    """Servers, each in a process of its own; with a real model one process for all."""
+    return StandinFleet(config, processes=N_SERVERS if config.backend == "sim" else 1)
 
 
 @dataclass(kw_only=True)
@@ -60,6 +63,7 @@ class Scene:
     """A run that is going on, and what trouble can get at.
 
     Attributes:
+        gpus: What a run with GPUs sees, by server.
         links: What stands between the run and each server; empty without `Trouble.linked`.
         clean_up: What to leave when the run is over.
     """
@@ -70,6 +74,7 @@ class Scene:
     rng: random.Random
     process: subprocess.Popen[str]
     links: list[SlowLink] = field(default_factory=list)
+    gpus: list[dict[str, Any]] = field(default_factory=list)
     clean_up: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def fail_point(self, commands: list[str], block_ms: int) -> None:
@@ -112,6 +117,8 @@ class Trouble:
         growth: Between what and what the words of texts from some document on are, in words of those before.
         blanks: What texts are padded with, so that a page holds few of them.
         linked: Whether a link is between the run and each server.
+        has_gpus: Whether the run sees a GPU for each server.
+        needs_quiet: Whether nothing is proved on a machine that others have filled before.
         may_pass: Whether a report may say that nothing has changed, as it may cost no throughput.
     """
 
@@ -124,6 +131,8 @@ class Trouble:
     blanks: int = 0
     linked: bool = False
     may_pass: bool = False
+    has_gpus: bool = False
+    needs_quiet: bool = False
     servers: StandinConfig = SERVERS
 
 
@@ -181,12 +190,16 @@ def play(trouble: Trouble, seed: str, folder: Path, mongod: LocalMongod, fleet: 
             options=(*OPTIONS, *trouble.options),
             environment={key: value.format(folder=folder) for key, value in trouble.environment},
         )
+        gpus = [{"pids": [fleet.pid_of(port)]} for port in fleet.ports] if trouble.has_gpus else []
+        if gpus:
+            job.module = "tests.parts.gpus"
+            job.environment["FAKE_NVML"] = str(write_gpus(folder, *gpus))
         growth = rng.uniform(*trouble.growth) if trouble.growth else 1.0
         turn = int(PER_SECOND * before_s) if trouble.growth else None
         n_documents = int(PER_SECOND * 1.3 * seconds / min(1.0, growth))
         fill(job, documents(n_documents, rng, turn, growth, trouble.blanks))
         process = job.start_run()
-        scene = Scene(job=job, fleet=fleet, mongod=mongod, rng=rng, process=process, links=links)
+        scene = Scene(job=job, fleet=fleet, mongod=mongod, rng=rng, process=process, links=links, gpus=gpus)
         bystanders = stack.enter_context(Bystanders())
         wait_until(lambda: _of(job, "embedded_now") > 0, what="the first document", process=process)
         first_s = time.monotonic()

@@ -7,8 +7,9 @@ import signal
 import sys
 import threading
 
-from tests.bench.diagnosis.plays import LONG, N_SERVERS, Scene, Trouble
+from tests.bench.diagnosis.plays import LONG, N_SERVERS, REAL, Scene, Trouble
 from tests.crash.job import roles
+from tests.parts.gpus import write_gpus
 
 
 def nothing(scene: Scene) -> None:
@@ -60,7 +61,7 @@ def too_few_permits(scene: Scene) -> None:
 
 
 def failing_requests(scene: Scene) -> None:
-    """Requests fail now and then, on all servers, after they have taken their time."""
+    """Requests fail now and then, on all servers: so often that a server may be taken out for it."""
     share = scene.rng.uniform(0.25, 0.4)
     for position in range(N_SERVERS):
         scene.control(position, faults=[f"status:code=500,probability={share}"])
@@ -100,9 +101,42 @@ def slow_disk(scene: Scene) -> None:
 
 
 def busy_processors(scene: Scene) -> None:
-    """Somebody computes on this machine, with several processes for every processor."""
+    """Somebody computes on this machine, which servers without a GPU need: several processes for every processor."""
     for _ in range((os.cpu_count() or 1) * scene.rng.randrange(3, 5)):
         scene.beside(sys.executable, "-c", "while True: pass")
+
+
+_THRASH = """
+import os, sys
+while True:
+    for folder, _, names in os.walk(sys.argv[1]):
+        for name in names:
+            try:
+                fd = os.open(os.path.join(folder, name), os.O_RDONLY)
+            except OSError:
+                continue
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+    fd = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.write(fd, bytes(16 << 20))
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+"""
+
+
+def cache_thrash(scene: Scene) -> None:
+    """Somebody writes and fsyncs on the same disk without a pause, and pages of mongod's files are thrown away."""
+    scene.beside(sys.executable, "-c", _THRASH, str(scene.mongod.folder), str(scene.job.folder / "thrash"))
+
+
+def hot_gpu(scene: Scene) -> str:
+    """The GPU of one server gets too hot, and slow."""
+    position = scene.rng.randrange(N_SERVERS)
+    scene.control(position, slow_factor=scene.rng.uniform(2.0, 4.0))
+    too_hot = {"reasons": 0x20, "temperature": 92, "clock_mhz": 800, "power_mw": 180_000}
+    write_gpus(scene.job.folder, *(one | (too_hot if at == position else {}) for at, one in enumerate(scene.gpus)))
+    return f"gpu-{position}"
 
 
 def killed_processes(scene: Scene) -> None:
@@ -110,7 +144,9 @@ def killed_processes(scene: Scene) -> None:
     over = threading.Event()
 
     def kill() -> None:
-        while not over.wait(scene.rng.uniform(3.0, 5.0)):
+        for _ in range(4):  # after a fifth within an hour the run gives up
+            if over.wait(scene.rng.uniform(5.0, 7.0)):
+                return
             children = [pid for role, pid in sorted(roles(scene.process).items()) if role != "supervisor"]
             if children:
                 os.kill(scene.rng.choice(children), signal.SIGKILL)
@@ -131,6 +167,11 @@ def gone_and_slower(scene: Scene) -> str:
         if scene.job.urls[position] != subject:
             scene.control(position, slow_factor=1.8)
     return subject
+
+
+def longer_and_slower(scene: Scene) -> str:
+    """Texts get longer by themselves, and one server slower."""
+    return scene.control(scene.rng.randrange(N_SERVERS), slow_factor=scene.rng.uniform(2.5, 4.0))
 
 
 def slow_writes(role: str, point: str, seconds: float) -> tuple[tuple[str, str], ...]:
@@ -154,7 +195,7 @@ TROUBLES: dict[str, Trouble] = {
     "server_hangs": Trouble(causes=named("server_out"), begin=server_hangs),
     "server_flaps": Trouble(causes=named("server_flapping"), begin=server_flaps),
     "too_few_permits": Trouble(causes=named("server_overloaded"), begin=too_few_permits),
-    "failing_requests": Trouble(causes=named("server_errors"), begin=failing_requests),
+    "failing_requests": Trouble(causes=named("server_errors", "server_flapping", "server_out"), begin=failing_requests),
     "far_server": Trouble(
         causes=named("network_slower"), begin=far_server, options=("--concurrency", "2"), linked=True
     ),
@@ -174,7 +215,7 @@ TROUBLES: dict[str, Trouble] = {
     "slow_cold_fsync": Trouble(
         causes=named("cold_slower"),
         begin=slow_disk,
-        environment=slow_writes("writer", "durable.fsync_file", 4.0),
+        environment=slow_writes("writer", "durable.fsync_file", 10.0),
         options=SMALL_RING,
     ),
     "slow_hot": Trouble(
@@ -183,10 +224,16 @@ TROUBLES: dict[str, Trouble] = {
         environment=slow_writes("supervisor", "durable.fsync_file", 3.0),
         options=SMALL_RING,
     ),
-    "busy_processors": Trouble(causes=named("busy_machine"), begin=busy_processors),
+    "busy_processors": Trouble(causes=named("busy_machine"), begin=busy_processors, servers=REAL, needs_quiet=True),
+    "cache_thrash": Trouble(
+        causes=named("disk_pressure", "memory_pressure", "source_slower", "marks_slower", "cold_slower", "hot_slower"),
+        begin=cache_thrash,
+        may_pass=True,
+    ),
+    "hot_gpu": Trouble(causes=named("gpu_throttled"), begin=hot_gpu, has_gpus=True),
     "killed_processes": Trouble(causes=named("restart"), begin=killed_processes),
     "gone_and_slower": Trouble(causes=named("server_out", "servers_slower"), begin=gone_and_slower, all_of=True),
     "longer_and_slower": Trouble(
-        causes=named("longer_texts", "server_slower"), begin=one_server_slower, growth=(1.6, 2.2), all_of=True
+        causes=named("longer_texts", "server_slower"), begin=longer_and_slower, growth=(1.6, 2.2), all_of=True
     ),
 }

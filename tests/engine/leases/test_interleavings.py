@@ -138,7 +138,7 @@ class History:
 
 
 @example(0)
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(st.integers(0, 2**32))
 def test_g1_g2_every_document_is_settled_once_whatever_happens_in_whatever_order(seed: int) -> None:
     """Joins, kills, zombies, lost, doubled and late messages, drivers killed between any two actions."""

@@ -64,6 +64,7 @@ def test_after_a_few_failures_of_any_kind_a_batch_is_divided_or_its_server_out(
     """While the server answers other requests well; walks every status, and what is no answer."""
     monkeypatch.setattr("gpu_clients.batches.failure_policy.OVERLOADED_ALONE_S", 0.0)
     kinds = (FailureKind.REFUSED, FailureKind.LOST, FailureKind.TIMEOUT, FailureKind.MALFORMED, FailureKind.OVERSIZED)
+    kinds += (FailureKind.OTHER_DIMENSION,)
     none = [Failure(kind=kind, detail="none") for kind in kinds]
     for failure in [*(classify(status, b"") for status in range(300, 600)), *none]:
         recorder = Recorder()
@@ -77,6 +78,7 @@ def test_after_a_few_failures_of_any_kind_a_batch_is_divided_or_its_server_out(
             recheck_rows=lambda *_: None,
             check_server=lambda: None,
             take_out=recorder.taken_out.append,
+            several=lambda _: None,
         )
         bad = batch()
         for _ in range(FEW):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 
 @contextmanager
-def balancer(*ports: int) -> Iterator[str]:
-    """A round robin over connections, as a Kubernetes service is one; its URL."""
+def balancer(*ports: int, joined: Sequence[int] = ()) -> Iterator[str]:
+    """A round robin over connections, as a Kubernetes service is one; its URL.
+
+    Args:
+        joined: Ports of replicas that have joined; may grow meanwhile.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
     sockets: list[socket.socket] = []
@@ -25,9 +29,11 @@ def balancer(*ports: int) -> Iterator[str]:
             pass
 
     def accept() -> None:
-        for port in itertools.cycle(ports):
+        for number in itertools.count():
             try:
                 outer, _ = listener.accept()
+                replicas = (*ports, *joined)
+                port = replicas[number % len(replicas)]
                 inner = socket.create_connection(("127.0.0.1", port))
             except OSError:
                 return

@@ -9,6 +9,7 @@ import pytest
 from bench.standin import StandinConfig, StandinFleet
 from engine.errors import Exit, ServersUnavailable, SeveralBackends
 from gpu_clients.servers.doctor import examine
+from gpu_clients.servers.repeated_looks import FORGOTTEN_AFTER_S, UNLIKE_TURNS, UnlikeTurns
 from gpu_clients.settings import ClientSettings
 from tests.gpu_clients.harness import Harness
 from tests.gpu_clients.servers.balancer import balancer
@@ -120,3 +121,62 @@ def test_a_server_that_was_away_after_wrong_vectors_is_let_in_when_they_are_righ
             harness.finish()
     assert outcome.told("server_back", "client-0")
     assert not outcome.told("several_backends")
+
+
+def test_a_replica_of_another_dimension_that_joins_while_a_run_goes_on_is_named() -> None:
+    """Its vectors are in no row; the servers that are one each do the work."""
+    joined: list[int] = []
+    other = dataclasses.replace(SIM, ports=(0,), dim=256)
+    with (
+        StandinFleet(dataclasses.replace(SIM, ports=(0, 0))) as fleet,
+        StandinFleet(other) as unlike,
+        balancer(fleet.ports[0], joined=joined) as url,
+    ):
+        urls = (url, fleet.urls[1])
+        harness = Harness(urls, texts(100_000), settings=ClientSettings(urls=urls, canary_every_s=0.1))
+        outcome = harness.outcome
+        harness.start()
+        try:
+            harness.work(lambda: bool(outcome.figures("client-0").get("rows")))
+            joined += unlike.ports
+            harness.work(lambda: bool(outcome.told("several_backends", "client-0")))
+        finally:
+            harness.finish()
+    told = outcome.told("several_backends")
+    assert [event["url"] for event in told] == [url]
+    assert "unlike backends" in told[0]["reason"]
+    assert "256 numbers, expected 768" in told[0]["reason"]
+    assert outcome.told("server_out", "client-0")[-1]["reason"] == told[0]["reason"]
+
+
+@pytest.mark.parametrize("turns", range(UNLIKE_TURNS + 1))
+def test_a_few_turns_of_one_other_dimension_between_right_answers_show_several_backends(turns: int) -> None:
+    seen = UnlikeTurns()
+    for _ in range(turns):
+        seen.wrong("vectors of 5 numbers")
+        seen.wrong("vectors of 5 numbers")
+        seen.right()
+    assert (seen.why is not None) == (turns >= UNLIKE_TURNS)
+
+
+def test_a_server_that_has_become_another_one_is_not_taken_for_several() -> None:
+    """Right before, and of another dimension from then on; of ever another one; long ago."""
+    seen = UnlikeTurns()
+    seen.right()
+    for _ in range(100):
+        seen.wrong("vectors of 5 numbers")
+    for number in range(100):
+        seen.right()
+        seen.wrong(f"vectors of {number} numbers")
+    assert seen.why is None
+
+
+def test_what_was_unlike_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr("gpu_clients.servers.repeated_looks.time.monotonic", lambda: now_s)
+    seen = UnlikeTurns()
+    for _ in range(10 * UNLIKE_TURNS):
+        now_s += FORGOTTEN_AFTER_S + 1
+        seen.wrong("vectors of 5 numbers")
+        seen.right()
+    assert seen.why is None

@@ -20,16 +20,15 @@ ROWS = 1500
 EXTRA = "the extra `reading` is not installed"
 
 
-def snippet(heading: str) -> str:
+def snippets(heading: str) -> list[str]:
     """The code below one heading of the page."""
-    section = PAGE.read_text(encoding="utf-8").split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    (code, *_) = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
-    return str(code)
+    section = PAGE.read_text(encoding="utf-8").split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return [str(code) for code in re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)]
 
 
 def run(heading: str, **names: Any) -> dict[str, Any]:
     """Run a snippet; its names."""
-    exec(compile(snippet(heading), "docs/reading.md", "exec"), names)
+    exec(compile(snippets(heading)[0], "docs/reading.md", "exec"), names)
     return names
 
 

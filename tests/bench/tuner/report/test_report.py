@@ -9,7 +9,7 @@ import pytest
 
 from bench.tuner.explain.verdict import judge
 from bench.tuner.report.curve import draw
-from bench.tuner.report.plot import write_png
+from bench.tuner.report.plot import write_curve
 from bench.tuner.report.report import COLUMNS, as_dict, as_text, table
 from bench.tuner.search.survey import TuneConfig
 from bench.tuner.tuning import Outcome, TuningPlan
@@ -104,7 +104,7 @@ def test_the_png_is_written_as_a_whole(tmp_path: Path) -> None:
     findings = searched("one", 0.5, 1).findings
     path = tmp_path / "curve.png"
 
-    write_png(path, list(findings.records.values()), findings.chosen, 0.5)
+    write_curve(path, list(findings.records.values()), findings.chosen, 0.5)
 
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in tmp_path.iterdir()] == ["curve.png"]

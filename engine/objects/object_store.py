@@ -5,10 +5,11 @@
     |   `-- Throttled  the store asks for patience (503, 429, SlowDown)                           wait, then again
     |-- Taken      a name was to be new and is there                                              look
     |-- Absent     there is no such object
+    |-- Changed    it is not the version that was looked at
     `-- Refused    the store will say the same next time: rights, no bucket, bad request   tell the user
 
-obstore tries nothing again (`max_retries` 0): whether an act may be repeated is decided in `writers.cold.patience`.
-This is the one file that imports obstore, and only a run with a URL as --cold-dir imports this file.
+obstore tries nothing again (`max_retries` 0): whether an act may be repeated is decided in `engine.objects.patience`.
+This is the one file that imports obstore, and only a command with a URL as --cold-dir or --source imports this file.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from engine.cold_url import ColdUrl
 from engine.errors import ConfigError
+from engine.objects.url import StoreUrl
 
 try:
     import obstore
@@ -29,7 +30,7 @@ try:
     from obstore.store import from_url
 except ImportError as error:  # pragma: no cover - every environment of the tests has it
     raise ConfigError(
-        "--cold-dir is a URL, and the library for object stores is not installed: "
+        "a URL names an object store, and the library for these is not installed: "
         "pip install 'embedding-engine[cloud]', or name a folder"
     ) from error
 
@@ -76,6 +77,10 @@ class Absent(Trouble):
     """There is no such object."""
 
 
+class Changed(Trouble):
+    """An object is not the version that was looked at."""
+
+
 class Refused(Trouble):
     """The store will say the same next time."""
 
@@ -88,28 +93,30 @@ class Stored:
         name: Its name beneath the store's prefix.
         size_bytes: Its size.
         e_tag: Whatever the store tells its versions apart by, without quotes; with many the MD5 of its bytes.
+        modified_ns: When it was stored, nanoseconds since 1970.
     """
 
     name: str
     size_bytes: int
     e_tag: str
+    modified_ns: int = 0
 
 
 class ObjectStore:
     """The objects beneath one prefix of an object store; any thread may use it."""
 
-    def __init__(self, url: ColdUrl, prefix: str, *, largest_bytes: int = 0) -> None:
+    def __init__(self, url: StoreUrl, prefix: str, *, largest_bytes: int = 0) -> None:
         """Make it; nothing is asked of the store yet.
 
         Args:
             url: The store.
-            prefix: Beneath the URL; names are told and given without it.
+            prefix: Beneath the URL, empty for all of it; names are told and given without it.
             largest_bytes: Size of the largest body that is sent, for time-outs.
 
         Raises:
             ConfigError: an option that the library does not know, or credentials that it cannot read.
         """
-        self._prefix = prefix.strip("/") + "/"
+        self._prefix = f"{prefix.strip('/')}/" if prefix else ""
         self._where = f"{url}/{self._prefix}"
         settings: dict[str, Any] = {"endpoint": url.endpoint, "region": url.region}
         if url.url.startswith("s3:"):
@@ -127,7 +134,7 @@ class ObjectStore:
             self._store = from_url(url.url, config=given, client_options=client, retry_config=retry)  # type: ignore[call-overload]
         except (exceptions.BaseError, ValueError, TypeError) as error:
             raise ConfigError(
-                f"--cold-dir {url} cannot be used: {_phrase(error)}; look at --cold-option and the environment"
+                f"{url.option} {url} cannot be used: {_phrase(error)}; look at --cold-option and the environment"
             ) from error
 
     def where(self, name: str = "") -> str:
@@ -155,14 +162,26 @@ class ObjectStore:
         with _told_apart():
             return _stored(name, obstore.head(self._store, self._prefix + name))
 
-    def get_range(self, name: str, start: int, length: int) -> memoryview:
+    def get_range(self, name: str, start: int, length: int, version: Stored | None = None) -> memoryview:
         """Some bytes of an object, all that were asked for.
 
+        Args:
+            version: The object as it has to be, by its size and its ETag; None for whatever is there.
+
         Raises:
+            Changed: it is another version.
             Trouble: see the module's first lines; `Unsure` when fewer came.
         """
         with _told_apart():
-            data = obstore.get_range(self._store, self._prefix + name, start=start, length=length)
+            if version is None:
+                data = obstore.get_range(self._store, self._prefix + name, start=start, length=length)
+            else:
+                # the answer tells its version, so none has to be asked for: stores differ in how they refuse one
+                answer = obstore.get(self._store, self._prefix + name, options={"range": (start, start + length)})
+                there = _stored(name, answer.meta)
+                if (there.size_bytes, there.e_tag) != (version.size_bytes, version.e_tag):
+                    raise Changed(f"{there.size_bytes} bytes of the version {there.e_tag}")
+                data = answer.bytes()
         if len(data) != length:
             raise Unsure(f"{len(data)} bytes came where {length} were asked for")
         return memoryview(data)
@@ -198,7 +217,8 @@ class ObjectStore:
 
 
 def _stored(name: str, meta: Any) -> Stored:
-    return Stored(name, int(meta["size"]), str(meta["e_tag"] or "").strip('"'))
+    modified_ns = int(meta["last_modified"].timestamp()) * 1_000_000_000
+    return Stored(name, int(meta["size"]), str(meta["e_tag"] or "").strip('"'), modified_ns)
 
 
 @contextlib.contextmanager
@@ -206,6 +226,8 @@ def _told_apart() -> Iterator[None]:
     """The one edge at which what obstore raises becomes a `Trouble`."""
     try:
         yield
+    except Trouble:
+        raise
     except exceptions.AlreadyExistsError as error:
         # also what a store says to two at once (409): whoever looks then finds an object, or none yet
         raise Taken(_phrase(error)) from error

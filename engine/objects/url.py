@@ -1,16 +1,17 @@
-"""The URL of a cold store: where shards go when cold is no folder, and how its store is spoken to; no secrets in it."""
+"""URLs of object stores, where shards go or files are read, and how their stores are spoken to; no secrets in them."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from engine.errors import ConfigError
 
 SCHEMES = ("s3", "gs", "az")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET = re.compile(r"secret|token|password|credential|access_key|account_key|service_account|sas_|access_signature")
+_Url = TypeVar("_Url", bound="StoreUrl")
 _OPTION = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -21,15 +22,18 @@ def scheme_of(text: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ColdUrl:
+class StoreUrl:
     """A prefix on an object store.
 
     Attributes:
+        option: The option of the command line that named it, for messages.
         url: `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`, without a slash at its end.
         endpoint: `http://HOST:PORT` or `https://HOST` of a server that speaks the protocol, or None for the vendor's.
         region: The bucket's region, or None.
         options: Further settings of the store's library, name and value; never credentials.
     """
+
+    option: ClassVar[str] = "--cold-dir"
 
     url: str
     endpoint: str | None = None
@@ -42,15 +46,15 @@ class ColdUrl:
         bucket = rest.partition("/")[0]
         if scheme not in SCHEMES:
             raise ConfigError(
-                f"--cold-dir is {_without_user(self.url)}; expected a folder, or s3://BUCKET/PREFIX, gs://... or az://..."
+                f"{self.option} is {_without_user(self.url)}; expected a folder, or s3://BUCKET/PREFIX, gs://... or az://..."
             )
         if "@" in bucket or any(character in self.url for character in "?#"):
             raise ConfigError(
-                f"--cold-dir is {_without_user(self.url)}; expected {scheme}://BUCKET/PREFIX and no more: "
+                f"{self.option} is {_without_user(self.url)}; expected {scheme}://BUCKET/PREFIX and no more: "
                 "credentials come from the environment (AWS_ACCESS_KEY_ID, ...)"
             )
         if not bucket or "//" in rest or any(part in (".", "..") for part in rest.split("/")):
-            raise ConfigError(f"--cold-dir is {self.url}; expected {scheme}://BUCKET/PREFIX, each part with a name")
+            raise ConfigError(f"{self.option} is {self.url}; expected {scheme}://BUCKET/PREFIX, each part with a name")
         if self.endpoint is not None and (
             not re.fullmatch(r"https?://[^/?#@]+(/[^?#@]*)?", self.endpoint) or scheme == "gs"
         ):
@@ -75,12 +79,25 @@ class ColdUrl:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ColdUrl:
+    def from_dict(cls: type[_Url], values: dict[str, Any]) -> _Url:
         """Read `as_dict` back."""
         return cls(**{**values, "options": tuple((str(name), str(value)) for name, value in values["options"])})
+
+
+class ColdUrl(StoreUrl):
+    """Where shards go when cold is no folder."""
+
+    __slots__ = ()
+
+
+class SourceUrl(StoreUrl):
+    """What the names of source files begin below when they are objects: no pattern, and maybe the bucket alone."""
+
+    __slots__ = ()
+    option = "--source"
 
 
 def _without_user(url: str) -> str:
     """The URL without what may be a password, for a message."""
     scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"

@@ -1,0 +1,1 @@
+"""Others doing the same job, each as people write it; programs run in an environment of their own."""
