@@ -7,7 +7,7 @@ from typing import Any
 
 import bson
 import pytest
-from bson import Decimal128, MaxKey
+from bson import Code, DBRef, Decimal128, MaxKey, Regex
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
@@ -16,7 +16,7 @@ from readers.mongo.index import require_queue_index
 from readers.mongo.work_queue import WorkQuery, WorkQueue
 from readers.ranges.cutting import cut
 from readers.ranges.id_range import IdRange, RangesInTurn, in_range, to_text
-from tests.readers.harness import DONE, canonical_ids, make_queue
+from tests.readers.harness import DONE, canonical_ids, insert_raw, make_queue
 from tests.readers.mongo.test_work_queue import EVERY_ID, every_combination, read_all
 
 SCANS = pytest.mark.parametrize("scan", ["queue", "id"])
@@ -150,6 +150,19 @@ def test_ids_that_are_no_text_are_read_though_they_are_no_bounds(documents: Docu
     bounds, _ = cut(documents, query, index_of(documents, query), 2)
     assert len(bounds) > 3
     assert len(read_ranges(documents, query, bounds)) == 3_300
+
+
+def test_keys_that_python_could_not_write_begin_pairs_as_well(documents: Documents) -> None:
+    """A language that is no UTF-8, regular expressions, code, binary data, and whatever else a field may hold."""
+    odd = [value for value in EVERY_ID if not isinstance(value, MaxKey)]
+    odd += [Regex("a.b", "i"), Code("f()"), Code("g()", {"x": 1}), DBRef("a", 1)]
+    make_queue(documents, [{"_id": number, "text": "x", "lang": value} for number, value in enumerate(odd)])
+    documents.insert_many([{"_id": 100 + n, "text": "x", "classified": value} for n, value in enumerate(odd)])
+    for number in (200, 201):
+        insert_raw(documents, {"_id": number, "text": "x", "lang": "broken"}, b"broken", b"br\xff\xfeen")
+    wanted = [row["_id"] for row in documents.find({}, {"_id": 1})]
+    found = read_ranges(documents, WorkQuery(done_field=DONE), [None, to_text(7), to_text(120), to_text(201), None])
+    assert sorted(found) == sorted(wanted)
 
 
 def test_a_document_that_changes_its_language_stays_in_its_range(documents: Documents) -> None:
