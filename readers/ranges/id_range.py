@@ -124,7 +124,7 @@ def _pairs(collection: Documents, index: str, langs: tuple[str, ...]) -> Iterato
         upper = None if lang is None else _key(_pair({LANG: lang, CLASSIFIED: MaxKey()}), MaxKey())
         key = _first_key(collection, index, _key(_pair({LANG: low, CLASSIFIED: MinKey()}), MinKey()), upper, 0)
         while key is not None:
-            pair = _first_elements(key.raw, 2)
+            pair = _first_elements(bytes(key.raw), 2)
             yield pair
             skip, behind = 0, _key(pair, MaxKey())
             key = _first_key(collection, index, behind, upper, skip)
