@@ -28,7 +28,7 @@ $(READY): setup.cfg pyproject.toml
 		$(BIN)/python -m pip install --quiet --no-compile --no-deps $$part || echo "note: no $$part for this platform"; \
 	done
 	@# on all cores, which pip does not do; what cannot be compiled is nobody's business until it is imported
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib cli.py engine readers gpu_clients writers bench commands || :
+	@$(BIN)/python -m compileall -qq -j 0 -x '/site-packages/ray/' $(VENV)/lib cli.py engine readers gpu_clients writers bench commands || :
 	@touch $(READY)
 
 demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, merge, verify, search

@@ -15,6 +15,7 @@ from engine.errors import ConfigError
 from engine.ledger.runfolder import RunFolders, check_folder_name
 from engine.objects.url import ColdUrl, StoreUrl
 from engine.part import Part
+from engine.ray_address import RayAddress
 from engine.records import RETWEETED_VALUES
 
 MAX_BATCH_SIZE = 4096
@@ -276,6 +277,20 @@ class RunConfig:
     servers: ServersConfig = field(default_factory=ServersConfig)
     sink: SinkConfig = field(default_factory=SinkConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    ray: RayAddress | None = None
+
+    def __post_init__(self) -> None:
+        if self.ray is None:
+            return
+        needs_one = {
+            "--source": self.source.files is not None,
+            "--no-mark": not self.source.mark,
+            "--part": self.source.part is not None,
+            "--limit": self.limits.limit is not None,
+            "--cold-dir with a URL": isinstance(self.sink.cold_dir, ColdUrl),
+        }
+        for name in (name for name, is_given in needs_one.items() if is_given):
+            raise ConfigError(f"{name} is of a run on one machine; leave it out, or run without --ray")
 
     @property
     def folders(self) -> RunFolders:
@@ -343,6 +358,8 @@ class RunConfig:
             "max_time": limits.max_time_s,
             "max_outage": limits.max_outage_s,
             "ring_bytes": limits.ring_bytes,
+            "ray": None if self.ray is None else self.ray.address,
+            "ray_resource": None if self.ray is None else self.ray.resource,
         }
         return {name: value for name, value in values.items() if value is not None}
 

@@ -47,11 +47,13 @@ class ReaderSettings:
         page_rows: Documents asked for in one query, at most.
         mark: Whether documents get marked after their commit; without it ids are remembered instead.
         quarantine_file: Path of `quarantine.jsonl`; its documents are not read again. None when there is none.
+        quarantine_before: How many bytes of it were there before the run, when it holds more already; else None.
         done_ids_file: Path of a file written by `readers.batching.done_ids`; its ids are not read again. Only without
             `mark`.
         keep_text: Whether quarantine entries carry the text.
         max_outage_s: How long MongoDB may be away before the run ends.
         part: The share of the queue that is read, as `engine.part.Part` writes it; None for the whole.
+        by_ranges: Whether nothing is read but what the supervisor gives out range by range (`part` commands).
         files: What to read instead of MongoDB, or None: `plan`, the path of a file that
             `readers.files.catalogue.write_plan` wrote, and `id_field` with `id_type` where ids are a field.
     """
@@ -83,10 +85,12 @@ class ReaderSettings:
     page_rows: int = 5000
     mark: bool = True
     quarantine_file: str | None = None
+    quarantine_before: int | None = None
     done_ids_file: str | None = None
     keep_text: bool = False
     max_outage_s: float = 600.0
     part: str | None = None
+    by_ranges: bool = False
     files: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

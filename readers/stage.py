@@ -11,24 +11,24 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
-
-from engine.errors import ConfigError, ProtocolError
+from engine.errors import ProtocolError
 from engine.ledger import durable
+from engine.memory.channels import Message
 from engine.memory.ids import IdType
-from engine.memory.slots import HEADER_BYTES
 from engine.part import Part
 from engine.supervision.worker import HEARTBEAT_S, Heartbeat, StageContext
 from engine.telemetry.metrics import Stopwatch
 from readers.batching.columns import ColumnReader
-from readers.batching.encode import BatchEncoder, Encoded
+from readers.batching.encode import BatchEncoder, Encoded, room_for_a_text
 from readers.batching.fetch import PageFetcher, PageSize
 from readers.batching.lengths import LengthSample
 from readers.batching.ports import Document, DocumentSource
+from readers.batching.quarantine_messages import in_portions
 from readers.batching.screening import Screening, TextPolicy
 from readers.batching.skip import QuarantineLog, SkipSet
 from readers.batching.window import Apart, BatchLimits, Window
@@ -42,9 +42,6 @@ _STARVING_AFTER_S = 0.02
 """Rows are not held back for a better order while the next page takes longer than that."""
 
 _POLL_EVERY_BATCHES = 8
-_SMALLEST_ROOM_BYTES = 256
-_QUARANTINE_MESSAGE_BYTES = 96 << 10
-_QUARANTINE_MESSAGE_ENTRIES = 50
 _COLLECT_EVERY = 50_000
 """Allocations between two runs of Python's cycle collector. Every document is a dict, so the usual 700 would have it
 run all the time, and find nothing (0.6 us a document)."""
@@ -82,6 +79,7 @@ def open_source(context: StageContext, settings: ReaderSettings) -> DocumentSour
     from readers.mongo.source import MongoSource  # noqa: PLC0415
     from readers.mongo.work_queue import WorkQuery  # noqa: PLC0415
     from readers.preflight.without_text import LeavingOut  # noqa: PLC0415
+    from readers.ranges.id_range import RangesInTurn  # noqa: PLC0415
 
     return MongoSource(
         settings.uri,
@@ -92,7 +90,7 @@ def open_source(context: StageContext, settings: ReaderSettings) -> DocumentSour
         columns=settings.columns,
         id_type=IdType(settings.id_type),
         max_outage_s=settings.max_outage_s,
-        leaving_out=LeavingOut(),
+        leaving_out=RangesInTurn() if settings.by_ranges else LeavingOut(),
         log=context.log,
     )
 
@@ -106,13 +104,21 @@ class Reader:
         self._source = source
         ids = source.ids
         self._skip = SkipSet(
-            QuarantineLog(settings.quarantine_file, ids.key_of_text), _done_ids(settings), ids, source.may_wait
+            QuarantineLog(settings.quarantine_file, ids.key_of_text, settings.quarantine_before),
+            _done_ids(settings),
+            ids,
+            source.may_wait,
         )
         self._columns = ColumnReader(source.columns, source.types, self._log_misfit) if source.columns else None
         policy = TextPolicy(
             text_field=settings.text_field,
             prompt=settings.prompt or "",
-            max_text_bytes=_room_for_a_text(context, settings),
+            max_text_bytes=room_for_a_text(
+                settings.max_text_bytes,
+                settings.max_request_bytes,
+                context.documents.slot_bytes,
+                context.layout.meta_capacity_bytes,
+            ),
             max_characters=settings.max_characters,
             max_tokens=settings.max_tokens,
             truncate=settings.truncate,
@@ -147,6 +153,8 @@ class Reader:
         self._fetcher: PageFetcher | None = None
         self._state = "reading"
         self._pass = 0
+        self._parts: deque[Message] = deque()  # given out to this reader, and not begun
+        self._parts_done = 0
         self._documents = 0
         self._batches = 0
         self._ring_wait_s = 0.0
@@ -160,21 +168,40 @@ class Reader:
         self._exit = False
 
     def run(self) -> None:
-        """Make a pass at once and one for every `rescan`, until `exit`."""
+        """Make a pass at once and one for every `rescan`, or one for every `part`, until `exit`."""
         try:
-            self._make_pass()
+            if not self._settings.by_ranges:
+                self._make_pass()
             while not self._exit:
                 self._context.wait(_IDLE_WAIT_S)
                 self._poll_commands()
                 if self._stop and not self._has_told_stopped:
-                    self._tell_stopped(work_left=False)
+                    self._tell_stopped(work_left=bool(self._parts))
+                elif self._parts and not self._stop:
+                    self._read_parts()
                 elif self._rescan and not self._stop:
                     self._rescan = False
                     self._make_pass()
         finally:
             self._end_fetching()
 
-    def _make_pass(self) -> None:
+    def _read_parts(self) -> None:
+        """Make a pass over each part that was given out, one right behind the other."""
+        while self._parts and not self._stop and not self._exit:
+            part = self._parts.popleft()
+            self._source.take_range(part["range"])
+            self._skip.counts = part["counts"]
+            self._make_pass(part)
+        if not self._parts and not self._stop and not self._exit:
+            self._tell_pass_done(self._documents)
+
+    def _tell_pass_done(self, found: int) -> None:
+        self._state = "pass_done"
+        self._report()
+        done = {"pass": self._pass, "documents": self._documents, "found": found}
+        self._context.tell("pass_done", **done, parts=self._parts_done)
+
+    def _make_pass(self, part: Message | None = None) -> None:
         self._pass += 1
         before = self._documents
         self._skip.follow_quarantine(self._poll_commands)
@@ -187,13 +214,17 @@ class Reader:
             self._end_fetching()
         self._tell_quarantined()
         if self._stop or self._room() == 0:
-            self._tell_stopped(work_left=not is_complete)
-        elif is_complete:
-            self._state = "pass_done"
-            self._report()
-            self._context.tell(
-                "pass_done", **{"pass": self._pass}, documents=self._documents, found=self._documents - before
-            )
+            self._tell_stopped(work_left=not is_complete or bool(self._parts))
+        elif is_complete and part is None:
+            self._tell_pass_done(self._documents - before)
+        elif is_complete and part is not None:
+            self._parts_done += 1
+            self._tell_part_done(part, self._documents - before)
+
+    def _tell_part_done(self, part: Message, found: int) -> None:
+        """All of a part is published; with its last batch it will be settled."""
+        last = self._batches - 1
+        self._context.tell("part_done", number=part["number"], found=found, sequence=last, skipped=self._skip.skipped)
 
     def _tell_stopped(self, *, work_left: bool) -> None:
         self._stop = True
@@ -221,7 +252,8 @@ class Reader:
                 return not self._stop
             if self._take_page(documents):
                 return False
-            self._source.first_page_is_there()
+            if not self._settings.by_ranges:  # of a range nobody asks how large it is
+                self._source.first_page_is_there()
         return False
 
     def _take_page(self, documents: list[Document]) -> bool:
@@ -303,6 +335,8 @@ class Reader:
                 self._skip.settle(int(command["sequence"]))
             elif kind == "rescan":
                 self._rescan = True
+            elif kind == "part":
+                self._parts.append(command)
             elif kind in ("pause", "resume"):
                 self._paused = kind == "pause"
             elif kind == "stop":
@@ -346,7 +380,7 @@ class Reader:
     def _tell_quarantined(self) -> None:
         entries = [asdict(entry) for entry in self._screening.quarantined]
         self._screening.quarantined.clear()
-        for part in _messages_of(entries):
+        for part in in_portions(entries):
             self._context.tell("quarantine", entries=part)
 
     def _log_misfit(self, column: str, expected: str, met: str) -> None:
@@ -364,35 +398,3 @@ def _done_ids(settings: ReaderSettings) -> DoneIds | None:
     from readers.batching.done_ids import DoneIds  # noqa: PLC0415 - only this mode pays for importing numpy
 
     return DoneIds(None if settings.done_ids_file is None else Path(settings.done_ids_file), IdType(settings.id_type))
-
-
-def _room_for_a_text(context: StageContext, settings: ReaderSettings) -> int:
-    """Bytes that one text may have as JSON so that it fits, alone, into a request and a slot.
-
-    Raises:
-        ConfigError: the slots are too small for any text worth the name.
-    """
-    around = 4  # the brackets of the array and a fan-out of one row
-    in_slot = context.documents.slot_bytes - HEADER_BYTES - context.layout.meta_capacity_bytes - around
-    room = min(settings.max_text_bytes, settings.max_request_bytes - around, in_slot)
-    if room < min(settings.max_text_bytes, _SMALLEST_ROOM_BYTES):
-        raise ConfigError(
-            f"a document slot of {context.documents.slot_bytes} bytes leaves {in_slot} for a text, and a request "
-            f"{settings.max_request_bytes}; expected at least {_SMALLEST_ROOM_BYTES}: raise --ring-bytes or lower "
-            "--batch-size"
-        )
-    return room
-
-
-def _messages_of(entries: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Entries in portions that fit into a message each."""
-    parts: list[list[dict[str, Any]]] = []
-    size_bytes = _QUARANTINE_MESSAGE_BYTES
-    for entry in entries:
-        n_bytes = len(orjson.dumps(entry))
-        size_bytes += n_bytes
-        if size_bytes > _QUARANTINE_MESSAGE_BYTES or len(parts[-1]) >= _QUARANTINE_MESSAGE_ENTRIES:
-            parts.append([])
-            size_bytes = n_bytes
-        parts[-1].append(entry)
-    return parts

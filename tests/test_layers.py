@@ -28,16 +28,17 @@ LAYERS: dict[str, frozenset[str]] = {
 FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the lowest floor first
     "engine": [
         {"errors", "records", "words"},
-        {"memory", "ports", "gpus", "objects", "part", "leases"},
+        {"memory", "ports", "gpus", "objects", "part", "leases", "ray_address"},
         {"telemetry"},
         {"ledger"},
         {"config", "recording", "exposition"},
         {"supervision"},
+        {"cluster"},
     ],
     "readers": [
         {"batching"},
         {"mongo", "files"},
-        {"preflight"},
+        {"preflight", "ranges"},
         {"settings"},
         {"stage"},
     ],
@@ -91,7 +92,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
     "commands": [
         {"options", "terminal", "reference"},
         {"composition"},
-        {"report", "status"},
+        {"report", "status", "cluster"},
         {
             "bench",
             "demo",

@@ -242,7 +242,7 @@ def refuse_overlapping_shards(config: RunConfig, there: Collection[str], *, own:
     """
     shard = re.compile(
         re.escape(config.source.done_field)
-        + r"-[0-9a-f]{6}-(?:p(\d+)of(\d+)-)?e\d+-\d+\.parquet(?:"
+        + r"-[0-9a-f]{6}-(?:p(\d+)of(\d+)-)?e\d+(?:n\d+)?-\d+\.parquet(?:"
         + re.escape(IN_PROGRESS)
         + ")?"
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Protocol
 
 from commands.composition.data_set import DataSet
 from engine import __version__
 from engine.config import RunConfig
 from engine.errors import SinkError
+from engine.leases.records import Token
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.runfolder import RunFolders
 from engine.memory.ids import IdType
@@ -103,12 +105,13 @@ class StageComposer:
         fleet: Fleet,
         data_set: DataSet,
         rings: RingSizes,
-        ledger: Ledger[RunState],
+        ledger: Ledger[RunState] | None,
         files: FilePlans | None = None,
         cold: ColdSettings | None = None,
     ) -> None:
         """
         Args:
+            ledger: None on a node of a cluster, which has none.
             files: What the reader is told of files; None for MongoDB.
         """
         self._config = config
@@ -129,6 +132,19 @@ class StageComposer:
             remaining: Documents that may still be read, None for all.
         """
         files = None if self._files is None else self._files.plan(self._config.folders)
+        return self._plans(self._reader(remaining, files), self._writer(f"e{epoch:04d}", files))
+
+    def stages_of_node(self, token: Token, quarantine_before: int) -> list[StagePlan]:
+        """The plans of the processes of one node of a cluster, whose reader is given parts of the queue one by one.
+
+        Args:
+            token: What its shards are committed under; their names tell it.
+            quarantine_before: Bytes of the quarantine file that were there before the run.
+        """
+        reader = dataclasses.replace(self._reader(None, None), by_ranges=True, quarantine_before=quarantine_before)
+        return self._plans(reader, self._writer(token.in_names, None))
+
+    def _plans(self, reader: ReaderSettings, writer: WriterSettings) -> list[StagePlan]:
         clients = [
             StagePlan(
                 role=f"client-{index}",
@@ -138,9 +154,9 @@ class StageComposer:
             for index in range(len(self._config.servers.urls))
         ]
         return [
-            StagePlan(role="reader", stage="readers.stage", settings=self._reader(remaining, files).as_dict()),
+            StagePlan(role="reader", stage="readers.stage", settings=reader.as_dict()),
             *clients,
-            StagePlan(role="writer", stage="writers.stage", settings=self._writer(epoch, files).as_dict()),
+            StagePlan(role="writer", stage="writers.stage", settings=writer.as_dict()),
         ]
 
     def _reader(self, remaining: int | None, files: dict[str, Any] | None) -> ReaderSettings:
@@ -190,6 +206,7 @@ class StageComposer:
             return None
         from readers.batching.done_ids import build  # noqa: PLC0415 - imports numpy, which only this mode needs here
 
+        assert self._ledger is not None  # nodes only mark
         folders = self._config.folders
         path = folders.hot / "done-ids"
         shards = self._data_set.shards(folders, self._cold)
@@ -210,11 +227,11 @@ class StageComposer:
         wanted = self._config.servers.bucketing
         return self._fleet.pads is not False if wanted == "auto" else wanted == "on"
 
-    def _writer(self, epoch: int, files: dict[str, Any] | None) -> WriterSettings:
+    def _writer(self, start: str, files: dict[str, Any] | None) -> WriterSettings:
         sink, data_set = self._config.sink, self._data_set
         return WriterSettings(
             folder=str(self._config.folders.shards),
-            prefix=f"{data_set.prefix}e{epoch:04d}",
+            prefix=f"{data_set.prefix}{start}",
             shard_bytes=sink.shard_bytes,
             shard_seconds=sink.shard_seconds,
             id_type=data_set.schema.id_type.value,

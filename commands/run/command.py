@@ -23,6 +23,7 @@ EPILOG = examples(
     "engine run --config engine.toml --limit 100000 --json",
     "engine run --tuned tuned.toml --target-p95 5",
     "engine run --part 1/2    # and --part 2/2 on the other machine",
+    "engine run --ray auto --cold-dir /mnt/shared/parquet    # on every node of a Ray cluster that has a GPU",
     "engine run --http 127.0.0.1:9100 --log-format json",
     "engine run --serve --backend tei --model BAAI/bge-base-en-v1.5 --gpus 0,1,2,3 -- --max-batch-tokens 32768",
 )
@@ -46,6 +47,11 @@ def run(
     scan: shared.Scan = "queue",
     retweeted: shared.Retweeted = "null",
     part: shared.Part = None,
+    ray: Annotated[
+        str | None,
+        option("ray", "Work on many machines: auto, HOST:PORT of a Ray head, or local:N to try it on this one."),
+    ] = None,
+    ray_resource: Annotated[str, option("ray-resource", "Nodes that offer this resource work.")] = "GPU",
     no_mark: Annotated[
         bool, option("no-mark", "Never write to MongoDB; resume from the ledger.", declared="--no-mark")
     ] = False,
@@ -121,6 +127,7 @@ def run(
     from commands.run.run import run as run_to_the_end
     from engine.config import LimitsConfig, RunConfig, ServersConfig, SinkConfig, SourceConfig
     from engine.errors import ConfigError
+    from engine.ray_address import RayAddress
 
     as_lines = json_ or log_format == "json"
     show = sys.stderr.isatty() and not as_lines if progress is None else progress
@@ -128,6 +135,8 @@ def run(
         raise ConfigError("--progress draws on the terminal, --log-format json writes JSON there: drop one of them")
     set_up_logs(verbose, quiet=show)
     fleet, urls = None, listed(tei_urls)
+    if ray is not None and (serve or backend is not None or context.args):
+        raise ConfigError("--serve starts servers on this machine alone; with --ray start them on the nodes beforehand")
     if serve or backend is not None or context.args:
         from commands.composition.own_servers import ServeOptions, own_servers  # it imports what starts servers
 
@@ -195,6 +204,7 @@ def run(
         limits=LimitsConfig(
             limit=limit, max_time_s=max_time, max_outage_s=max_outage, ring_bytes=size("ring-bytes", ring_bytes)
         ),
+        ray=None if ray is None else RayAddress(address=ray, resource=ray_resource),
     )
     secrets = RunSecrets(
         mongo_uri=mongo_uri(context, mongo_uri_, mongo_uri_file),

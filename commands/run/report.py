@@ -31,6 +31,11 @@ def as_text(result: dict[str, Any], config: RunConfig) -> str:
     if result["saved_by_dedup"]:
         share = result["saved_by_dedup"] / max(1, result["embedded"])
         lines.append(f"  {result['saved_by_dedup']:,} documents ({share:.1%}) shared another one's text and its vector")
+    lines += [
+        f"  node {node['node']}: {node['state']}, {node['documents']:,} documents in {node['parts']:,} parts, "
+        f"{node['restarts']} restarts" + (f" ({node['why']})" if "why" in node else "")
+        for node in result.get("nodes", ())
+    ]
     lines += _of_servers(result["servers"])
     lines += [f"  GPU {gpu['index']} of {gpu['server']}: {in_words(gpu)}" for gpu in result["gpus"] if gpu["server"]]
     if result["truncated"]:

@@ -26,6 +26,7 @@ from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RESERVE_BYTES, RunFolders, RunLock
 from engine.memory.ids import IdType
+from engine.ray_address import RayAddress
 from engine.supervision.open_files import require_open_files
 from engine.supervision.run_plan import RunPlan
 from engine.supervision.signals import SignalInbox
@@ -140,6 +141,8 @@ def _prepare(
     if own_servers is not None:
         stack.callback(own_servers.stop)
         own_servers.start(say if show_progress else None)
+    if config.ray is not None:
+        return _prepare_nodes(config, secrets, config.ray, source, lock, show_progress, http, stack)
     fleet = examine_patiently(
         clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto", long_texts=LongTexts.BRIEFLY
     )
@@ -188,6 +191,63 @@ def _prepare(
         marker=_marker(config, secrets, data_set, stack),
         quarantine=quarantine,
         observers=observers(config, limits(config, fleet, rings), stack, show_progress=show_progress, http=http),
+        signals=SignalInbox(),
+    )
+    return _Prepared(supervisor, source.why_idle)
+
+
+def _prepare_nodes(
+    config: RunConfig,
+    secrets: RunSecrets,
+    ray: RayAddress,
+    source: _Source,
+    lock: RunLock,
+    show_progress: bool,
+    http: Address | None,
+    stack: ExitStack,
+) -> _Prepared:
+    """The same for a run on the nodes of a cluster, behind the look at the source."""
+    from commands.cluster.driver import Driver  # noqa: PLC0415 - only who asks for nodes pays for it
+
+    folders = config.folders
+    driver = Driver(config, secrets, ray, stack)
+    with _own_files(folders):
+        stack.callback(durable.Reserve(folders.reserve, RESERVE_BYTES).release)
+        ledger = Ledger(folders.ledger, RunState())
+        stack.callback(ledger.close)
+        vectors = driver.examine(ledger.state)
+        data_set = begin_or_continue(
+            ledger,
+            config,
+            fingerprint=vectors.fingerprint,
+            id_type=source.id_type,
+            columns=source.columns,
+            canary=vectors.canary,
+            canary_brief=vectors.canary_brief,
+            names=lambda: names_there(config, None),
+        )
+        durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
+        quarantine = Quarantine(folders.quarantine)
+        stack.callback(quarantine.close)
+    durable.arm("supervisor")
+    supervisor = driver.supervisor(
+        plan=RunPlan(
+            name=config.name,
+            collection=config.namespace,
+            prefix=data_set.prefix,
+            rings=None,
+            stages=None,
+            limit=None,
+            max_time_s=config.limits.max_time_s,
+            max_outage_s=config.limits.max_outage_s,
+        ),
+        folders=folders,
+        lock_fd=lock.fd,
+        ledger=ledger,
+        shards=data_set.shards(folders),
+        marker=_marker(config, secrets, data_set, stack),
+        quarantine=quarantine,
+        observers=observers(config, driver.limits, stack, show_progress=show_progress, http=http),
         signals=SignalInbox(),
     )
     return _Prepared(supervisor, source.why_idle)

@@ -71,6 +71,7 @@ def collect(
         "bytes": sum(commit["bytes"] for commit in state.commits.values()),
         "epoch": state.epoch,
         "quarantine": {"documents": reasons.total(), "reasons": dict(reasons)},
+        "nodes": live.get("nodes", []) if live else [],
         "gpus": live.get("gpus", []) if live and running else [],
         "fingerprint": state.run["fingerprint"] if state.run else None,
         "last_error": live.get("last_error") if live else None,
@@ -138,6 +139,14 @@ def as_text(figures: dict[str, Any], hot: Path) -> str:
         rows.insert(1, ("share", f"{figures['part']} of the queue"))
     if documents["gone"]:
         rows.append(("gone", f"{documents['gone']:,} were deleted while they were being embedded"))
+    for node in figures["nodes"]:
+        rows.append(
+            (
+                "node",
+                f"{node['node']}: {node['state']}, {node['documents']:,} documents in {node['parts']:,} parts, "
+                f"{node['restarts']} restarts" + (f" ({node['why']})" if "why" in node else ""),
+            )
+        )
     for gpu in figures["gpus"]:
         if gpu["server"] is not None:
             rows.append((f"GPU {gpu['index']}", f"{in_words(gpu)}  ({gpu['server']})"))

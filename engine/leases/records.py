@@ -20,6 +20,7 @@ from engine.errors import ProtocolError
 
 Record = dict[str, Any]
 _FORM = re.compile(r"([1-9][0-9]*)-([1-9][0-9]*)")
+_IN_NAMES = re.compile(r"-e(\d+)n(\d+)-\d+(?:\.|$)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,6 +48,17 @@ class Token:
         if found is None:
             raise ProtocolError(f"{text!r} is no token; expected epoch and number, such as 3-17")
         return cls(int(found[1]), int(found[2]))
+
+    @property
+    def in_names(self) -> str:
+        """How names of shards tell it: `e0003n0017`."""
+        return f"e{self.epoch:04d}n{self.number:04d}"
+
+    @classmethod
+    def of_shard(cls, name: str) -> Token | None:
+        """The token in a shard's name, None for one that was not written by a node."""
+        found = _IN_NAMES.search(name)
+        return None if found is None else cls(int(found[1]), int(found[2]))
 
     def __str__(self) -> str:
         return f"{self.epoch}-{self.number}"

@@ -1,4 +1,4 @@
-"""The commits of a run: COMMIT for a sealed shard, the marks that follow it, MARKED, and what the reader may forget."""
+"""The commits of a run: COMMIT for a sealed shard, the marks that follow it, MARKED, and what readers may forget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import heapq
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from engine.errors import SourceError
 from engine.ledger import durable
@@ -27,9 +27,34 @@ GRACE_S = 60.0
 _LOOK_EVERY_S = 0.25
 
 Ranges = list[list[int]]
+"""First and last number of the batches in a shard."""
+ReceiptT = TypeVar("ReceiptT")
 
 
-class Commits:
+class Settling:
+    """Tells a reader up to which batch all are settled; these need no longer be kept from being read twice.
+
+    Attributes:
+        settled_to: Number of that batch, -1 before the first.
+    """
+
+    def __init__(self, tell_reader: Callable[[dict[str, Any]], None]) -> None:
+        self._tell_reader = tell_reader
+        self._settled: list[tuple[int, int]] = []
+        self.settled_to = -1
+
+    def settle(self, ranges: Ranges) -> None:
+        """Note batches that are settled, and tell the reader when it helps."""
+        for low, high in ranges:
+            heapq.heappush(self._settled, (low, high))
+        before = self.settled_to
+        while self._settled and self._settled[0][0] <= self.settled_to + 1:
+            self.settled_to = max(self.settled_to, heapq.heappop(self._settled)[1])
+        if self.settled_to > before:
+            self._tell_reader({"do": "settled", "sequence": self.settled_to})
+
+
+class Commits(Generic[ReceiptT]):
     """Commits shards and has them marked; in the supervisor's thread, but for the marks themselves.
 
     Attributes:
@@ -43,29 +68,30 @@ class Commits:
         marker: DocumentMarker | None,
         quarantine: Quarantine,
         tally: Tally,
-        tell_reader: Callable[[dict[str, Any]], None],
+        settled: Callable[[ReceiptT], None],
+        tell_readers: Callable[[dict[str, Any]], None],
     ) -> None:
         """
         Args:
             marker: None when documents are not marked (`--no-mark`).
-            tell_reader: Sends a command to the reader of the generation that lives, if any.
+            settled: Told of a shard that is marked (or, without marks, committed): what came with it to `commit`.
+            tell_readers: Sends a command to every reader that lives.
         """
         self._ledger = ledger
         self._shards = shards
         self._marker = marker
         self._quarantine = quarantine
         self._tally = tally
-        self._tell_reader = tell_reader
+        self._on_settled = settled
+        self._tell_readers = tell_readers
         self._marking: MarkingThread | None = None
         self._begin_anew()
 
     def _begin_anew(self) -> None:
         self.committed_rows = 0
-        self._ranges_to_mark: dict[str, Ranges] = {}
+        self._receipts: dict[str, ReceiptT] = {}
         self._unmarked_rows = 0
         self._is_paused = False
-        self._settled: list[tuple[int, int]] = []
-        self._settled_to = -1
 
     @property
     def wake_fd(self) -> int | None:
@@ -93,27 +119,28 @@ class Commits:
         if self._marker is not None and self._marking is None:
             self._marking = MarkingThread(self._shards, self._marker, self._tally.marking)
 
-    def commit(self, facts: ShardFacts, ranges: Ranges) -> None:
+    def commit(self, facts: ShardFacts, receipt: ReceiptT, *, token: str | None = None) -> None:
         """The commit point: after this append the shard counts, before it nothing of it does.
 
         Args:
-            ranges: First and last number of the batches in it.
+            receipt: Given back when its documents are settled.
+            token: Under which a node wrote it (`engine.leases`).
 
         Raises:
             SinkError: the record is not durable.
         """
         self._quarantine.sync()
         durable.point("commit.before")
-        self._ledger.append(commit_record(facts))
+        self._ledger.append(commit_record(facts) if token is None else {**commit_record(facts), "token": token})
         durable.point("commit.after")
         self._tally.add_shard(facts)
         self.committed_rows += facts.rows
         _log.info("shard_committed shard=%s rows=%d bytes=%d", facts.shard, facts.rows, facts.bytes)
         if self._marking is None:
             self._shards.release(facts.file)
-            self.settle(ranges)
+            self._on_settled(receipt)
             return
-        self._ranges_to_mark[facts.shard] = ranges
+        self._receipts[facts.shard] = receipt
         self._unmarked_rows += facts.rows
         self._marking.submit(self._ledger.state.commits[facts.shard])
         if self._unmarked_rows > MAX_UNMARKED_ROWS and not self._is_paused:
@@ -140,22 +167,13 @@ class Commits:
             self._record(result.marked)
             durable.point("marked.after")
             self._shards.release(result.commit["file"])
-            self.settle(self._ranges_to_mark.pop(result.commit["shard"], []))
+            if result.commit["shard"] in self._receipts:
+                self._on_settled(self._receipts.pop(result.commit["shard"]))
             self._unmarked_rows -= result.commit["rows"]
             self._tally.marked_rows += result.commit["rows"]
             if self._is_paused and self._unmarked_rows < MAX_UNMARKED_ROWS // 2:
                 self._pause(False)
         return failure
-
-    def settle(self, ranges: Ranges) -> None:
-        """Tell the reader up to which batch all are settled; these need no longer be kept from being read twice."""
-        for low, high in ranges:
-            heapq.heappush(self._settled, (low, high))
-        before = self._settled_to
-        while self._settled and self._settled[0][0] <= self._settled_to + 1:
-            self._settled_to = max(self._settled_to, heapq.heappop(self._settled)[1])
-        if self._settled_to > before:
-            self._tell_reader({"do": "settled", "sequence": self._settled_to})
 
     def end(self, *, is_enough: Callable[[], bool]) -> None:
         """Wait, for a while, for the marks of the shard at hand; the next start does the rest.
@@ -183,5 +201,5 @@ class Commits:
     def _pause(self, is_paused: bool) -> None:
         """Hold the reader while marking is far behind: what is read and not marked is kept in its memory (G5)."""
         self._is_paused = is_paused
-        self._tell_reader({"do": "pause" if is_paused else "resume"})
+        self._tell_readers({"do": "pause" if is_paused else "resume"})
         _log.info("reader_%s unmarked_rows=%d", "paused" if is_paused else "resumed", self._unmarked_rows)

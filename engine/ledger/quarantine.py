@@ -84,6 +84,17 @@ class Quarantine:
                 durable.write_all(self._fd, b"".join(lines))
         return added
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._fd).st_size
+
+    def read(self, offset: int, n_bytes: int) -> bytes:
+        """Whole lines from an offset on, about so many bytes; nothing at the end."""
+        with self._path.open("rb") as stream:
+            stream.seek(offset)
+            return b"".join(stream.readlines(n_bytes))
+
     def sync(self) -> None:
         """Make it durable; called before a COMMIT and at the end."""
         if self._dirty:

@@ -14,9 +14,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.errors import LockHeld, MarksRefused, ProtocolError, SinkError
+from engine.errors import DamageError, LockHeld, MarksRefused, ProtocolError, SinkError
+from engine.leases.book import LeaseBook, Orphan
+from engine.leases.records import Token
 from engine.ledger import durable
-from engine.ledger.log import Ledger, Record, RunState
+from engine.ledger.log import Ledger, Record, RunState, each_record
 from engine.ledger.runfolder import IN_PROGRESS, RunFolders
 from engine.ports import DocumentMarker, Shards
 from engine.records import ShardFacts
@@ -126,6 +128,7 @@ class Recovery:
     def _adopt_orphans(self) -> tuple[int, int, int]:
         known = self._ledger.state.commits
         adopted = rows = set_aside = 0
+        self._drop_orphans_of_nodes()
         self._whole = self._own_files(".parquet")
         for name in self._whole:
             if name.removesuffix(".parquet") in known:
@@ -151,6 +154,35 @@ class Recovery:
             rows += self._adopt(judgement)
             adopted += 1
         return adopted, rows, set_aside
+
+    def _drop_orphans_of_nodes(self) -> None:
+        """Remove whole shards of nodes whose documents may be, or may have been, embedded by another one since.
+
+        Raises:
+            DamageError: the ledger does not know a token that it gave.
+        """
+        known = self._ledger.state.commits
+        tokens = {
+            name: token
+            for name in self._own_files(".parquet")
+            if (token := Token.of_shard(name)) is not None and name.removesuffix(".parquet") not in known
+        }
+        if not tokens:
+            return
+        book = LeaseBook(is_marking=self._marker is not None)
+        for record in each_record(self._ledger.path):
+            book.apply(record)
+        for name, token in tokens.items():
+            judgement = book.judge_orphan(token)
+            if judgement is Orphan.LEDGER_IS_OLDER:
+                raise DamageError(
+                    f"{self._folders.shards / name} was written by a node that the ledger {self._ledger.path} does not "
+                    "know: the ledger is older than the shard; restore its newest copy"
+                )
+            if judgement is Orphan.SET_ASIDE:
+                _log.warning("shard_dropped file=%s: it was not committed, and its documents went to others", name)
+                durable.unlink(self._folders.shards / name)
+                durable.fsync_folder(self._folders.shards)
 
     def _adopt(self, facts: ShardFacts) -> int:
         """Take a sound shard into the ledger; returns its rows."""

@@ -47,17 +47,19 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments]
 
 
-def tie_to_parent(name: str, parent_pid: int) -> None:
+def tie_to_parent(name: str, parent_pid: int | None) -> None:
     """Let this process die with its parent, leave no core dump with texts in it, and carry a readable name.
 
     Args:
-        parent_pid: Who started it; when that one has gone already, this process ends here.
+        parent_pid: Who started it; when that one has gone already, this process ends here. None for a process that has
+            another life-line: the kernel means the parent's *thread*, which may be a passing one.
     """
     import ctypes  # noqa: PLC0415 - only the child needs it
 
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent_pid is not None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(_PR_SET_NAME, f"engine-{name}"[:15].encode())
-    if os.getppid() != parent_pid:
+    if parent_pid is not None and os.getppid() != parent_pid:
         os._exit(Exit.UNEXPECTED)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

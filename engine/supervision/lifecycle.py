@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import Exit, ProtocolError
 from engine.memory.channels import Message
-from engine.supervision.generation import Generation
+from engine.supervision.generation import Stages, StageT
 
 MAX_PASSES = 3
 """Passes over the work queue in one run. The first reads the queue, the second proves it empty; a third picks up
@@ -126,7 +126,7 @@ class Lifecycle:
             return "work is left"
         return "the queue was read to its end, but no second look has found it empty: new documents may have come"
 
-    def stop(self, generation: Generation) -> None:
+    def stop(self, generation: Stages[StageT]) -> None:
         """Have reading end and what is in flight finished; beyond that there is nothing to stop."""
         if self.has_rows_to_come:
             generation.command("reader", do="stop")
@@ -134,7 +134,7 @@ class Lifecycle:
             generation.command("writer", do="stop")
             self._move(Phase.STOPPING)
 
-    def advance(self, generation: Generation, stop: Stop | None, *, marks_are_over: bool) -> None:
+    def advance(self, generation: Stages[StageT], stop: Stop | None, *, marks_are_over: bool) -> None:
         """Make whatever moves the facts allow now.
 
         Args:
@@ -159,15 +159,19 @@ class Lifecycle:
         check_move(self.phase, phase)
         self.phase = phase
 
-    def _advance_running(self, generation: Generation) -> None:
+    def _advance_running(self, generation: Stages[StageT]) -> None:
         reader = generation.role("reader").facts
         self._announce_expected(generation, reader.get("reader", {}))
-        if "pass_done" in reader or "stopped" in reader:
+        if self._pass_is_read(reader) or "stopped" in reader:
             self.work_left = bool(reader.get("stopped", {}).get("work_left", False))
             generation.command_clients(do="tail")
             self._move(Phase.DELIVERING)
 
-    def _announce_expected(self, generation: Generation, reader: Message) -> None:
+    def _pass_is_read(self, reader: dict[str, Message]) -> bool:
+        """Whether the reader has come to the end of what it is to read, for now."""
+        return "pass_done" in reader
+
+    def _announce_expected(self, generation: Stages[StageT], reader: Message) -> None:
         """Tell the writer once how many rows are to come, so that the last shards get smaller (docs/adr/0007)."""
         estimate = reader.get("estimate")
         if estimate is None or self._is_expected_told or not self._is_marking:
@@ -176,11 +180,11 @@ class Lifecycle:
         generation.command("writer", do="expect", rows=rows)
         self._is_expected_told = True
 
-    def _seal(self, generation: Generation) -> None:
+    def _seal(self, generation: Stages[StageT]) -> None:
         generation.command("writer", do="drain", rows=_sum_of_clients(generation, "rows"))
         self._move(Phase.SEALING)
 
-    def _after_pass(self, generation: Generation, stop: Stop | None) -> None:
+    def _after_pass(self, generation: Stages[StageT], stop: Stop | None) -> None:
         """The queue has been read once and all of it is marked: look again, or finish."""
         reader = generation.role("reader").facts
         done = reader.get("pass_done")
@@ -200,11 +204,11 @@ class Lifecycle:
         self._move(Phase.RUNNING)
 
 
-def _sum_of_clients(generation: Generation, name: str) -> int:
+def _sum_of_clients(generation: Stages[StageT], name: str) -> int:
     return sum(client.facts.get("client", {}).get(name, 0) for client in generation.clients())
 
 
-def _is_delivered(generation: Generation) -> bool:
+def _is_delivered(generation: Stages[StageT]) -> bool:
     """Whether every published document has reached the vector ring or the quarantine."""
     reader = generation.role("reader").facts
     published = (reader.get("pass_done") or reader["stopped"])["documents"]
@@ -212,7 +216,7 @@ def _is_delivered(generation: Generation) -> bool:
     return bool(settled == published)
 
 
-def _has_stopped(generation: Generation) -> bool:
+def _has_stopped(generation: Stages[StageT]) -> bool:
     """Whether nobody reads, or begins a request, any more."""
     reader = generation.role("reader")
     return (reader.ended is not None or "stopped" in reader.facts) and all(

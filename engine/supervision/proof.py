@@ -14,7 +14,7 @@ from collections import deque
 
 from engine.ledger import durable
 from engine.memory.channels import Message
-from engine.supervision.generation import Child, Generation
+from engine.supervision.generation import Stage, Stages, StageT
 
 _log = logging.getLogger("engine.supervisor")
 
@@ -60,7 +60,7 @@ class Proofs:
         self._awaited.clear()
         return {role: [{"do": "suspect", "for_good": role in self._barred}] for role in self._drifts}
 
-    def ask(self, generation: Generation) -> None:
+    def ask(self, generation: Stages[StageT]) -> None:
         """The writer wants a proof: ask every client for it."""
         self._number += 1
         self._awaited = {client.role for client in generation.clients()}
@@ -68,7 +68,7 @@ class Proofs:
         generation.command_clients(do="prove", number=self._number)
         durable.point("proof.after_asked")
 
-    def receive(self, generation: Generation, client: Child, answer: Message) -> None:
+    def receive(self, generation: Stages[StageT], client: Stage, answer: Message) -> None:
         """Take a client's answer: all that it had handed over when it was asked is proved."""
         if answer["number"] != self._number or client.role not in self._awaited:
             return
@@ -78,7 +78,7 @@ class Proofs:
             generation.command("writer", do="proved")
             durable.point("proof.after_told")
 
-    def refuse(self, client: Child, drift: Message) -> None:
+    def refuse(self, client: Stage, drift: Message) -> None:
         """Refuse the rows of a server whose vectors a client has found wrong, as far as they are not committed.
 
         Raises:

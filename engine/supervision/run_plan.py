@@ -32,8 +32,8 @@ class RunPlan:
         name: `<database>.<collection>.<done-field>`.
         collection: `<database>.<collection>`.
         prefix: Start of the name of every shard of this ledger.
-        rings: Sizes of the rings.
-        stages: The stage plans for an epoch and the number of documents that may still be read (None: all).
+        rings: Sizes of the rings; None when the processes run on nodes.
+        stages: The stage plans for an epoch and the number of documents that may still be read (None: all). Likewise.
         limit: Documents to read at most.
         max_time_s: Seconds after which the run stops cleanly.
         max_outage_s: Seconds without any healthy server before a clean stop.
@@ -43,8 +43,8 @@ class RunPlan:
     name: str
     collection: str
     prefix: str
-    rings: RingSizes
-    stages: Callable[[int, int | None], list[StagePlan]]
+    rings: RingSizes | None
+    stages: Callable[[int, int | None], list[StagePlan]] | None
     limit: int | None
     max_time_s: float | None
     max_outage_s: float

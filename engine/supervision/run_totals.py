@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError, Exit, ProtocolError
@@ -13,7 +14,7 @@ from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RunFolders
 from engine.memory.channels import Message
-from engine.supervision.generation import Generation
+from engine.supervision.generation import Stages, StageT
 from engine.supervision.lifecycle import Lifecycle
 from engine.supervision.run_plan import RunPlan
 from engine.telemetry.reporting import Observer, Reporter, StageFigures
@@ -32,6 +33,8 @@ class RunTotals:
     Attributes:
         tally: The counts; whoever commits, marks or recovers adds to them.
         last_error: What went wrong last, None while nothing has.
+        bottleneck: What set the pace of the generation that was over last, in words.
+        nodes: What each node of a cluster came to so far; None without nodes.
     """
 
     def __init__(
@@ -48,9 +51,10 @@ class RunTotals:
         self._quarantine = quarantine
         self._gpus = _watch_gpus() if driver_is_here() else None
         self._reporter = Reporter(folders.status, observers, self._gpus)
-        self._bottleneck = "nothing to judge by: no generation ran"
+        self.bottleneck = "nothing to judge by: no generation ran"
         self.tally = Tally(resumed=ledger.state.rows - ledger.state.gone)
         self.last_error: str | None = None
+        self.nodes: Callable[[], list[dict[str, Any]]] | None = None
         self._unmarked_rows = 0
 
     @property
@@ -58,7 +62,7 @@ class RunTotals:
         """Seconds since the run began."""
         return self._reporter.clock.seconds
 
-    def add_generation(self, generation: Generation, *, committed_rows: int, crashed: bool, stopped: bool) -> None:
+    def add_generation(self, generation: Stages[StageT], *, committed_rows: int, crashed: bool, stopped: bool) -> None:
         """Add what a generation has told, now that it is over; its children still live.
 
         Args:
@@ -72,9 +76,9 @@ class RunTotals:
             crashed=crashed,
             stopped=stopped,
         )
-        self._bottleneck = self._reporter.bottleneck(figures)
+        self.bottleneck = self._reporter.bottleneck(figures)
 
-    def add_cpu(self, generation: Generation) -> None:
+    def add_cpu(self, generation: Stages[StageT]) -> None:
         """Add the processor time of a generation whose children have ended."""
         for group in ROLE_GROUPS:
             self.tally.cpu_s[group] += generation.cpu_s(group)
@@ -96,7 +100,7 @@ class RunTotals:
         self.note(event, reason=why)
 
     def publish_when_due(
-        self, generation: Generation, lifecycle: Lifecycle, *, committed_rows: int, unmarked_rows: int = 0
+        self, generation: Stages[StageT], lifecycle: Lifecycle, *, committed_rows: int, unmarked_rows: int = 0
     ) -> None:
         """Publish the figures of this moment, about once a second.
 
@@ -129,10 +133,15 @@ class RunTotals:
                 _log.error("stop_not_recorded error=%s", error)
 
     def _publish(
-        self, generation: Generation | None, lifecycle: Lifecycle, *, committed_before: int, code: Exit | None = None
+        self,
+        generation: Stages[StageT] | None,
+        lifecycle: Lifecycle,
+        *,
+        committed_before: int,
+        code: Exit | None = None,
     ) -> None:
         state = self._ledger.state
-        facts = {
+        facts: dict[str, Any] = {
             "run": self._plan.name,
             "collection": self._plan.collection,
             "phase": lifecycle.phase.value,
@@ -157,6 +166,8 @@ class RunTotals:
             "last_error": self.last_error,
             "exit": None if code is None else int(code),
         }
+        if self.nodes is not None:
+            facts["nodes"] = self.nodes()
         stages = StageFigures() if generation is None else generation.figures()
         self._reporter.publish(stages, facts, committed_before=committed_before)
 
@@ -193,12 +204,13 @@ class RunTotals:
             bottleneck=self._bottleneck_with_gpus(),
             exit_code=code,
             gpus=[gpu.as_dict() for gpu in self._gpus.totals()] if self._gpus is not None else [],
+            nodes=None if self.nodes is None else self.nodes(),
         )
 
     def _bottleneck_with_gpus(self) -> str:
         """The bottleneck in words, and what the servers' GPUs say about it."""
         verdict = self._gpus.verdict() if self._gpus is not None and self.tally.embedded else ""
-        return f"{self._bottleneck}; {verdict}" if verdict else self._bottleneck
+        return f"{self.bottleneck}; {verdict}" if verdict else self.bottleneck
 
 
 def _watch_gpus() -> GpuWatch:

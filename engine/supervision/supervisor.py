@@ -16,15 +16,12 @@ from contextlib import ExitStack
 from typing import Any
 
 from engine.errors import (
-    BY_NAME,
     EngineError,
     Exit,
-    ProtocolError,
     ServersUnavailable,
-    SourceError,
     WorkerDied,
 )
-from engine.ledger.commits import Commits
+from engine.ledger.commits import Commits, Ranges, Settling
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.recovery import Recovery
@@ -34,11 +31,11 @@ from engine.ports import DocumentMarker, Shards
 from engine.records import ShardFacts
 from engine.supervision.generation import Child, Generation
 from engine.supervision.lifecycle import Lifecycle, Phase, Stop, stop_by_signal
+from engine.supervision.pipeline import Crashed, Pipeline
 from engine.supervision.proof import HourlyCounter, Proofs, RowsRefused
 from engine.supervision.run_plan import RunPlan
 from engine.supervision.run_totals import RunTotals
 from engine.supervision.signals import SignalInbox, Terminated
-from engine.supervision.watchdog import Watchdog
 from engine.telemetry.reporting import Observer
 
 _log = logging.getLogger("engine.supervisor")
@@ -46,10 +43,6 @@ _log = logging.getLogger("engine.supervisor")
 TICK_S = 0.25
 STOP_GRACE_S = 120.0
 FINISH_S = 2.0
-
-
-class _Crashed(Exception):
-    """The generation is over; recover and start the next one."""
 
 
 class _GivenUp(Exception):
@@ -73,6 +66,9 @@ class Supervisor:
         signals: SignalInbox,
     ) -> None:
         self._plan = plan
+        self._folders = folders
+        self._shards = shards
+        self._marker = marker
         self._lock_fd = lock_fd
         self._ledger = ledger
         self._quarantine = quarantine
@@ -80,13 +76,15 @@ class Supervisor:
         self._recovery = Recovery(folders, ledger, shards, marker, plan.prefix)
         self._totals = RunTotals(plan, folders, ledger, quarantine, observers)
         self._tally = self._totals.tally
-        self._commits = Commits(ledger, shards, marker, quarantine, self._tally, self._tell_reader)
+        self._commits: Commits[Any] = Commits(
+            ledger, shards, marker, quarantine, self._tally, self.settled, self._tell_reader
+        )
         self._proofs = Proofs()
         self._restarts = HourlyCounter()
         self._stop: Stop | None = None
         self._generation: Generation | None = None
         self._lifecycle = Lifecycle(is_marking=marker is not None)
-        self._watchdog = Watchdog()
+        self._settling = Settling(self._tell_reader)
 
     # -- the run ------------------------------------------------------------------------------------------------
 
@@ -136,7 +134,7 @@ class Supervisor:
                 try:
                     self._run_generation()
                     break
-                except _Crashed as crash:
+                except Crashed as crash:
                     if not self._after_crash(str(crash)):
                         break
                 except RowsRefused as refused:
@@ -191,10 +189,12 @@ class Supervisor:
 
     def _run_generation(self) -> None:
         remaining = None if self._plan.limit is None else max(0, self._plan.limit - self._tally.read)
+        assert self._plan.stages is not None and self._plan.rings is not None  # none are only for nodes
         epoch = self._ledger.state.epoch
         self._tally.generations += 1
         self._lifecycle.begin(limit=remaining)
         self._commits.begin()
+        self._settling = Settling(self._tell_reader)
         stages = self._plan.stages(epoch, remaining)
         commands = self._proofs.begin()
         try:
@@ -205,6 +205,7 @@ class Supervisor:
                 "(ulimit -n, ulimit -u) or free memory, then run the same command again"
             ) from error
         self._generation = generation
+        pipeline = Pipeline(generation, self._lifecycle, self._proofs, self)
         with selectors.DefaultSelector() as selector:
             selector.register(self._signals.fd, selectors.EVENT_READ)
             if self._commits.wake_fd is not None:
@@ -213,69 +214,33 @@ class Supervisor:
                 selector.register(child.channel.fd, selectors.EVENT_READ, child)
             while self._lifecycle.phase is not Phase.FINISHED:
                 for key, _ in selector.select(TICK_S):
-                    if isinstance(key.data, Child) and self._receive(key.data):
+                    if isinstance(key.data, Child) and _receive(pipeline, key.data):
                         selector.unregister(key.fd)
                 self._handle_signals()
                 self._collect_marks()
                 self._lifecycle.advance(generation, self._stop, marks_are_over=self._commits.is_over)
-                self._tick(generation)
+                self._tick(pipeline)
         self._end_generation(kill=False)
 
-    def _receive(self, child: Child) -> bool:
-        """Receive a child's messages; True when it has ended and may be forgotten."""
-        messages, ended = child.channel.poll()
-        child.heard_at_s = time.monotonic()
-        for message in messages:
-            self._take_message(child, message)
-        if not ended:
-            return False
-        child.reap(block=True)
-        self._child_ended(child)
-        return True
+    def quarantined(self, message: Message) -> None:
+        """See `engine.supervision.pipeline.Events`."""
+        self._quarantine.add(message["entries"])
 
-    def _take_message(self, child: Child, message: Message) -> None:
-        event = message.pop("event")
-        if event == "log":
-            name, facts = message["name"], message["facts"]
-            level = logging.getLevelName(message["level"].upper())
-            words = " ".join([name, *(f"{key}={value!r}" for key, value in facts.items())])
-            logging.getLogger(f"engine.{child.role}").log(level, "%s", words, extra={"facts": facts})
-        elif event == "error":
-            child.error = message
-        elif event == "quarantine":
-            self._quarantine.add(message["entries"])
-        elif event == "void":  # a batch of which nothing was left to embed
-            self._commits.settle([[message["sequence"], message["sequence"]]])
-        elif event in ("prove", "proof", "drift"):
-            self._take_proof(child, event, message)
-        elif event == "several_backends":
-            self._request_stop(Stop(Exit.SERVERS, f"{message['url']} cannot be used: {message['reason']}"))
-        elif event == "sealed":
-            self._commits.commit(ShardFacts(**message["facts"]), message["ranges"])
-        else:
-            child.facts[event] = message
-            self._totals.take(event, message)
+    def settled(self, ranges: Ranges) -> None:
+        """See `engine.supervision.pipeline.Events`."""
+        self._settling.settle(ranges)
 
-    def _take_proof(self, child: Child, event: str, message: Message) -> None:
-        assert self._generation is not None  # it is one of its children that tells
-        if event == "prove":
-            self._proofs.ask(self._generation)
-        elif event == "proof":
-            self._proofs.receive(self._generation, child, message)
-        else:
-            self._proofs.refuse(child, message)
+    def sealed(self, facts: ShardFacts, ranges: Ranges) -> None:
+        """See `engine.supervision.pipeline.Events`."""
+        self._commits.commit(facts, ranges)
 
-    def _child_ended(self, child: Child) -> None:
-        """A child has gone before its time: decide between a clean stop, the run's end, and recovery."""
-        kind = BY_NAME.get(child.error["kind"]) if child.error else None
-        if kind is not None and issubclass(kind, SourceError) and child.role == "reader":
-            self._request_stop(Stop(Exit.MONGODB, child.how_it_ended()))
-            return
-        if kind is not None and not issubclass(kind, ProtocolError):
-            raise kind(child.how_it_ended())
-        if child.error and "traceback" in child.error:
-            _log.debug("child_traceback role=%s\n%s", child.role, child.error["traceback"])
-        raise _Crashed(f"{child.role} (process {child.process.pid}) ended: {child.how_it_ended()}")
+    def stop(self, stop: Stop) -> None:
+        """See `engine.supervision.pipeline.Events`."""
+        self._request_stop(stop)
+
+    def told(self, event: str, message: Message) -> None:
+        """See `engine.supervision.pipeline.Events`."""
+        self._totals.take(event, message)
 
     def _collect_marks(self) -> None:
         if (away := self._commits.collect()) is not None:
@@ -303,12 +268,25 @@ class Supervisor:
             return
         self._stop = stop
         self._totals.note("stop", reason=stop.sentence)
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
         if self._generation is not None:
             self._lifecycle.stop(self._generation)
 
     # -- the clock ----------------------------------------------------------------------------------------------
 
-    def _tick(self, generation: Generation) -> None:
+    def _tick(self, pipeline: Pipeline[Child]) -> None:
+        self._stop_in_time()
+        pipeline.watch()
+        self._stop_in_an_outage(pipeline)
+        committed, unmarked = self._commits.committed_rows, self._commits.unmarked_rows
+        self._totals.publish_when_due(
+            pipeline.generation, self._lifecycle, committed_rows=committed, unmarked_rows=unmarked
+        )
+
+    def _stop_in_time(self) -> None:
+        """See that the run ends after --max-time, and that a stop does not take for ever."""
         now = time.monotonic()
         limit_s = self._plan.max_time_s
         if limit_s is not None and self._totals.seconds >= limit_s and self._lifecycle.has_rows_to_come:
@@ -320,16 +298,9 @@ class Supervisor:
             and now - self._stop.since_s > STOP_GRACE_S
         ):
             raise _GivenUp(f"draining took longer than {STOP_GRACE_S:g} seconds")
-        self._watch(generation)
-        committed, unmarked = self._commits.committed_rows, self._commits.unmarked_rows
-        self._totals.publish_when_due(generation, self._lifecycle, committed_rows=committed, unmarked_rows=unmarked)
 
-    def _watch(self, generation: Generation) -> None:
-        if (crashed := self._watchdog.hung_child(generation)) is not None:
-            raise _Crashed(crashed)
-        if (lost := self._watchdog.standstill(generation, is_awaited=self._lifecycle.is_all_awaited)) is not None:
-            raise _Crashed(lost)
-        if self._watchdog.outage_s(generation) >= self._plan.max_outage_s and self._stop is None:
+    def _stop_in_an_outage(self, pipeline: Pipeline[Child]) -> None:
+        if pipeline.outage_s >= self._plan.max_outage_s and self._stop is None:
             sentence = (
                 f"no embedding server was healthy for {self._plan.max_outage_s:g} seconds "
                 f"({self._totals.last_error or 'no answer'}); what was embedded is committed; "
@@ -398,3 +369,16 @@ class Supervisor:
     def _end_marking(self) -> None:
         """Wait for the marks of the shard at hand; while the run is being stopped one more signal ends the wait."""
         self._commits.end(is_enough=lambda: self._stop is not None and bool(self._signals.collect()))
+
+
+def _receive(pipeline: Pipeline[Child], child: Child) -> bool:
+    """Receive a child's messages; True when it has ended and may be forgotten."""
+    messages, ended = child.channel.poll()
+    child.heard_at_s = time.monotonic()
+    for message in messages:
+        pipeline.take(child, message)
+    if not ended:
+        return False
+    child.reap(block=True)
+    pipeline.child_ended(child)
+    return True

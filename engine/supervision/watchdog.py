@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from engine.supervision.generation import Generation
+from engine.supervision.generation import Stages, StageT
 
 _log = logging.getLogger("engine.watchdog")
 
@@ -27,7 +27,7 @@ class Watchdog:
         self._still_since_s = 0.0
         self._last_counts: tuple[int, ...] = ()
 
-    def standstill(self, generation: Generation, *, is_awaited: bool) -> str | None:
+    def standstill(self, generation: Stages[StageT], *, is_awaited: bool) -> str | None:
         """Why the generation has to end: nothing moves, nothing is left to move, and still rows are missing.
 
         Only a bug can lose a batch between two processes. The rings are disposable, so recovery is the remedy.
@@ -40,15 +40,13 @@ class Watchdog:
             return None
         clients = [child.facts.get("client", {}) for child in generation.clients()]
         writer = generation.role("writer").facts.get("writer", {})
-        rings = generation.rings
         counts = (
             *(client.get("rows", 0) + client.get("quarantined", 0) for client in clients),
             writer.get("rows", 0),
             writer.get("committed_rows", 0),
         )
         is_busy = (
-            rings.documents_ready.waiting()
-            or rings.vectors_ready.waiting()
+            generation.has_full_slots()
             or any(client.get("in_flight", 0) for client in clients)
             or writer.get("state") == "sealing"
             or self._is_outage
@@ -60,7 +58,7 @@ class Watchdog:
             return None
         return f"nothing has moved for {STANDSTILL_S:.0f} s although rows are missing: a batch was lost"
 
-    def outage_s(self, generation: Generation) -> float:
+    def outage_s(self, generation: Stages[StageT]) -> float:
         """For how long no server has been healthy, 0.0 while one is or may be.
 
         Servers that come back and go out again before a document was settled, or before there was nothing to do, have
@@ -79,7 +77,7 @@ class Watchdog:
             self._outage_since_s, self._settled_at_outage = now, settled
         return now - self._outage_since_s
 
-    def hung_child(self, generation: Generation) -> str | None:
+    def hung_child(self, generation: Stages[StageT]) -> str | None:
         """Why the generation has to end: a child has said nothing for too long. Warns long before."""
         now = time.monotonic()
         for child in generation.children.values():
@@ -88,8 +86,8 @@ class Watchdog:
                 child.is_silent = False
                 continue
             if silence_s > SILENCE_KILL_S:
-                return f"{child.role} (process {child.process.pid}) said nothing for {silence_s:.0f} s"
+                return f"{child.name} said nothing for {silence_s:.0f} s"
             if not child.is_silent:
                 child.is_silent = True
-                _log.warning("child_silent role=%s pid=%d seconds=%.0f", child.role, child.process.pid, silence_s)
+                _log.warning("child_silent child=%r seconds=%.0f", child.name, silence_s)
         return None

@@ -43,18 +43,20 @@ def summary(
     bottleneck: str,
     exit_code: int,
     gpus: Sequence[dict[str, Any]] = (),
+    nodes: Sequence[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The summary of a run, as `engine run --json` prints it.
 
     Args:
         gpus: What each GPU of this machine came to (`engine.gpus.watch.GpuTotals`); empty where none is in sight.
+        nodes: What each node of a cluster came to; None without nodes, and there is then nothing said of them.
     """
     seconds = clock.seconds
     cpu_s = {"reader": tally.cpu_s["reader"], "clients": tally.cpu_s["client"], "writer": tally.cpu_s["writer"]}
-    cpu_s["supervisor"] = own_cpu_s()
+    cpu_s["supervisor"] = own_cpu_s() + tally.agents_cpu_s
     documents = tally.committed_rows
     cpu = {role: round(spent / documents * 1e6, 2) if documents else 0.0 for role, spent in cpu_s.items()}
-    return {
+    found = {
         "run": run,
         "collection": collection,
         "read": tally.read,
@@ -82,3 +84,4 @@ def summary(
         "bottleneck": bottleneck,
         "exit": exit_code,
     }
+    return found if nodes is None else {**found, "nodes": list(nodes)}

@@ -18,6 +18,7 @@ class ServerTally:
     """The counts of one server in a run, over all its generations.
 
     Attributes:
+        node: The node that it works for, None without nodes.
         state: Where it stood when the run ended: `ok`, `out`, or `probing` (out, and being looked at).
         window: Requests that were allowed to be in flight at it, at last.
         documents: Rows that came from it.
@@ -26,6 +27,7 @@ class ServerTally:
         errors: Failed requests by class.
     """
 
+    node: str | None = None
     state: str = "starting"
     window: int = 0
     documents: int = 0
@@ -55,7 +57,8 @@ class ServerTally:
     def as_dict(self, url: str) -> dict[str, Any]:
         """Its part of the summary."""
         return {
-            "url": url,
+            "url": url if self.node is None else url.removeprefix(f"{self.node} "),
+            **({} if self.node is None else {"node": self.node}),
             "state": self.state,
             "window": self.window,
             "documents": self.documents,
@@ -85,8 +88,9 @@ class Tally:
         beside_equals: Documents so long that their vectors may hang on texts of equal length beside them, at servers
             where that was seen; more than there are when a generation crashed.
         cpu_s: CPU seconds of ended children by group.
+        agents_cpu_s: CPU seconds of the node processes that relayed what children told.
         requests, tokens: What the clients did, in ended generations.
-        servers: The same and more of each server, by URL.
+        servers: The same and more of each server, by URL; by node and URL in a cluster.
         generations: Generations that were started.
         restarts: Generations that ended in a crash.
         refusals: Generations whose uncommitted rows were refused, because a server's vectors had turned wrong.
@@ -104,6 +108,7 @@ class Tally:
     truncated: int = 0
     beside_equals: int = 0
     cpu_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ROLE_GROUPS, 0.0))
+    agents_cpu_s: float = 0.0
     requests: int = 0
     tokens: int = 0
     retries: int = 0
@@ -165,4 +170,6 @@ class Tally:
         self.saved_by_dedup += facts.get("saved_by_dedup", 0)
         self.latency.add(LatencyHistogram.from_sparse(facts.get("latency", {})))
         if "url" in facts:
-            self.servers.setdefault(facts["url"], ServerTally()).add(facts)
+            node = facts.get("node")
+            key = facts["url"] if node is None else f"{node} {facts['url']}"
+            self.servers.setdefault(key, ServerTally(node=node)).add(facts)

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from engine.errors import ConfigError
 from engine.memory.slots import HEADER_BYTES, Header, VectorLayout
 from readers.batching.ports import IdTypeMismatch, SourceIds
 from readers.batching.unicode import is_encodable
@@ -16,6 +17,7 @@ from readers.batching.window import Batch
 
 _BYTES_PER_TOKEN = 4
 _TOKENS_PER_TEXT = 2
+_SMALLEST_ROOM_BYTES = 256
 
 Refuse = Callable[[Any, str, str, str], None]
 """Puts one document into quarantine: `_id`, reason, detail, text as it would have been sent."""
@@ -148,3 +150,20 @@ def _rebuilt(batch: Batch, kept: list[tuple[int, str]]) -> Batch:
         texts,
         fanout if len(texts) < len(rows) else None,
     )
+
+
+def room_for_a_text(max_text_bytes: int, max_request_bytes: int, slot_bytes: int, meta_capacity_bytes: int) -> int:
+    """Bytes that one text may have as JSON so that it fits, alone, into a request and a slot.
+
+    Raises:
+        ConfigError: the slots are too small for any text worth the name.
+    """
+    around = 4  # the brackets of the array and a fan-out of one row
+    in_slot = slot_bytes - HEADER_BYTES - meta_capacity_bytes - around
+    room = min(max_text_bytes, max_request_bytes - around, in_slot)
+    if room < min(max_text_bytes, _SMALLEST_ROOM_BYTES):
+        raise ConfigError(
+            f"a document slot of {slot_bytes} bytes leaves {in_slot} for a text, and a request {max_request_bytes}; "
+            f"expected at least {_SMALLEST_ROOM_BYTES}: raise --ring-bytes or lower --batch-size"
+        )
+    return room

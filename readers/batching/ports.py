@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from engine.errors import ProtocolError
 from engine.ports import IdList
 
 Document = dict[str, Any]
@@ -154,6 +155,14 @@ class DocumentSource(Protocol):
 
     def begin_pass(self) -> None:
         """Told before every pass, by the reader's thread: go by what is in quarantine now."""
+
+    def take_range(self, wanted: dict[str, Any], /) -> None:
+        """Told before a pass that is to read a range only.
+
+        Raises:
+            ProtocolError: this source has no ranges.
+        """
+        raise ProtocolError(f"{type(self).__name__} cannot be read by ranges")
 
     def take_in(self, skip: Any, is_enough: Callable[[], bool], /) -> bool:
         """See to it, before the first page of a pass, that quarantined documents in its pages are in the skip set.

@@ -44,13 +44,16 @@ class QuarantineLog:
         self,
         path: str | None,
         key_of_text: Callable[[str], Hashable],
+        before: int | None = None,
     ) -> None:
         """
         Args:
             path: The file; None when there is none.
             key_of_text: The key of an id in it (`readers.batching.ports.SourceIds.key_of_text`).
+            before: The first call of `new_keys` goes no further than that byte; None for to the end.
         """
         self._key_of_text = key_of_text
+        self._until = before
         self.path = None if path is None else Path(path)
         self._offset = 0
 
@@ -66,6 +69,7 @@ class QuarantineLog:
         Args:
             is_wanted: Asked about every entry, once; the keys of others are passed over.
         """
+        until, self._until = self._until, None
         if self.path is None or not self.path.exists() or self.path.stat().st_size <= self._offset:
             return
         with self.path.open("rb") as stream:
@@ -74,7 +78,7 @@ class QuarantineLog:
             while lines := stream.readlines(_CHUNK_BYTES):
                 keys = []
                 for line in lines:
-                    if not line.endswith(b"\n"):
+                    if not line.endswith(b"\n") or (until is not None and offset >= until):
                         break
                     offset += len(line)
                     # an _id that was too long for a message was cut: its document is read, and refused, once more
@@ -84,6 +88,8 @@ class QuarantineLog:
                             keys.append(self._key_of_text(id_text(entry)))
                 self._offset = max(self._offset, offset)
                 yield keys
+                if until is not None and offset >= until:
+                    return
 
 
 class QuarantinedKeys:
@@ -164,6 +170,7 @@ class SkipSet:
 
     Attributes:
         left_out: Documents of the queue that were in quarantine before this generation and are in no page at all.
+        counts: Whether such documents count as skipped when they are met.
     """
 
     def __init__(
@@ -189,6 +196,7 @@ class SkipSet:
         self._published: deque[tuple[int, list[Any]]] = deque()
         self._met = 0
         self.left_out = 0
+        self.counts = True
 
     @property
     def skipped(self) -> int:
@@ -210,6 +218,7 @@ class SkipSet:
             if is_enough():
                 return
         self._has_read_log = True
+        self.follow_quarantine()  # a node has what other nodes have told since the run began, too
 
     def take_in(self, is_wanted: Callable[[Entry], bool], is_enough: Callable[[], bool], *, counts: bool) -> bool:
         """Take in postponed entries, before a page is seen that may hold their documents; whether all are in.
@@ -248,7 +257,7 @@ class SkipSet:
         rows = []
         for row, key in enumerate(keys):
             if state := self._quarantined.meet(key):
-                self._met += state == _BEFORE
+                self._met += state == _BEFORE and self.counts
             elif key not in self._unsettled and not done[row]:
                 self._unsettled.add(key)
                 rows.append(row)

@@ -21,7 +21,13 @@ _BAD_VALUE = 2  # what a query gets that names an index which is no more
 
 
 class LeftOut(Protocol):
-    """Documents that need not be read again (`readers.preflight.without_text.LeavingOut`, on a floor above)."""
+    """What is not read (`readers.preflight.without_text`, `readers.ranges.id_range`, both on a floor above).
+
+    Attributes:
+        is_optional: Whether the whole queue may be read as well when the server cannot tell what may be left out.
+    """
+
+    is_optional: bool
 
     def may_wait(self, entry: dict[str, Any], /) -> bool:
         """See `DocumentSource`."""
@@ -34,6 +40,9 @@ class LeftOut(Protocol):
 
     def narrowed(self, collection: Documents, query: WorkQuery, index: str, text_field: str, /) -> WorkQuery | None:
         """The query of the pass's pages; None for the whole queue."""
+
+    def take_range(self, wanted: dict[str, Any], /) -> None:
+        """See `DocumentSource`."""
 
 
 class MongoSource(DocumentSource):
@@ -83,6 +92,10 @@ class MongoSource(DocumentSource):
         """See the protocol."""
         self._leaving_out.begin_pass()
 
+    def take_range(self, wanted: dict[str, Any], /) -> None:
+        """See the protocol."""
+        self._leaving_out.take_range(wanted)
+
     def take_in(self, skip: Any, is_enough: Callable[[], bool], /) -> bool:
         """See the protocol."""
         return self._leaving_out.take_in(skip, is_enough)
@@ -94,6 +107,8 @@ class MongoSource(DocumentSource):
         try:
             narrowed = self._leaving_out.narrowed(self._collection, self._query, queue.index, self._text_field)
         except PyMongoError as error:
+            if not self._leaving_out.is_optional:
+                raise
             self._log("warning", "documents_without_text_are_read_again", error=str(error)[:200])
             return _Queue(self, queue)
         if narrowed is not None:

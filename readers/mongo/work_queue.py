@@ -46,12 +46,11 @@ BY_ID: Document = {"_id": 1}
 
 LARGEST_ANSWER_BYTES = 16 << 20
 """The server ends a batch at this size, so a page is never larger, whatever its documents are."""
-
 STRETCH_KEYS = 20_000
 """Keys that one query of a sparse queue looks at."""
 
 _KEY_FIELD = "__engine_key"
-_RAW_CODEC: CodecOptions[RawBSONDocument] = CodecOptions(
+RAW_CODEC: CodecOptions[RawBSONDocument] = CodecOptions(
     document_class=RawBSONDocument, unicode_decode_error_handler="surrogateescape"
 )
 
@@ -69,6 +68,21 @@ def queue_conditions(done_field: str, retweeted: str) -> Document:
     return {**conditions[retweeted], done_field: None}
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of the index.
+
+    Attributes:
+        lower: First key, inclusive; None when the predicates alone name its one document.
+        upper: First key behind it, or None for the index's end.
+        predicates: The filter inside it.
+    """
+
+    lower: IndexKey | None
+    upper: IndexKey | None
+    predicates: Document
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkQuery:
     """Which documents are to be embedded.
@@ -81,6 +95,7 @@ class WorkQuery:
         retweeted: Which value of `retweeted` counts, one of `engine.records.RETWEETED_VALUES`.
         part: The share of them that is read (`part_condition`), or None for all.
         is_sparse: Whether `condition` may leave out long stretches; pages then end after so many keys, found or not.
+        segments: The stretches of the index to read (`readers.ranges`), or None for the whole queue.
     """
 
     done_field: str
@@ -90,6 +105,7 @@ class WorkQuery:
     retweeted: str = "null"
     part: Part | None = None
     is_sparse: bool = False
+    segments: tuple[Segment, ...] | None = None
 
     @classmethod
     def of(
@@ -151,21 +167,6 @@ def parse_condition(text: str) -> Document:
 
 
 @dataclass(frozen=True, slots=True)
-class _Segment:
-    """A stretch of the index.
-
-    Attributes:
-        lower: First key, inclusive; None when the predicates alone name the one document of it.
-        upper: First key behind it, or None for the index's end.
-        predicates: The filter inside it.
-    """
-
-    lower: IndexKey | None
-    upper: IndexKey | None
-    predicates: Document
-
-
-@dataclass(frozen=True, slots=True)
 class Position:
     """Where the next page begins.
 
@@ -202,7 +203,6 @@ class WorkQueue:
     ) -> None:
         """
         Args:
-            collection: From `readers.mongo.connection.open_collection`.
             index: Name of the index to follow.
             fields: Paths of the fields to fetch besides `_id`.
             merges: Whether answers come from several shards, which only an explicit order keeps in order.
@@ -214,7 +214,7 @@ class WorkQueue:
         self._is_by_id = query.scan == "id"
         self._key_fields = ("_id",) if query.scan == "id" else (LANG, CLASSIFIED, "_id")
         self._projection = _projection((*fields, *self._key_fields))
-        self._segments = _segments(query)
+        self._segments = _segments(query) if query.segments is None else query.segments
         self._order = dict.fromkeys(self._key_fields, 1) if merges else None
         self._is_sparse = query.is_sparse and not merges
 
@@ -332,7 +332,7 @@ class WorkQueue:
         documents = bson.decode_all(blob, CODEC)
         if not documents:
             return self._end_of(position)
-        last = RawBSONDocument(_last_document(blob), _RAW_CODEC)
+        last = RawBSONDocument(_last_document(blob), RAW_CODEC)
         for document in documents:
             del document[_KEY_FIELD]
         after = Position(position.segment, last[_KEY_FIELD], key_of(documents[-1]["_id"]), position.until)
@@ -347,7 +347,7 @@ class WorkQueue:
         found = {**self._arguments(position, 1), "limit": -1, "skip": STRETCH_KEYS}
         with self._collection.find_raw_batches({}, {"_id": 1, _KEY_FIELD: self._index_key()}, **found) as cursor:
             blob = b"".join(cursor)  # type: ignore[arg-type]  # raw batches are bytes
-        return RawBSONDocument(_last_document(blob), _RAW_CODEC)[_KEY_FIELD] if blob else None
+        return RawBSONDocument(_last_document(blob), RAW_CODEC)[_KEY_FIELD] if blob else None
 
     def _without_first(self, page: Page, position: Position) -> Page:
         """Drop the document that the page before ended with; nothing behind it ends the segment."""
@@ -368,14 +368,14 @@ class WorkQueue:
         return Page([], Position(following, self._segments[following].lower))
 
 
-def _segments(query: WorkQuery) -> tuple[_Segment, ...]:
+def _segments(query: WorkQuery) -> tuple[Segment, ...]:
     if query.scan == "id":
         last = {**query.predicates(), "_id": MaxKey()}  # bounds end before the greatest key there can be
-        return _Segment({"_id": MinKey()}, None, query.predicates()), _Segment(None, None, last)
+        return Segment({"_id": MinKey()}, None, query.predicates()), Segment(None, None, last)
     if not query.langs:
-        return (_Segment({LANG: MinKey(), CLASSIFIED: MinKey(), "_id": MinKey()}, None, query.predicates()),)
+        return (Segment({LANG: MinKey(), CLASSIFIED: MinKey(), "_id": MinKey()}, None, query.predicates()),)
     return tuple(
-        _Segment(
+        Segment(
             {LANG: lang, CLASSIFIED: MinKey(), "_id": MinKey()},
             {LANG: lang, CLASSIFIED: MaxKey(), "_id": MaxKey()},
             query.predicates(lang),

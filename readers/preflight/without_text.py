@@ -24,6 +24,7 @@ from typing import Any
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
+from engine.errors import ProtocolError
 from readers.batching.ports import Document
 from readers.batching.skip import Entry, SkipSet
 from readers.mongo.connection import Documents
@@ -111,6 +112,8 @@ class LeavingOut:
     fetching thread                      narrowed() -> first page ->
     """
 
+    is_optional = True
+
     def __init__(self) -> None:
         self._sums = KnownSums()
         self._of_pass = KnownSums()
@@ -122,6 +125,14 @@ class LeavingOut:
     def may_wait(self, entry: Entry) -> bool:
         """Note an entry of the quarantine; whether its document may turn out to be in no page."""
         return self._sums.note(entry)
+
+    def take_range(self, wanted: dict[str, Any]) -> None:
+        """Never told: what is left out here is known of the whole queue only.
+
+        Raises:
+            ProtocolError: always.
+        """
+        raise ProtocolError("a queue that is read as a whole was given a range")
 
     def begin_pass(self) -> None:
         """Go by what is in quarantine now."""

@@ -1,0 +1,51 @@
+"""Fixtures of the tests with Ray: one cluster of two nodes for all, and the jobs of the crash tests on it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from bench.parts.local_mongod import LocalMongod
+from bench.standin import StandinFleet
+from tests.cluster.job import ClusterJob
+from tests.cluster.ray_host import RayHost
+from tests.conftest import outlives_tests
+from tests.crash.conftest import SERVERS
+from tests.crash.job import MODEL
+
+
+@pytest.fixture(scope="session")
+def ray_host() -> Iterator[RayHost]:
+    """Two nodes on this machine."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install 'embedding-engine[ray]'")
+    with RayHost(2) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def cluster_fleet() -> Iterator[StandinFleet]:
+    """Four servers in one process."""
+    with StandinFleet(SERVERS) as fleet, outlives_tests(fleet.pid):
+        yield fleet
+
+
+@pytest.fixture
+def fleet(cluster_fleet: StandinFleet) -> Iterator[StandinFleet]:
+    """The servers, without faults before and after."""
+    yield cluster_fleet
+    for port in cluster_fleet.ports:
+        cluster_fleet.control(port, clear_faults=True, slow_factor=1.0, model_id=MODEL)
+
+
+@pytest.fixture
+def job(
+    tmp_path: Path, mongod: LocalMongod, mongo_db: Database[dict[str, Any]], fleet: StandinFleet, ray_host: RayHost
+) -> ClusterJob:
+    """A job without documents on both nodes, which ask the same two servers."""
+    return ClusterJob(folder=tmp_path, uri=mongod.uri, database=mongo_db, urls=fleet.urls[:2], host=ray_host)

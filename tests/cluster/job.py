@@ -1,0 +1,82 @@
+"""The job of the crash tests on the nodes of a Ray cluster, and who may be killed there."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from dataclasses import dataclass
+
+import psutil
+
+from commands.cluster.local_ray import RESOURCE
+from engine.leases.records import Token
+from engine.ledger.log import Record, read_records
+from engine.telemetry.status import read_status
+from tests.cluster.ray_host import RayHost
+from tests.crash.job import Ended, Job, finish, wait_until
+
+CLUSTER_S = 280.0
+
+
+@dataclass(kw_only=True)
+class ClusterJob(Job):
+    """A job on nodes."""
+
+    host: RayHost
+
+    def run(self, *arguments: str, **environment: str) -> Ended:
+        """`engine run --ray ADDRESS --json` to its end."""
+        return finish(self.start_run(*arguments, **environment), CLUSTER_S)
+
+    def start_run(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """The same, started."""
+        ray = ("--ray", self.host.address, "--ray-resource", RESOURCE)
+        return self.start("run", "--json", *ray, *self.options, *arguments, **environment)
+
+    def nodes(self) -> dict[str, dict[str, object]]:
+        """What the run says of its nodes while it goes on."""
+        status = read_status(self.folders.status) or {}
+        return {node["node"]: node for node in status.get("nodes", [])}
+
+    def phase(self) -> str:
+        """Where the run says that it is."""
+        return str((read_status(self.folders.status) or {}).get("phase"))
+
+    def records(self, kind: str) -> list[Record]:
+        """The ledger's records of a type."""
+        if not self.folders.ledger.exists():
+            return []
+        return [record for record in read_records(self.folders.ledger)[0] if record["type"] == kind]
+
+    def wait_for_commits_of_all(self, process: subprocess.Popen[str], n_nodes: int = 2) -> None:
+        """Wait until a shard of each of so many tokens is committed."""
+
+        def committed() -> bool:
+            assert process.poll() is None, f"the run ended early: {finish(process).err[-3000:]}"
+            tokens = {Token.of_shard(commit["shard"]) for commit in self.state().commits.values()}
+            return len(tokens) >= n_nodes
+
+        wait_until(committed, CLUSTER_S, f"commits of {n_nodes} nodes", process)
+
+    def agent(self, node: str) -> psutil.Process:
+        """The node process of a node; waits for it."""
+        found: dict[str, psutil.Process] = {}
+
+        def there() -> bool:
+            found.update(self.host.agents())
+            return node in found
+
+        wait_until(there, CLUSTER_S, f"a node process on {node}")
+        return found[node]
+
+
+def tree(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all below it."""
+    with contextlib.suppress(psutil.Error):
+        return [process, *process.children(recursive=True)]
+    return [process]
+
+
+def are_gone(processes: list[psutil.Process]) -> bool:
+    """Whether none of them lives any more."""
+    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)

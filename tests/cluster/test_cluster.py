@@ -1,0 +1,187 @@
+"""Runs over the nodes of a real Ray cluster: exact whatever is killed, and each node's share of it is told."""
+
+from __future__ import annotations
+
+import signal
+
+import psutil
+import pytest
+
+from bench.standin import StandinFleet
+from engine.leases.records import Token
+from tests.cluster.job import CLUSTER_S, ClusterJob, are_gone, tree
+from tests.crash.job import SLOW, finish, full_speed, slow_down, tweets, wait_until
+
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.ray]
+
+N = 1600
+
+
+def test_g1_g7_nodes_embed_every_document_once_and_the_next_run_finds_nothing(job: ClusterJob) -> None:
+    documents = tweets(N)
+    documents[3]["text"], documents[1003]["text"] = "", None
+    job.insert(documents)
+
+    first = job.run()
+    again = job.run()
+
+    unfit = {3: "empty", 1003: "missing"}
+    assert first.code == 3, first.err
+    assert first.summary["read"] == first.summary["embedded"] + 2 == job.n_queue
+    assert first.summary["quarantined"] == 2
+    nodes = first.summary["nodes"]
+    assert [node["node"] for node in nodes] == ["local-1", "local-2"]
+    assert all(node["state"] == "done" and node["restarts"] == 0 for node in nodes)
+    assert sum(node["documents"] for node in nodes) == first.summary["embedded"]
+    assert {server["node"] for server in first.summary["servers"]} == {"local-1", "local-2"}
+    assert again.code == 3, again.err
+    assert (again.summary["read"], again.summary["embedded"], again.summary["quarantined"]) == (2, 0, 2)
+    job.assert_exact(quarantined=unfit)
+    assert not job.host.agents()
+
+
+@pytest.mark.parametrize("whom", ["the node process", "its actor", "its writer"])
+def test_g2_a_node_of_which_something_is_killed_costs_its_open_shard_and_begins_again(
+    job: ClusterJob, fleet: StandinFleet, whom: str
+) -> None:
+    job.insert(tweets(N))
+    job.options = SLOW
+    slow_down(fleet)
+    process = job.start_run()
+    job.wait_for_commits_of_all(process)
+    agent = job.agent("local-2")
+    members = tree(agent)
+
+    victim = {
+        "the node process": agent,
+        "its actor": agent.parent(),
+        "its writer": next(child for child in members if "writer" in child.cmdline()),
+    }[whom]
+    assert victim is not None
+    victim.kill()
+    wait_until(lambda: bool(job.records("REVOKED")), CLUSTER_S, "the end of its token", process)
+    wait_until(lambda: are_gone(members), CLUSTER_S, "the end of its processes", process)
+    full_speed(fleet)
+    ended = finish(process, CLUSTER_S)
+
+    assert ended.code == 0, ended.err
+    assert [record["token"] for record in job.records("REVOKED")] == ["1-2"]
+    restarts = {node["node"]: node["restarts"] for node in ended.summary["nodes"]}
+    assert restarts["local-1"] == 0 and restarts["local-2"] == 1
+    assert ended.summary["restarts"] == 1
+    job.assert_exact()
+
+
+def test_g2_a_node_that_stands_still_beyond_its_lease_commits_nothing_when_it_goes_on(
+    job: ClusterJob, fleet: StandinFleet
+) -> None:
+    job.insert(tweets(N))
+    job.options = SLOW
+    slow_down(fleet)
+    process = job.start_run()
+    job.wait_for_commits_of_all(process)
+    agent = job.agent("local-2")
+    actor = agent.parent()
+    assert actor is not None
+    members = [*tree(agent), actor]  # all of the node but its raylet: it is as if it were cut off
+
+    for member in members:
+        member.suspend()
+    wait_until(lambda: bool(job.records("REVOKED")), CLUSTER_S, "the end of its token", process)
+    before = [commit for commit in job.state().commits if Token.of_shard(commit) == Token(1, 2)]
+    for member in reversed(members):
+        if member.is_running():
+            member.resume()
+    full_speed(fleet)
+    ended = finish(process, CLUSTER_S)
+
+    assert ended.code == 0, ended.err
+    assert "nothing was heard of it" in job.records("REVOKED")[0]["why"]
+    assert [commit for commit in job.state().commits if Token.of_shard(commit) == Token(1, 2)] == before
+    wait_until(lambda: are_gone(members), CLUSTER_S, "the end of the node that stood still")
+    job.assert_exact()
+
+
+@pytest.mark.parametrize(
+    "point", ["lease.before#3", "lease.after#3", "commit.before", "commit.after#2", "mark.mid", "marked.before"]
+)
+def test_g6_the_driver_killed_at_each_step_is_continued_and_no_node_outlives_it(job: ClusterJob, point: str) -> None:
+    job.insert(tweets(N))
+
+    killed = job.run(ENGINE_FAILPOINTS=f"supervisor/{point}=kill")
+    wait_until(lambda: not job.host.agents(), CLUSTER_S, "the end of the node processes")
+    again = job.run()
+
+    assert killed.code == -signal.SIGKILL
+    assert again.code == 0, again.err
+    job.assert_exact()
+
+
+def test_a_node_that_comes_midway_gets_parts_and_its_raylet_may_be_killed(job: ClusterJob, fleet: StandinFleet) -> None:
+    job.insert(tweets(N))
+    job.options = SLOW
+    slow_down(fleet)
+    process = job.start_run()
+    job.wait_for_commits_of_all(process)
+    name = job.host.add_node()
+    try:
+        job.wait_for_commits_of_all(process, 3)
+        members = tree(job.agent(name))
+        psutil.Process(job.host.raylets[name]).kill()
+        wait_until(lambda: bool(job.records("REVOKED")), CLUSTER_S, "the end of its token", process)
+        wait_until(lambda: are_gone(members), CLUSTER_S, "the end of its processes", process)
+        full_speed(fleet)
+        ended = finish(process, CLUSTER_S)
+    finally:
+        job.host.remove_node(name)
+
+    assert ended.code == 0, ended.err
+    by_name = {node["node"]: node for node in ended.summary["nodes"]}
+    assert by_name[name]["documents"] > 0
+    assert by_name[name]["state"] != "done"
+    assert by_name["local-1"]["restarts"] == by_name["local-2"]["restarts"] == 0
+    job.assert_exact()
+
+
+def test_g8_a_node_with_another_model_is_refused_by_name_and_the_others_go_on(
+    job: ClusterJob, fleet: StandinFleet
+) -> None:
+    job.insert(tweets(300))
+    fleet.control(fleet.ports[3], model_id="another-model")
+    name = job.host.add_node(ENGINE_NODE_TEI_URLS=fleet.urls[3])
+    try:
+        ended = job.run()
+    finally:
+        job.host.remove_node(name)
+
+    assert ended.code == 0, ended.err
+    by_name = {node["node"]: node for node in ended.summary["nodes"]}
+    assert by_name[name]["state"] == "refused" and by_name[name]["documents"] == 0
+    assert "another-model" in by_name[name]["why"]
+    assert f"node_refused node={name}" in ended.err
+    assert by_name["local-1"]["state"] == by_name["local-2"]["state"] == "done"
+    job.assert_exact()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_signals_end_the_nodes_cleanly_and_the_next_run_goes_on(
+    job: ClusterJob, fleet: StandinFleet, times: int
+) -> None:
+    job.insert(tweets(N))
+    job.options = SLOW
+    slow_down(fleet)
+    process = job.start_run()
+    job.wait_for_commits_of_all(process)
+
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: job.phase() != "running", CLUSTER_S, "the stop", process)
+    ended = finish(process, CLUSTER_S)
+    wait_until(lambda: not job.host.agents(), CLUSTER_S, "the end of the node processes")
+    full_speed(fleet)
+    again = job.run()
+
+    assert ended.code == 130, ended.err
+    assert ended.summary["read"] == ended.summary["embedded"] > 0
+    assert again.code == 0, again.err
+    job.assert_exact()
