@@ -13,7 +13,7 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help site pictures wheel setup demo test test-servers test-recipes test-stores test-matrix chaos troubles quick lint lint-ops format docs bench clean
+.PHONY: help site pictures wheel setup demo test test-ray test-servers test-recipes test-stores test-matrix chaos troubles quick lint lint-ops format docs bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -35,7 +35,11 @@ demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, m
 	$(BIN)/engine demo
 
 test: lint ## lint, types, and every test on real parts
-	$(PYTEST) -m 'not servers and not recipes'
+	$(PYTEST) -m 'not servers and not recipes and not ray'
+
+test-ray: $(READY) ## nodes, actors, raylets and drivers of a Ray cluster of this machine, killed one by one and at random (ROUNDS=3)
+	$(BIN)/python -m pytest -m ray tests/cluster
+	$(BIN)/python -m tests.cluster --rounds $(or $(ROUNDS),3)
 
 test-servers: $(READY) ## doctor, run, bench and faults against a third-party server (llama.cpp), which it installs
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[servers]'
@@ -58,7 +62,7 @@ troubles: $(READY) ## scripted troubles against real runs, and what a report mak
 	$(BIN)/python -m tests.bench.diagnosis $(if $(SEED),--seed $(SEED)) $(NAMES)
 
 quick: $(READY) ## the tests without crash tests and what takes long
-	$(PYTEST) -m 'not crash and not slow and not servers and not recipes'
+	$(PYTEST) -m 'not crash and not slow and not servers and not recipes and not ray'
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check --no-cache --quiet .

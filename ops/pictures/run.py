@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 from pymongo import MongoClient
 
+from bench.fleet.flags import Flags
 from bench.fleet.fleet import ServerFleet
 from bench.fleet.plan import FleetPlan
 from bench.parts.local_mongod import LocalMongod
@@ -25,7 +26,7 @@ from ops.pictures.terminal import as_svg, frames, written_to_terminal
 
 DATABASE, COLLECTION = "twitter_data", "tweets"
 N_TWEETS = 24_000
-MODEL = {"tokens-per-s": "1800", "fixed-overhead-s": "0.02", "max-batch-tokens": "1024"}
+MODEL: Flags = {"tokens-per-s": "1800", "fixed-overhead-s": "0.02", "max-batch-tokens": "1024"}
 """Of each modelled GPU: small batches, so that rates are even from one second to the next."""
 FAULT = "status:code=503,on=1,after=200"
 """The second server answers 200 requests and then none any more."""
@@ -35,7 +36,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
-def parts(work: Path, n_tweets: int, flags: dict[str, str]) -> Iterator[dict[str, str]]:
+def parts(work: Path, n_tweets: int, flags: Flags) -> Iterator[dict[str, str]]:
     """A mongod with tweets and four servers; the environment of a command that uses them."""
     plan = FleetPlan(backend="sim", ports=(0,) * 4, logs=work / "servers", flags=flags)
     with LocalMongod(work / "mongod") as mongod, ServerFleet(plan).quietly() as fleet:
