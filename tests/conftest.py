@@ -19,7 +19,6 @@ from pymongo.database import Database
 
 from bench.parts.local_mongod import LocalMongod
 from bench.parts.s3_server import S3Server
-from tests.parts.versitygw import VersityServer, versitygw_binary
 
 # a shell that starts pytest in the background lets it ignore Ctrl-C, nohup lets it ignore SIGHUP, and what is ignored
 # here is ignored by every child that a test means to interrupt
@@ -66,6 +65,8 @@ def s3_server(name: str) -> S3Server:
     """A server by its name; the test is skipped when this machine has no such one."""
     if name != "versitygw":
         return S3Server()
+    from tests.parts.versitygw import VersityServer, versitygw_binary
+
     binary = versitygw_binary()
     if binary is None:
         pytest.skip("versitygw is not on the PATH, and VERSITYGW does not name it: see tests/parts/versitygw.py")

@@ -89,7 +89,7 @@ def test_every_dependency_earns_a_line() -> None:
     metadata.read(ROOT / "setup.cfg")
     needed = [metadata["options"]["install_requires"], *metadata["options.extras_require"].values()]
     names = {re.split(r"[<>=;\[\s]", line)[0] for line in "\n".join(needed).split("\n") if line}
-    tools = {"build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "wheel"}
+    tools = {"build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "setuptools", "wheel"}
     tools |= {
         "types-psutil",
         "types-requests",

@@ -19,6 +19,7 @@ from bench.diagnosis.figures import Figures, figures_of
 from bench.diagnosis.rules import gpus, machine, marks, processors, source, storage, texts
 from bench.diagnosis.segments import LEAST_CHANGE, edges_of, steady_part
 from bench.diagnosis.server_rules import servers
+from bench.recording.lumps import without_lumps
 from bench.recording.recording import Recording
 
 _FAR_CHANGE = math.log(1.12)
@@ -102,6 +103,7 @@ def diagnose(recording: Recording) -> Diagnosis:
     for facts, part in _runs(recording):
         if len(part) == 0:
             continue
+        part = without_lumps(part)  # noqa: PLW2901 - the same samples, each with what was spent in it
         cores = float(facts.get("cores") or os.cpu_count() or 1)
         events = [event for event in recording.events if part.begin[0] <= event["at"] <= part.at[-1] + 1]
         runs.append(

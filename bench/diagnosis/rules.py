@@ -129,6 +129,9 @@ def storage(before: Figures, now: Figures, _drop: float) -> Iterator[Finding]:
         )
         if grown(before[name], now[name], 1.4)
     ]
+    busy = than_before("share of the time in writes and fsyncs", before["cold_io"], now["cold_io"], "{:.0%}")
+    if not slower and over(now, "cold_io", 0.6) and grown(before["cold_io"], now["cold_io"], 2.5):
+        yield Finding(cause="cold_slower", subject="cold", explains=0.9, evidence=(busy, wait))  # it told no bytes yet
     if slower and (over(now, "cold_io", 0.3) or over(now, "sealing", 0.3) or over(now, "uploading", 0.6)):
         yield Finding(
             cause="cold_slower",

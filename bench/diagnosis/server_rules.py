@@ -58,7 +58,7 @@ def _absent(losses: list[_Loss]) -> Iterator[Finding]:
     comes_back = worst.now.outs >= 2  # it must have been back in between
     yield Finding(
         cause="server_flapping" if comes_back else "server_out",
-        subject=worst.url,
+        subject="all servers" if _are_all(absent, losses) else worst.url,
         explains=min(0.98, sum(loss.share for loss in absent)),
         evidence=(
             *(than_before(f"{loss.url} in service", loss.before.up, loss.now.up, "{:.0%}") for loss in absent),
@@ -66,6 +66,10 @@ def _absent(losses: list[_Loss]) -> Iterator[Finding]:
             than_before("its tokens a second", worst.before.tokens_s, worst.now.tokens_s, "{:,.0f}"),
         ),
     )
+
+
+def _are_all(some: list[_Loss], losses: list[_Loss]) -> bool:
+    return len(some) > 1 and len(some) >= _MOST * len(losses)
 
 
 def _is_new(before: float, now: float) -> bool:
@@ -95,7 +99,7 @@ def _slower(losses: list[_Loss]) -> Iterator[Finding]:
     slower = [loss for loss in losses if grown(loss.before.inference, loss.now.inference, _SLOWER)]
     if not slower:
         return
-    is_all = len(slower) > 1 and len(slower) >= _MOST * len(losses)
+    is_all = _are_all(slower, losses)
     yield Finding(
         cause="servers_slower" if is_all else "server_slower",
         subject="all servers" if is_all else slower[0].url,
@@ -119,7 +123,7 @@ def _far(losses: list[_Loss], *, is_busy: bool) -> Iterator[Finding]:
             far.append(loss)
     if not far or sum(loss.share for loss in far) < 0.3:
         return
-    is_all = len(far) > 1 and len(far) >= _MOST * len(losses)
+    is_all = _are_all(far, losses)
     names_times = all(loss.now.inference > 0 for loss in far)
     one_by_one = "network_slower" if names_times else "server_slower"
     yield Finding(

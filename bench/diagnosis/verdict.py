@@ -38,7 +38,7 @@ def usual_rate(run: Run) -> float:
 def because(stretch: Stretch) -> str:
     """Why, in words: `a server is out of service: http://...`."""
     title = CAUSES[stretch.cause].title
-    return f"{title}: {stretch.subject}" if stretch.subject and not stretch.subject.startswith("all ") else title
+    return f"{title}: {stretch.subject}" if stretch.subject and stretch.subject not in title else title
 
 
 def sentence(stretch: Stretch, *, is_last: bool) -> str:

@@ -75,7 +75,9 @@ class S3Server:
         token = ""
         while True:
             more = f"&continuation-token={quote(token, safe='')}" if token else ""
-            tree = ElementTree.fromstring(self._call("GET", f"{bucket}?list-type=2&prefix={quote(prefix)}{more}"))
+            tree = ElementTree.fromstring(
+                self._call("GET", f"{bucket}?list-type=2&prefix={quote(prefix, safe='')}{more}")
+            )
             space = tree.tag.partition("}")[0] + "}"
             found += [str(item.text) for item in tree.iter(f"{space}Key")]
             token = tree.findtext(f"{space}NextContinuationToken") or ""

@@ -13,6 +13,7 @@ it exact:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,10 @@ from engine.leases.actions import (
 from engine.leases.book import Holder, Lease, LeaseBook, lease_record
 from engine.leases.pieces import FreePieces
 from engine.leases.records import Record, Token
-from engine.leases.sizing import LeasePolicy, Rate, lease_size
+from engine.leases.sizing import LeasePolicy, Rate, lease_size, total_rate
+
+_RATES_EVERY_S = 1.0
+"""Rates of all nodes are added up that often, not for everybody who asks."""
 
 
 @dataclass(slots=True)
@@ -78,6 +82,7 @@ class Leases:
         self._returning: dict[Token, list[Lease]] = {}
         self._n_tokens = self._n_leases = 0
         self._ticked_at: float | None = None
+        self._rates_at, self._total = -math.inf, 0.0
 
     # -- what the driver asks -----------------------------------------------------------------------------------
 
@@ -186,8 +191,9 @@ class Leases:
         """The MARKED record of a shard is durable; what its node held may be free now (L3)."""
         self.book.apply({"type": "MARKED", "shard": shard})
         token = self.book.committed.get(shard)
-        if token is not None and token in self._returning:
-            self._put_back(token)
+        if token is None or token not in self._returning:
+            return self._look_for_end()
+        self._put_back(token)
         return self._serve_waiting(now)
 
     def done(self, token: Token, number: int, now: float) -> list[Action]:
@@ -205,7 +211,9 @@ class Leases:
         del node.told_at[number]
         still = sum(other.documents for other in self.book.holders[token].held)
         self._hold(node, min(node.held, still) - node.held)
-        return actions + self._serve_waiting(now)
+        if token in self._waiting:
+            actions += self._serve((token,), now)
+        return actions + self._look_for_end()
 
     def lost(self, token: Token, now: float, why: str) -> list[Action]:
         """A node is gone, leaves, or has to begin anew: its token ends, and what it held is leased again (L3)."""
@@ -255,8 +263,9 @@ class Leases:
         policy, rate = self._policy, node.rate.value
         if not len(self._free) or len(node.told_at) >= policy.leases_a_node:
             return None
-        rates = [other.rate.value for other in self._nodes.values()]
-        size = lease_size(policy, rates=rates, own=rate, left=self.documents_left, held=node.held)
+        if not self._total or now - self._rates_at >= _RATES_EVERY_S:
+            self._rates_at, self._total = now, total_rate([other.rate.value for other in self._nodes.values()])
+        size = lease_size(policy, total=self._total, own=rate, left=self.documents_left, held=node.held)
         enough = self._piece_documents if rate is None else rate * policy.ahead_s
         if node.told_at and size < self._free.next_documents and node.held > enough:
             return None
@@ -290,11 +299,13 @@ class Leases:
 
     def _serve_waiting(self, now: float) -> list[Action]:
         """Give what is free now to those who wait, and notice the end of a pass."""
-        actions = self._serve(list(self._waiting), now)
-        if not self._is_pass_done and self._is_over():
-            self._is_pass_done = True
-            actions.append(PassDone(self._pass_number))
-        return actions
+        return self._serve(list(self._waiting), now) + self._look_for_end()
+
+    def _look_for_end(self) -> list[Action]:
+        if self._is_pass_done or not self._is_over():
+            return []
+        self._is_pass_done = True
+        return [PassDone(self._pass_number)]
 
     def _is_over(self) -> bool:
         if len(self._free) or self._returning or self.book.unmarked:

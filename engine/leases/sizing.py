@@ -66,18 +66,22 @@ class Rate:
         self._since = None
 
 
-def lease_size(policy: LeasePolicy, *, rates: list[float | None], own: float | None, left: int, held: int) -> int:
+def total_rate(rates: list[float | None]) -> float:
+    """Documents a second of all nodes; one whose rate is not known counts as the mean of the others."""
+    known = [rate for rate in rates if rate]
+    return sum(known) * len(rates) / len(known) if known else 0.0
+
+
+def lease_size(policy: LeasePolicy, *, total: float, own: float | None, left: int, held: int) -> int:
     """Documents for a node that asks; 0 when more would make it the last to finish, and while its rate is not known.
 
     Args:
-        rates: Of all nodes, None where unknown.
-        own: Of the one that asks.
+        total: Documents a second of all nodes.
+        own: Of the one that asks, None while unknown.
         left: Documents of the pass that are not embedded yet, held by nodes or free.
         held: Those of them that it holds.
     """
     if not own:
         return 0
-    known = [rate for rate in rates if rate]
-    total = sum(known) * len(rates) / len(known)
-    share = left * own / total
+    share = left * own / max(total, own)
     return max(0, int(min(share * policy.fraction, own * policy.most_s)) - held)

@@ -15,6 +15,7 @@ This is the one file that imports obstore, and only a command with a URL as --co
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -118,13 +119,14 @@ class ObjectStore:
         """
         self._prefix = f"{prefix.strip('/')}/" if prefix else ""
         self._where = f"{url}/{self._prefix}"
-        settings: dict[str, Any] = {"endpoint": url.endpoint, "region": url.region}
+        endpoint = url.endpoint or _endpoint_of_environment(url)
+        settings: dict[str, Any] = {"endpoint": endpoint, "region": url.region}
         if url.url.startswith("s3:"):
             # the body is compared by what the store has of it (`writers.cold.upload`); one hash less of every byte
             settings["unsigned_payload"] = "true"
         client: dict[str, Any] = {"connect_timeout": f"{CONNECT_TIMEOUT_S}s"}
         client["timeout"] = f"{ACT_TIMEOUT_S + largest_bytes // SLOWEST_BYTES_PER_S}s"
-        if url.endpoint is not None and url.endpoint.startswith("http:"):
+        if endpoint is not None and endpoint.startswith("http:"):
             client["allow_http"] = "true"
         for name, value in url.options:
             (client if name in _CLIENT_OPTIONS else settings)[name] = value
@@ -214,6 +216,12 @@ class ObjectStore:
         """
         with _told_apart():
             obstore.copy(self._store, self._prefix + name, self._prefix + to)
+
+
+def _endpoint_of_environment(url: StoreUrl) -> str | None:
+    """What other programs go by; the library reads it, too, but then refuses `http:`."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT") if url.url.startswith("s3:") else ()
+    return next((value for name in names if (value := os.environ.get(name))), None)
 
 
 def _stored(name: str, meta: Any) -> Stored:

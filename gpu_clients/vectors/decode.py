@@ -294,7 +294,7 @@ def _place_raw(body: memoryview, out: Matrix, kind: np.dtype[Any]) -> None:
     if len(body) != n_bytes:
         n, dim = out.shape
         found, rest = divmod(len(body), n * kind.itemsize)
-        if found and not rest and (found > dim or len(body) % (dim * kind.itemsize)):  # else fewer vectors
+        if not rest and len(body) % (dim * kind.itemsize):  # else it is another number of vectors, or may be
             raise other_dimension(found, dim)
         raise malformed(f"{n} vectors of {dim} numbers have {n_bytes} bytes as {kind.name}, got {len(body)}")
     if kind == out.dtype:

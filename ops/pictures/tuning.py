@@ -7,11 +7,12 @@ import re
 import subprocess
 from pathlib import Path
 
+from bench.fleet.flags import Flags
 from engine.supervision.interpreter import python
 from ops.pictures.run import parts
 
 N_TWEETS = 20_000
-MODEL = {"tokens-per-s": "20000", "fixed-overhead-s": "0.05", "max-batch-tokens": "4096"}
+MODEL: Flags = {"tokens-per-s": "20000", "fixed-overhead-s": "0.05", "max-batch-tokens": "4096"}
 
 
 def picture_tuning(folder: Path, work: Path) -> None:

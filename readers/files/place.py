@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("engine.source")
 
 _MAGIC = re.compile(r"[*?\[]")
+_QUERY = re.compile(r"\?[^/?]*=")
+"""What a signed URL has; a `?` of a glob is not followed by a name and a value."""
 _HIDDEN = (".", "_")
 """Beginnings of names that other programs leave beside their data: `_SUCCESS`, `.part.crc`, `_temporary/`."""
 
@@ -81,6 +83,11 @@ class Place:
     @classmethod
     def _of_url(cls, text: str, settings: StoreUrl | None) -> Place:
         """A name with a known ending is that of an object, unless a slash ends it."""
+        if _QUERY.search(text):
+            raise ConfigError(
+                f"--source is {text.partition('?')[0]} with a query behind it; expected no more than the place: "
+                "credentials come from the environment (AZURE_STORAGE_SAS_TOKEN, AWS_ACCESS_KEY_ID, ...)"
+            )
         scheme, _, rest = text.partition("://")
         bucket, _, key = rest.partition("/")
         parts = key.split("/")

@@ -8,10 +8,12 @@ range's ends. The pairs are found by leaping from one to the next, a query each.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import bson
 from bson import json_util
 from bson.json_util import CANONICAL_JSON_OPTIONS
 from bson.max_key import MaxKey
@@ -23,6 +25,8 @@ from readers.mongo.connection import Documents
 from readers.mongo.work_queue import CLASSIFIED, LANG, RAW_CODEC, SIMPLE, Segment, WorkQuery
 
 _KEY_FIELD = "__engine_key"
+_SIZES = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0}
+"""Bytes of a BSON value, by its type, of types that have a size of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,32 +108,61 @@ def in_range(collection: Documents, query: WorkQuery, index: str, wanted: IdRang
     low, high = _value(wanted.low, MinKey()), _value(wanted.high, MaxKey())
     if query.scan == "id":
         return replace(query, segments=(Segment({"_id": low}, {"_id": high}, query.predicates()),))
-    segments = [
-        Segment({**pair, "_id": low}, {**pair, "_id": high}, query.predicates())
-        for pair in _pairs(collection, index, query.langs)
-    ]
-    nowhere = Segment({LANG: MaxKey(), CLASSIFIED: MaxKey(), "_id": MaxKey()}, None, query.predicates())
-    return replace(query, segments=tuple(segments) or (nowhere,))
+    pairs = [*_pairs(collection, index, query.langs)] or [_pair({LANG: MaxKey(), CLASSIFIED: MaxKey()})]
+    segments = (Segment(_key(pair, low), _key(pair, high), query.predicates()) for pair in pairs)
+    return replace(query, segments=tuple(segments))
 
 
-def _pairs(collection: Documents, index: str, langs: tuple[str, ...]) -> Iterator[Document]:
-    """Every pair of `lang` and `classified` that begins keys of the index, each once, as the index holds it."""
+def _pairs(collection: Documents, index: str, langs: tuple[str, ...]) -> Iterator[bytes]:
+    """Every pair of `lang` and `classified` that begins keys of the index, each once, as the index holds it.
+
+    As bytes: a key may hold text that is no UTF-8, and what an empty array has in an index (`undefined`), neither of
+    which Python could write.
+    """
     for lang in langs or (None,):
         low = MinKey() if lang is None else lang
-        upper = None if lang is None else {LANG: lang, CLASSIFIED: MaxKey(), "_id": MaxKey()}
-        key = _first_key(collection, index, {LANG: low, CLASSIFIED: MinKey(), "_id": MinKey()}, upper, 0)
+        upper = None if lang is None else _key(_pair({LANG: lang, CLASSIFIED: MaxKey()}), MaxKey())
+        key = _first_key(collection, index, _key(_pair({LANG: low, CLASSIFIED: MinKey()}), MinKey()), upper, 0)
         while key is not None:
-            pair = {LANG: key[LANG], CLASSIFIED: key[CLASSIFIED]}
+            pair = _first_elements(bytes(key.raw), 2)
             yield pair
-            skip, behind = 0, {**pair, "_id": MaxKey()}
+            skip, behind = 0, _key(pair, MaxKey())
             key = _first_key(collection, index, behind, upper, skip)
             while key is not None and isinstance(key["_id"], MaxKey):  # such an `_id` is still of the same pair
                 skip += 1
                 key = _first_key(collection, index, behind, upper, skip)
 
 
+def _pair(values: Document) -> bytes:
+    """`lang` and `classified` as the elements of a BSON document."""
+    return bson.encode(values)[4:-1]
+
+
+def _key(pair: bytes, value: Any) -> RawBSONDocument:
+    """An index key: a pair, and an `_id`."""
+    elements = pair + bson.encode({"_id": value})[4:-1]
+    return RawBSONDocument(struct.pack("<i", len(elements) + 5) + elements + b"\0", RAW_CODEC)
+
+
+def _first_elements(document: bytes, count: int) -> bytes:
+    """The first elements of a BSON document, as they are. Source: the BSON specification, version 1.1."""
+    at = 4
+    for _ in range(count):
+        kind = document[at]
+        at = document.index(0, at + 1) + 1  # behind the name
+        if kind in _SIZES:
+            at += _SIZES[kind]
+        elif kind in (0x03, 0x04, 0x0F):  # a document, an array, code with a scope: the size counts itself
+            at += struct.unpack_from("<i", document, at)[0]
+        elif kind == 0x0B:  # a regular expression: two texts
+            at = document.index(0, document.index(0, at) + 1) + 1
+        else:  # a size and so many bytes; of binary data one more, its subtype
+            at += 4 + struct.unpack_from("<i", document, at)[0] + (kind == 0x05) + 12 * (kind == 0x0C)
+    return document[4:at]
+
+
 def _first_key(
-    collection: Documents, index: str, lower: Document, upper: Document | None, skip: int
+    collection: Documents, index: str, lower: RawBSONDocument, upper: RawBSONDocument | None, skip: int
 ) -> RawBSONDocument | None:
     """The first key of the index from `lower` on, behind `skip` others; reads no document."""
     found: dict[str, Any] = {"hint": index, "min": lower, "limit": -1, "skip": skip, "collation": SIMPLE}

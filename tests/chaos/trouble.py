@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bson import Binary, ObjectId
+from bson import Binary, Decimal128, ObjectId
 
 POISON = "zzpoisonzz"
-STATUSES = (302, 400, 401, 402, 403, 404, 405, 408, 409, 410, 413, 414, 415, 418, 422, 424, 429, 451, 499)
-STATUSES += (500, 501, 502, 503, 504, 507, 520, 599)
+STATUSES = (300, 301, 302, 303, 304, 307, 308, 400, 401, 402, 403, 404, 405, 408, 409, 410, 413, 414, 415, 418, 422)
+STATUSES += (424, 429, 451, 499, 500, 501, 502, 503, 504, 505, 507, 511, 520, 522, 524, 530, 599)
 _WORDS = (
     "rain",
     "na\u00efve",
@@ -33,6 +34,10 @@ _ID_KINDS: dict[str, Callable[[random.Random, int], Any]] = {
     "str": lambda draw, number: f"{number}-{draw.choice(_WORDS)}",
     "objectid": lambda _, number: ObjectId(f"{number:024x}"),
     "uuid": lambda draw, _: Binary.from_uuid(uuid.UUID(int=draw.getrandbits(128))),
+    "date": lambda _, number: datetime.datetime.fromtimestamp(1_700_000_000 + number / 1000, datetime.timezone.utc),
+    "decimal": lambda _, number: Decimal128(f"{number}.5"),
+    "document": lambda draw, number: {"n": number, "of": draw.choice(_WORDS[:4])},
+    "float": lambda _, number: number + 0.25,
     "mixed": lambda draw, number: draw.choice([number, f"s{number}", ObjectId(f"{number:024x}"), number + 0.5]),
 }
 _COLLECTIONS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
@@ -118,6 +123,7 @@ def draw_round(seed: int, number: int) -> Round:
     dialect = draw.choice(DIALECTS) if draw.random() < 0.2 else None
     troubles = _TROUBLES if dialect is None else _TROUBLES_OF_ANY_SERVER
     disks = [("LINK=EPERM",), ("LINK=ENOSYS", "FSYNCDIR=EINVAL"), ("FALLOCATE=EOPNOTSUPP",)]
+    disks += [("LINK=EOPNOTSUPP", "FALLOCATE=ENOSYS"), ("FSYNCDIR=EINVAL",)]
     return Round(
         name=f"{seed}/{number}",
         documents=documents,

@@ -31,7 +31,10 @@ def folder(tmp_path: Path) -> Path:
     [
         (("--source", "nowhere"), "there is no folder"),
         (("--source", ""), "--source is empty"),
-        (("--source", "s3://bucket/x"), "--source is s3://bucket/x, but only a folder"),
+        (("--source", "https://user:hush@host/x"), "--source is https://host/x; expected a folder, or s3://BUCKET"),
+        (("--source", "s3://key:hush@bucket/x"), "--source is s3://bucket/x; expected s3://BUCKET/PREFIX and no more"),
+        (("--source", "az://box/x?sv=1&sig=hush"), "--source is az://box/x with a query behind it"),
+        (("--source", "s3:///x"), "each part with a name"),
         (("--name", "x"), "no --source is given"),
         (("--id-field", "x"), "but no --source is given"),
         (("--source", "articles"), "none of 20 documents of a sample has a text in --text-field text; there is body"),
@@ -52,6 +55,7 @@ def test_a_source_that_cannot_be_read_is_refused_before_a_server_is_asked(
     said = engine("run", "--no-progress", *arguments)
     assert said.code == 2, said.err
     assert why in said.err
+    assert "hush" not in said.err
     assert not list(folder.parent.rglob("ledger"))
 
 

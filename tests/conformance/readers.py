@@ -41,7 +41,9 @@ def _one_by_one(read: Callable[[Written], Ways]) -> Reader:
                 found[file.path] = read(file)
             except builds.Unavailable:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's result
+            except BaseException as error:  # whatever it is, a panic in Rust too, it is this file's result
+                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                    raise
                 found[file.path] = {"whole": [f"! {type(error).__name__}: {error}"]}
         return found
 

@@ -144,7 +144,7 @@ class Job:
     def quarantined(self) -> dict[Any, str]:
         """Reasons by id."""
         entries = read_quarantine(self.folders.quarantine)
-        return {json_util.loads(id_text(entry)): entry["reason"] for entry in entries}
+        return {plain(json_util.loads(id_text(entry))): entry["reason"] for entry in entries}
 
     @property
     def n_queue(self) -> int:

@@ -26,7 +26,9 @@ START_S = 180.0  # only a failure waits that long
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 ENVIRONMENT = {"AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": KEY}
-_UNTIL_STDIN_ENDS = '"$@" & pid=$!; cat > /dev/null; kill $pid; wait $pid'
+_UNTIL_STDIN_ENDS = (
+    '"$@" & pid=$!; cat > /dev/null; kill -9 $pid; wait $pid'  # it would wait a minute for kept connections
+)
 
 
 def azurite_binary() -> str | None:

@@ -24,10 +24,11 @@ def main() -> None:
         def __init__(self) -> None:
             self._embedder = embedding.Embedder(job)
 
-        @daft.method.batch(return_dtype=vectors, batch_size=batch_rows)
-        def embed(self, text: Any) -> Any:
+        def _vectors(self, text: Any) -> Any:
             """The column of vectors for a column of texts."""
             return self._embedder.embed(text.to_pylist())
+
+        embed = daft.method.batch(return_dtype=vectors, batch_size=batch_rows)(_vectors)
 
     frame = daft.read_parquet(f"{job['source']}/*.parquet").select("_id", "text")
     frame = frame.with_column("embedding", Embed().embed(daft.col("text"))).exclude("text")

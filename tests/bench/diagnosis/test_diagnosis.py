@@ -103,6 +103,22 @@ def test_a_run_that_stands_still_to_its_end_says_since_when(tmp_path: Path) -> N
     assert found.end - START >= 890
 
 
+def test_servers_that_are_all_out_are_not_told_as_one(tmp_path: Path) -> None:
+    model = Model.of("all out", n_servers=3)
+
+    def all_out(world: World, _: random.Random) -> str:
+        world.up = [0.0] * len(world.up)
+        return "server_out"
+
+    model.at(600, all_out)
+    model.write(tmp_path / "history", 900)
+
+    found = diagnose(read_recording(tmp_path / "history"))
+
+    assert [(stretch.cause, stretch.subject) for stretch in found.stretches[1:]] == [("server_out", "all servers")]
+    assert any(sentence.endswith("because a server is out of service: all servers.") for sentence in verdict(found))
+
+
 @pytest.mark.parametrize(("cores", "cause"), [(12.0, "busy_machine"), (0.5, "servers_slower")])
 def test_on_a_machine_that_was_full_before_newcomers_are_blamed_by_what_they_take(
     tmp_path: Path, cores: float, cause: str

@@ -104,6 +104,18 @@ def test_a_fast_node_gets_more_than_a_slow_one() -> None:
     assert lease(leases, fast, 10.0).documents > 5 * lease(leases, slow, 10.0).documents
 
 
+def test_the_first_node_whose_pace_is_known_does_not_take_the_share_of_the_others() -> None:
+    """They are there, and count as nodes of its kind until they have shown what they do."""
+    leases = machine(1_000)
+    tokens = [join(leases, name) for name in "abcd"]
+    held = {token: [lease(leases, token).number, lease(leases, token).number] for token in tokens}
+    for token in tokens:
+        assert leases.ask(token, 1.0) == [Wait(token)]
+        assert leases.heartbeat(token, 1.0, documents=0, holds=held[token]) == []
+    given = leases.heartbeat(tokens[0], 10.0, documents=150, holds=held[tokens[0]])
+    assert only(Give, given).lease.documents <= 100_000 / 4 / 2
+
+
 def test_a_shard_is_committed_for_a_current_token_and_the_answer_stays() -> None:
     """L2: a call that raised although it was carried out is simply made again."""
     leases = machine()

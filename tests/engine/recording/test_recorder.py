@@ -19,8 +19,9 @@ from tests.engine.recording.test_sampling import figures
 
 @pytest.fixture(autouse=True)
 def every_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every set of figures makes a sample."""
+    """Every set of figures makes a sample, and what waits is written before it closes, however busy the machine is."""
     monkeypatch.setattr(module, "FIRST_EVERY_S", 0.0)
+    monkeypatch.setattr(module, "_LEAVE_S", 100.0)
 
 
 @pytest.fixture

@@ -100,3 +100,21 @@ def test_a_file_that_is_written_to_while_it_is_read_is_refused(tmp_path: Path, w
         stream.write('{"text": "one more"}\n')
     with pytest.raises(ConfigError, match=r"a\.jsonl was written to while the run read it"):
         list(read)
+
+
+@pytest.mark.parametrize(
+    ("text", "root", "pattern", "name"),
+    [
+        ("s3://bucket/a/articles", "s3://bucket/a/articles", None, "articles"),
+        ("S3://bucket/articles/", "s3://bucket/articles", None, "articles"),
+        ("gs://bucket", "gs://bucket", None, "bucket"),
+        ("az://box/articles/*.parquet", "az://box/articles", "*.parquet", "articles"),
+        ("s3://bucket/year=202?/month=1/**/x[ab].csv", "s3://bucket", "year=202?/month=1/**/x[ab].csv", "bucket"),
+        ("s3://bucket/articles/one.jsonl.zst", "s3://bucket/articles", "one.jsonl.zst", "articles"),
+        ("s3://bucket/articles.parquet/", "s3://bucket/articles.parquet", None, "articles.parquet"),
+    ],
+)
+def test_a_url_is_a_prefix_with_a_pattern_or_without(text: str, root: str, pattern: str | None, name: str) -> None:
+    """Known without a store: a name with a known ending is that of an object, unless a slash ends it."""
+    place = Place.of(text)
+    assert (str(place.root), place.pattern, place.name) == (root, pattern, name)
