@@ -43,6 +43,11 @@ class Roster:
         """Whether the nodes that are there have all been looked at."""
         return self.has_seen and all(node.state is not NodeState.STARTING for node in self.nodes.values())
 
+    @property
+    def by_name(self) -> list[Node]:
+        """All nodes that were ever seen, by their names."""
+        return sorted(self.nodes.values(), key=lambda node: node.name)
+
     def in_state(self, *states: NodeState) -> list[Node]:
         """The nodes in some states."""
         return [node for node in self.nodes.values() if node.state in states]

@@ -90,7 +90,7 @@ class ClusterSupervisor(Supervisor):
         self._is_pass_done = False
         self._is_over = False
         self._alone_since_s: float | None = None
-        self._totals.nodes = lambda: [node.as_dict() for node in self._roster.nodes.values()]
+        self._totals.nodes = lambda: [node.as_dict() for node in self._roster.by_name]
 
     # -- the run ------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,10 @@ class ClusterJob(Job):
             return []
         return [record for record in read_records(self.folders.ledger)[0] if record["type"] == kind]
 
+    def token_of(self, node: str) -> Token:
+        """The first token of a node; which node gets which is Ray's order."""
+        return Token.parse(next(record["token"] for record in self.records("TOKEN") if record["node"] == node))
+
     def wait_for_commits_of_all(self, process: subprocess.Popen[str], n_nodes: int = 2) -> None:
         """Wait until a shard of each of so many tokens is committed."""
 
