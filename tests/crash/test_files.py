@@ -292,7 +292,7 @@ def test_merged_shards_of_files_may_go_for_the_ledger_knows_their_rows(job: File
     job.fill(90)
     assert job.run().code == QUARANTINED
     n_shards = len(list(job.folders.shards.glob("*.parquet")))
-    merged = job.call("merge", "--delete-sources", "--json")
+    merged = job.call("merge", "--name", "articles", "--delete-sources", "--json", ENGINE_SOURCE="")
     assert merged.code == 0, merged.err
     assert (merged.summary["sources_removed"], merged.summary["sources_kept"]) == (n_shards, 0)
     assert not list(job.folders.shards.glob("*.parquet"))
