@@ -118,7 +118,7 @@ class Agent:
     def _await(self, what: str) -> Message | None:
         """Wait for a message; None when told to exit before."""
         while True:
-            for message in self._lifeline.collect():
+            while (message := self._lifeline.take()) is not None:  # one by one: those behind are not for now
                 if message["do"] == what:
                     return message
                 if message["do"] == "exit":
@@ -160,7 +160,7 @@ class Agent:
                 for child in list(living.values()):
                     if self._hear(child):
                         del living[child.role]
-                for message in self._lifeline.collect():
+                while (message := self._lifeline.take()) is not None:
                     if message["do"] == "exit":
                         self._finish(generation)
                         return

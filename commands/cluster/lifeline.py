@@ -34,14 +34,11 @@ class Lifeline:
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
 
-    def collect(self) -> list[Message]:
-        """What has come since the last call."""
+    def take(self) -> Message | None:
+        """The next message that has come, or None; the others stay."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.wake_fd)
-        found = []
-        while self._messages:
-            found.append(self._messages.popleft())
-        return found
+        return self._messages.popleft() if self._messages else None
 
     def wait(self, timeout_s: float, *fds: int) -> None:
         """Sleep until something has come here or at one of `fds`."""

@@ -23,7 +23,6 @@ _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # which means: 127.0.0.1 stays that
     # a machine that runs a whole cluster beside all the work is slow to start it, and to answer, when it is busy
     "RAY_gcs_server_port_wait_time_s": "240",
-    "RAY_gcs_server_request_timeout_seconds": "240",
     "RAY_health_check_timeout_ms": "60000",
     "RAY_worker_register_timeout_seconds": "240",
     "RAY_agent_register_timeout_ms": "240000",

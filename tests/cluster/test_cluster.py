@@ -12,7 +12,7 @@ from engine.leases.records import Token
 from tests.cluster.job import CLUSTER_S, ClusterJob, are_gone, tree
 from tests.crash.job import SLOW, finish, full_speed, slow_down, tweets, wait_until
 
-pytestmark = [pytest.mark.crash, pytest.mark.slow]
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.ray]
 
 N = 1600
 
@@ -20,7 +20,6 @@ N = 1600
 def test_g1_g2_g6_a_run_over_nodes_is_exact_although_one_of_them_and_then_the_driver_is_killed(
     job: ClusterJob, fleet: StandinFleet
 ) -> None:
-    """The one test with a cluster in `make test`; `make test-ray` has the others."""
     job.insert(tweets(N))
     job.options = SLOW
     slow_down(fleet)
@@ -47,7 +46,6 @@ def test_g1_g2_g6_a_run_over_nodes_is_exact_although_one_of_them_and_then_the_dr
     job.assert_exact()
 
 
-@pytest.mark.ray
 def test_g1_g7_nodes_embed_every_document_once_and_the_next_run_finds_nothing(job: ClusterJob) -> None:
     documents = tweets(N)
     documents[3]["text"], documents[1003]["text"] = "", None
@@ -71,7 +69,6 @@ def test_g1_g7_nodes_embed_every_document_once_and_the_next_run_finds_nothing(jo
     assert not job.host.agents()
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("whom", ["the node process", "its actor", "its writer"])
 def test_g2_a_node_of_which_something_is_killed_costs_its_open_shard_and_begins_again(
     job: ClusterJob, fleet: StandinFleet, whom: str
@@ -104,7 +101,6 @@ def test_g2_a_node_of_which_something_is_killed_costs_its_open_shard_and_begins_
     job.assert_exact()
 
 
-@pytest.mark.ray
 def test_g2_a_node_that_stands_still_beyond_its_lease_commits_nothing_when_it_goes_on(
     job: ClusterJob, fleet: StandinFleet
 ) -> None:
@@ -135,7 +131,6 @@ def test_g2_a_node_that_stands_still_beyond_its_lease_commits_nothing_when_it_go
     job.assert_exact()
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize(
     "point", ["lease.before#3", "lease.after#3", "commit.before", "commit.after#2", "mark.mid", "marked.before"]
 )
@@ -151,7 +146,6 @@ def test_g6_the_driver_killed_at_each_step_is_continued_and_no_node_outlives_it(
     job.assert_exact()
 
 
-@pytest.mark.ray
 def test_a_node_that_comes_midway_gets_parts_and_its_raylet_may_be_killed(job: ClusterJob, fleet: StandinFleet) -> None:
     job.insert(tweets(N))
     job.options = SLOW
@@ -178,7 +172,6 @@ def test_a_node_that_comes_midway_gets_parts_and_its_raylet_may_be_killed(job: C
     job.assert_exact()
 
 
-@pytest.mark.ray
 def test_g8_a_node_with_another_model_is_refused_by_name_and_the_others_go_on(
     job: ClusterJob, fleet: StandinFleet
 ) -> None:
@@ -199,7 +192,6 @@ def test_g8_a_node_with_another_model_is_refused_by_name_and_the_others_go_on(
     job.assert_exact()
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("times", [1, 2])
 def test_signals_end_the_nodes_cleanly_and_the_next_run_goes_on(
     job: ClusterJob, fleet: StandinFleet, times: int

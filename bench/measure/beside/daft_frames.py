@@ -6,6 +6,7 @@ import importlib
 import time
 from typing import Any
 
+
 def main() -> None:
     """Do the job."""
     embedding = importlib.import_module("embedding")  # the file beside this one, which runs as a script

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+
 class Embed:
     """What an actor does with a batch."""
 
