@@ -71,7 +71,10 @@ def merge(
         "temporary": temp_dir,
     }
     if source is not None and target is None:
-        raise typer.BadParameter("--source needs a --target")
+        raise typer.BadParameter(
+            "--source (ENGINE_SOURCE) names a plain folder here and needs a --target; a data set of files that a run "
+            "has embedded is named by --name"
+        )
     if source is not None and target is not None:
         settings = MergeConfig(
             source=source, target=target, id_column=id_column, vector_column=vector_column, **options

@@ -199,6 +199,7 @@ class RunState:
         epoch: The last epoch, 0 before the first start.
         commits: COMMIT records by shard name, in commit order.
         marked: Names of shards whose documents are marked.
+        positioned: Names of shards whose COMMIT says which rows of files they hold: what is done is known without them.
         rows: Rows in all committed shards.
         gone: Rows whose document had been deleted when it was to be marked.
         stop: The last STOP record since the last start, or None while running and after a crash.
@@ -211,6 +212,7 @@ class RunState:
     epoch: int = 0
     commits: dict[str, Record] = field(default_factory=dict)
     marked: set[str] = field(default_factory=set)
+    positioned: set[str] = field(default_factory=set)
     rows: int = 0
     gone: int = 0
     stop: Record | None = None
@@ -230,6 +232,8 @@ class RunState:
         elif kind == "COMMIT":
             self.commits[record["shard"]] = {name: value for name, value in record.items() if name != "positions"}
             self.rows += int(record["rows"])
+            if record.get("positions") is not None:
+                self.positioned.add(record["shard"])
         elif kind == "MARKED":
             self.marked.add(record["shard"])
             self.gone += int(record["gone"])

@@ -14,12 +14,12 @@ from readers.ranges.id_range import to_text
 
 PIECE_ROWS = 20_000
 """About how many documents a piece has; a node is given a run of pieces."""
-MOST_PIECES = 20_000
+MOST_PIECES = 64_000
 """Of a queue so long that this is not enough pieces are larger."""
-_PIECES_A_NODE = 64
+_PIECES_A_NODE = 128
 _SMALLEST_ROWS = 500
-_SAMPLES_OF_A_PIECE = 20
-_MOST_SAMPLES = 200_000
+_SAMPLES_OF_A_PIECE = 10
+_MOST_SAMPLES = 640_000
 
 
 def cut(collection: Documents, query: WorkQuery, index: str, n_nodes: int) -> tuple[list[str | None], list[int]]:

@@ -288,6 +288,20 @@ def test_the_other_commands_know_a_data_set_of_files(job: FilesJob) -> None:
     job.assert_exact()
 
 
+def test_merged_shards_of_files_may_go_for_the_ledger_knows_their_rows(job: FilesJob) -> None:
+    job.fill(90)
+    assert job.run().code == QUARANTINED
+    n_shards = len(list(job.folders.shards.glob("*.parquet")))
+    merged = job.call("merge", "--name", "articles", "--delete-sources", "--json", ENGINE_SOURCE="")
+    assert merged.code == 0, merged.err
+    assert (merged.summary["sources_removed"], merged.summary["sources_kept"]) == (n_shards, 0)
+    assert not list(job.folders.shards.glob("*.parquet"))
+    again = job.run()
+    assert again.summary["embedded"] == 0, "what was merged is not embedded again"
+    verified = job.call("verify", "--level", "4", "--json")
+    assert verified.code == 0, verified.out
+
+
 def test_verify_names_a_row_that_is_no_row_of_the_files(job: FilesJob) -> None:
     """Level 4 reads the source: a row that the ledger does not have at its place is a difference."""
     job.fill(90)

@@ -40,7 +40,7 @@ class Sources:
         """Remove the sources of one group of a plan whose output is recorded."""
         self._tried.add((plan.number, group))
         source, access = Path(plan.record["source"]), self._access
-        may_go = self._marked_shards()
+        may_go = self._settled_shards()
         assert self._ledger.state.merge is not None  # there is a plan
         schema = MergeSchema.from_dict(self._ledger.state.merge["schema"])
         removed = kept = 0
@@ -84,15 +84,16 @@ class Sources:
                 self._check_outputs(plan)
                 self.remove_plan(plan, PlanFile(self._config.target, plan.record))
 
-    def _marked_shards(self) -> set[str] | None:
-        """Files of shards whose documents are marked; None where there is no run.
+    def _settled_shards(self) -> set[str] | None:
+        """Files of shards that their run needs no more; None where there is no run.
 
-        A run's recovery marks from the others, and a run with `--no-mark` learns from them what is done.
+        A run over MongoDB marks from those whose documents are not marked yet, and with `--no-mark` learns from them
+        what is done. One over files has that in its ledger.
         """
         if self._config.run_ledger is None:
             return None
         run = read_run_state(self._config.run_ledger)
-        return {str(run.commits[shard]["file"]) for shard in run.marked if shard in run.commits}
+        return {str(run.commits[shard]["file"]) for shard in run.marked | run.positioned if shard in run.commits}
 
     def _check_outputs(self, plan: PlanState) -> None:
         """Read outputs of an earlier merge once more before their sources go.

@@ -6,11 +6,10 @@ import importlib
 import time
 from typing import Any
 
-embedding = importlib.import_module("embedding")  # the file beside this one, which runs as a script
-
 
 def main() -> None:
     """Do the job."""
+    embedding = importlib.import_module("embedding")  # the file beside this one, which runs as a script
     job = embedding.job_of_this_process()
     daft = importlib.import_module("daft")
     began = time.monotonic()

@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-embedding = importlib.import_module("embedding")  # the file beside this one, which runs as a script
-
 
 class Embed:
     """What an actor does with a batch."""
@@ -25,6 +23,7 @@ class Embed:
 
 def main() -> None:
     """Do the job."""
+    embedding = importlib.import_module("embedding")  # the file beside this one, which runs as a script
     job = {**embedding.job_of_this_process(), "here": str(Path(__file__).resolve().parent)}
     ray = importlib.import_module("ray")
     data = importlib.import_module("ray.data")
