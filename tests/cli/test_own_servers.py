@@ -20,6 +20,7 @@ from commands.options.declared import gpu_count
 from engine.telemetry.status import read_status
 from tests.cli.terminal import Terminal
 from tests.crash.job import DIM, Job, finish
+from tests.parts.listening_program import free_port
 from tests.parts.server_binaries import write_binary
 
 QUICK = f"--dim={DIM} --tokens-per-s=1e7 --fixed-overhead-s=0.0002"
@@ -40,14 +41,6 @@ def job(tmp_path: Path, mongod: LocalMongod, mongo_db: Database[dict[str, Any]])
     }
     found.insert([{"_id": number, "text": f"tweet {number}", "lang": "en"} for number in range(N)])
     yield found
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:

@@ -11,24 +11,18 @@ import hashlib
 import hmac
 import os
 import shutil
-import socket
-import subprocess
-import time
 import urllib.request
 from types import TracebackType
 
 import obstore
-import psutil
 from obstore.store import AzureStore
 
-START_S = 180.0  # only a failure waits that long
+from tests.parts.listening_program import free_port, pids_of, start_listening
+
 # every installation has these, they are in its documentation
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 ENVIRONMENT = {"AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": KEY}
-_UNTIL_STDIN_ENDS = (
-    '"$@" & pid=$!; cat > /dev/null; kill -9 $pid; wait $pid'  # it would wait a minute for kept connections
-)
 
 
 def azurite_binary() -> str | None:
@@ -44,25 +38,11 @@ class Azurite:
     """
 
     def __init__(self, binary: str) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
+        self.port = free_port()
         where = ["--blobHost", "127.0.0.1", "--blobPort", str(self.port)]
-        self._process = subprocess.Popen(
-            ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", binary, *where, "--inMemoryPersistence", "--skipApiVersionCheck"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, "azurite did not start"
-                assert time.monotonic() < deadline, "azurite does not listen"
-                time.sleep(0.05)
+        command = [binary, *where, "--inMemoryPersistence", "--skipApiVersionCheck"]
+        # asked to end, it would wait a minute for kept connections
+        self._process = start_listening(command, self.port, kill="kill -9")
 
     @property
     def endpoint(self) -> str:
@@ -72,8 +52,7 @@ class Azurite:
     @property
     def pids(self) -> list[int]:
         """The shell, `cat`, and the server."""
-        shell = psutil.Process(self._process.pid)
-        return [shell.pid, *(child.pid for child in shell.children(recursive=True))]
+        return pids_of(self._process)
 
     def __enter__(self) -> Azurite:
         return self
@@ -81,7 +60,7 @@ class Azurite:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.communicate(b"")
+        self._process.communicate("")
 
     def make_bucket(self, name: str) -> None:
         """Make a container; the library of the engine has no such act."""

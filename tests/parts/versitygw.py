@@ -7,25 +7,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-import psutil
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from bench.parts.s3_server import CREDENTIALS, S3Server
-
-START_S = 180.0  # only a failure waits that long
-# ends when its standard input does, so also with the tests
-_UNTIL_STDIN_ENDS = '"$@" & pid=$!; cat > /dev/null; kill $pid; wait $pid'
+from tests.parts.listening_program import free_port, pids_of, start_listening
 
 
 def versitygw_binary() -> str | None:
@@ -38,29 +31,12 @@ class VersityServer(S3Server):
 
     def __init__(self, binary: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="versitygw-")
-        with socket.socket() as listener:  # the server takes no port 0
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
+        self.port = free_port()
         key, secret = CREDENTIALS["AWS_ACCESS_KEY_ID"], CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
         self._credentials = Credentials(key, secret)
         command = [binary, "--port", f"127.0.0.1:{self.port}", "--quiet", "--keep-alive", "posix", self._folder.name]
-        self._process = subprocess.Popen(
-            ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", *command],
-            env={**os.environ, "ROOT_ACCESS_KEY": key, "ROOT_SECRET_KEY": secret},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, "versitygw did not start"
-                assert time.monotonic() < deadline, "versitygw does not listen"
-                time.sleep(0.05)
+        environment = {"ROOT_ACCESS_KEY": key, "ROOT_SECRET_KEY": secret}
+        self._process = start_listening(command, self.port, environment=environment)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -71,8 +47,7 @@ class VersityServer(S3Server):
     @property
     def pids(self) -> list[int]:
         """The shell, `cat`, and the server."""
-        shell = psutil.Process(self.pid)
-        return [self.pid, *(child.pid for child in shell.children(recursive=True))]
+        return pids_of(self._process)
 
     @property
     def folder(self) -> Path:
