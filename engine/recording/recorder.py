@@ -74,10 +74,16 @@ class Recorder:
 
     def close(self) -> None:
         """Write what waits, for a moment at most."""
-        self._put(None)
+        while True:
+            try:
+                self._waiting.put_nowait(None)
+                break
+            except queue.Full:  # the disk stands still, or did: the end takes the place of what came first
+                with contextlib.suppress(queue.Empty):
+                    self._waiting.get_nowait()
         self._thread.join(_LEAVE_S)
 
-    def _put(self, item: tuple[str, dict[str, Any], float] | None) -> None:
+    def _put(self, item: tuple[str, dict[str, Any], float]) -> None:
         with contextlib.suppress(queue.Full):  # the disk stands still: this is lost, and nobody waits
             self._waiting.put_nowait(item)
 

@@ -114,6 +114,7 @@ def test_a_disk_that_stands_still_is_not_waited_for(recorder: Recorder, tmp_path
         assert any(thread.name == "recorder" for thread in threading.enumerate())
         stands.unlink()
         recorder.close()
+        assert all(thread.name != "recorder" for thread in threading.enumerate()), "it ends although its queue was full"
     finally:
         durable.arm("supervisor", "")
 
