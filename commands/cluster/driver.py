@@ -104,7 +104,7 @@ class Driver:
         }
         nodes = RayNodes(ray.address, ray.resource, config.folders.hot / "ray.log")
         stack.callback(nodes.close)
-        self._roster = Roster(nodes, lambda _: job)
+        self._roster = Roster(nodes, job)
         self._space: VectorSpace | None = None
         self._record: Message = {}
 
@@ -190,7 +190,7 @@ class Driver:
             what = f"cutting the work queue of {collection.full_name}"
             return attempt(lambda: cut(collection, query, index, n_nodes), what)
 
-    def job(self, node: Node, token: Token) -> Message:
+    def job(self, token: Token) -> Message:
         """What a node is told when its generation is to begin."""
         assert self._space is not None  # it was chosen before any node works
         return {

@@ -26,9 +26,11 @@ from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RESERVE_BYTES, RunFolders, RunLock
 from engine.memory.ids import IdType
+from engine.memory.shared_rings import RingSizes
 from engine.ray_address import RayAddress
+from engine.records import Fingerprint
 from engine.supervision.open_files import require_open_files
-from engine.supervision.run_plan import RunPlan
+from engine.supervision.run_plan import RunPlan, StagePlan
 from engine.supervision.signals import SignalInbox
 from engine.supervision.supervisor import Supervisor
 from engine.telemetry.logs import redact
@@ -40,6 +42,7 @@ from gpu_clients.servers.probe import LongTexts
 if TYPE_CHECKING:
     from commands.composition.files.inspection import Files
     from commands.composition.marking import ShardMarker
+    from writers.cold.settings import ColdSettings
 
 _log = logging.getLogger("engine.run")
 
@@ -149,22 +152,8 @@ def _prepare(
     if tuned is not None:
         _warn_of_another_fleet(tuned, fleet)
     with _own_files(folders):
-        stack.callback(durable.Reserve(folders.reserve, RESERVE_BYTES).release)
-        ledger = Ledger(folders.ledger, RunState())
-        stack.callback(ledger.close)
-        data_set = begin_or_continue(
-            ledger,
-            config,
-            fingerprint=fleet.fingerprint,
-            id_type=source.id_type,
-            columns=source.columns,
-            canary=fleet.canary,
-            canary_brief=fleet.canary_brief,
-            names=lambda: names_there(config, cold),
-        )
-        durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
-        quarantine = Quarantine(folders.quarantine, None if source.files is None else source.files.naming.name_of_text)
-        stack.callback(quarantine.close)
+        ledger = _open_ledger(folders, stack)
+        data_set, quarantine = _open_data_set(config, ledger, fleet, source, cold, stack)
     clients = dataclasses.replace(clients, id_type=slot_id_type(config, data_set))
     rings = plan_rings(config, fleet, data_set)
     composer = StageComposer(
@@ -174,16 +163,7 @@ def _prepare(
     if source.files is not None:
         source.files.record(ledger)
     supervisor = Supervisor(
-        plan=RunPlan(
-            name=config.name,
-            collection=config.namespace,
-            prefix=data_set.prefix,
-            rings=rings,
-            stages=composer.stages,
-            limit=config.limits.limit,
-            max_time_s=config.limits.max_time_s,
-            max_outage_s=config.limits.max_outage_s,
-        ),
+        plan=_plan(config, data_set, rings, composer.stages),
         folders=folders,
         lock_fd=lock.fd,
         ledger=ledger,
@@ -212,35 +192,11 @@ def _prepare_nodes(
     folders = config.folders
     driver = Driver(config, secrets, ray, stack)
     with _own_files(folders):
-        stack.callback(durable.Reserve(folders.reserve, RESERVE_BYTES).release)
-        ledger = Ledger(folders.ledger, RunState())
-        stack.callback(ledger.close)
-        vectors = driver.examine(ledger.state)
-        data_set = begin_or_continue(
-            ledger,
-            config,
-            fingerprint=vectors.fingerprint,
-            id_type=source.id_type,
-            columns=source.columns,
-            canary=vectors.canary,
-            canary_brief=vectors.canary_brief,
-            names=lambda: names_there(config, None),
-        )
-        durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
-        quarantine = Quarantine(folders.quarantine)
-        stack.callback(quarantine.close)
+        ledger = _open_ledger(folders, stack)
+        data_set, quarantine = _open_data_set(config, ledger, driver.examine(ledger.state), source, None, stack)
     durable.arm("supervisor")
     supervisor = driver.supervisor(
-        plan=RunPlan(
-            name=config.name,
-            collection=config.namespace,
-            prefix=data_set.prefix,
-            rings=None,
-            stages=None,
-            limit=None,
-            max_time_s=config.limits.max_time_s,
-            max_outage_s=config.limits.max_outage_s,
-        ),
+        plan=_plan(config, data_set),
         folders=folders,
         lock_fd=lock.fd,
         ledger=ledger,
@@ -251,6 +207,75 @@ def _prepare_nodes(
         signals=SignalInbox(),
     )
     return _Prepared(supervisor, source.why_idle)
+
+
+class _VectorSpace(Protocol):
+    """What the servers give: those of this machine (`Fleet`), or those of all nodes."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What they say of their vectors."""
+
+    @property
+    def canary(self) -> str:
+        """Their vectors of the canary texts."""
+
+    @property
+    def canary_brief(self) -> str:
+        """The same in brief."""
+
+
+def _open_ledger(folders: RunFolders, stack: ExitStack) -> Ledger[RunState]:
+    """The ledger, and space set aside so that a full disk does not keep a run from ending well."""
+    stack.callback(durable.Reserve(folders.reserve, RESERVE_BYTES).release)
+    ledger = Ledger(folders.ledger, RunState())
+    stack.callback(ledger.close)
+    return ledger
+
+
+def _open_data_set(
+    config: RunConfig,
+    ledger: Ledger[RunState],
+    space: _VectorSpace,
+    source: _Source,
+    cold: ColdSettings | None,
+    stack: ExitStack,
+) -> tuple[DataSet, Quarantine]:
+    """Begin or continue the data set, note how it is run, and open its quarantine."""
+    folders = config.folders
+    data_set = begin_or_continue(
+        ledger,
+        config,
+        fingerprint=space.fingerprint,
+        id_type=source.id_type,
+        columns=source.columns,
+        canary=space.canary,
+        canary_brief=space.canary_brief,
+        names=lambda: names_there(config, cold),
+    )
+    durable.replace_file(folders.config, redact(to_toml("run", config.options())).encode())
+    quarantine = Quarantine(folders.quarantine, None if source.files is None else source.files.naming.name_of_text)
+    stack.callback(quarantine.close)
+    return data_set, quarantine
+
+
+def _plan(
+    config: RunConfig,
+    data_set: DataSet,
+    rings: RingSizes | None = None,
+    stages: Callable[[int, int | None], list[StagePlan]] | None = None,
+) -> RunPlan:
+    """The plan of the run; without rings and stages when the processes run on nodes."""
+    return RunPlan(
+        name=config.name,
+        collection=config.namespace,
+        prefix=data_set.prefix,
+        rings=rings,
+        stages=stages,
+        limit=config.limits.limit,
+        max_time_s=config.limits.max_time_s,
+        max_outage_s=config.limits.max_outage_s,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

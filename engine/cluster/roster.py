@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from engine.cluster.node import Node, NodeState
 from engine.cluster.ports import Heard, Nodes, NodesSeen, SessionLost
@@ -26,10 +26,10 @@ class Roster:
         has_seen: Whether the cluster has told which nodes there are.
     """
 
-    def __init__(self, cluster: Nodes, job: Callable[[str], Message]) -> None:
+    def __init__(self, cluster: Nodes, job: Message) -> None:
         """
         Args:
-            job: The first message to the node process of a node, by its name.
+            job: The first message to every node process.
         """
         self.cluster = cluster
         self.nodes: dict[str, Node] = {}
@@ -92,7 +92,7 @@ class Roster:
         node.end_session()
         self._of_session[node.session] = node
         self.set_state(node, NodeState.STARTING, "")
-        self.cluster.begin(node.session, node.id, self._job(node.name))
+        self.cluster.begin(node.session, node.id, self._job)
 
     def _hear(self, heard: Heard) -> Iterator[tuple[Node, Message]]:
         for message in heard.messages:

@@ -29,7 +29,7 @@ from engine.leases.machine import Leases
 from engine.leases.records import Token
 from engine.leases.sizing import LeasePolicy
 from engine.ledger import durable
-from engine.ledger.commits import Commits, Ranges, Settling
+from engine.ledger.commits import Ranges, Settling
 from engine.ledger.log import each_record
 from engine.memory.channels import Message
 from engine.records import ShardFacts
@@ -52,13 +52,15 @@ Receipt = tuple[str, Node, int, Ranges]
 class ClusterSupervisor(Supervisor):
     """The supervisor of one run over many nodes."""
 
+    _leases: Leases  # there is none before the recovery, which leases begin behind
+
     def __init__(
         self,
         *,
         roster: Roster,
         cut: Callable[[int], Cut],
         why_not: Callable[[Message], str | None],
-        job: Callable[[Node, Token], Message],
+        job: Callable[[Token], Message],
         **common: Any,
     ) -> None:
         """
@@ -74,17 +76,6 @@ class ClusterSupervisor(Supervisor):
         self._cut = cut
         self._why_not = why_not
         self._job = job
-        self._shard_commits: Commits[Receipt] = Commits(
-            self._ledger,
-            self._shards,
-            self._marker,
-            self._quarantine,
-            self._tally,
-            self._shard_settled,
-            self._tell_readers,
-        )
-        self._commits = self._shard_commits
-        self._leases = Leases.__new__(Leases)  # made behind the recovery
         self._giving = Giving(roster, self._quarantine)
         self._found = 0
         self._is_pass_done = False
@@ -97,7 +88,7 @@ class ClusterSupervisor(Supervisor):
     def _run_generation(self) -> None:
         self._tally.generations += 1
         self._lifecycle.begin(limit=None)
-        self._shard_commits.begin()
+        self._commits.begin()
         book = LeaseBook(is_marking=self._marker is not None)
         for record in each_record(self._ledger.path):
             book.apply(record)
@@ -106,8 +97,8 @@ class ClusterSupervisor(Supervisor):
         with selectors.DefaultSelector() as selector:
             selector.register(self._signals.fd, selectors.EVENT_READ)
             selector.register(self._roster.cluster.wake_fd, selectors.EVENT_READ)
-            if self._shard_commits.wake_fd is not None:
-                selector.register(self._shard_commits.wake_fd, selectors.EVENT_READ)
+            if self._commits.wake_fd is not None:
+                selector.register(self._commits.wake_fd, selectors.EVENT_READ)
             while not self._is_over:
                 selector.select(TICK_S)
                 self._take_news()
@@ -199,7 +190,7 @@ class ClusterSupervisor(Supervisor):
         if not isinstance(answer, Commit):
             return
         self._require_there(node, facts)
-        self._shard_commits.commit(facts, (facts.shard, node, node.session, ranges), token=str(node.token))
+        self._commits.commit(facts, (facts.shard, node, node.session, ranges), token=str(node.token))
         node.commits += 1
         node.committed_rows += facts.rows
         node.documents += facts.rows
@@ -303,7 +294,7 @@ class ClusterSupervisor(Supervisor):
         node.quarantine_offset = 0
         self._roster.set_state(node, NodeState.WORKING, "")
         self._giving.send_quarantine(node)
-        job = self._job(node, node.token)
+        job = self._job(node.token)
         send({**job, "do": "begin", "suspects": suspects, "quarantine_before": self._giving.quarantine_before})
         _log.info("node_working node=%s token=%s servers=%d", node.name, node.token, brief["n_clients"])
 
@@ -319,7 +310,7 @@ class ClusterSupervisor(Supervisor):
             self._act(self._leases.ask(node.token, time.monotonic()))
         self._giving.give_parts(node)
 
-    def _tell_readers(self, command: Message) -> None:
+    def _tell_reader(self, command: Message) -> None:
         for node in self._working():
             if node.generation is not None:
                 node.generation.command("reader", **command)

@@ -77,7 +77,7 @@ class Supervisor:
         self._totals = RunTotals(plan, folders, ledger, quarantine, observers)
         self._tally = self._totals.tally
         self._commits: Commits[Any] = Commits(
-            ledger, shards, marker, quarantine, self._tally, self.settled, self._tell_reader
+            ledger, shards, marker, quarantine, self._tally, self._shard_settled, self._tell_reader
         )
         self._proofs = Proofs()
         self._restarts = HourlyCounter()
@@ -229,6 +229,10 @@ class Supervisor:
     def settled(self, ranges: Ranges) -> None:
         """See `engine.supervision.pipeline.Events`."""
         self._settling.settle(ranges)
+
+    def _shard_settled(self, receipt: Any) -> None:
+        """What a shard was committed with comes back (`Commits`): here, the numbers of its batches."""
+        self._settling.settle(receipt)
 
     def sealed(self, facts: ShardFacts, ranges: Ranges) -> None:
         """See `engine.supervision.pipeline.Events`."""

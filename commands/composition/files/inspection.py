@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,11 +118,7 @@ def opened_store(place: Place, budget_s: float) -> SourceStore | None:
     from readers.files.objects import SourceStore  # noqa: PLC0415 - only a URL pays for it
 
     keep_secrets()
-    return SourceStore(place.root, budget_s, lambda where, why: _log.warning("%s", _again(where, why)))
-
-
-def _again(where: str, why: str) -> str:
-    return f"source_asked_again where={where} reason={why!r}"
+    return SourceStore(place.root, budget_s, partial(_log.warning, "source_asked_again where=%s reason=%r"))
 
 
 def inspect_files(config: RunConfig) -> Files:

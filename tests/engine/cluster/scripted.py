@@ -147,10 +147,10 @@ def run(
     quarantine = Quarantine(folders.quarantine)
     try:
         return ClusterSupervisor(
-            roster=_ready(Roster(nodes, lambda _: {}), nodes),
+            roster=_ready(Roster(nodes, {}), nodes),
             cut=lambda _: ([str(number) for number in range(PIECES + 1)], [ROWS] * PIECES),
             why_not=why_not,
-            job=lambda node, token: {"token": str(token)},
+            job=lambda token: {"token": str(token)},
             plan=RunPlan(
                 name="db.c.done",
                 collection="db.c",
