@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import subprocess
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
+from bench.standin import StandinFleet
 from commands.cluster.local_ray import RESOURCE
 from engine.leases.records import Token
 from engine.ledger.log import Record, read_records
 from engine.telemetry.status import read_status
 from tests.cluster.ray_host import RayHost
-from tests.crash.job import Ended, Job, finish, wait_until
+from tests.crash.job import SLOW, Ended, Job, finish, slow_down, wait_until
 
 CLUSTER_S = 280.0
 
@@ -32,6 +34,15 @@ class ClusterJob(Job):
         """The same, started."""
         ray = ("--ray", self.host.address, "--ray-resource", RESOURCE)
         return self.start("run", "--json", *ray, *self.options, *arguments, **environment)
+
+    def begin_slowly(self, fleet: StandinFleet, documents: list[dict[str, Any]]) -> subprocess.Popen[str]:
+        """A run over some documents that stays midway until `full_speed`; both nodes have committed something."""
+        self.insert(documents)
+        self.options = SLOW
+        slow_down(fleet)
+        process = self.start_run()
+        self.wait_for_commits_of_all(process)
+        return process
 
     def nodes(self) -> dict[str, dict[str, object]]:
         """What the run says of its nodes while it goes on."""

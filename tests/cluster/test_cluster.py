@@ -10,7 +10,7 @@ import pytest
 from bench.standin import StandinFleet
 from engine.leases.records import Token
 from tests.cluster.job import CLUSTER_S, ClusterJob, are_gone, tree
-from tests.crash.job import SLOW, finish, full_speed, slow_down, tweets, wait_until
+from tests.crash.job import finish, full_speed, tweets, wait_until
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.ray]
 
@@ -20,11 +20,7 @@ N = 1600
 def test_g1_g2_g6_a_run_over_nodes_is_exact_although_one_of_them_and_then_the_driver_is_killed(
     job: ClusterJob, fleet: StandinFleet
 ) -> None:
-    job.insert(tweets(N))
-    job.options = SLOW
-    slow_down(fleet)
-    process = job.start_run()
-    job.wait_for_commits_of_all(process)
+    process = job.begin_slowly(fleet, tweets(N))
     job.agent("local-2").kill()
     wait_until(lambda: bool(job.records("REVOKED")), CLUSTER_S, "the end of its token", process)
     process.kill()
@@ -73,11 +69,7 @@ def test_g1_g7_nodes_embed_every_document_once_and_the_next_run_finds_nothing(jo
 def test_g2_a_node_of_which_something_is_killed_costs_its_open_shard_and_begins_again(
     job: ClusterJob, fleet: StandinFleet, whom: str
 ) -> None:
-    job.insert(tweets(N))
-    job.options = SLOW
-    slow_down(fleet)
-    process = job.start_run()
-    job.wait_for_commits_of_all(process)
+    process = job.begin_slowly(fleet, tweets(N))
     agent = job.agent("local-2")
     members = tree(agent)
 
@@ -104,11 +96,7 @@ def test_g2_a_node_of_which_something_is_killed_costs_its_open_shard_and_begins_
 def test_g2_a_node_that_stands_still_beyond_its_lease_commits_nothing_when_it_goes_on(
     job: ClusterJob, fleet: StandinFleet
 ) -> None:
-    job.insert(tweets(N))
-    job.options = SLOW
-    slow_down(fleet)
-    process = job.start_run()
-    job.wait_for_commits_of_all(process)
+    process = job.begin_slowly(fleet, tweets(N))
     agent = job.agent("local-2")
     actor = agent.parent()
     assert actor is not None
@@ -148,11 +136,7 @@ def test_g6_the_driver_killed_at_each_step_is_continued_and_no_node_outlives_it(
 
 
 def test_a_node_that_comes_midway_gets_parts_and_its_raylet_may_be_killed(job: ClusterJob, fleet: StandinFleet) -> None:
-    job.insert(tweets(N))
-    job.options = SLOW
-    slow_down(fleet)
-    process = job.start_run()
-    job.wait_for_commits_of_all(process)
+    process = job.begin_slowly(fleet, tweets(N))
     name = job.host.add_node()
     try:
         job.wait_for_commits_of_all(process, 3)
@@ -197,11 +181,7 @@ def test_g8_a_node_with_another_model_is_refused_by_name_and_the_others_go_on(
 def test_signals_end_the_nodes_cleanly_and_the_next_run_goes_on(
     job: ClusterJob, fleet: StandinFleet, times: int
 ) -> None:
-    job.insert(tweets(N))
-    job.options = SLOW
-    slow_down(fleet)
-    process = job.start_run()
-    job.wait_for_commits_of_all(process)
+    process = job.begin_slowly(fleet, tweets(N))
 
     for _ in range(times):
         process.send_signal(signal.SIGINT)

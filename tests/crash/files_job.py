@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from engine.ledger.runfolder import RunFolders
 from tests.crash.job import DIM, DONE, MODEL, Ended, finish
 
 NAME = "articles"
+QUARANTINED = 3
+"""The exit code with documents in quarantine."""
 BROKEN = {"part-0.jsonl#7": "unreadable", "part-0.jsonl#11": "missing", "part-0.jsonl#13": "empty"}
 
 
@@ -133,6 +136,28 @@ class FilesJob:
     def run(self, *arguments: str, **environment: str) -> Ended:
         """`engine run --json` to its end."""
         return finish(self.start_run(*arguments, **environment))
+
+    def assert_the_supervisor_may_be_killed(self, point: str) -> None:
+        """Killed at a fail point, it leaves what the same command needs to go on with the rows that are missing."""
+        killed = self.run(ENGINE_FAILPOINTS=f"supervisor/{point}=kill")
+        assert killed.code == -signal.SIGKILL
+
+        again = self.run()
+
+        assert again.code == QUARANTINED, again.err
+        assert again.summary["embedded"] + again.summary["resumed"] == len(self.texts)
+        self.assert_exact()
+
+    def assert_a_child_may_be_killed(self, point: str) -> None:
+        """Killed once at a fail point, it is replaced, and no row is lost or doubled."""
+        witness = self.folder / "killed"
+
+        ended = self.run(ENGINE_FAILPOINTS=f"{point}=kill_once:{witness}")
+
+        assert witness.exists()
+        assert ended.code == QUARANTINED, ended.err
+        assert ended.summary["restarts"] == 1
+        self.assert_exact()
 
     def state(self) -> RunState:
         """What the ledger amounts to."""

@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.standin import StandinFleet
-from tests.crash.files_job import FilesJob, text_of
+from tests.crash.files_job import QUARANTINED, FilesJob, text_of
 from tests.crash.job import SLOW, finish, full_speed, roles, slow_down, wait_for_commit
 
 pytestmark = pytest.mark.crash
 
 N = 900
-QUARANTINED = 3  # the exit code with documents in quarantine
 
 
 @pytest.fixture
@@ -38,14 +37,7 @@ def test_g6_the_supervisor_killed_at_each_step_goes_on_with_the_rows_that_are_mi
 ) -> None:
     """G1, G2, G6: the ledger alone says which rows are done."""
     job.fill(N)
-    killed = job.run(ENGINE_FAILPOINTS=f"supervisor/{point}=kill")
-    assert killed.code == -signal.SIGKILL
-
-    again = job.run()
-
-    assert again.code == QUARANTINED, again.err
-    assert again.summary["embedded"] + again.summary["resumed"] == len(job.texts)
-    job.assert_exact()
+    job.assert_the_supervisor_may_be_killed(point)
 
 
 @pytest.mark.parametrize(
@@ -64,14 +56,7 @@ def test_g6_the_supervisor_killed_at_each_step_goes_on_with_the_rows_that_are_mi
 def test_g6_a_child_killed_at_each_step_loses_and_doubles_no_row(job: FilesJob, point: str) -> None:
     """A shard that has its name and no COMMIT is adopted with the rows that its footer names."""
     job.fill(N)
-    witness = job.folder / "killed"
-
-    ended = job.run(ENGINE_FAILPOINTS=f"{point}=kill_once:{witness}")
-
-    assert witness.exists()
-    assert ended.code == QUARANTINED, ended.err
-    assert ended.summary["restarts"] == 1
-    job.assert_exact()
+    job.assert_a_child_may_be_killed(point)
 
 
 def test_g6_one_process_or_all_killed_at_random_times_leave_every_row_once(job: FilesJob, fleet: StandinFleet) -> None:

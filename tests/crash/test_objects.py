@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import signal
 from pathlib import Path
 
 import pytest
 
 from bench.parts.s3_server import S3Server
 from bench.standin import StandinFleet
-from tests.crash.files_job import text_of
+from tests.crash.files_job import QUARANTINED, text_of
 from tests.crash.objects_job import ObjectsJob
 from tests.parts.fault_proxy import Fault, FaultProxy
 
 pytestmark = pytest.mark.crash
 
 N = 900
-QUARANTINED = 3  # the exit code with documents in quarantine
 IN_THE_MIDDLE = range(4 << 20, 8 << 20)
 """Where a large file's blocks begin that no look before a run reads."""
 ALWAYS = 1 << 30
@@ -50,28 +48,14 @@ def test_objects_of_every_format_are_embedded_and_the_next_run_reads_what_is_new
 def test_g6_the_supervisor_killed_at_each_step_goes_on_with_the_rows_of_objects(job: ObjectsJob, point: str) -> None:
     """G1, G2, G6: the catalogue names objects and their versions."""
     job.fill(N)
-    killed = job.run(ENGINE_FAILPOINTS=f"supervisor/{point}=kill")
-    assert killed.code == -signal.SIGKILL
-
-    again = job.run()
-
-    assert again.code == QUARANTINED, again.err
-    assert again.summary["embedded"] + again.summary["resumed"] == len(job.texts)
-    job.assert_exact()
+    job.assert_the_supervisor_may_be_killed(point)
 
 
 @pytest.mark.parametrize("point", ["reader/reader.page#2", "writer/writer.after_link"])
 def test_g6_a_child_killed_at_each_step_loses_and_doubles_no_row_of_objects(job: ObjectsJob, point: str) -> None:
     """A new reader begins with the rows that no commit has."""
     job.fill(N)
-    witness = job.folder / "killed"
-
-    ended = job.run(ENGINE_FAILPOINTS=f"{point}=kill_once:{witness}")
-
-    assert witness.exists()
-    assert ended.code == QUARANTINED, ended.err
-    assert ended.summary["restarts"] == 1
-    job.assert_exact()
+    job.assert_a_child_may_be_killed(point)
 
 
 def test_what_goes_wrong_with_a_range_is_tried_again_and_changes_no_row(job: ObjectsJob, proxy: FaultProxy) -> None:

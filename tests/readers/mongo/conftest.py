@@ -1,25 +1,5 @@
-"""Fixtures of the tests against a collection as the reader opens it."""
+"""The collection is here as the reader opens it."""
 
-from __future__ import annotations
+from tests.readers.opened import client, documents
 
-from collections.abc import Iterator
-from typing import Any
-
-import pytest
-from pymongo.database import Database
-
-from bench.parts.local_mongod import LocalMongod
-from readers.mongo.connection import Client, Documents, open_client, open_collection
-
-
-@pytest.fixture
-def client(mongod: LocalMongod) -> Iterator[Client]:
-    """The reader's own client."""
-    with open_client(mongod.uri) as found:
-        yield found
-
-
-@pytest.fixture
-def documents(client: Client, mongo_db: Database[dict[str, Any]]) -> Documents:
-    """An empty collection."""
-    return open_collection(client, mongo_db.name, "tweets")
+__all__ = ["client", "documents"]

@@ -12,7 +12,7 @@ from bench.tuner.report.page import Table, page
 from bench.tuner.tuning import Outcome
 from tests.bench.page.test_page import outline
 from tests.bench.tuner.report.test_report import outcome_on
-from tests.parts.chromium import CHROMIUM, shown
+from tests.parts.chromium import CHROMIUM, title_by
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +92,15 @@ def test_a_real_browser_shows_it_without_a_complaint_and_without_scrolling_sidew
     outcome: Outcome, tmp_path: Path, width: int
 ) -> None:
     """And every point of a chart is in its field: a script that only this test adds measures."""
-    probe = (
-        "<script>addEventListener('load',()=>{const e=document.documentElement;"
+    script = (
         "const out=[...document.querySelectorAll('.field')].flatMap(f=>{const r=f.getBoundingClientRect();"
         "return [...f.querySelectorAll('.dot')].filter(d=>{const s=d.getBoundingClientRect();const m=12;"
         "return s.left<r.left-m||s.right>r.right+m||s.top<r.top-m||s.bottom>r.bottom+m||s.width<5})});"
-        "document.title='width '+e.scrollWidth+' of '+e.clientWidth+' out '+out.length})</script>"
+        "document.title='width '+e.scrollWidth+' of '+e.clientWidth+' out '+out.length"
     )
-    path = tmp_path / "page.html"
-    path.write_text(page(outcome).replace("</body>", probe + "</body>"), encoding="utf-8")
-    document, log = shown(path, tmp_path / "profile", width=width, height=2000, options=("--enable-logging=stderr",))
 
-    assert "CONSOLE" not in log, log[-2000:]
-    scroll, client, out = map(int, re.findall(r"<title>width (\d+) of (\d+) out (\d+)</title>", document)[0])
+    title = title_by(script, page(outcome), tmp_path, width=width)
+
+    scroll, client, out = map(int, re.findall(r"^width (\d+) of (\d+) out (\d+)$", title)[0])
     assert scroll <= client
     assert out == 0
