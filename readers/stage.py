@@ -13,14 +13,10 @@ import gc
 import time
 from collections import deque
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engine.errors import ProtocolError
 from engine.ledger import durable
 from engine.memory.channels import Message
-from engine.memory.ids import IdType
-from engine.part import Part
 from engine.supervision.worker import HEARTBEAT_S, Heartbeat, StageContext
 from engine.telemetry.metrics import Stopwatch
 from readers.batching.columns import ColumnReader
@@ -32,10 +28,8 @@ from readers.batching.quarantine_messages import in_portions
 from readers.batching.screening import Screening, TextPolicy
 from readers.batching.skip import QuarantineLog, SkipSet
 from readers.batching.window import Apart, BatchLimits, Window
+from readers.opening import open_done_ids, open_source
 from readers.settings import ReaderSettings
-
-if TYPE_CHECKING:
-    from readers.batching.done_ids import DoneIds
 
 _IDLE_WAIT_S = 0.1
 _STARVING_AFTER_S = 0.02
@@ -66,35 +60,6 @@ def run(context: StageContext) -> None:
         gc.set_threshold(*thresholds)
 
 
-def open_source(context: StageContext, settings: ReaderSettings) -> DocumentSource:
-    """The source that the settings name; each imports what it needs, and no other pays for that."""
-    part = None if settings.part is None else Part.parse(settings.part)
-    if settings.files is not None:
-        from readers.files.source import FilesSource, SourceOutage  # noqa: PLC0415
-
-        outage = SourceOutage(settings.max_outage_s, context.log)
-        return FilesSource(
-            settings.files, text_field=settings.text_field, columns=settings.columns, part=part, outage=outage
-        )
-    from readers.mongo.source import MongoSource  # noqa: PLC0415
-    from readers.mongo.work_queue import WorkQuery  # noqa: PLC0415
-    from readers.preflight.without_text import LeavingOut  # noqa: PLC0415
-    from readers.ranges.id_range import RangesInTurn  # noqa: PLC0415
-
-    return MongoSource(
-        settings.uri,
-        settings.database,
-        settings.collection,
-        WorkQuery.of(settings.done_field, settings.langs, settings.filter, settings.scan, settings.retweeted, part),
-        text_field=settings.text_field,
-        columns=settings.columns,
-        id_type=IdType(settings.id_type),
-        max_outage_s=settings.max_outage_s,
-        leaving_out=RangesInTurn() if settings.by_ranges else LeavingOut(),
-        log=context.log,
-    )
-
-
 class Reader:
     """One reader: passes over its source, at the supervisor's command."""
 
@@ -105,7 +70,7 @@ class Reader:
         ids = source.ids
         self._skip = SkipSet(
             QuarantineLog(settings.quarantine_file, ids.key_of_text, settings.quarantine_before),
-            _done_ids(settings),
+            open_done_ids(settings),
             ids,
             source.may_wait,
         )
@@ -223,6 +188,7 @@ class Reader:
 
     def _tell_part_done(self, part: Message, found: int) -> None:
         """All of a part is published; with its last batch it will be settled."""
+        self._report()  # a run that is over with this part would count without it what is in quarantine
         last = self._batches - 1
         self._context.tell("part_done", number=part["number"], found=found, sequence=last, skipped=self._skip.skipped)
 
@@ -390,11 +356,3 @@ class Reader:
         if self._fetcher is not None:
             self._fetcher.stop()
             self._fetcher = None
-
-
-def _done_ids(settings: ReaderSettings) -> DoneIds | None:
-    if settings.mark or settings.files is not None:  # files offer nothing that the ledger has
-        return None
-    from readers.batching.done_ids import DoneIds  # noqa: PLC0415 - only this mode pays for importing numpy
-
-    return DoneIds(None if settings.done_ids_file is None else Path(settings.done_ids_file), IdType(settings.id_type))

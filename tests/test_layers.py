@@ -40,6 +40,7 @@ FLOORS: dict[str, list[set[str]]] = {  # of each package with sub-packages, the 
         {"mongo", "files"},
         {"preflight", "ranges"},
         {"settings"},
+        {"opening"},
         {"stage"},
     ],
     "gpu_clients": [

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 RESOURCE = "engine_node"
@@ -41,14 +42,20 @@ class LocalRay:
         """Start it; the first node is its head, too. Nobody may have imported Ray in this process before."""
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        self._folder = tempfile.mkdtemp(prefix="engine-ray-", dir="/tmp")
+        # where Ray notes the address of the last cluster: not that which others on this machine find theirs by, and
+        # which may not be there
+        os.environ["RAY_TMPDIR"] = self._folder
+        Path(self._folder, "ray").mkdir()
         from ray._private import services  # noqa: PLC0415 - likewise
         from ray.cluster_utils import Cluster  # noqa: PLC0415 - only who asks for Ray pays for it
 
         services.get_node = _patiently(services.get_node)
-        self._folder = tempfile.mkdtemp(prefix="engine-ray-", dir="/tmp")
         self._n_nodes = 1
         self._cluster = Cluster()
-        self._retried(lambda: self._cluster.add_node(temp_dir=self._folder, **self._arguments()))
+        self._retried(
+            lambda: self._cluster.add_node(temp_dir=self._folder, **self._arguments()), self._cluster.shutdown
+        )
         self.address = str(self._cluster.address)
         for _ in range(n_nodes - 1):
             self.add_node(wait=False)
@@ -57,7 +64,11 @@ class LocalRay:
     def add_node(self, *, wait: bool = True, env: dict[str, str] | None = None) -> None:
         """One more node, with further variables in its environment."""
         self._n_nodes += 1
-        self._retried(lambda: self._cluster.add_node(wait=wait, env_vars=env, **self._arguments()))
+        name = f"local-{self._n_nodes}"
+        self._retried(
+            lambda: self._cluster.add_node(wait=wait, env_vars=env, **self._arguments()),
+            lambda: self.remove_node(name),
+        )
 
     def remove_node(self, name: str) -> None:
         """End a node that is not the head; one that was killed is forgotten."""
@@ -65,11 +76,13 @@ class LocalRay:
             if node._ray_params.node_name == name:
                 self._cluster.remove_node(node, allow_graceful=False)
 
-    def _retried(self, start: Callable[[], Any]) -> Any:
-        """Start a node, once more if need be."""
+    def _retried(self, start: Callable[[], Any], undo: Callable[[], Any]) -> Any:
+        """Start a node, once more if need be: `undo` ends what a failed start has left, or there would be two of it."""
         for _ in range(_TRIES - 1):
             with contextlib.suppress(Exception):
                 return start()
+            with contextlib.suppress(Exception):
+                undo()
         return start()
 
     def raylets(self) -> dict[str, int]:

@@ -136,7 +136,7 @@ def test_g6_the_driver_killed_at_each_step_is_continued_and_no_node_outlives_it(
 
 
 def test_a_node_that_comes_midway_gets_parts_and_its_raylet_may_be_killed(job: ClusterJob, fleet: StandinFleet) -> None:
-    process = job.begin_slowly(fleet, tweets(N))
+    process = job.begin_slowly(fleet, tweets(5 * N))  # more pieces than two nodes take at once
     name = job.host.add_node()
     try:
         job.wait_for_commits_of_all(process, 3)

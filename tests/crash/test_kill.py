@@ -166,7 +166,8 @@ def test_g6_no_shared_memory_is_left_after_a_kill(job: Job) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
 
-    assert set(Path("/dev/shm").iterdir()) <= before
+    # others on this machine (a browser) have files there for a while; ours would stay
+    wait_until(lambda: set(Path("/dev/shm").iterdir()) <= before, what="nothing left in /dev/shm")
 
 
 def test_g4_a_stopped_writer_that_wakes_in_another_generation_changes_nothing(job: Job, fleet: StandinFleet) -> None:
