@@ -287,7 +287,6 @@ class RunConfig:
             "--no-mark": not self.source.mark,
             "--part": self.source.part is not None,
             "--limit": self.limits.limit is not None,
-            "--cold-dir with a URL": isinstance(self.sink.cold_dir, ColdUrl),
         }
         for name in (name for name, is_given in needs_one.items() if is_given):
             raise ConfigError(f"{name} is of a run on one machine; leave it out, or run without --ray")

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from commands.cluster.job import from_message
 from commands.cluster.lifeline import Lifeline
+from commands.cluster.node_folder import NodeFolder
+from commands.cluster.witness import may_pass, try_shared_cold
 from commands.composition.data_set import from_record
 from commands.composition.servers import client_settings, examine_patiently
 from commands.composition.stages import StageComposer, plan_rings, slot_id_type
 from commands.options.secrets import keep_uri_secret
-from engine.errors import EngineError, Exit, ServersUnavailable, SinkError
+from engine.errors import EngineError, Exit, ServersUnavailable
 from engine.leases.records import Token
 from engine.ledger import durable
 from engine.memory.channels import Channel, Message
@@ -30,6 +29,7 @@ from engine.supervision.generation import Child, Generation
 from engine.supervision.interpreter import tie_to_parent
 from gpu_clients.servers.doctor import Fleet
 from gpu_clients.servers.probe import LongTexts
+from writers.cold.settings import ColdSettings
 
 URLS_ENV = "ENGINE_NODE_TEI_URLS"
 """In the environment of a node: its servers, where these are others than `--tei-urls` says of all nodes."""
@@ -48,8 +48,9 @@ class Agent:
         self._channel = channel
         self._job = job
         self._lifeline = Lifeline(channel)
-        self._folder = Path(tempfile.mkdtemp(prefix="engine-node-"))
-        self._config, self._secrets = from_message(job["run"], self._folder)
+        self._folder = NodeFolder()
+        self._cold: ColdSettings | None = None
+        self._config, self._secrets = from_message(job["run"], self._folder.path)
         if urls := os.environ.get(URLS_ENV):
             servers = dataclasses.replace(self._config.servers, urls=tuple(filter(None, urls.split(","))))
             self._config = dataclasses.replace(self._config, servers=servers)
@@ -65,7 +66,7 @@ class Agent:
             if begin is not None:
                 self._relay(self._start(fleet, begin))
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.close()
 
     def tell(self, event: str, **facts: Any) -> None:
         """Send something to the driver; ends this process when the actor is gone."""
@@ -77,8 +78,8 @@ class Agent:
     # -- before the beginning -----------------------------------------------------------------------------------
 
     def _examine(self) -> Fleet:
-        """Look at the shared folder and at the servers, and tell what they are."""
-        self._require_same_folder()
+        """Look at where shards go and at the servers, and tell what they are."""
+        self._cold = try_shared_cold(self._config, self._job["witness"])
         fleet = examine_patiently(
             client_settings(self._config, self._secrets),
             wait_s=min(_EXAMINE_S, self._config.limits.max_outage_s),
@@ -94,26 +95,6 @@ class Agent:
             warnings=list(fleet.warnings),
         )
         return fleet
-
-    def _require_same_folder(self) -> None:
-        """Refuse a shards folder in which the driver's witness does not lie: it would not be the same one.
-
-        Raises:
-            SinkError: it does not.
-        """
-        witness = self._job["witness"]
-        if witness is None:
-            return
-        path = self._config.folders.cold / witness["name"]
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise SinkError(
-                f"{self._config.folders.cold} is not the driver's folder ({error.strerror}: {witness['name']}): "
-                "--cold-dir has to be one folder that all nodes share, under the same path, or a URL"
-            ) from error
-        if text != witness["text"]:
-            raise SinkError(f"{path} is not what the driver has written: --cold-dir is another folder here")
 
     def _await(self, what: str) -> Message | None:
         """Wait for a message; None when told to exit before."""
@@ -140,9 +121,11 @@ class Agent:
         token = Token.parse(begin["token"])
         config.folders.hot.mkdir(parents=True, exist_ok=True)
         config.folders.shards.mkdir(parents=True, exist_ok=True)
-        composer = StageComposer(config, self._secrets.mongo_uri, clients, fleet, data_set, rings, None)
+        composer = StageComposer(
+            config, self._secrets.mongo_uri, clients, fleet, data_set, rings, None, cold=self._cold
+        )
         stages = composer.stages_of_node(token, begin["quarantine_before"])
-        return Generation(token.number, token.epoch, rings, stages, [], begin["suspects"])
+        return Generation(token.number, token.epoch, rings, stages, [self._folder.lock_fd], begin["suspects"])
 
     def _add_to_quarantine(self, lines: str) -> None:
         path = self._config.folders.quarantine
@@ -234,7 +217,7 @@ def main() -> None:
         agent = Agent(channel, job)
         agent.run()
     except EngineError as error:
-        _tell_unfit(channel, str(error), may_pass=isinstance(error, ServersUnavailable))
+        _tell_unfit(channel, str(error), may_pass=isinstance(error, ServersUnavailable) or may_pass(error))
         os._exit(error.exit_code)
     except BaseException as error:  # noqa: BLE001 - the last line of a process: whatever it was is reported
         _tell_unfit(channel, repr(error), may_pass=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets as random_secrets
 import selectors
 import time
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from typing import Any
 
 from commands.cluster.job import as_message
 from commands.cluster.ray_nodes import RayNodes
+from commands.cluster.witness import leave_witness
 from commands.options.secrets import RunSecrets
 from engine.cluster.node import Node, NodeState
 from engine.cluster.roster import Roster
@@ -36,6 +36,7 @@ from readers.mongo.errors import attempt
 from readers.mongo.index import require_queue_index
 from readers.mongo.work_queue import WorkQuery
 from readers.ranges.cutting import cut
+from writers.cold.settings import ColdSettings
 
 _log = logging.getLogger("engine.cluster")
 
@@ -83,23 +84,26 @@ class VectorSpace:
 class Driver:
     """The parts of a run over many nodes that a run on one machine has not."""
 
-    def __init__(self, config: RunConfig, secrets: RunSecrets, ray: RayAddress, stack: ExitStack) -> None:
+    def __init__(
+        self, config: RunConfig, secrets: RunSecrets, ray: RayAddress, cold: ColdSettings | None, stack: ExitStack
+    ) -> None:
         """Start the way to the nodes; `stack` ends it.
+
+        Args:
+            cold: The store, None when cold is a folder.
 
         Raises:
             ConfigError: Ray is not installed.
+            SinkError: nothing can be written where shards go.
         """
         self._config = config
         self._mongo_uri = secrets.mongo_uri
         self._ray = ray
-        witness = config.folders.cold / f".nodes-{config.source.done_field}"
-        text = random_secrets.token_hex(16)
-        witness.write_text(text, encoding="utf-8")
-        stack.callback(witness.unlink, missing_ok=True)
+        witness = leave_witness(config, cold, stack)
         run = as_message(config, secrets)
         job = {
             "run": run,
-            "witness": {"name": witness.name, "text": text},
+            "witness": witness,
             "failpoints": os.environ.get(durable.FAILPOINTS_ENV),
         }
         nodes = RayNodes(ray.address, ray.resource, config.folders.hot / "ray.log")

@@ -112,7 +112,7 @@ class ClusterSupervisor(Supervisor):
                 self._tick_all()
         let_finish(self._roster, self._working(), 2 * FINISH_S)
         self._end_generation(kill=False)
-        sweep(self._folders, self._plan.prefix, self._leases.book, self._ledger.state)
+        sweep(self._folders, self._shards, self._plan.prefix, self._leases.book, self._ledger.state)
 
     def _working(self) -> list[Node]:
         return self._roster.in_state(NodeState.WORKING)
@@ -200,19 +200,14 @@ class ClusterSupervisor(Supervisor):
         node.quarantined += self._quarantine.add(entries)
 
     def _require_there(self, node: Node, facts: ShardFacts) -> None:
-        """Refuse a shard that this machine does not see: then the folder is not the same one everywhere."""
-        if self._folders.url is not None:
-            return
-        path = self._folders.shards / facts.file
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise SinkError(
-                f"{node.name} has written {path}, but here it is not there ({error.strerror}): --cold-dir has to be "
-                "one folder that all nodes share, or a URL"
-            ) from error
+        """Refuse a shard that this machine does not see as its node does: then the place is not the same everywhere."""
+        size = self._shards.size_there(facts.file)
         if size != facts.bytes:
-            raise SinkError(f"{node.name} has written {facts.bytes} bytes of {path}, but here it has {size}")
+            here = "it is not there" if size is None else f"it has {size}"
+            raise SinkError(
+                f"{node.name} has written {facts.bytes} bytes of {facts.file}, but in {self._folders.where}, as the "
+                f"driver sees it, {here}: --cold-dir has to be one folder that all nodes share, or a URL"
+            )
 
     def _shard_settled(self, receipt: Receipt) -> None:
         shard, node, session, ranges = receipt

@@ -15,6 +15,7 @@ from engine.leases.records import Token
 from engine.ledger.log import Record, read_records
 from engine.telemetry.status import read_status
 from tests.cluster.ray_host import RayHost
+from tests.crash.cold_job import ColdJob
 from tests.crash.job import SLOW, Ended, Job, finish, slow_down, wait_until
 
 CLUSTER_S = 280.0
@@ -83,6 +84,11 @@ class ClusterJob(Job):
 
         wait_until(there, CLUSTER_S, f"a node process on {node}")
         return found[node]
+
+
+@dataclass(kw_only=True)
+class ColdClusterJob(ClusterJob, ColdJob):
+    """A job on nodes whose cold is a bucket."""
 
 
 def tree(process: psutil.Process) -> list[psutil.Process]:
