@@ -283,10 +283,8 @@ class RunConfig:
         if self.ray is None:
             return
         needs_one = {
-            "--source": self.source.files is not None,
-            "--no-mark": not self.source.mark,
+            "--no-mark": not self.source.mark and self.source.files is None,
             "--part": self.source.part is not None,
-            "--limit": self.limits.limit is not None,
         }
         for name in (name for name, is_given in needs_one.items() if is_given):
             raise ConfigError(f"{name} is of a run on one machine; leave it out, or run without --ray")

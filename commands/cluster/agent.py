@@ -11,11 +11,13 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from commands.cluster.job import from_message
 from commands.cluster.lifeline import Lifeline
 from commands.cluster.node_folder import NodeFolder
+from commands.cluster.queues import PLAN, require_same_files
 from commands.cluster.witness import may_pass, try_shared_cold
 from commands.composition.data_set import from_record
 from commands.composition.servers import client_settings, examine_patiently
@@ -78,7 +80,9 @@ class Agent:
     # -- before the beginning -----------------------------------------------------------------------------------
 
     def _examine(self) -> Fleet:
-        """Look at where shards go and at the servers, and tell what they are."""
+        """Look at the files, at where shards go, and at the servers; tell what these are."""
+        durable.point("agent.before_files")
+        require_same_files(self._job["files"], min(_EXAMINE_S, self._config.limits.max_outage_s))
         self._cold = try_shared_cold(self._config, self._job["witness"])
         fleet = examine_patiently(
             client_settings(self._config, self._secrets),
@@ -109,7 +113,9 @@ class Agent:
 
     def _obey_early(self, message: Message) -> None:
         if message["do"] == "quarantine":
-            self._add_to_quarantine(message["lines"])
+            self._append(self._config.folders.quarantine.name, message["lines"])
+        elif message["do"] == "append":
+            self._append(message["file"], message["lines"])
 
     def _start(self, fleet: Fleet, begin: Message) -> Generation:
         """Start the node's processes."""
@@ -124,11 +130,15 @@ class Agent:
         composer = StageComposer(
             config, self._secrets.mongo_uri, clients, fleet, data_set, rings, None, cold=self._cold
         )
-        stages = composer.stages_of_node(token, begin["quarantine_before"])
+        files = begin["files"]
+        if files is not None:
+            files = {**files, "plan": str(config.folders.hot / PLAN)}
+        stages = composer.stages_of_node(token, begin["quarantine_before"], files)
         return Generation(token.number, token.epoch, rings, stages, [self._folder.lock_fd], begin["suspects"])
 
-    def _add_to_quarantine(self, lines: str) -> None:
-        path = self._config.folders.quarantine
+    def _append(self, file: str, lines: str) -> None:
+        """Add lines to a file of the node's folder."""
+        path = self._config.folders.hot / Path(file).name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as stream:
             stream.write(lines)
@@ -191,8 +201,8 @@ class Agent:
     def _obey(self, generation: Generation, message: Message) -> None:
         if message["do"] == "command":
             generation.command(message["role"], **message["command"])
-        elif message["do"] == "quarantine":
-            self._add_to_quarantine(message["lines"])
+        else:
+            self._obey_early(message)
 
     def _finish(self, generation: Generation) -> None:
         """Let the processes leave, and tell what time they took."""

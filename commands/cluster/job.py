@@ -19,7 +19,7 @@ def as_message(config: RunConfig, secrets: RunSecrets) -> Message:
     cold = config.sink.cold_dir
     sink["cold_dir"] = cold.as_dict() if isinstance(cold, ColdUrl) else str(cold.absolute())
     return {
-        "source": dataclasses.asdict(config.source),
+        "source": {**dataclasses.asdict(config.source), "store": None},  # readers are told of it with the files
         "servers": dataclasses.asdict(config.servers),
         "limits": dataclasses.asdict(config.limits),
         "sink": sink,

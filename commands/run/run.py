@@ -191,11 +191,13 @@ def _prepare_nodes(
     from commands.cluster.driver import Driver  # noqa: PLC0415 - only who asks for nodes pays for it
 
     folders = config.folders
-    driver = Driver(config, secrets, ray, cold, stack)
+    driver = Driver(config, secrets, ray, source.files, cold, stack)
     with _own_files(folders):
         ledger = _open_ledger(folders, stack)
         data_set, quarantine = _open_data_set(config, ledger, driver.examine(ledger.state), source, cold, stack)
     durable.arm("supervisor")
+    if source.files is not None:
+        source.files.record(ledger)
     supervisor = driver.supervisor(
         plan=_plan(config, data_set),
         folders=folders,
