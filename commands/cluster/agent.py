@@ -72,6 +72,7 @@ class Agent:
 
     def tell(self, event: str, **facts: Any) -> None:
         """Send something to the driver; ends this process when the actor is gone."""
+        durable.point("agent.before_tell")
         try:
             self._channel.send({"event": event, **facts})
         except ConnectionError:

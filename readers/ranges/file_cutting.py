@@ -16,8 +16,9 @@ from readers.files.opening import FilePath, at_once, known_format, parquet_foote
 
 PIECES_A_NODE = 128
 SMALLEST_ROWS = 500
-STREAM_PIECES_A_NODE = 4
-"""Into how many pieces for each node a file is cut of which the rows before a piece have to be passed over."""
+STREAM_PIECES_A_NODE = 8
+"""Into how many pieces for each node files are cut, all together, of which the rows before a piece have to be passed
+over."""
 _GROUP_PIECES = 8
 """Likewise a row group of Parquet, whose pages before a piece are read with it."""
 
@@ -51,8 +52,11 @@ def cut(files: Sequence[SourceFile], n_rows: int, n_nodes: int) -> tuple[list[in
     bounds: list[int | None] = [None]
     weights: list[int] = [0]
     for file in there:
-        for first, size in _stretches(rows[file.number], groups.get(file.number), target, n_nodes):
-            left = max(0, size - _settled(file, first, size))
+        n_pieces = min(
+            rows[file.number] // target, STREAM_PIECES_A_NODE * n_nodes * rows[file.number] // max(1, n_rows)
+        )
+        for first, size in _stretches(rows[file.number], groups.get(file.number), target, n_pieces):
+            left = max(0, n_there - _settled(file, first, n_there))
             if weights[-1] and weights[-1] + left > target:
                 bounds.append(position_of(file.number, first))
                 weights.append(0)
@@ -78,10 +82,15 @@ def _group_rows(path: FilePath) -> list[int]:
         return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
 
-def _stretches(n_rows: int, groups: list[int] | None, target: int, n_nodes: int) -> Iterator[Stretch]:
-    """Stretches of a file's rows between which it may be cut."""
+def _stretches(n_rows: int, groups: list[int] | None, target: int, n_pieces: int) -> Iterator[Stretch]:
+    """Stretches of a file's rows between which it may be cut.
+
+    Args:
+        groups: Rows of its row groups, None for a file that has none.
+        n_pieces: Of a file that has none.
+    """
     if groups is None:
-        yield from _even(0, n_rows, min(n_rows // target, STREAM_PIECES_A_NODE * n_nodes))
+        yield from _even(0, n_rows, n_pieces)
         return
     first = 0
     for size in groups:
