@@ -52,10 +52,9 @@ def cut(files: Sequence[SourceFile], n_rows: int, n_nodes: int) -> tuple[list[in
     bounds: list[int | None] = [None]
     weights: list[int] = [0]
     for file in there:
-        n_pieces = min(
-            rows[file.number] // target, STREAM_PIECES_A_NODE * n_nodes * rows[file.number] // max(1, n_rows)
-        )
-        for first, size in _stretches(rows[file.number], groups.get(file.number), target, n_pieces):
+        size = rows[file.number]
+        n_pieces = min(size // target, STREAM_PIECES_A_NODE * n_nodes * size // max(1, n_rows))
+        for first, n_there in _stretches(size, groups.get(file.number), target, n_pieces):
             left = max(0, n_there - _settled(file, first, n_there))
             if weights[-1] and weights[-1] + left > target:
                 bounds.append(position_of(file.number, first))

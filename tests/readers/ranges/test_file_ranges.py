@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import random
 from pathlib import Path
 
 import orjson
@@ -29,9 +30,9 @@ GONE = 6
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[SourceFile]:
     """Files of every kind, large ones and small ones; one is gone."""
-    folder = tmp_path_factory.mktemp("files")
+    folder, rng = tmp_path_factory.mktemp("files"), random.Random(1)
     for name, n_rows in ROWS.items():
-        texts = [f"{name} {row} " + "x" * (row % 60) for row in range(n_rows)]
+        texts = [f"{name} {row} {rng.randbytes(30).hex()}" for row in range(n_rows)]  # that compress as texts do
         if name.endswith(".parquet"):
             pq.write_table(pa.table({"text": texts}), folder / name, row_group_size=4000)
         elif name.endswith(".csv.gz"):
