@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.parts.s3_server import S3Server
 from bench.standin import StandinFleet
 from commands.cluster.local_ray import RESOURCE
 from engine.leases.records import Token
@@ -16,6 +17,8 @@ from tests.cluster.job import CLUSTER_S
 from tests.cluster.ray_host import RayHost
 from tests.crash.files_job import QUARANTINED, FilesJob
 from tests.crash.job import SLOW, Ended, finish, full_speed, slow_down, wait_until
+from tests.crash.objects_job import ObjectsJob
+from tests.parts.fault_proxy import FaultProxy
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.ray]
 
@@ -37,10 +40,29 @@ class FilesOnNodes(FilesJob):
         return finish(self.start_run(*arguments, **environment), CLUSTER_S)
 
 
+@dataclass(kw_only=True)
+class ObjectsOnNodes(FilesOnNodes, ObjectsJob):
+    """The same, of files that are objects."""
+
+
 @pytest.fixture
 def job(tmp_path: Path, fleet: StandinFleet, ray_host: RayHost) -> FilesOnNodes:
     """A job over files of every format, with both nodes asking the same two servers."""
     found = FilesOnNodes(folder=tmp_path, urls=fleet.urls[:2], host=ray_host)
+    found.fill(N)
+    return found
+
+
+@pytest.fixture
+def objects_job(
+    tmp_path: Path, fleet: StandinFleet, ray_host: RayHost, s3: S3Server, proxy: FaultProxy
+) -> ObjectsOnNodes:
+    """A job over the same files as objects of a bucket."""
+    bucket = "source-on-nodes"
+    s3.make_bucket(bucket)
+    found = ObjectsOnNodes(
+        folder=tmp_path, urls=fleet.urls[:2], host=ray_host, server=s3, bucket=bucket, endpoint=proxy.endpoint
+    )
     found.fill(N)
     return found
 
@@ -103,6 +125,12 @@ def test_nodes_without_the_drivers_files_are_one_sentence_before_anything_is_emb
     assert refused.code == 2, refused.err
     assert "no node can take part" in refused.err and "is another one than the driver's" in refused.err
     assert refused.summary["read"] == 0
+
+
+def test_objects_of_every_format_are_read_by_nodes_and_a_killed_reader_costs_its_open_shard(
+    objects_job: ObjectsOnNodes,
+) -> None:
+    objects_job.assert_a_child_may_be_killed("reader/reader.slot_ready#5")
 
 
 def test_a_limit_over_files_is_kept_and_the_next_run_reads_the_rest(job: FilesOnNodes) -> None:
