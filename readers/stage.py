@@ -13,6 +13,7 @@ import gc
 import time
 from collections import deque
 from dataclasses import asdict
+from pathlib import Path
 
 from engine.errors import ProtocolError
 from engine.ledger import durable
@@ -157,6 +158,8 @@ class Reader:
             part = self._parts.popleft()
             self._source.take_range(part["range"])
             self._skip.counts = part["counts"]
+            if part.get("done_ids") is not None:
+                self._skip.add_done(Path(part["done_ids"]))
             self._limit = None if part["limit"] is None else self._read + part["limit"]
             self._make_pass(part)
         if not self._parts and not self._stop and not self._exit:

@@ -11,8 +11,10 @@ import os
 import signal
 import sys
 import time
+from collections import deque
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from commands.cluster.job import from_message
 from commands.cluster.lifeline import Lifeline
@@ -33,6 +35,9 @@ from gpu_clients.servers.doctor import Fleet
 from gpu_clients.servers.probe import LongTexts
 from writers.cold.settings import ColdSettings
 
+if TYPE_CHECKING:
+    from commands.cluster.done_shards import DoneShards
+
 URLS_ENV = "ENGINE_NODE_TEI_URLS"
 """In the environment of a node: its servers, where these are others than `--tei-urls` says of all nodes."""
 FIGURES_EVERY_S = 0.5
@@ -52,6 +57,8 @@ class Agent:
         self._lifeline = Lifeline(channel)
         self._folder = NodeFolder()
         self._cold: ColdSettings | None = None
+        self._done: DoneShards | None = None
+        self._parts: deque[tuple[Future[str | None], Message]] = deque()  # whose done ids are not there yet
         self._config, self._secrets = from_message(job["run"], self._folder.path)
         if urls := os.environ.get(URLS_ENV):
             servers = dataclasses.replace(self._config.servers, urls=tuple(filter(None, urls.split(","))))
@@ -131,11 +138,28 @@ class Agent:
         composer = StageComposer(
             config, self._secrets.mongo_uri, clients, fleet, data_set, rings, None, cold=self._cold
         )
+        if not config.source.mark and config.source.files is None:
+            from commands.cluster.done_shards import DoneShards  # noqa: PLC0415 - numpy, which only this mode needs
+
+            self._done = DoneShards(data_set.shards(config.folders, self._cold), config.folders.hot)
         files = begin["files"]
         if files is not None:
             files = {**files, "plan": str(config.folders.hot / PLAN)}
-        stages = composer.stages_of_node(token, begin["quarantine_before"], files)
+        done_ids = self._await_done_ids(len(config.servers.urls))
+        stages = composer.stages_of_node(token, begin["quarantine_before"], files, done_ids)
         return Generation(token.number, token.epoch, rings, stages, [self._folder.lock_fd], begin["suspects"])
+
+    def _await_done_ids(self, n_clients: int) -> str | None:
+        """The ids of what is committed, where nothing is marked; says meanwhile that the node lives."""
+        if self._done is None:
+            return None
+        ids = self._done.take()
+        silent_s = dict.fromkeys(["reader", *(f"client-{index}" for index in range(n_clients)), "writer"], 0.0)
+        while not ids.done():
+            wait([ids], FIGURES_EVERY_S)
+            cpu_s = time.process_time()
+            self.tell("figures", facts=[], rings={}, full=False, silent_s=silent_s, agent_cpu_s=cpu_s)
+        return ids.result()
 
     def _append(self, file: str, lines: str) -> None:
         """Add lines to a file of the node's folder."""
@@ -159,6 +183,9 @@ class Agent:
                         self._finish(generation)
                         return
                     self._obey(generation, message)
+                while self._parts and self._parts[0][0].done():
+                    ids, part = self._parts.popleft()
+                    generation.command("reader", **part, done_ids=ids.result())
                 self._tell_figures(generation)
         finally:
             generation.kill()
@@ -200,7 +227,9 @@ class Agent:
         )
 
     def _obey(self, generation: Generation, message: Message) -> None:
-        if message["do"] == "command":
+        if message["do"] == "command" and self._done is not None and message["command"]["do"] == "part":
+            self._parts.append((self._done.take(message["command"]["number"]), message["command"]))
+        elif message["do"] == "command":
             generation.command(message["role"], **message["command"])
         else:
             self._obey_early(message)

@@ -13,6 +13,7 @@ from engine.cluster.ports import Cut, SharedQueue
 from engine.config import RunConfig
 from engine.errors import ConfigError, SinkError
 from engine.leases.book import Lease, LeaseBook
+from engine.ledger.log import RunState
 from engine.ledger.runfolder import RunFolders
 from engine.memory.channels import Message
 from engine.objects.url import SourceUrl
@@ -20,10 +21,14 @@ from engine.objects.url import SourceUrl
 if TYPE_CHECKING:
     from commands.composition.files.inspection import Files
 
+COMMITTED = "committed-shards"
+"""The file in a node's folder that names committed shards where nothing is marked; for a part its lease's number
+follows. Each line holds the name of a shard's file, and whether its documents are marked, so that a merge may have
+removed it."""
 PLAN = "source-files"
 """The file that says which files there are, on the driver and on nodes."""
 _PORTION_BYTES = 64 << 10
-_LINES = 2000
+_LINES = 1000
 
 
 class MongoQueue:
@@ -63,6 +68,28 @@ class MongoQueue:
     def before_part(self, lease: Lease, book: LeaseBook, *, is_begun: bool) -> Iterable[Message]:
         """See `SharedQueue`: nothing."""
         return ()
+
+
+class UnmarkedQueue(MongoQueue):
+    """The same where nothing is marked: nodes are told which shards say what is done (`DoneShards`)."""
+
+    def __init__(self, config: RunConfig, mongo_uri: str) -> None:
+        super().__init__(config, mongo_uri)
+        self._ledger = config.folders.ledger
+
+    def before_all(self) -> Iterable[Message]:
+        """See `SharedQueue`: all shards that are committed by now."""
+        state = RunState.of(self._ledger)
+        named = ((commit["file"], shard in state.marked) for shard, commit in state.commits.items())
+        return _portions(COMMITTED, named)
+
+    def before_part(self, lease: Lease, book: LeaseBook, *, is_begun: bool) -> Iterable[Message]:
+        """See `SharedQueue`: those of nodes that are lost, which may have had the part, or some of it."""
+        lost = {token for token, holder in book.holders.items() if holder.is_revoked}
+        if not lost:
+            return ()
+        named = ((f"{shard}.parquet", False) for shard, token in book.committed.items() if token in lost)
+        return _portions(f"{COMMITTED}-{lease.number}", named)
 
 
 class FilesQueue:
@@ -129,7 +156,7 @@ class FilesQueue:
             while lines := stream.readlines(_PORTION_BYTES):
                 yield _append(self._plan.name, lines)
 
-    def before_part(self, lease: Lease, book: LeaseBook, *, is_begun: bool) -> Iterator[Message]:
+    def before_part(self, lease: Lease, book: LeaseBook, *, is_begun: bool) -> Iterable[Message]:
         """See `SharedQueue`: which of its rows are settled."""
         from readers.files.row_range import SETTLED  # noqa: PLC0415 - only files need it
 
@@ -137,9 +164,14 @@ class FilesQueue:
         if n_void != self._n_void or is_begun:  # what a lost node had committed may be in parts that others get now
             self._look()
             self._n_void = n_void
-        lines = [orjson.dumps(stretch) + b"\n" for stretch in _within(self._settled, lease.low, lease.high)]
-        for start in range(0, len(lines), _LINES):
-            yield _append(f"{SETTLED}{lease.number}", lines[start : start + _LINES])
+        return _portions(f"{SETTLED}{lease.number}", _within(self._settled, lease.low, lease.high))
+
+
+def _portions(file: str, items: Iterable[Any]) -> Iterator[Message]:
+    """Items as lines of a file."""
+    lines = [orjson.dumps(item) + b"\n" for item in items]
+    for start in range(0, len(lines), _LINES):
+        yield _append(file, lines[start : start + _LINES])
 
 
 def _append(file: str, lines: list[bytes]) -> Message:
@@ -167,7 +199,9 @@ def _within(
 
 def open_queue(config: RunConfig, mongo_uri: str, files: Files | None) -> SharedQueue:
     """The queue of a run."""
-    return MongoQueue(config, mongo_uri) if files is None else FilesQueue(files, config.folders)
+    if files is not None:
+        return FilesQueue(files, config.folders)
+    return MongoQueue(config, mongo_uri) if config.source.mark else UnmarkedQueue(config, mongo_uri)
 
 
 def require_same_files(witness: dict[str, Any] | None, budget_s: float) -> None:

@@ -115,7 +115,7 @@ def test_nodes_without_the_drivers_files_are_one_sentence_before_anything_is_emb
     gate, first = job.folder / "gate", min(path for path in job.source.rglob("*") if path.is_file())
     content = first.read_bytes()
     gate.touch()
-    process = job.start_run(ENGINE_FAILPOINTS=f"agent/agent.before_files=sleep_while:300:{gate}")
+    process = job.start_run(ENGINE_FAILPOINTS=f"agent/agent.before_files=hold:{gate}")
 
     wait_until(lambda: bool(job.host.agents()), CLUSTER_S, "a node process", process)
     first.write_bytes(content[:-10])

@@ -65,8 +65,7 @@ def test_ray_is_not_imported_by_a_run_without_it(job: Job) -> None:  # noqa: F81
     [
         (("--ray", "local:0"), "expected local:N"),
         (("--ray", "nowhere"), "expected auto, HOST:PORT"),
-        (("--ray", "auto", "--part", "1/2"), "--part is of a run on one machine"),
-        (("--ray", "auto", "--no-mark"), "--no-mark is of a run on one machine"),
+        (("--ray", "auto", "--part", "1/2"), "--part is of machines without one ledger"),
         (("--ray", "auto", "--ray-resource", " "), "--ray-resource is empty"),
         (("--ray", "auto", "--serve"), "--serve starts servers on this machine alone"),
     ],

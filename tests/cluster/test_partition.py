@@ -43,7 +43,7 @@ def test_g2_a_node_that_is_not_heard_any_more_but_hears_commits_nothing_behind_i
 ) -> None:
     """What it tells is held on its way, until the test lets it go: behind the end of its token."""
     gate = job.folder / "gate"
-    name = job.host.add_node(ENGINE_FAILPOINTS=f"agent/agent.before_tell=sleep_while:600:{gate}")
+    name = job.host.add_node(ENGINE_FAILPOINTS=f"agent/agent.before_tell#0=hold:{gate}")
     try:
         job.insert(tweets(2 * N))
         job.options = SLOW
