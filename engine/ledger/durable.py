@@ -14,8 +14,8 @@ N = 1, 2, 3, ... until a run needs no more. The rules it keeps (docs/protocols/c
 Fail points come from `ENGINE_FAILPOINTS`: `[role/]name[#hit]=action` separated by `;`. Names are those passed to
 `point()`, or `durable` for every durable call of the process. Actions: `kill` (SIGKILL to oneself), `kill_once:FILE`
 (the same, unless FILE is there already; it is made first), `stop` (SIGSTOP), `sleep:SECONDS`,
-`sleep_while:SECONDS:FILE` (only while FILE is there), `hold:FILE` (until FILE is gone), or an errno name such as `ENOSPC`. Without that variable a point
-costs one comparison.
+`sleep_while:SECONDS:FILE` (only while FILE is there), `hold:FILE` (until FILE is gone), or an errno name such as
+`ENOSPC`. Without that variable a point costs one comparison.
 """
 
 from __future__ import annotations
