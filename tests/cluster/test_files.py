@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,33 +10,17 @@ import pytest
 
 from bench.parts.s3_server import S3Server
 from bench.standin import StandinFleet
-from commands.cluster.local_ray import RESOURCE
 from engine.leases.records import Token
-from tests.cluster.job import CLUSTER_S
+from tests.cluster.job import CLUSTER_S, FilesOnNodes
 from tests.cluster.ray_host import RayHost
-from tests.crash.files_job import QUARANTINED, FilesJob
-from tests.crash.job import SLOW, Ended, finish, full_speed, slow_down, wait_until
+from tests.crash.files_job import QUARANTINED
+from tests.crash.job import SLOW, finish, full_speed, slow_down, wait_until
 from tests.crash.objects_job import ObjectsJob
 from tests.parts.fault_proxy import FaultProxy
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.ray]
 
 N = 3000
-
-
-@dataclass(kw_only=True)
-class FilesOnNodes(FilesJob):
-    """A job over files on nodes."""
-
-    host: RayHost
-
-    def start_run(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """`engine run --ray ADDRESS --json`, started."""
-        return super().start_run("--ray", self.host.address, "--ray-resource", RESOURCE, *arguments, **environment)
-
-    def run(self, *arguments: str, **environment: str) -> Ended:
-        """The same to its end."""
-        return finish(self.start_run(*arguments, **environment), CLUSTER_S)
 
 
 @dataclass(kw_only=True)
