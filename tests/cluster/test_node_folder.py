@@ -19,7 +19,7 @@ from pathlib import Path
 from commands.cluster.node_folder import NodeFolder
 folder = NodeFolder(Path(sys.argv[1]))
 (folder.path / "shard").write_text("half")
-child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[folder.lock_fd]) if sys.argv[2] == "child" else None
+child = subprocess.Popen(["sleep", "600"], pass_fds=[folder.lock_fd]) if sys.argv[2] == "child" else None
 print(folder.path, child.pid if child else 0, flush=True)
 sys.stdin.read()
 """
@@ -69,7 +69,7 @@ def test_a_folder_stays_while_a_process_lives_that_works_in_it(base: Path) -> No
         assert other.path.exists()
     finally:
         os.kill(other.child, 9)
-        other.process.communicate()  # until the child, which has its pipe, is gone, too
+        other.process.communicate()  # until the child, which has its end of a pipe, is gone, too
     NodeFolder(base).close()
 
     assert not other.path.exists()
