@@ -30,7 +30,7 @@ def test_g1_g7_nodes_send_their_shards_to_a_store_and_leave_nothing_on_their_dis
     cold_job.assert_exact()
 
 
-@pytest.mark.parametrize("step", ["cold.before_put", "cold.after_put", "cold.after_check", "cold.before_release"])
+@pytest.mark.parametrize("step", ["cold.after_put", "cold.after_check", "cold.before_release"])
 def test_g2_a_nodes_writer_killed_at_each_step_of_an_upload_costs_its_open_shard(
     cold_job: ColdClusterJob, step: str
 ) -> None:
@@ -47,7 +47,7 @@ def test_g2_a_nodes_writer_killed_at_each_step_of_an_upload_costs_its_open_shard
     cold_job.assert_exact()
 
 
-@pytest.mark.parametrize("point", ["commit.before#2", "commit.after#2", "mark.mid#2"])
+@pytest.mark.parametrize("point", ["commit.before#2", "mark.mid#2"])
 def test_g6_the_driver_killed_behind_an_upload_is_continued_from_the_store(
     cold_job: ColdClusterJob, point: str
 ) -> None:

@@ -88,7 +88,7 @@ def test_g2_a_lost_nodes_rows_are_read_by_another_one_but_for_those_it_had_commi
     job.assert_exact()
 
 
-@pytest.mark.parametrize("point", ["files.after", "lease.after#3", "commit.before", "commit.after"])
+@pytest.mark.parametrize("point", ["files.after", "commit.before", "commit.after"])
 def test_g6_the_driver_killed_at_a_step_over_files_is_continued(job: FilesOnNodes, point: str) -> None:
     job.assert_the_supervisor_may_be_killed(point)
 
