@@ -212,8 +212,8 @@ def require_same_files(witness: dict[str, Any] | None, budget_s: float) -> None:
         budget_s: Seconds that a store which does not answer is waited for.
 
     Raises:
-        SourceError: the file is not there, or cannot be read.
-        ConfigError: it is another one here.
+        SourceError: the file cannot be read.
+        ConfigError: it is not there, or another one.
     """
     if witness is None:
         return
@@ -228,8 +228,9 @@ def require_same_files(witness: dict[str, Any] | None, budget_s: float) -> None:
 
         keep_secrets()
         path = SourceStore(SourceUrl.from_dict(witness["store"]), budget_s).path(*witness["object"])
-    if checksum(path) != witness["checksum"]:
+    is_there = not isinstance(path, Path) or path.exists()
+    if not is_there or checksum(path) != witness["checksum"]:
         raise ConfigError(
-            f"the source file {path} is another one than the driver's: --source has to be one folder that all nodes "
-            "share, under the same path, or a URL"
+            f"the source file {path} is {'another one than the driver has' if is_there else 'not there'}: --source has "
+            "to be one folder that all nodes share, under the same path, or a URL"
         )

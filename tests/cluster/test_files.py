@@ -106,7 +106,7 @@ def test_nodes_without_the_drivers_files_are_one_sentence_before_anything_is_emb
     refused = finish(process, CLUSTER_S)
 
     assert refused.code == 2, refused.err
-    assert "no node can take part" in refused.err and "is another one than the driver's" in refused.err
+    assert "no node can take part" in refused.err and "is another one than the driver has" in refused.err
     assert refused.summary["read"] == 0
 
 
