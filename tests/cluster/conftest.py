@@ -11,12 +11,14 @@ import pytest
 from pymongo.database import Database
 
 from bench.parts.local_mongod import LocalMongod
+from bench.parts.s3_server import S3Server
 from bench.standin import StandinFleet
-from tests.cluster.job import ClusterJob
+from tests.cluster.job import ClusterJob, ColdClusterJob
 from tests.cluster.ray_host import RayHost
 from tests.conftest import outlives_tests
 from tests.crash.conftest import SERVERS
 from tests.crash.job import MODEL
+from tests.parts.fault_proxy import FaultProxy
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +51,27 @@ def job(
 ) -> ClusterJob:
     """A job without documents on both nodes, which ask the same two servers."""
     return ClusterJob(folder=tmp_path, uri=mongod.uri, database=mongo_db, urls=fleet.urls[:2], host=ray_host)
+
+
+@pytest.fixture
+def proxy(s3: S3Server) -> Iterator[FaultProxy]:
+    """A proxy before the S3 server."""
+    with FaultProxy(s3.port) as between:
+        yield between
+
+
+@pytest.fixture
+def cold_job(job: ClusterJob, s3: S3Server, proxy: FaultProxy) -> ColdClusterJob:
+    """The same job with a bucket of its own behind the proxy in place of a shared folder."""
+    bucket = f"bucket-{job.database.name.replace('_', '-')}"
+    s3.make_bucket(bucket)
+    return ColdClusterJob(
+        folder=job.folder,
+        uri=job.uri,
+        database=job.database,
+        urls=job.urls,
+        host=job.host,
+        server=s3,
+        bucket=bucket,
+        endpoint=proxy.endpoint,
+    )

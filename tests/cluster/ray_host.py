@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from bench.parts.s3_server import CREDENTIALS
 from commands.cluster.local_ray import LocalRay
 
 START_S = 240.0
@@ -37,6 +38,7 @@ class RayHost:
             stderr=subprocess.DEVNULL,
             text=True,
             start_new_session=True,
+            env={**os.environ, **CREDENTIALS},
         )
         self._process.wait()  # the launcher; the host has its pipes, and no parent here
         self._told = self._read()
