@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from bench.parts.local_mongod import LocalMongod
 from bench.parts.s3_server import S3Server
 from bench.standin import StandinFleet
 from tests.cluster.job import ClusterJob, ColdClusterJob
-from tests.cluster.ray_host import RayHost
+from tests.cluster.ray_host import NoClusterError, RayHost
 from tests.conftest import outlives_tests
 from tests.crash.conftest import SERVERS
 from tests.crash.job import MODEL
 from tests.parts.fault_proxy import FaultProxy
+
+OPTIONAL = "TEST_RAY_OPTIONAL"
+"""Set where machines are so busy at times that Ray's own processes give up: no cluster is no failure then."""
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +30,13 @@ def ray_host() -> Iterator[RayHost]:
     """Two nodes on this machine."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed: pip install 'embedding-engine[ray]'")
-    with RayHost(2) as host:
+    try:
+        host = RayHost(2)
+    except NoClusterError as none:
+        if OPTIONAL not in os.environ:
+            raise
+        pytest.skip(f"{none}, and {OPTIONAL} is set")
+    with host:
         yield host
 
 
