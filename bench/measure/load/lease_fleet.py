@@ -86,6 +86,8 @@ class Fleet:
         self.committed = Stretches()
         self.is_done = False
         self._marked = Stretches()
+        # what lies in the cold folder and is not committed: a proposal on its way outlives the node that made it
+        self._files: dict[str, list[tuple[int, Stretch]]] = {}
         self._unmarked: dict[str, list[Stretch]] = {}
         self._marks_free_at = 0.0
         self._cut()
@@ -187,7 +189,7 @@ class Fleet:
         self.bytes[record["type"]] += len(line)
 
     def _commit(self, action: Commit) -> None:
-        rows = self._node_of[action.token].pending[action.shard]
+        rows = self._files.pop(action.shard)
         facts = ShardFacts(
             shard=action.shard,
             file=f"{action.shard}.parquet",
@@ -354,6 +356,7 @@ class Fleet:
     def _propose(self, node: Node, token: Token, shard: str) -> None:
         """Propose a shard, again and again until there is an answer."""
         if node.token == token and shard in node.pending:
+            self._files[shard] = node.pending[shard]
             n_rows = length(node.pending[shard])
             self._say(node, lambda token: self.leases.propose(token, shard, n_rows, self.clock.now))
             self.clock.at(HEARTBEAT_S, self._propose, node, token, shard)
