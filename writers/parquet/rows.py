@@ -78,8 +78,10 @@ def _leaves(name: str, column: pa.Array, dim: int, first_row: int) -> pa.Array:
         return column.values.slice(column.offset * dim, len(column) * dim)
     width = 8 if pa.types.is_large_list(column.type) else 4
     n_rows = len(column)
-    buffer = column.buffers()[1]
-    if buffer.slice(column.offset * width, (n_rows + 1) * width).equals(_even_offsets(n_rows, dim, width)):
+    buffer, start = column.buffers()[1], column.offset * width
+    even = _even_offsets(n_rows, dim, width)
+    # A slice of a buffer is not held against the buffer's own size.
+    if start + even.size <= buffer.size and buffer.slice(start, even.size).equals(even):
         return column.values.slice(0, n_rows * dim)
     offsets = np.frombuffer(buffer, dtype=f"<i{width}", count=column.offset + n_rows + 1)[column.offset :]
     first = int(offsets[0])
