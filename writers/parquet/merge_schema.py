@@ -280,15 +280,9 @@ class Matcher:
         self._canaries = schema.canaries
 
     def check(self, name: str, parquet: pq.ParquetFile, pairs: dict[bytes, bytes]) -> int:
-        """Check one file; returns the number of its vectors' leaf in the footer.
+        """Check one file (`check_columns` says what raises); returns the number of its vectors' leaf in the footer.
 
-        Args:
-            name: As it is called in messages.
-            parquet: The file.
-            pairs: The key-value metadata of its footer (`footer_of`).
-
-        Raises:
-            ConfigError, FingerprintMismatch: see `check_columns`.
+        `pairs` are the key-value metadata of the footer (`footer_of`).
         """
         leaf = self._vector_leaf(name, parquet)
         _check_numbers(name, parquet, leaf, self.schema)
