@@ -42,7 +42,7 @@ def row_bytes(schema: pa.Schema) -> int | None:
     """Bytes of a row of numbers; None when a column holds values of any length, or others than numbers and bytes."""
     kinds = [item.type for item in schema]
     if all(pa.types.is_primitive(kind) or pa.types.is_fixed_size_binary(kind) for kind in kinds):
-        return sum(-(-kind.bit_width // 8) for kind in kinds)
+        return sum(-(-int(kind.bit_width) // 8) for kind in kinds)
     return None
 
 
