@@ -47,7 +47,8 @@ def places_of(starts: Sequence[tuple[int, int, int]]) -> Places:
     ends = np.cumsum(counts)
     shifts = np.repeat(first_rows - (ends - counts), counts)
     rows = np.arange(len(shifts)) + shifts
-    return (np.repeat(sources.astype(np.uint64), counts) << _ROW_BITS) + rows.astype(np.uint64)
+    found: Places = (np.repeat(sources.astype(np.uint64), counts) << _ROW_BITS) + rows.astype(np.uint64)
+    return found
 
 
 def source_of(place: int) -> int:
