@@ -40,7 +40,7 @@ class FileAccess:
 
     def path(self, folder: Path, file: str) -> str:
         """Where a file of a data set's folder is: with a store, the object beneath the folder's name."""
-        return str(folder / file) if self._store is None else self._store.where(f"{folder.name}/{file}")
+        return f"{folder}/{file}" if self._store is None else self._store.where(f"{folder.name}/{file}")
 
     def is_remote(self, path: str) -> bool:
         """Whether it is an object."""

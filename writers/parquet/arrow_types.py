@@ -38,6 +38,14 @@ def without_views(kind: pa.DataType) -> pa.DataType:
     return pa.list_(plain[0], kind.list_size) if pa.types.is_fixed_size_list(kind) else pa.list_(plain[0])
 
 
+def row_bytes(schema: pa.Schema) -> int | None:
+    """Bytes of a row of numbers; None when a column holds values of any length, or others than numbers and bytes."""
+    kinds = [item.type for item in schema]
+    if all(pa.types.is_primitive(kind) or pa.types.is_fixed_size_binary(kind) for kind in kinds):
+        return sum(-(-int(kind.bit_width) // 8) for kind in kinds)
+    return None
+
+
 def n_leaves(kind: pa.DataType) -> int:
     """How many columns it has in a footer."""
     if isinstance(kind, pa.BaseExtensionType):

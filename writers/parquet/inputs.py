@@ -28,6 +28,8 @@ WHOLE_BYTES = 2 << 20
 BLOCK_BYTES = 1 << 20
 """Of vectors that are decoded at once."""
 
+_IDS_AT_ONCE = 65_536
+
 
 class Block(NamedTuple):
     """Some rows of an input.
@@ -93,7 +95,8 @@ class Input:
             else:
                 self._parquet = open_parquet(name, pa.PythonFile(self._file, mode="r"), checksums=checksums)
             self.rows = int(self._parquet.metadata.num_rows)
-            self._vectors = matcher.check(name, self._parquet)
+            self._footer = footer_of(self._parquet)
+            self._vectors = matcher.check(name, self._parquet, self._footer)
         except BaseException as error:
             self.close()
             if isinstance(error, UNREADABLE):
@@ -111,7 +114,7 @@ class Input:
         return self._digest(schema.KEY_ID_DIGEST, 32)
 
     def _digest(self, key: bytes, length: int) -> str:
-        said = footer_of(self._parquet).get(key, b"").decode(errors="replace")
+        said = self._footer.get(key, b"").decode(errors="replace")
         return said if len(said) == length and set(said) <= set("0123456789abcdef") else ""
 
     def other_bytes(self) -> int:
@@ -135,12 +138,11 @@ class Input:
         Raises:
             DamageError: they cannot be read.
         """
-        columns = [self._schema.id_source]
-        kind = self._schema.arrow.field(schema.ID).type
+        source, kind = self._schema.sources[0]
         try:
-            for number in range(self._parquet.num_row_groups):
-                column = self._parquet.read_row_group(number, columns=columns, use_threads=False).column(columns[0])
-                yield from (column if column.type == kind else column.cast(kind)).chunks
+            for batch in self._parquet.iter_batches(_IDS_AT_ONCE, columns=[source], use_threads=False):
+                column = batch.column(source)
+                yield column if column.type == kind else column.cast(kind)
         except UNREADABLE as error:
             raise unreadable(self.name, error) from error
 

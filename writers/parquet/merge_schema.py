@@ -279,11 +279,14 @@ class Matcher:
         self._passed_pairs: set[tuple[bytes | None, ...]] = set()
         self._canaries = schema.canaries
 
-    def check(self, name: str, parquet: pq.ParquetFile) -> int:
-        """Check one file (`check_columns` says what raises); returns the number of its vectors' leaf in the footer."""
+    def check(self, name: str, parquet: pq.ParquetFile, pairs: dict[bytes, bytes]) -> int:
+        """Check one file (`check_columns` says what raises); returns the number of its vectors' leaf in the footer.
+
+        `pairs` are the key-value metadata of the footer (`footer_of`).
+        """
         leaf = self._vector_leaf(name, parquet)
         _check_numbers(name, parquet, leaf, self.schema)
-        self._check_pairs(name, footer_of(parquet))
+        self._check_pairs(name, pairs)
         return leaf
 
     def _vector_leaf(self, name: str, parquet: pq.ParquetFile) -> int:

@@ -9,6 +9,7 @@ sorted by its keys, and compared with its neighbours. Partitions are independent
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def partitions_for(n_rows: int) -> int:
 def places(source: int, first_row: int, n_rows: int) -> Places:
     """The places of consecutive rows: number of the source (32 bits), number of the row in it (32 bits)."""
     return (np.uint64(source) << _ROW_BITS) + np.arange(first_row, first_row + n_rows, dtype=np.uint64)
+
+
+def places_of(starts: Sequence[tuple[int, int, int]]) -> Places:
+    """The places of the rows of several sources, at once: `places` of each of the starts, one behind the other."""
+    sources, first_rows, counts = np.array(starts, dtype=np.int64).reshape(-1, 3).T
+    ends = np.cumsum(counts)
+    shifts = np.repeat(first_rows - (ends - counts), counts)
+    rows = np.arange(len(shifts)) + shifts
+    found: Places = (np.repeat(sources.astype(np.uint64), counts) << _ROW_BITS) + rows.astype(np.uint64)
+    return found
 
 
 def source_of(place: int) -> int:

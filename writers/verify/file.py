@@ -211,7 +211,7 @@ class _FileChecker:
         """Level 1."""
         item = self._item
         try:
-            self._matcher.check(Path(item.path).name, parquet)
+            self._matcher.check(Path(item.path).name, parquet, footer_of(parquet))
         except ConfigError as error:
             self._find("mismatched", f"does not fit: {error}")
             return

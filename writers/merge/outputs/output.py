@@ -24,6 +24,7 @@ from engine.ledger import durable
 from writers.files.new_file import NewFile
 from writers.merge.outputs.check import read_again
 from writers.merge.outputs.row_group import GroupSum, RowGroup
+from writers.parquet.arrow_types import row_bytes
 from writers.parquet.inputs import BLOCK_BYTES, Block
 from writers.parquet.merge_schema import MergeSchema
 from writers.parquet.opening import UNREADABLE, unreadable
@@ -109,6 +110,7 @@ class Output:
         self._sorted = sorted_by_id
         self._hasher = RowHasher(schema.dim, schema.dtype.itemsize)
         self._vector_type = schema.arrow.field(EMBEDDING).type
+        self._row_bytes = row_bytes(schema.others)
         self._piece_rows = max(1, min(BLOCK_BYTES, row_group_bytes // 8) // (schema.dim * schema.dtype.itemsize))
         large = row_group_bytes > _USUAL_BYTES
         self._most_group_bytes = row_group_bytes if large else min(row_group_bytes, _HELD_BYTES)
@@ -210,7 +212,7 @@ class Output:
         )
 
     def _take(self, others: pa.Table, matrix: Matrix) -> None:
-        size = others.nbytes + matrix.nbytes
+        size = (others.nbytes if self._row_bytes is None else self._row_bytes * len(matrix)) + matrix.nbytes
         if self._group_bytes + size > self._most_group_bytes:
             self._write_group()
         self._vectors[self._group.rows : self._group.rows + len(matrix)] = matrix

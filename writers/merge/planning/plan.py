@@ -35,7 +35,7 @@ from writers.parquet.inputs import Input
 from writers.parquet.merge_schema import Matcher, MergeSchema, schema_of_run
 from writers.parquet.opening import check_committed
 from writers.proof.digests import id_keys
-from writers.proof.id_spill import IdSpill, Places, partitions_for, places, remove_spill
+from writers.proof.id_spill import IdSpill, partitions_for, places_of, remove_spill
 from writers.workers.pool import Pool, Report
 from writers.workers.tracker import Tracker
 
@@ -312,13 +312,13 @@ class _PendingIds:
     def __init__(self, spill: IdSpill) -> None:
         self._spill = spill
         self._ids: list[pa.Array] = []
-        self._places: list[Places] = []
+        self._starts: list[tuple[int, int, int]] = []  # number of the input, of the first row in it, of rows
         self._rows = 0
 
     def add(self, number: int, first_row: int, ids: pa.Array) -> None:
         """Take in the ids of consecutive rows of one input."""
         self._ids.append(ids)
-        self._places.append(places(number, first_row, len(ids)))
+        self._starts.append((number, first_row, len(ids)))
         self._rows += len(ids)
         if self._rows >= _PENDING_ROWS:
             self._flush()
@@ -330,8 +330,8 @@ class _PendingIds:
 
     def _flush(self) -> None:
         if self._rows:
-            self._spill.add(id_keys(pa.concat_arrays(self._ids)), np.concatenate(self._places))
-        self._ids, self._places, self._rows = [], [], 0
+            self._spill.add(id_keys(pa.concat_arrays(self._ids)), places_of(self._starts))
+        self._ids, self._starts, self._rows = [], [], 0
 
 
 def _scan_input(
