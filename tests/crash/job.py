@@ -29,6 +29,7 @@ from engine.ledger.runfolder import RunFolders
 from engine.telemetry.status import read_status
 from readers.mongo.connection import open_client, open_collection
 from readers.mongo.index import create_indexes
+from tests.parts import prewarmed
 
 DONE = "embedded"
 MODEL = "sim-model"
@@ -82,7 +83,7 @@ class Job:
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a command in a session of its own."""
         folders = self.folders
-        return subprocess.Popen(
+        return prewarmed.Popen(
             [sys.executable, "-m", self.module, *arguments],
             env={
                 **os.environ,
