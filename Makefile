@@ -16,7 +16,7 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help site pictures wheel setup demo test test-ray test-servers test-recipes test-stores test-matrix chaos troubles quick lint lint-ops format docs bench clean
+.PHONY: help site pictures wheel setup demo test test-ray test-servers test-recipes test-stores test-matrix chaos troubles quick lint ruff lint-ops format docs bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -37,8 +37,11 @@ $(READY): setup.cfg pyproject.toml
 demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, merge, verify, search
 	$(BIN)/engine demo
 
-test: lint ## lint, types, and every test on real parts
-	$(PYTEST) -m 'not servers and not recipes and not ray'
+# Types are checked beside the tests, and what is said about them comes last; either of the two fails the target.
+test: ruff ## lint, types, and every test on real parts
+	@types=$$(mktemp); $(BIN)/mypy >$$types 2>&1 & mypy=$$!; \
+	$(PYTEST) -m 'not servers and not recipes and not ray'; tests=$$?; \
+	wait $$mypy; code=$$?; cat $$types; rm -f $$types; exit $$((tests | code))
 
 test-ray: $(READY) ## nodes, actors, raylets and drivers of a Ray cluster of this machine, killed one by one and at random (ROUNDS=3)
 	$(BIN)/python -m pytest -m ray tests/cluster
@@ -67,10 +70,12 @@ troubles: $(READY) ## scripted troubles against real runs, and what a report mak
 quick: $(READY) ## the tests without crash tests and what takes long
 	$(PYTEST) -m 'not crash and not slow and not servers and not recipes and not ray'
 
-lint: $(READY) ## ruff and mypy --strict
+lint: ruff ## ruff and mypy --strict
+	$(BIN)/mypy
+
+ruff: $(READY)
 	$(BIN)/ruff check --no-cache --quiet .
 	$(BIN)/ruff format --check --no-cache --quiet .
-	$(BIN)/mypy
 
 lint-ops: $(READY) ## check what is in ops/ and the workflows with their makers' own tools, built by Go
 	GOBIN=$(CURDIR)/.parts/go go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12

@@ -6,7 +6,8 @@ with the descriptors, environment, folder and session that were asked for, which
 for. It has one parent more between itself and the test, and the command line of that one in /proc.
 
 `Popen` starts truly whatever it does not know (another program, `pass_fds`, a variable that an interpreter reads at its
-start), so that it may stand wherever `subprocess.Popen` does. A test about the start itself takes the latter.
+start, Ray, which looks at the interpreter that it is in), so that it may stand wherever `subprocess.Popen` does. A test
+about the start itself takes the latter.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def _server() -> _Forkserver:
 
 def _request_of(args: Any) -> list[str] | None:
     """The module and `sys.argv` of a command line, None for one that is not known."""
-    if isinstance(args, str | bytes | os.PathLike) or len(args) < 3 or args[0] != EXECUTABLE:
+    if isinstance(args, str | bytes | os.PathLike) or len(args) < 3 or args[0] != EXECUTABLE or "--ray" in args:
         return None
     if list(args[1:3]) == ["-m", "cli"]:
         return ["cli", str(ROOT / "cli.py"), *args[3:]]
