@@ -265,7 +265,15 @@ class Leases:
             return None
         if not self._total or now - self._rates_at >= _RATES_EVERY_S:
             self._rates_at, self._total = now, total_rate([other.rate.value for other in self._nodes.values()])
-        size = lease_size(policy, total=self._total, own=rate, left=self.documents_left, held=node.held)
+        size = lease_size(
+            policy,
+            total=self._total,
+            own=rate,
+            embedded=node.documents,
+            n_nodes=len(self._nodes),
+            left=self.documents_left,
+            held=node.held,
+        )
         enough = self._piece_documents if rate is None else rate * policy.ahead_s
         if node.told_at and size < self._free.next_documents and node.held > enough:
             return None

@@ -72,16 +72,20 @@ def total_rate(rates: list[float | None]) -> float:
     return sum(known) * len(rates) / len(known) if known else 0.0
 
 
-def lease_size(policy: LeasePolicy, *, total: float, own: float | None, left: int, held: int) -> int:
-    """Documents for a node that asks; 0 when more would make it the last to finish, and while its rate is not known.
+def lease_size(
+    policy: LeasePolicy, *, total: float, own: float | None, embedded: int, n_nodes: int, left: int, held: int
+) -> int:
+    """Documents for a node that asks; 0 when more would make it the last to finish.
+
+    A node whose rate is not known yet is trusted with as much again as it has embedded, so that its leases double.
 
     Args:
         total: Documents a second of all nodes.
         own: Of the one that asks, None while unknown.
+        embedded: Documents that it has embedded since it joined.
+        n_nodes: How many nodes there are.
         left: Documents of the pass that are not embedded yet, held by nodes or free.
         held: Those of them that it holds.
     """
-    if not own:
-        return 0
-    share = left * own / max(total, own)
-    return max(0, int(min(share * policy.fraction, own * policy.most_s)) - held)
+    share, most = (left * own / max(total, own), own * policy.most_s) if own else (left / n_nodes, embedded)
+    return max(0, int(min(share * policy.fraction, most)) - held)

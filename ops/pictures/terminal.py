@@ -17,6 +17,7 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 COLUMNS, ROWS = 112, 30
+_LAST_WORDS = 4_000
 _REDRAWN = re.compile(r"\r\x1b\[2K(?:\x1b\[1A\x1b\[2K)*|\x1b\[\?25[lh]")
 """How rich takes a live display away before it draws the next one, and hides the cursor."""
 
@@ -41,8 +42,9 @@ def written_to_terminal(command: Sequence[str], environment: Mapping[str, str]) 
                 piece = os.read(ours, 1 << 16)
             except OSError:  # Linux's word for: nobody has the other end any more
                 break
-            last = piece.decode(errors="replace")
-            yield last
+            text = piece.decode(errors="replace")
+            last = (last + text)[-_LAST_WORDS:]  # a terminal gives what was written in pieces of its own choice
+            yield text
     finally:
         os.close(ours)
         code = process.wait(60)

@@ -86,4 +86,4 @@ def test_a_command_that_fails_says_what_it_wrote() -> None:
     with pytest.raises(subprocess.CalledProcessError) as failed:
         list(written_to_terminal([sys.executable, "-c", "print('why'); raise SystemExit(3)"], {}))
     assert failed.value.returncode == 3
-    assert "why" in failed.value.output
+    assert failed.value.output == "why\r\n"

@@ -116,6 +116,21 @@ def test_the_first_node_whose_pace_is_known_does_not_take_the_share_of_the_other
     assert only(Give, given).lease.documents <= 100_000 / 4 / 2
 
 
+def test_a_node_whose_pace_is_not_known_yet_gets_as_much_again_as_it_has_embedded() -> None:
+    """A fast node would otherwise begin with a lease for every hundredth of a second."""
+    leases = machine(1_000)
+    token = join(leases)
+    sizes, embedded = [], 0
+    for tenth in range(1, 9):
+        given = lease(leases, token, tenth / 10)
+        sizes.append(given.documents)
+        embedded += given.documents
+        leases.heartbeat(token, tenth / 10, documents=embedded, holds=[given.number])
+        leases.done(token, given.number, tenth / 10)
+    assert leases.rate(token) is None
+    assert sizes == [100, 100, 200, 400, 800, 1_600, 3_200, 6_400]
+
+
 def test_a_shard_is_committed_for_a_current_token_and_the_answer_stays() -> None:
     """L2: a call that raised although it was carried out is simply made again."""
     leases = machine()
