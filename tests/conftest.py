@@ -22,6 +22,7 @@ from bench.parts.local_mongod import LocalMongod
 from bench.parts.s3_server import S3Server
 from bench.standin import fleet
 from tests.parts import prewarmed
+from tests.parts.processes import children_of
 
 # a shell that starts pytest in the background lets it ignore Ctrl-C, nohup lets it ignore SIGHUP, and what is ignored
 # here is ignored by every child that a test means to interrupt
@@ -113,7 +114,7 @@ def leaves_nothing_behind() -> Iterator[None]:
     Workers of pytest are siblings: each looks at its own children. No file in /dev/shm is ours, so none of another
     worker's is taken for one of this test.
     """
-    children_before = _descendants()
+    children_before = children_of(os.getpid(), recursive=True)
     files_before = set(Path("/dev/shm").glob("engine*"))
     yield
     expected = (
@@ -124,34 +125,13 @@ def leaves_nothing_behind() -> Iterator[None]:
     )
     deadline = time.monotonic() + LEAVE_S
     while True:
-        left = _descendants() - expected
+        left = children_of(os.getpid(), recursive=True) - expected
         if not left or time.monotonic() > deadline:
             break
         time.sleep(0.02)
     assert not left, f"processes left behind: {[_describe(pid) for pid in left]}"
     files = set(Path("/dev/shm").glob("engine*")) - files_before
     assert not files, f"shared memory left behind: {files}"
-
-
-def _descendants() -> set[int]:
-    """Every process below this one, zombies included.
-
-    As the kernel lists them: to look through all processes of the machine, as psutil does, took half of a short test.
-    A process that ends in between may hide another one, so two looks must agree.
-    """
-    found, before = _children_of(os.getpid()), None
-    while found != before:
-        found, before = _children_of(os.getpid()), found
-    return found
-
-
-def _children_of(pid: int) -> set[int]:
-    found: set[int] = set()
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                found.update(map(int, (task / "children").read_text().split()))
-    return found.union(*map(_children_of, found))
 
 
 def _describe(pid: int) -> str:
