@@ -24,6 +24,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ AT_START = ("PYTHON", "LD_", "OPENBLAS_", "OMP_", "MALLOC_", "ARROW_", "GLIBC_")
 EXECUTABLE = sys.executable  # a test may name another one
 ROOT = Path(__file__).resolve().parents[2]
 
-_STATUS = struct.Struct("i")
+_NUMBER = struct.Struct("i")
 _MAX_REQUEST = 1 << 20
 _HERE = "tests.parts.prewarmed"
 
@@ -70,6 +71,7 @@ class _Forkserver:
                 start_new_session=True,
             )
         self._variables = _read_at_start(os.environ)
+        self._one_at_a_time = threading.Lock()
         self.pid = self._process.pid
 
     def knows(self, args: Any, environment: dict[str, str]) -> bool:
@@ -77,12 +79,13 @@ class _Forkserver:
         return _request_of(args) is not None and _read_at_start(environment) == self._variables
 
     def start(self, args: Any, environment: dict[str, str], folder: str, fds: list[int]) -> int:
-        """Start a command with standard streams and a descriptor for its exit status; its process id."""
+        """Start a command with standard streams and a socket for its end; its process id."""
         request = json.dumps([_request_of(args), environment, folder]).encode()
-        socket.send_fds(self._socket, [request], fds)
-        answer = self._socket.recv(_STATUS.size)
+        with self._one_at_a_time:
+            socket.send_fds(self._socket, [request], fds)
+            answer = self._socket.recv(_NUMBER.size)
         assert answer, "the process that forks for the tests has ended"
-        return int(_STATUS.unpack(answer)[0])
+        return int(_NUMBER.unpack(answer)[0])
 
     def close(self) -> None:
         """End it; what it has started goes on."""
@@ -109,7 +112,8 @@ def close() -> None:
 class Popen(subprocess.Popen):  # type: ignore[type-arg]
     """`subprocess.Popen` for commands in a session of their own; the process that forks starts with the first."""
 
-    _status_fd: int | None = None
+    _end: socket.socket | None = None
+    """Says how a fork has ended, and asks for its zombie to be taken away."""
 
     def _execute_child(self, args: Any, *rest: Any) -> None:
         executable, preexec, _, pass_fds, folder, environment, _, _, shell = rest[:9]
@@ -119,37 +123,43 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         if unusual or _request_of(args) is None or not _server().knows(args, environment):
             super()._execute_child(args, *rest)  # type: ignore[misc]
             return
-        self._status_fd, theirs = os.pipe()
+        self._end, theirs = socket.socketpair()
         streams = [usual if fd == -1 else fd for usual, fd in enumerate((stdin, stdout, stderr))]
-        try:
-            self.pid = _server().start(args, environment, str(folder or Path.cwd()), [*streams, theirs])
-        finally:
-            os.close(theirs)
+        with theirs:
+            self.pid = _server().start(args, environment, str(folder or Path.cwd()), [*streams, theirs.fileno()])
         self._child_created = True
         self._close_pipe_fds(stdin, p2cwrite, c2pread, stdout, errread, stderr)  # type: ignore[attr-defined]
 
     def _internal_poll(self, *arguments: Any, **options: Any) -> int | None:
-        if self._status_fd is None:
+        if self._end is None:
             return super()._internal_poll(*arguments, **options)  # type: ignore[misc, no-any-return]
-        if self.returncode is None and select.select([self._status_fd], [], [], 0)[0]:
-            self._take_status()
+        if not arguments and not options:  # those come from a Popen that is forgotten
+            self._take_code(self._end, 0)
         return self.returncode
 
     def _wait(self, timeout: float | None) -> int:
-        if self._status_fd is None:
+        if self._end is None:
             return super()._wait(timeout)  # type: ignore[misc, no-any-return]
-        if self.returncode is None:
-            if not select.select([self._status_fd], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
-            self._take_status()
+        if not self._take_code(self._end, timeout if timeout is None else max(0.0, timeout)):
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         return self.returncode
 
-    def _take_status(self) -> None:
-        assert self._status_fd is not None
-        said = os.read(self._status_fd, _STATUS.size)
-        assert said, "the process that forks for the tests has ended"
-        self.returncode = os.waitstatus_to_exitcode(_STATUS.unpack(said)[0])
-        os.close(self._status_fd)
+    def _take_code(self, end: socket.socket, timeout: float | None) -> bool:
+        """Until here it is a zombie, as any process that nobody has waited for; then it is gone."""
+        if self.returncode is not None:
+            return True
+        if not select.select([end], [], [], timeout)[0]:
+            return False
+        with self._waitpid_lock:  # type: ignore[attr-defined]
+            if self.returncode is None:
+                said = end.recv(_NUMBER.size)
+                assert said, "the process that forks for the tests has ended"
+                end.shutdown(socket.SHUT_WR)
+                while end.recv(1):
+                    pass
+                self.returncode = _NUMBER.unpack(said)[0]
+                end.close()
+        return True
 
 
 def _server() -> _Forkserver:
@@ -195,35 +205,41 @@ def _serve_until_forked(fd: int) -> Any:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    status_fds: dict[int, int] = {}
+    running: dict[int, socket.socket] = {}
+    ended: dict[socket.socket, int] = {}
     while True:
-        ready, _, _ = select.select([requests, woken], [], [])
+        ready, _, _ = select.select([requests, woken, *ended], [], [])
         if woken in ready:
             os.read(woken, 4096)
-            _pass_on_ends(status_fds)
+            for child in [child for child in running if _tell_end(child, running[child])]:
+                ended[running.pop(child)] = child
+        for end in [end for end in ended if end in ready]:  # waited for, or forgotten
+            os.waitpid(ended.pop(end), 0)
+            end.close()
         if requests in ready:
             request, fds, _, _ = socket.recv_fds(requests, _MAX_REQUEST, 4)
             if not request:
                 os._exit(0)
             child = os.fork()
             if child == 0:
+                for one in (requests, *running.values(), *ended):
+                    one.detach()  # or its number would be closed once more, whoever has it by then
                 _become(fds[:3])
                 return json.loads(request)
-            status_fds[child] = fds[3]
+            running[child] = socket.socket(fileno=fds[3])
             for one in fds[:3]:
                 os.close(one)
-            requests.send(_STATUS.pack(child))
+            requests.send(_NUMBER.pack(child))
 
 
-def _pass_on_ends(status_fds: dict[int, int]) -> None:
-    while status_fds:
-        child, status = os.waitpid(-1, os.WNOHANG)
-        if child == 0:
-            return
-        fd = status_fds.pop(child)
-        with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
-            os.write(fd, _STATUS.pack(status))
-        os.close(fd)
+def _tell_end(child: int, end: socket.socket) -> bool:
+    """Say how a child has ended; False while it runs."""
+    told = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if told is None:
+        return False
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody waits for it any more
+        end.send(_NUMBER.pack(told.si_status if told.si_code == os.CLD_EXITED else -told.si_status))
+    return True
 
 
 def _become(streams: list[int]) -> None:

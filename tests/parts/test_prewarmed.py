@@ -14,6 +14,7 @@ import pytest
 from bench.standin.arguments import to_arguments
 from bench.standin.config import StandinConfig
 from engine.supervision.interpreter import python
+from tests.crash.job import wait_until
 from tests.parts import prewarmed
 
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -66,7 +67,10 @@ def test_a_process_has_a_session_of_its_own_no_foreign_file_and_ends_by_a_signal
 
         process.send_signal(number)
 
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, what="its end")
+        os.killpg(process.pid, signal.SIGKILL)  # what nobody has waited for can still be signalled
         assert process.wait(60) == (-number if number == signal.SIGKILL else 0)
+        assert not psutil.pid_exists(process.pid)
 
 
 @pytest.mark.parametrize(
