@@ -8,8 +8,7 @@ the answer is decoded straight into a vector slot. Whatever is out of the ordina
     429                                   the window shrinks, the whole server cools down; nothing counts against it
     fails through a document's fault      the batch is taken apart (`bisection`), the document goes into quarantine
     no empty vector slot                  the answer waits in its connection, and nothing new is sent
-    the server's vectors are wrong        it is taken out; what it has embedded is embedded anew by others, and what of
-                                          it is not committed yet is refused (`proof`)
+    the server's vectors are wrong        it is taken out, its rows in hand are embedded anew, others refused: `proof`
 
 Guarantee: every batch taken is at any moment in exactly one place: in flight or waiting for a retry (`in_flight`),
 parked (`delivery`), in a side request (`side_requests`), or handed on (vectors to the writer, documents to quarantine)
@@ -250,16 +249,17 @@ class ClientStage:
 
     def _send_new(self) -> None:
         lane = self._lane
-        for _ in range(lane.admission.room_requests(lane.in_flight_texts, lane.in_flight)):
+        for _ in range(lane.admission.room_requests(lane.in_flight_texts, lane.in_flight, self._own_requests.n_out)):
             batch = self._in_flight.take() if self._documents_wait else None
             if batch is None:
                 self._starve()
                 return
             if lane.admission.exceeds(lane.in_flight_texts, batch.n_texts):
                 self._in_flight.retry_after(0.0, batch)  # larger than those before it
-                return
+                break
             if not self._bisections.holds_back(batch):
                 self._send(batch)
+        lane.admission.used_up()
 
     def _starve(self) -> None:
         """There is room but no document: be woken by the next one, one client for each."""

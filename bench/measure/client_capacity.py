@@ -8,7 +8,8 @@ of time in which the least busy GPU had work, padding beside that of an oracle t
 answers, the 95th percentile of latency, CPU time of all clients for a document, and the windows in requests. A fleet
 with a slowed server is measured without the slowness as well, to say what the others did beside it. A server whose GPU
 batches hold few texts is measured with fixed numbers of requests as well, to say what share of the best one adapting
-brings.
+brings. Few permits and a latency target bound what can be had: there the model tells in virtual time which fixed number
+of requests brings most within these bounds, and what share of that adapting brings.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.measure.load.client_driver import ClientDriver, Interval, cores
+from bench.measure.load.modelled_window import ModelledClients, best_fixed
 from bench.parts import tweets
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
-from bench.standin.backends.capacity import capacity
+from bench.standin.backends.capacity import capacity, token_counts
 from engine.telemetry.metrics import LatencyHistogram
 from gpu_clients.settings import ClientSettings
 
 BATCH = 32
 WINDOW_TEXTS = 4_096
 WARM_UP_S = 4.0
+FEW_PERMITS = 128
+"""Four requests of 32: where fewer are admitted, GPU batches cannot be full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +235,8 @@ def main() -> None:
                 say(f"    the others: {theirs:.0f} tokens/s; with an equal first one {usual:.0f} ({share:.1%})\n")
             if case.fixed:
                 say(_against_fixed(case, found, options.seconds))
+            if case.target_p95_s is not None or case.permits < FEW_PERMITS:
+                say(_against_model(case, found))
 
 
 def _against_fixed(case: Case, adapting: FleetUse, seconds: float) -> str:
@@ -239,6 +245,22 @@ def _against_fixed(case: Case, adapting: FleetUse, seconds: float) -> str:
     best = max(rates.values())
     told = ", ".join(f"{fixed}: {rate:.0f}" for fixed, rate in rates.items())
     return f"    fixed {told} tokens/s; adapting brings {adapting.tokens_per_s / best:.1%} of the best\n"
+
+
+def _against_model(case: Case, adapting: FleetUse) -> str:
+    """What share of what the best fixed number of requests brings within permits and target, by the model."""
+    config = case.config()
+    counts = token_counts(sorted(tweets.texts()[:WINDOW_TEXTS], key=len), config)
+    up = [counts[at : at + BATCH] for at in range(0, len(counts), BATCH)]
+    clients = ModelledClients(config=config, requests=up + up[::-1], batch_texts=BATCH, target_p95_s=case.target_p95_s)
+    found = best_fixed(clients, range(1, 17), warm_up_s=WARM_UP_S, seconds=60.0)
+    if found is None:
+        return "    by the model no fixed number of requests holds the target\n"
+    number, best = found
+    return (
+        f"    by the model {number} fixed requests bring most: {best.tokens_per_s:.0f} tokens/s with a p95 of"
+        f" {best.p95_s:.3f} s; adapting brings {adapting.tokens_per_s / best.tokens_per_s:.1%} of that\n"
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ The window is counted in texts, because a permit of TEI belongs to a text. Once 
   for one, so Q/T is about the number of batches that wait. It decides when the size of a GPU batch is not known, and
   overrules it when far more wait than that size explains.
 * throughput: a larger window has to pay. It decides alone when a server gives no account of its time.
-* 429, and the 95th percentile against a target: multiplicative decrease.
+* 429: multiplicative decrease; a target for the 95th percentile: a bound (`latency_target`).
 
     STARTING   doubles every round while throughput grows or GPU batches are not full
     STEADY     holds three GPU batches: corrects by a quarter up, a fifth down
@@ -22,9 +22,11 @@ import enum
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.errors import ProtocolError
+from gpu_clients.batches.latency_target import LatencyTarget
 from gpu_clients.servers.requester import ServerTimes
 
 ENOUGH_WAITING = 2.1
@@ -52,10 +54,8 @@ QUICK_S = 0.1
 """A window holds at least so much time of the server's work: an answer on its way, the next request, and a client that
 has to wait for a core take milliseconds, in which many small GPU batches would be over."""
 _RECENT = 200
-_MIN_FOR_TARGET = 20
-_TARGET_SHARE = 0.9
 _RECOVERY = 0.02
-"""Share of a batch by which a limit that 429 or the target has set rises in a round."""
+"""Share of a batch by which a limit that 429 has set rises in a round."""
 _MIN_ANSWERS_IN_A_ROUND = 4
 
 
@@ -142,6 +142,7 @@ class Admission:
         start_concurrency: Requests to begin with when adapting, or None for the least that keeps a server busy.
         target_p95_s: Bound on the 95th percentile of latency, or None.
         gpu_batch: What a GPU batch of the server holds.
+        clock: Tells monotonic seconds.
     """
 
     def __init__(
@@ -154,11 +155,12 @@ class Admission:
         target_p95_s: float | None,
         start_concurrency: int | None = None,
         gpu_batch: GpuBatch | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._gpu_batch = gpu_batch or GpuBatch(None, None)
         self._batch_texts = batch_texts
         self._request_texts = float(batch_texts)  # of a usual request: fewer when texts are long, or equal
-        self._target_p95_s = target_p95_s
         self._max_requests = max_concurrency if concurrency is None else concurrency
         self._ceiling_texts = max(1, self._max_requests * batch_texts)
         if permits is not None:
@@ -166,22 +168,25 @@ class Admission:
         self._limit_texts = float(self._ceiling_texts)  # lowered for a while by 429
         if concurrency is None:
             self.state = AdmissionState.STARTING
-            self._window_texts = float(min((start_concurrency or 2) * batch_texts, self._ceiling_texts))
+            self._window_texts = float(min((start_concurrency or LEAST_REQUESTS) * batch_texts, self._ceiling_texts))
         else:
             self.state = AdmissionState.FIXED
             self._window_texts = float(self._ceiling_texts)
-        self._round = _Round(time.monotonic())
+        self._target: LatencyTarget | None = None
+        if concurrency is None and target_p95_s is not None:
+            self._target = LatencyTarget(target_p95_s, start_concurrency or LEAST_REQUESTS)
+        self._round = _Round(clock())
         self._best_rate = 0.0
         self._rate = 0.0  # texts a second of the rounds in which the window was full
         self._misses = 0
-        self._since_s = time.monotonic()
+        self._since_s = clock()
         self._latencies: deque[float] = deque(maxlen=_RECENT)
         self._overloaded_in_a_row = 0
 
     @property
     def window_texts(self) -> int:
         """Texts that may be in flight."""
-        return max(1, int(min(self._window_texts, self._limit_texts)))
+        return max(1, int(min(self._window_texts, self._most_texts)))
 
     @property
     def window_requests(self) -> int:
@@ -193,6 +198,13 @@ class Admission:
         """Answers 429 since the last good one."""
         return self._overloaded_in_a_row
 
+    @property
+    def _most_texts(self) -> float:
+        """What the window may grow to: what 429 and the target allow."""
+        if self._target is None:
+            return self._limit_texts
+        return min(self._limit_texts, math.ceil(self._target.requests * self._request_texts))
+
     def admits(self, in_flight_texts: int, n_texts: int) -> bool:
         """Whether a request of `n_texts` may go out now; an idle server always gets one."""
         if in_flight_texts == 0 or in_flight_texts + n_texts <= self.window_texts:
@@ -200,29 +212,37 @@ class Admission:
         self._round.full = True
         return False
 
+    def used_up(self) -> None:
+        """Take note that all went out that there was room for: the round says something about the window."""
+        self._round.full = True
+
     def exceeds(self, in_flight_texts: int, n_texts: int) -> bool:
         """Whether a request of `n_texts` more is too much even for a run of neighbours."""
-        return in_flight_texts > 0 and in_flight_texts + n_texts > int(self._limit_texts)
+        return in_flight_texts > 0 and in_flight_texts + n_texts > int(self._most_texts)
 
-    def room_requests(self, in_flight_texts: int, in_flight_requests: int) -> int:
+    def room_requests(self, in_flight_texts: int, in_flight_requests: int, beside: int = 0) -> int:
         """Usual requests that should go out now: as many as fit, and when any does, a run of neighbours.
 
         Batches come sorted by length, and neighbours in a server's queue share GPU batches. A server that takes one
         batch at a time gets every fourth of a fleet of four, a slow one every eighth; padded models pay for the
         difference in length. So a little more than the window may be in flight, in runs of a GPU batch or so.
+
+        Of those in flight, `beside` are no batches but canaries and the like. Each takes a batch's place, however few
+        its texts: on a model that pads, the long text of one makes a GPU batch dear by all that follows it closely.
         """
         free = self._max_requests - in_flight_requests
-        room = int((self.window_texts - in_flight_texts) // self._request_texts)
+        room = int((self.window_texts - in_flight_texts) // self._request_texts) - beside
         if min(room, free) < 1:
-            self._round.full = True
             return 1 if in_flight_texts == 0 else 0
-        most = int((int(self._limit_texts) - in_flight_texts) // self._request_texts)
+        most = int((int(self._most_texts) - in_flight_texts) // self._request_texts)
         return min(free, max(room, min(self.window_requests // BATCHES_IN_WINDOW, most)))
 
-    def answered(self, n_texts: int, latency_s: float, times: ServerTimes, now_s: float) -> None:
-        """Take note of a good answer."""
+    def answered(self, n_texts: int, latency_s: float, times: ServerTimes, now_s: float, in_flight_texts: int) -> None:
+        """Take note of a good answer; `in_flight_texts` were in flight once it had been sent, its own included."""
         self._overloaded_in_a_row = 0
         self._latencies.append(latency_s)
+        if self._target is not None:
+            self._target.answered(latency_s, in_flight_texts)
         self._gpu_batch.learn(times.tokens, n_texts)
         self._request_texts += 0.1 * (min(n_texts, self._batch_texts) - self._request_texts)
         current = self._round
@@ -253,13 +273,6 @@ class Admission:
             self._limit_texts = max(floor, min(self._limit_texts, 2 * self._window_texts))
             self._settle()
 
-    def p95_s(self) -> float | None:
-        """95th percentile of the last latencies (the highest of a few), None before there is one."""
-        if not self._latencies:
-            return None
-        ordered = sorted(self._latencies)
-        return ordered[-1] if len(ordered) < 20 else ordered[int(0.95 * len(ordered))]
-
     def median_s(self) -> float | None:
         """Median of the last latencies, None before there is one."""
         return sorted(self._latencies)[len(self._latencies) // 2] if self._latencies else None
@@ -268,7 +281,7 @@ class Admission:
         if state not in MOVES[self.state]:
             raise ProtocolError(f"admission cannot go from {self.state.name} to {state.name}")
         self.state = state
-        self._since_s = time.monotonic()
+        self._since_s = self._clock()
 
     def _end_round(self, now_s: float) -> None:
         ended, self._round = self._round, _Round(now_s)
@@ -276,13 +289,14 @@ class Admission:
         if ended.overloaded or took_s <= 0:
             return
         self._limit_texts = min(float(self._ceiling_texts), self._limit_texts + self._batch_texts * _RECOVERY)
+        if self._target is not None:
+            self._target.look(self.window_requests, self._request_texts)
+            if self._window_texts > self._most_texts:
+                self._window_texts = float(self._most_texts)
+                self._settle()
         if self.state is AdmissionState.FIXED:
             self._grow_to(self._window_texts + self._batch_texts)
-        elif self._over_target():
-            self._settle()
-        elif self._target_p95_s is not None and len(self._latencies) < _MIN_FOR_TARGET:
-            pass  # the window has just changed: wait for what that does to the latencies
-        else:
+        elif self._target is None or self._target.is_known:
             waiting = ended.waiting
             if ended.full:
                 self._rate = max(ended.texts / took_s, 0.9 * self._rate)
@@ -330,7 +344,7 @@ class Admission:
             enough = self._window_texts >= most
         else:
             enough = ended.waiting is not None and ended.waiting >= ENOUGH_WAITING and not ended.is_quick
-        if enough or self._window_texts >= self._ceiling_texts or not self._may_grow(2.0):
+        if enough or self._window_texts >= min(self._ceiling_texts, self._most_texts):
             self._settle()
         elif gain >= GROWTH_THAT_PAYS or ended.gpu_bound:
             # GPU batches that are not full yet grow with the window, and cost less for each text
@@ -356,7 +370,7 @@ class Admission:
             else:
                 too_few = self._window_texts < 0.95 * most
             least = self._least_texts()
-            if (too_few or self._window_texts < least) and self._may_grow(1.25):
+            if too_few or self._window_texts < least:
                 self._grow_to(min(max(self._window_texts * 1.25, least), max(most or math.inf, least)))
 
     def _settle(self) -> None:
@@ -369,28 +383,8 @@ class Admission:
         least = self._request_texts if floor is None else min(floor, self._window_texts)
         self._window_texts = max(least, self._window_texts * factor)
 
-    def _may_grow(self, factor: float) -> bool:
-        """Whether the latency target leaves room for a window that many times as large.
-
-        A full server's latency grows with the window (Little's law); a tenth is left for what varies.
-        """
-        p95_s = self.p95_s()
-        return self._target_p95_s is None or p95_s is None or p95_s * factor < _TARGET_SHARE * self._target_p95_s
-
-    def _over_target(self) -> bool:
-        """Shrink the window when latencies exceed the target, by what Little's law says; remember where that was."""
-        p95_s, target_s = self.p95_s(), self._target_p95_s
-        if target_s is None or p95_s is None or p95_s <= target_s:
-            return False
-        self._shrink(max(0.5, min(0.95, _TARGET_SHARE * target_s / p95_s)))
-        self._limit_texts = self._window_texts
-        self._latencies.clear()
-        return True
-
     def _grow_to(self, texts: float) -> None:
-        self._window_texts = min(self._limit_texts, texts)
-        if self._target_p95_s is not None:
-            self._latencies.clear()  # they belong to the smaller window
+        self._window_texts = min(self._most_texts, texts)
 
 
 def _without_margin(permits: int, batch_texts: int) -> int:

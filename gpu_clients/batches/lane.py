@@ -167,7 +167,7 @@ class Lane:
         self.breaker.succeeded()
         self.unlike.right()
         self.budget.earn()
-        self.admission.answered(completion.n_texts, completion.latency_s, times, now_s)
+        self.admission.answered(completion.n_texts, completion.latency_s, times, now_s, completion.in_flight_texts)
 
     @property
     def in_flight(self) -> int:

@@ -36,6 +36,11 @@ class OwnServerRequests:
     def quiet(self) -> bool:
         return self._quiet_for is not None
 
+    @property
+    def n_out(self) -> int:
+        """Requests of theirs that are in flight."""
+        return len(self._asked)
+
     def send(self) -> bool:
         """Send what fits; False when nothing else may be sent meanwhile."""
         waiting, lane = self._side_requests.waiting, self._lane

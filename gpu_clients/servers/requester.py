@@ -45,6 +45,7 @@ class Completion:
     Attributes:
         tag: As given to `submit`.
         n_texts: Texts of the request.
+        in_flight_texts: Texts in flight at the server once it had been sent, its own included.
         failure: Why there is no answer, or None.
         latency_s: From the first byte out to the last byte in.
         bytes_in, bytes_out: Sizes of the bodies.
@@ -52,8 +53,8 @@ class Completion:
     """
 
     __slots__ = (
-        "_decoder", "_exchange", "_normalized", "_scale", "bytes_in", "bytes_out", "failure", "latency_s", "n_texts",
-        "tag", "tokens",
+        "_decoder", "_exchange", "_normalized", "_scale", "bytes_in", "bytes_out", "failure", "in_flight_texts",
+        "latency_s", "n_texts", "tag", "tokens",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, decoder: VectorDecoder, *, normalized: bool, scale: bool) -> None:
@@ -61,7 +62,8 @@ class Completion:
         self._exchange = exchange
         self._decoder = decoder
         self._normalized = normalized
-        self.tag, self.n_texts = cast("tuple[object, int]", exchange.tag)  # put there by Requester.submit
+        # put there by Requester.submit
+        self.tag, self.n_texts, self.in_flight_texts = cast("tuple[object, int, int]", exchange.tag)
         self.latency_s = exchange.finished_s - exchange.started_s
         self.bytes_in = exchange.bytes_in
         self.bytes_out = exchange.bytes_out
@@ -148,7 +150,7 @@ class Requester:
             [route.prefix, *texts, route.suffix],
             deadline_s=time.monotonic() + timeout_s,
             max_body_bytes=float_answer_cap_bytes(n_texts, self._dim),
-            tag=(tag, n_texts),
+            tag=(tag, n_texts, self.in_flight_texts),
             fresh=fresh,
         )
 
@@ -176,7 +178,7 @@ class Requester:
         """Give up a request: its connection is closed, no completion follows, its texts are not looked at any more."""
         if self.http.cancel(exchange):
             self.in_flight -= 1
-            self.in_flight_texts -= cast("tuple[object, int]", exchange.tag)[1]
+            self.in_flight_texts -= cast("tuple[object, int, int]", exchange.tag)[1]
 
     def abandon(self) -> None:
         """Forget what is in flight and close the connections."""

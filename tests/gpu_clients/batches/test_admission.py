@@ -33,11 +33,11 @@ def drive(
 ) -> tuple[float, list[float]]:
     """Run a closed loop in virtual time; texts per second and latencies of the second half."""
     clock = [0.0]
-    monkeypatch.setattr("gpu_clients.batches.admission.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(admission, "_clock", lambda: clock[0])
     rng = random.Random(7)
     fifo: list[tuple[float, int]] = []  # (arrived, request) a text
     left: dict[int, int] = {}
-    sent: dict[int, float] = {}
+    sent: dict[int, tuple[float, int]] = {}  # when, and the texts in flight then
     waited: dict[int, float] = {}
     in_flight = served = number = 0
     latencies: list[float] = []
@@ -50,9 +50,9 @@ def drive(
             in_flight -= batch
         while admission.admits(in_flight, batch):
             number += 1
-            sent[number], left[number], waited[number] = clock[0], batch, 0.0
-            fifo += [(clock[0], number)] * batch
             in_flight += batch
+            sent[number], left[number], waited[number] = (clock[0], in_flight), batch, 0.0
+            fifo += [(clock[0], number)] * batch
         # one batch runs, one is cut ahead
         while fifo and len(ends) < 2:
             cut, fifo = fifo[: server.gpu_texts], fifo[server.gpu_texts :]
@@ -71,9 +71,10 @@ def drive(
             left[request] -= 1
             if not left[request]:
                 heapq.heappush(home, clock[0] + server.away_s)
-                latency_s = clock[0] - sent.pop(request)
+                sent_s, beside = sent.pop(request)
+                latency_s = clock[0] - sent_s
                 times = ServerTimes(waited.pop(request), took_s, 0.0, 30 * batch) if server.accounts else _SILENT
-                admission.answered(batch, latency_s, times, clock[0])
+                admission.answered(batch, latency_s, times, clock[0], beside)
                 if clock[0] > seconds / 2:
                     served += batch
                     latencies.append(latency_s)
@@ -254,6 +255,15 @@ def test_the_window_never_exceeds_the_permits(permits: int, monkeypatch: pytest.
 
     assert admission.window_texts <= permits
     assert permits < 64 or admission.window_texts >= 64, "two requests at least, so that the GPU need not wait"
+
+
+def test_a_canary_takes_the_place_of_a_batch_however_few_its_texts() -> None:
+    fixed = Admission(batch_texts=32, permits=4096, concurrency=4, max_concurrency=64, target_p95_s=None)
+    adapting = adaptive()
+
+    assert (fixed.room_requests(33, 2), fixed.room_requests(33, 2, beside=1)) == (2, 1)
+    assert (adapting.room_requests(8, 1), adapting.room_requests(8, 1, beside=1)) == (1, 0)
+    assert adapting.room_requests(0, 0) == 2
 
 
 def test_a_margin_of_the_permits_is_left_to_others() -> None:
