@@ -43,9 +43,9 @@ test: ruff ## lint, types, and every test on real parts
 	$(PYTEST) -m 'not servers and not recipes and not ray'; tests=$$?; \
 	wait $$mypy; code=$$?; cat $$types; rm -f $$types; exit $$((tests | code))
 
-test-ray: $(READY) ## nodes, actors, raylets and drivers of a Ray cluster of this machine, killed one by one and at random (ROUNDS=3)
-	$(BIN)/python -m pytest -m ray tests/cluster
-	$(BIN)/python -m tests.cluster --rounds $(or $(ROUNDS),3)
+test-ray: $(READY) ## nodes, actors, raylets and drivers of a Ray cluster of this machine, killed one by one and at random (ROUNDS=3, TESTS=tests/cluster)
+	$(BIN)/python -m pytest -m ray --timeout 900 $(or $(TESTS),tests/cluster)
+	$(if $(filter 0,$(ROUNDS)),,$(BIN)/python -m tests.cluster --rounds $(or $(ROUNDS),3))
 
 test-servers: $(READY) ## doctor, run, bench and faults against a third-party server (llama.cpp), which it installs
 	$(BIN)/python -m pip install --quiet --no-compile $(EDITABLE) '.[servers]'

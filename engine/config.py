@@ -280,17 +280,11 @@ class RunConfig:
     ray: RayAddress | None = None
 
     def __post_init__(self) -> None:
-        if self.ray is None:
-            return
-        needs_one = {
-            "--source": self.source.files is not None,
-            "--no-mark": not self.source.mark,
-            "--part": self.source.part is not None,
-            "--limit": self.limits.limit is not None,
-            "--cold-dir with a URL": isinstance(self.sink.cold_dir, ColdUrl),
-        }
-        for name in (name for name, is_given in needs_one.items() if is_given):
-            raise ConfigError(f"{name} is of a run on one machine; leave it out, or run without --ray")
+        if self.ray is not None and self.source.part is not None:
+            raise ConfigError(
+                "--part is of machines without one ledger; leave it out, or run without --ray: nodes are given work "
+                "out of the whole queue"
+            )
 
     @property
     def folders(self) -> RunFolders:

@@ -32,6 +32,12 @@ class Shards(Protocol):
     def set_aside(self, file: str) -> str:
         """Give a shard that lies elsewhere and cannot be adopted another name; returns that."""
 
+    def size_there(self, file: str) -> int | None:
+        """Bytes of a shard as this machine sees it where committed ones stay, None when it is not there."""
+
+    def remove(self, file: str) -> None:
+        """Remove a shard that is in no ledger and never will be, wherever it lies."""
+
     def release(self, file: str) -> None:
         """Let go of a copy that was kept until the documents of its committed shard were settled."""
 

@@ -13,6 +13,7 @@ import gc
 import time
 from collections import deque
 from dataclasses import asdict
+from pathlib import Path
 
 from engine.errors import ProtocolError
 from engine.ledger import durable
@@ -120,6 +121,7 @@ class Reader:
         self._pass = 0
         self._parts: deque[Message] = deque()  # given out to this reader, and not begun
         self._parts_done = 0
+        self._limit = settings.limit
         self._documents = 0
         self._batches = 0
         self._ring_wait_s = 0.0
@@ -156,6 +158,9 @@ class Reader:
             part = self._parts.popleft()
             self._source.take_range(part["range"])
             self._skip.counts = part["counts"]
+            if part.get("done_ids") is not None:
+                self._skip.add_done(Path(part["done_ids"]))
+            self._limit = None if part["limit"] is None else self._read + part["limit"]
             self._make_pass(part)
         if not self._parts and not self._stop and not self._exit:
             self._tell_pass_done(self._documents)
@@ -168,7 +173,7 @@ class Reader:
 
     def _make_pass(self, part: Message | None = None) -> None:
         self._pass += 1
-        before = self._documents
+        before, read_before = self._documents, self._read
         self._skip.follow_quarantine(self._poll_commands)
         self._state = "reading"
         self._source.begin_pass()
@@ -178,19 +183,21 @@ class Reader:
         finally:
             self._end_fetching()
         self._tell_quarantined()
-        if self._stop or self._room() == 0:
+        if self._stop or (part is None and self._room() == 0):
             self._tell_stopped(work_left=not is_complete or bool(self._parts))
-        elif is_complete and part is None:
+        elif part is not None and (is_complete or self._room() == 0):
+            self._tell_part_done(
+                part["number"], self._documents - before, read=self._read - read_before, is_whole=is_complete
+            )
+        elif is_complete:
             self._tell_pass_done(self._documents - before)
-        elif is_complete and part is not None:
-            self._parts_done += 1
-            self._tell_part_done(part, self._documents - before)
 
-    def _tell_part_done(self, part: Message, found: int) -> None:
-        """All of a part is published; with its last batch it will be settled."""
+    def _tell_part_done(self, number: int, found: int, **facts: int) -> None:
+        """All that may be read of a part is published; with its last batch it will be settled."""
+        self._parts_done += facts["is_whole"]
         self._report()  # a run that is over with this part would count without it what is in quarantine
         last = self._batches - 1
-        self._context.tell("part_done", number=part["number"], found=found, sequence=last, skipped=self._skip.skipped)
+        self._context.tell("part_done", number=number, found=found, sequence=last, skipped=self._skip.skipped, **facts)
 
     def _tell_stopped(self, *, work_left: bool) -> None:
         self._stop = True
@@ -239,7 +246,7 @@ class Reader:
 
     def _room(self) -> int | None:
         """How many documents may still be read, or None when there is no limit."""
-        return None if self._settings.limit is None else max(0, self._settings.limit - self._read)
+        return None if self._limit is None else max(0, self._limit - self._read)
 
     def _publish_window(self, *, flush: bool) -> None:
         for batch in self._window.batches(flush=flush):

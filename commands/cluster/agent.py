@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
+from collections import deque
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from commands.cluster.job import from_message
 from commands.cluster.lifeline import Lifeline
+from commands.cluster.node_folder import NodeFolder
+from commands.cluster.queues import PLAN, require_same_files
+from commands.cluster.witness import may_pass, try_shared_cold
 from commands.composition.data_set import from_record
 from commands.composition.servers import client_settings, examine_patiently
 from commands.composition.stages import StageComposer, plan_rings, slot_id_type
 from commands.options.secrets import keep_uri_secret
-from engine.errors import EngineError, Exit, ServersUnavailable, SinkError
+from engine.errors import EngineError, Exit, ServersUnavailable
 from engine.leases.records import Token
 from engine.ledger import durable
 from engine.memory.channels import Channel, Message
@@ -30,6 +33,10 @@ from engine.supervision.generation import Child, Generation
 from engine.supervision.interpreter import tie_to_parent
 from gpu_clients.servers.doctor import Fleet
 from gpu_clients.servers.probe import LongTexts
+from writers.cold.settings import ColdSettings
+
+if TYPE_CHECKING:
+    from commands.cluster.done_shards import DoneShards
 
 URLS_ENV = "ENGINE_NODE_TEI_URLS"
 """In the environment of a node: its servers, where these are others than `--tei-urls` says of all nodes."""
@@ -48,8 +55,11 @@ class Agent:
         self._channel = channel
         self._job = job
         self._lifeline = Lifeline(channel)
-        self._folder = Path(tempfile.mkdtemp(prefix="engine-node-"))
-        self._config, self._secrets = from_message(job["run"], self._folder)
+        self._folder = NodeFolder()
+        self._cold: ColdSettings | None = None
+        self._done: DoneShards | None = None
+        self._parts: deque[tuple[Future[str | None], Message]] = deque()  # whose done ids are not there yet
+        self._config, self._secrets = from_message(job["run"], self._folder.path)
         if urls := os.environ.get(URLS_ENV):
             servers = dataclasses.replace(self._config.servers, urls=tuple(filter(None, urls.split(","))))
             self._config = dataclasses.replace(self._config, servers=servers)
@@ -65,10 +75,11 @@ class Agent:
             if begin is not None:
                 self._relay(self._start(fleet, begin))
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.close()
 
     def tell(self, event: str, **facts: Any) -> None:
         """Send something to the driver; ends this process when the actor is gone."""
+        durable.point("agent.before_tell")
         try:
             self._channel.send({"event": event, **facts})
         except ConnectionError:
@@ -77,8 +88,10 @@ class Agent:
     # -- before the beginning -----------------------------------------------------------------------------------
 
     def _examine(self) -> Fleet:
-        """Look at the shared folder and at the servers, and tell what they are."""
-        self._require_same_folder()
+        """Look at the files, at where shards go, and at the servers; tell what these are."""
+        durable.point("agent.before_files")
+        require_same_files(self._job["files"], min(_EXAMINE_S, self._config.limits.max_outage_s))
+        self._cold = try_shared_cold(self._config, self._job["witness"])
         fleet = examine_patiently(
             client_settings(self._config, self._secrets),
             wait_s=min(_EXAMINE_S, self._config.limits.max_outage_s),
@@ -95,26 +108,6 @@ class Agent:
         )
         return fleet
 
-    def _require_same_folder(self) -> None:
-        """Refuse a shards folder in which the driver's witness does not lie: it would not be the same one.
-
-        Raises:
-            SinkError: it does not.
-        """
-        witness = self._job["witness"]
-        if witness is None:
-            return
-        path = self._config.folders.cold / witness["name"]
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise SinkError(
-                f"{self._config.folders.cold} is not the driver's folder ({error.strerror}: {witness['name']}): "
-                "--cold-dir has to be one folder that all nodes share, under the same path, or a URL"
-            ) from error
-        if text != witness["text"]:
-            raise SinkError(f"{path} is not what the driver has written: --cold-dir is another folder here")
-
     def _await(self, what: str) -> Message | None:
         """Wait for a message; None when told to exit before."""
         while True:
@@ -128,7 +121,9 @@ class Agent:
 
     def _obey_early(self, message: Message) -> None:
         if message["do"] == "quarantine":
-            self._add_to_quarantine(message["lines"])
+            self._append(self._config.folders.quarantine.name, message["lines"])
+        elif message["do"] == "append":
+            self._append(message["file"], message["lines"])
 
     def _start(self, fleet: Fleet, begin: Message) -> Generation:
         """Start the node's processes."""
@@ -140,12 +135,35 @@ class Agent:
         token = Token.parse(begin["token"])
         config.folders.hot.mkdir(parents=True, exist_ok=True)
         config.folders.shards.mkdir(parents=True, exist_ok=True)
-        composer = StageComposer(config, self._secrets.mongo_uri, clients, fleet, data_set, rings, None)
-        stages = composer.stages_of_node(token, begin["quarantine_before"])
-        return Generation(token.number, token.epoch, rings, stages, [], begin["suspects"])
+        composer = StageComposer(
+            config, self._secrets.mongo_uri, clients, fleet, data_set, rings, None, cold=self._cold
+        )
+        if not config.source.mark and config.source.files is None:
+            from commands.cluster.done_shards import DoneShards  # noqa: PLC0415 - numpy, which only this mode needs
 
-    def _add_to_quarantine(self, lines: str) -> None:
-        path = self._config.folders.quarantine
+            self._done = DoneShards(data_set.shards(config.folders, self._cold), config.folders.hot)
+        files = begin["files"]
+        if files is not None:
+            files = {**files, "plan": str(config.folders.hot / PLAN)}
+        done_ids = self._await_done_ids(len(config.servers.urls))
+        stages = composer.stages_of_node(token, begin["quarantine_before"], files, done_ids)
+        return Generation(token.number, token.epoch, rings, stages, [self._folder.lock_fd], begin["suspects"])
+
+    def _await_done_ids(self, n_clients: int) -> str | None:
+        """The ids of what is committed, where nothing is marked; says meanwhile that the node lives."""
+        if self._done is None:
+            return None
+        ids = self._done.take()
+        silent_s = dict.fromkeys(["reader", *(f"client-{index}" for index in range(n_clients)), "writer"], 0.0)
+        while not ids.done():
+            wait([ids], FIGURES_EVERY_S)
+            cpu_s = time.process_time()
+            self.tell("figures", facts=[], rings={}, full=False, silent_s=silent_s, agent_cpu_s=cpu_s)
+        return ids.result()
+
+    def _append(self, file: str, lines: str) -> None:
+        """Add lines to a file of the node's folder."""
+        path = self._config.folders.hot / Path(file).name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as stream:
             stream.write(lines)
@@ -165,6 +183,9 @@ class Agent:
                         self._finish(generation)
                         return
                     self._obey(generation, message)
+                while self._parts and self._parts[0][0].done():
+                    ids, part = self._parts.popleft()
+                    generation.command("reader", **part, done_ids=ids.result())
                 self._tell_figures(generation)
         finally:
             generation.kill()
@@ -206,10 +227,12 @@ class Agent:
         )
 
     def _obey(self, generation: Generation, message: Message) -> None:
-        if message["do"] == "command":
+        if message["do"] == "command" and self._done is not None and message["command"]["do"] == "part":
+            self._parts.append((self._done.take(message["command"]["number"]), message["command"]))
+        elif message["do"] == "command":
             generation.command(message["role"], **message["command"])
-        elif message["do"] == "quarantine":
-            self._add_to_quarantine(message["lines"])
+        else:
+            self._obey_early(message)
 
     def _finish(self, generation: Generation) -> None:
         """Let the processes leave, and tell what time they took."""
@@ -234,7 +257,7 @@ def main() -> None:
         agent = Agent(channel, job)
         agent.run()
     except EngineError as error:
-        _tell_unfit(channel, str(error), may_pass=isinstance(error, ServersUnavailable))
+        _tell_unfit(channel, str(error), may_pass=isinstance(error, ServersUnavailable) or may_pass(error))
         os._exit(error.exit_code)
     except BaseException as error:  # noqa: BLE001 - the last line of a process: whatever it was is reported
         _tell_unfit(channel, repr(error), may_pass=True)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets as random_secrets
 import selectors
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from commands.cluster.job import as_message
+from commands.cluster.queues import open_queue
 from commands.cluster.ray_nodes import RayNodes
+from commands.cluster.witness import leave_witness
 from commands.options.secrets import RunSecrets
 from engine.cluster.node import Node, NodeState
 from engine.cluster.roster import Roster
-from engine.cluster.supervisor import ClusterSupervisor, Cut
+from engine.cluster.supervisor import ClusterSupervisor
 from engine.config import RunConfig
 from engine.errors import ConfigError, ServersUnavailable
 from engine.leases.records import Token
@@ -31,11 +32,10 @@ from engine.ray_address import RayAddress
 from engine.records import Fingerprint
 from gpu_clients.servers.canary import Canary
 from gpu_clients.vectors.soundness import MIN_COSINE
-from readers.mongo.connection import open_client, open_collection
-from readers.mongo.errors import attempt
-from readers.mongo.index import require_queue_index
-from readers.mongo.work_queue import WorkQuery
-from readers.ranges.cutting import cut
+from writers.cold.settings import ColdSettings
+
+if TYPE_CHECKING:
+    from commands.composition.files.inspection import Files
 
 _log = logging.getLogger("engine.cluster")
 
@@ -83,23 +83,34 @@ class VectorSpace:
 class Driver:
     """The parts of a run over many nodes that a run on one machine has not."""
 
-    def __init__(self, config: RunConfig, secrets: RunSecrets, ray: RayAddress, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        secrets: RunSecrets,
+        ray: RayAddress,
+        files: Files | None,
+        cold: ColdSettings | None,
+        stack: ExitStack,
+    ) -> None:
         """Start the way to the nodes; `stack` ends it.
+
+        Args:
+            files: What is read instead of MongoDB, or None.
+            cold: The store, None when cold is a folder.
 
         Raises:
             ConfigError: Ray is not installed.
+            SinkError: nothing can be written where shards go.
         """
         self._config = config
-        self._mongo_uri = secrets.mongo_uri
+        self._queue = open_queue(config, secrets.mongo_uri, files)
         self._ray = ray
-        witness = config.folders.cold / f".nodes-{config.source.done_field}"
-        text = random_secrets.token_hex(16)
-        witness.write_text(text, encoding="utf-8")
-        stack.callback(witness.unlink, missing_ok=True)
+        witness = leave_witness(config, cold, stack)
         run = as_message(config, secrets)
         job = {
             "run": run,
-            "witness": {"name": witness.name, "text": text},
+            "witness": witness,
+            "files": self._queue.witness,
             "failpoints": os.environ.get(durable.FAILPOINTS_ENV),
         }
         nodes = RayNodes(ray.address, ray.resource, config.folders.hot / "ray.log")
@@ -176,20 +187,6 @@ class Driver:
         assert self._space is not None  # it was chosen before any node works
         return self._space.why_not(VectorSpace.of(brief))
 
-    def cut(self, n_nodes: int) -> Cut:
-        """Cut the work queue into pieces.
-
-        Raises:
-            EngineError: MongoDB refuses or does not answer.
-        """
-        source = self._config.source
-        query = WorkQuery.of(source.done_field, source.langs, source.filter, source.scan, source.retweeted)
-        with open_client(self._mongo_uri, name="engine-cutting") as client:
-            collection = open_collection(client, source.database, source.collection)
-            index = require_queue_index(collection, query, (source.text_field,)).index
-            what = f"cutting the work queue of {collection.full_name}"
-            return attempt(lambda: cut(collection, query, index, n_nodes), what)
-
     def job(self, token: Token) -> Message:
         """What a node is told when its generation is to begin."""
         assert self._space is not None  # it was chosen before any node works
@@ -198,6 +195,7 @@ class Driver:
             "token": str(token),
             "canary": self._space.canary,
             "canary_brief": self._space.canary_brief,
+            "files": self._queue.job,
         }
 
     def supervisor(self, *, ledger: Ledger[RunState], **common: Any) -> ClusterSupervisor:
@@ -206,5 +204,5 @@ class Driver:
             name: value for name, value in (ledger.state.run or {}).items() if name not in ("canary", "canary_brief")
         }
         return ClusterSupervisor(
-            roster=self._roster, cut=self.cut, why_not=self.why_not, job=self.job, ledger=ledger, **common
+            roster=self._roster, queue=self._queue, why_not=self.why_not, job=self.job, ledger=ledger, **common
         )

@@ -9,15 +9,17 @@ from typing import Any
 from commands.options.secrets import RunSecrets, ServerSecrets
 from engine.config import LimitsConfig, RunConfig, ServersConfig, SinkConfig, SourceConfig
 from engine.memory.channels import Message
+from engine.objects.url import ColdUrl
 
 
 def as_message(config: RunConfig, secrets: RunSecrets) -> Message:
     """Configuration and secrets as JSON values; never log it."""
     sink = dataclasses.asdict(config.sink)
     sink["hot_dir"] = str(config.sink.hot_dir.absolute())
-    sink["cold_dir"] = str(Path(str(config.sink.cold_dir)).absolute())  # a folder: a URL is refused with nodes
+    cold = config.sink.cold_dir
+    sink["cold_dir"] = cold.as_dict() if isinstance(cold, ColdUrl) else str(cold.absolute())
     return {
-        "source": dataclasses.asdict(config.source),
+        "source": {**dataclasses.asdict(config.source), "store": None},  # readers are told of it with the files
         "servers": dataclasses.asdict(config.servers),
         "limits": dataclasses.asdict(config.limits),
         "sink": sink,
@@ -37,7 +39,8 @@ def from_message(message: Message, hot_dir: Path) -> tuple[RunConfig, RunSecrets
         hot_dir: The node's own folder for what is not shared.
     """
     sink: dict[str, Any] = {**message["sink"], "hot_dir": hot_dir}
-    sink["cold_dir"] = Path(sink["cold_dir"])
+    cold = sink["cold_dir"]
+    sink["cold_dir"] = Path(cold) if isinstance(cold, str) else ColdUrl.from_dict(cold)
     config = RunConfig(
         source=SourceConfig(**_with_tuples(message["source"], "langs", "columns")),
         servers=ServersConfig(**_with_tuples(message["servers"], "urls")),

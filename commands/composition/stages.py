@@ -134,15 +134,28 @@ class StageComposer:
         files = None if self._files is None else self._files.plan(self._config.folders)
         return self._plans(self._reader(remaining, files), self._writer(f"e{epoch:04d}", files))
 
-    def stages_of_node(self, token: Token, quarantine_before: int) -> list[StagePlan]:
+    def stages_of_node(
+        self,
+        token: Token,
+        quarantine_before: int,
+        files: dict[str, Any] | None = None,
+        done_ids_file: str | None = None,
+    ) -> list[StagePlan]:
         """The plans of the processes of one node of a cluster, whose reader is given parts of the queue one by one.
 
         Args:
             token: What its shards are committed under; their names tell it.
             quarantine_before: Bytes of the quarantine file that were there before the run.
+            files: What reader and writer are told of files; None for MongoDB.
+            done_ids_file: See `ReaderSettings`.
         """
-        reader = dataclasses.replace(self._reader(None, None), by_ranges=True, quarantine_before=quarantine_before)
-        return self._plans(reader, self._writer(token.in_names, None))
+        reader = dataclasses.replace(
+            self._reader(None, files),
+            by_ranges=True,
+            quarantine_before=quarantine_before,
+            done_ids_file=done_ids_file,
+        )
+        return self._plans(reader, self._writer(token.in_names, files))
 
     def _plans(self, reader: ReaderSettings, writer: WriterSettings) -> list[StagePlan]:
         clients = [
@@ -202,11 +215,10 @@ class StageComposer:
         A shard that is not there any more and whose documents are marked was removed by a merge: the queue does not
         offer these documents.
         """
-        if self._config.source.mark or self._files is not None:
+        if self._config.source.mark or self._config.source.files is not None or self._ledger is None:
             return None
         from readers.batching.done_ids import build  # noqa: PLC0415 - imports numpy, which only this mode needs here
 
-        assert self._ledger is not None  # nodes only mark
         folders = self._config.folders
         path = folders.hot / "done-ids"
         shards = self._data_set.shards(folders, self._cold)

@@ -145,7 +145,7 @@ def _prepare(
         stack.callback(own_servers.stop)
         own_servers.start(say if show_progress else None)
     if config.ray is not None:
-        return _prepare_nodes(config, secrets, config.ray, source, lock, show_progress, http, stack)
+        return _prepare_nodes(config, secrets, config.ray, source, cold, lock, show_progress, http, stack)
     fleet = examine_patiently(
         clients, wait_s=wait_s, with_padding=config.servers.bucketing == "auto", long_texts=LongTexts.BRIEFLY
     )
@@ -181,6 +181,7 @@ def _prepare_nodes(
     secrets: RunSecrets,
     ray: RayAddress,
     source: _Source,
+    cold: ColdSettings | None,
     lock: RunLock,
     show_progress: bool,
     http: Address | None,
@@ -190,17 +191,19 @@ def _prepare_nodes(
     from commands.cluster.driver import Driver  # noqa: PLC0415 - only who asks for nodes pays for it
 
     folders = config.folders
-    driver = Driver(config, secrets, ray, stack)
+    driver = Driver(config, secrets, ray, source.files, cold, stack)
     with _own_files(folders):
         ledger = _open_ledger(folders, stack)
-        data_set, quarantine = _open_data_set(config, ledger, driver.examine(ledger.state), source, None, stack)
+        data_set, quarantine = _open_data_set(config, ledger, driver.examine(ledger.state), source, cold, stack)
     durable.arm("supervisor")
+    if source.files is not None:
+        source.files.record(ledger)
     supervisor = driver.supervisor(
         plan=_plan(config, data_set),
         folders=folders,
         lock_fd=lock.fd,
         ledger=ledger,
-        shards=data_set.shards(folders),
+        shards=data_set.shards(folders, cold),
         marker=_marker(config, secrets, data_set, stack),
         quarantine=quarantine,
         observers=observers(config, driver.limits, stack, show_progress=show_progress, http=http),

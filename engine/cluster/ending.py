@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import selectors
 import time
 from collections.abc import Iterable
@@ -9,11 +10,15 @@ from collections.abc import Iterable
 from engine.cluster.node import Node
 from engine.cluster.ports import SessionLost
 from engine.cluster.roster import Roster
+from engine.errors import SinkError
 from engine.leases.book import LeaseBook
-from engine.ledger import durable
+from engine.leases.records import Token
 from engine.ledger.log import RunState
 from engine.ledger.runfolder import RunFolders
+from engine.ports import Shards
 from engine.supervision.run_totals import RunTotals
+
+_log = logging.getLogger("engine.cluster")
 
 _TICK_S = 0.25
 
@@ -67,10 +72,18 @@ def let_finish(roster: Roster, nodes: Iterable[Node], timeout_s: float) -> None:
                 selector.select(_TICK_S)
 
 
-def sweep(folders: RunFolders, prefix: str, book: LeaseBook, state: RunState) -> None:
-    """Remove what lost nodes have left: nothing of it is committed, and others have embedded it."""
-    for token in (token for token, holder in book.holders.items() if holder.is_revoked):
-        for path in folders.shards.glob(f"{prefix}{token.in_names}-*"):
-            if path.name.partition(".")[0] not in state.commits:
-                path.unlink(missing_ok=True)
-    durable.fsync_folder(folders.shards)
+def sweep(folders: RunFolders, shards: Shards, prefix: str, book: LeaseBook, state: RunState) -> None:
+    """Remove what lost nodes have left: nothing of it is committed, and others have embedded it.
+
+    What cannot be removed now the next start removes.
+    """
+    lost = {token for token, holder in book.holders.items() if holder.is_revoked}
+    if not lost:
+        return
+    try:
+        names = {path.name for path in folders.shards.glob(f"{prefix}*")} | {*shards.elsewhere(prefix)}
+        for name in sorted(names):
+            if Token.of_shard(name) in lost and name.partition(".")[0] not in state.commits:
+                shards.remove(name)
+    except (SinkError, OSError) as error:
+        _log.warning("shards_of_lost_nodes_stay reason=%r: the next start removes them", str(error))

@@ -12,6 +12,7 @@ from engine.leases.book import Lease
 from engine.leases.records import Token
 from engine.ledger.commits import Settling
 from engine.memory.channels import Message
+from engine.supervision.lifecycle import Phase
 from engine.supervision.pipeline import Pipeline
 from engine.supervision.proof import HourlyCounter, Proofs
 
@@ -42,12 +43,16 @@ class Given:
     Attributes:
         is_told: Whether the reader has it.
         sequence: Number of its last batch, None while it is being read.
+        granted: Documents that it may read of it, None for all.
+        is_begun: Whether the reader has had it, and was granted too little to read it to its end if it has it no more.
         skipped: Documents in quarantine from before the run that the reader had met by then.
     """
 
     lease: Lease
     is_told: bool = False
     sequence: int | None = None
+    granted: int | None = None
+    is_begun: bool = False
     skipped: int = 0
 
 
@@ -108,6 +113,11 @@ class Node:
     def has_parts_to_read(self) -> bool:
         """Whether its reader has been given parts that it has not read to their end."""
         return any(given.is_told and given.sequence is None for given in self.given)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that it has read is settled."""
+        return self.lifecycle is not None and self.lifecycle.phase is Phase.SETTLING and not self.commits
 
     @property
     def n_unread(self) -> int:

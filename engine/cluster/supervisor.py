@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from engine.cluster.budget import Budget
 from engine.cluster.ending import account, bottleneck_of, let_finish, sweep
 from engine.cluster.figures import AllNodes
 from engine.cluster.giving import Giving
 from engine.cluster.node import Given, Node, NodeState
 from engine.cluster.node_events import NodeEvents
-from engine.cluster.ports import SessionLost
+from engine.cluster.ports import Cut, SessionLost, SharedQueue
 from engine.cluster.remote import NodeLifecycle, RemoteGeneration
 from engine.cluster.roster import Roster
 from engine.errors import ServersUnavailable, SinkError
@@ -44,8 +45,6 @@ POLICY = LeasePolicy(lease_s=20.0)
 _UNREAD_PARTS = 2
 """Parts that a node has before it: one that it reads, and one that it goes on with at once."""
 
-Cut = tuple[list[Any], list[int]]
-"""Boundaries of pieces of the queue in its order, and about how many documents lie between them."""
 Receipt = tuple[str, Node, int, Ranges]
 
 
@@ -58,7 +57,7 @@ class ClusterSupervisor(Supervisor):
         self,
         *,
         roster: Roster,
-        cut: Callable[[int], Cut],
+        queue: SharedQueue,
         why_not: Callable[[Message], str | None],
         job: Callable[[Token], Message],
         **common: Any,
@@ -66,17 +65,18 @@ class ClusterSupervisor(Supervisor):
         """
         Args:
             roster: The nodes, with those that are ready already.
-            cut: Cuts the queue into pieces, for so many nodes.
+            queue: What the nodes work on.
             why_not: Why a node with such servers cannot take part, or None.
             job: What a node is told when its generation is to begin.
             common: See `Supervisor`.
         """
         super().__init__(**common)
         self._roster = roster
-        self._cut = cut
+        self._queue = queue
         self._why_not = why_not
         self._job = job
-        self._giving = Giving(roster, self._quarantine)
+        self._budget = Budget(self._plan.limit)
+        self._giving = Giving(roster, self._quarantine, queue, self._budget)
         self._found = 0
         self._is_pass_done = False
         self._is_over = False
@@ -93,7 +93,7 @@ class ClusterSupervisor(Supervisor):
         for record in each_record(self._ledger.path):
             book.apply(record)
         self._leases = Leases(book, POLICY)
-        self._begin_pass(self._cut(max(1, len(self._roster.in_state(NodeState.READY)))))
+        self._begin_pass(self._queue.cut(max(1, len(self._roster.in_state(NodeState.READY)))))
         with selectors.DefaultSelector() as selector:
             selector.register(self._signals.fd, selectors.EVENT_READ)
             selector.register(self._roster.cluster.wake_fd, selectors.EVENT_READ)
@@ -112,7 +112,7 @@ class ClusterSupervisor(Supervisor):
                 self._tick_all()
         let_finish(self._roster, self._working(), 2 * FINISH_S)
         self._end_generation(kill=False)
-        sweep(self._folders, self._plan.prefix, self._leases.book, self._ledger.state)
+        sweep(self._folders, self._shards, self._plan.prefix, self._leases.book, self._ledger.state)
 
     def _working(self) -> list[Node]:
         return self._roster.in_state(NodeState.WORKING)
@@ -125,6 +125,9 @@ class ClusterSupervisor(Supervisor):
     def _look_whether_it_is_over(self) -> None:
         if self._stop is not None:
             self._is_over = all(node.lifecycle.phase is Phase.FINISHED for node in self._working() if node.lifecycle)
+            return
+        if self._budget.is_spent and self._commits.is_over and all(node.is_settled for node in self._working()):
+            self._is_over = self._lifecycle.work_left = True
             return
         if not self._is_pass_done:
             return
@@ -175,9 +178,7 @@ class ClusterSupervisor(Supervisor):
 
     def part_read(self, node: Node, message: Message) -> None:
         """The reader of a node has read a part to its end."""
-        for given in node.given:
-            if given.lease.number == message["number"]:
-                given.sequence, given.skipped = message["sequence"], message["skipped"]
+        self._giving.part_read(node, message)
         self._found += message["found"]
         self._note_done(node)
 
@@ -200,19 +201,14 @@ class ClusterSupervisor(Supervisor):
         node.quarantined += self._quarantine.add(entries)
 
     def _require_there(self, node: Node, facts: ShardFacts) -> None:
-        """Refuse a shard that this machine does not see: then the folder is not the same one everywhere."""
-        if self._folders.url is not None:
-            return
-        path = self._folders.shards / facts.file
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise SinkError(
-                f"{node.name} has written {path}, but here it is not there ({error.strerror}): --cold-dir has to be "
-                "one folder that all nodes share, or a URL"
-            ) from error
+        """Refuse a shard that this machine does not see as its node does: then the place is not the same everywhere."""
+        size = self._shards.size_there(facts.file)
         if size != facts.bytes:
-            raise SinkError(f"{node.name} has written {facts.bytes} bytes of {path}, but here it has {size}")
+            here = "it is not there" if size is None else f"it has {size}"
+            raise SinkError(
+                f"{node.name} has written {facts.bytes} bytes of {facts.file}, but in {self._folders.where}, as the "
+                f"driver sees it, {here}: --cold-dir has to be one folder that all nodes share, or a URL"
+            )
 
     def _shard_settled(self, receipt: Receipt) -> None:
         shard, node, session, ranges = receipt
@@ -293,7 +289,7 @@ class ClusterSupervisor(Supervisor):
         node.is_waiting = False
         node.quarantine_offset = 0
         self._roster.set_state(node, NodeState.WORKING, "")
-        self._giving.send_quarantine(node)
+        self._giving.introduce(node)
         job = self._job(node.token)
         send({**job, "do": "begin", "suspects": suspects, "quarantine_before": self._giving.quarantine_before})
         _log.info("node_working node=%s token=%s servers=%d", node.name, node.token, brief["n_clients"])
@@ -308,7 +304,7 @@ class ClusterSupervisor(Supervisor):
             return
         if not node.is_waiting and node.n_unread < _UNREAD_PARTS:
             self._act(self._leases.ask(node.token, time.monotonic()))
-        self._giving.give_parts(node)
+        self._giving.give_parts(node, self._leases.book)
 
     def _tell_reader(self, command: Message) -> None:
         for node in self._working():
@@ -373,6 +369,7 @@ class ClusterSupervisor(Supervisor):
 
     def _after_loss(self, node: Node, why: str) -> None:
         _log.error("node_lost node=%s token=%s reason=%r: the others go on", node.name, node.token, why)
+        self._budget.lost(node.session, node.committed_rows + node.quarantined)
         account(node, self._totals, crashed=True, stopped=self._stop is not None)
         if self._stop is not None:
             self._roster.end(node)

@@ -14,8 +14,8 @@ N = 1, 2, 3, ... until a run needs no more. The rules it keeps (docs/protocols/c
 Fail points come from `ENGINE_FAILPOINTS`: `[role/]name[#hit]=action` separated by `;`. Names are those passed to
 `point()`, or `durable` for every durable call of the process. Actions: `kill` (SIGKILL to oneself), `kill_once:FILE`
 (the same, unless FILE is there already; it is made first), `stop` (SIGSTOP), `sleep:SECONDS`,
-`sleep_while:SECONDS:FILE` (only while FILE is there), or an errno name such as `ENOSPC`. Without that variable a point
-costs one comparison.
+`sleep_while:SECONDS:FILE` (only while FILE is there), `hold:FILE` (until FILE is gone), or an errno name such as
+`ENOSPC`. Without that variable a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -114,6 +114,9 @@ def _act(action: str, name: str) -> None:
         _, seconds, witness = action.split(":", 2)
         if Path(witness).exists():
             time.sleep(float(seconds))
+    elif action.startswith("hold:"):
+        while Path(action[5:]).exists():
+            time.sleep(0.02)
     else:
         code = getattr(errno, action, None)
         if code is None:

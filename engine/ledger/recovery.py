@@ -128,7 +128,8 @@ class Recovery:
     def _adopt_orphans(self) -> tuple[int, int, int]:
         known = self._ledger.state.commits
         adopted = rows = set_aside = 0
-        self._drop_orphans_of_nodes()
+        elsewhere = self._shards.elsewhere(self._prefix)
+        dropped = self._drop_orphans_of_nodes({*self._own_files(".parquet"), *elsewhere})
         self._whole = self._own_files(".parquet")
         for name in self._whole:
             if name.removesuffix(".parquet") in known:
@@ -142,8 +143,8 @@ class Recovery:
             self._shards.deposit(judgement)
             rows += self._adopt(judgement)
             adopted += 1
-        for name in self._shards.elsewhere(self._prefix):
-            if name.removesuffix(".parquet") in known:
+        for name in elsewhere:
+            if name in dropped or name.removesuffix(".parquet") in known:
                 continue
             judgement = self._shards.inspect_orphan(name)
             if isinstance(judgement, str):
@@ -155,8 +156,14 @@ class Recovery:
             adopted += 1
         return adopted, rows, set_aside
 
-    def _drop_orphans_of_nodes(self) -> None:
+    def _drop_orphans_of_nodes(self, names: set[str]) -> set[str]:
         """Remove whole shards of nodes whose documents may be, or may have been, embedded by another one since.
+
+        Args:
+            names: Of all whole shards, in the folder and elsewhere.
+
+        Returns:
+            Those that were removed.
 
         Raises:
             DamageError: the ledger does not know a token that it gave.
@@ -164,11 +171,12 @@ class Recovery:
         known = self._ledger.state.commits
         tokens = {
             name: token
-            for name in self._own_files(".parquet")
+            for name in sorted(names)
             if (token := Token.of_shard(name)) is not None and name.removesuffix(".parquet") not in known
         }
+        dropped: set[str] = set()
         if not tokens:
-            return
+            return dropped
         book = LeaseBook(is_marking=self._marker is not None)
         for record in each_record(self._ledger.path):
             book.apply(record)
@@ -176,13 +184,14 @@ class Recovery:
             judgement = book.judge_orphan(token)
             if judgement is Orphan.LEDGER_IS_OLDER:
                 raise DamageError(
-                    f"{self._folders.shards / name} was written by a node that the ledger {self._ledger.path} does not "
-                    "know: the ledger is older than the shard; restore its newest copy"
+                    f"{name} in {self._folders.where} was written by a node that the ledger {self._ledger.path} does "
+                    "not know: the ledger is older than the shard; restore its newest copy"
                 )
             if judgement is Orphan.SET_ASIDE:
                 _log.warning("shard_dropped file=%s: it was not committed, and its documents went to others", name)
-                durable.unlink(self._folders.shards / name)
-                durable.fsync_folder(self._folders.shards)
+                self._shards.remove(name)
+                dropped.add(name)
+        return dropped
 
     def _adopt(self, facts: ShardFacts) -> int:
         """Take a sound shard into the ledger; returns its rows."""

@@ -67,8 +67,16 @@ class DoneIds:
         """
         self._id_type = id_type
         self._runs: list[Keys] = []
-        if path is None:
-            return
+        if path is not None:
+            self.add_file(path)
+
+    def add_file(self, path: Path) -> None:
+        """Map a further file of `build`.
+
+        Raises:
+            ConfigError: the file cannot be read or is of another id type.
+        """
+        id_type = self._id_type
         try:
             with path.open("rb") as stream:
                 header = stream.read(_HEADER_BYTES)

@@ -289,6 +289,11 @@ class SkipSet:
             self._done.add(self._ids.column(settled))
         self.follow_quarantine()
 
+    def add_done(self, path: Path) -> None:
+        """Take in a further file of done ids (`readers.batching.done_ids`); only where nothing is marked."""
+        assert self._done is not None  # nothing is marked
+        self._done.add_file(path)
+
     @property
     def unsettled(self) -> int:
         """Documents read and not yet settled."""

@@ -73,6 +73,8 @@ def jsonl_chunks(stream: ByteStream, settled: Settled) -> Iterator[Chunk]:
     """One JSON object a line."""
     row = 0
     for block, cut in _whole_lines(stream):
+        if settled.is_over(row):
+            return
         n_rows = block.count(b"\n") + 1
         if not settled.cover(row, n_rows):
             lines = block.split(b"\n")
@@ -154,7 +156,7 @@ def csv_chunks(stream: io.RawIOBase | io.BufferedIOBase, settled: Settled) -> It
     records = csv.reader(lines, delimiter=delimiter, strict=True)
     names = next(records)
     row = 0
-    while rows := _records(records, names):
+    while not settled.is_over(row) and (rows := _records(records, names)):
         if not settled.cover(row, len(rows)):
             yield row, rows
         row += len(rows)
@@ -209,6 +211,8 @@ def parquet_chunks(path: FilePath, fields: tuple[str, ...], settled: Settled) ->
                 size = max(1, min(_PARQUET_ROWS, _PARQUET_PAGE_BYTES // per_row))
                 at = row
                 for batch in file.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
+                    if settled.is_over(at):
+                        return
                     if not settled.cover(at, batch.num_rows):
                         yield at, documents_of(batch)
                     at += batch.num_rows

@@ -11,6 +11,10 @@ BLOCK_ROWS = 4096
 """Rows of a file that belong to one share together. Never to be changed: machines and ledgers go by it."""
 
 
+LAST_ROW = (1 << 40) - 1
+"""The last row that a file may have; a stretch that ends with it goes to the end of the file."""
+
+
 class Settled:
     """Stretches of rows of one file, ascending and apart."""
 
@@ -30,6 +34,10 @@ class Settled:
         """Whether all rows of `first` ... are settled."""
         at = bisect_right(self._firsts, first) - 1
         return at >= 0 and self._lasts[at] >= first + n_rows - 1
+
+    def is_over(self, row: int) -> bool:
+        """Whether nothing from a row on to the end of the file is left."""
+        return bool(self._lasts) and self._lasts[-1] == LAST_ROW and row >= self._firsts[-1]
 
     def open_rows(self, first: int, n_rows: int) -> list[int] | None:
         """Which of the rows of `first` ... are not settled, counted from `first`; None when none is."""

@@ -14,6 +14,7 @@ from readers.batching.ports import Document, DocumentSource, ValueTypes
 from readers.files.catalogue import SourceFile, read_plan
 from readers.files.documents import ID_VALUE, Fields, pages
 from readers.files.ids import PositionIds, RowNaming
+from readers.files.row_range import take_in_range
 from readers.files.values import FILE_TYPES
 
 Log = Callable[..., None]
@@ -45,7 +46,9 @@ class FilesSource(DocumentSource):
             from readers.files.objects import SourceStore  # noqa: PLC0415 - only a URL pays for the library
 
             store = SourceStore(SourceUrl.from_dict(told["store"]), self.outage.max_s, self.outage.note)
-        self._files = read_plan(Path(told["plan"]), store)
+        self._plan = Path(told["plan"])
+        self._files = read_plan(self._plan, store)
+        self._range: list[SourceFile] | None = None
         id_field, id_type = told["id_field"], IdType(told["id_type"])
         self._fields = Fields.of(text_field, tuple(name for name, _ in columns), id_field, id_type)
         self._estimate: int | None = told.get("estimate")
@@ -62,12 +65,18 @@ class FilesSource(DocumentSource):
     def begin_pass(self) -> None:
         """See the protocol."""
 
+    def take_range(self, wanted: dict[str, Any], /) -> None:
+        """See the protocol; what is settled in it lies beside the plan."""
+        self._range = take_in_range(self._files, wanted, self._plan.parent)
+
     def take_in(self, skip: Any, is_enough: Callable[[], bool], /) -> bool:
         """See the protocol."""
         return True
 
     def open(self) -> FileQueue:
         """See the protocol; after the first pass nothing is left: new files are found by the next start."""
+        if self._range is not None:
+            return FileQueue(self._range, self._fields)
         files = [] if self._is_read else self._files
         self._is_read = True
         return FileQueue(files, self._fields, self._part)

@@ -1,1 +1,1 @@
-"""The work queue in ranges of `_id`: cut by sampling, and read one by one by the nodes of a cluster."""
+"""What the nodes of a cluster read one by one: ranges of `_id` of the work queue, by a sample, and ranges of files."""

@@ -13,6 +13,7 @@ from typing import Any
 import pymongo
 
 from bench.parts.local_mongod import LocalMongod
+from bench.parts.s3_server import S3Server
 from bench.standin import StandinFleet
 from tests.cluster.ray_host import RayHost
 from tests.cluster.rounds import play
@@ -31,7 +32,7 @@ def main() -> None:
     hurt: Counter[str] = Counter()
     ends_s = time.monotonic() + 60 * asked.minutes
     played = 0
-    with LocalMongod() as mongod, StandinFleet(SERVERS) as fleet, RayHost(2) as host:
+    with LocalMongod() as mongod, StandinFleet(SERVERS) as fleet, RayHost(2) as host, S3Server() as s3:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(mongod.uri)
         with client:
             for number in range(asked.first, asked.first + asked.rounds):
@@ -40,13 +41,12 @@ def main() -> None:
                 began_s = time.monotonic()
                 with tempfile.TemporaryDirectory() as folder:
                     database = client[f"round_{number}"]
-                    kills = play(Path(folder), mongod.uri, database, fleet, host, asked.seed * 10_000 + number)
+                    kills = play(Path(folder), mongod.uri, database, fleet, host, s3, asked.seed * 10_000 + number)
                     client.drop_database(database.name)
-                hurt.update(kills)
+                hurt.update(kills[1:])
                 played += 1
-                print(
-                    f"round {number}: exact after {', '.join(kills)} ({time.monotonic() - began_s:.0f} s)", flush=True
-                )
+                took = f"{time.monotonic() - began_s:.0f} s"
+                print(f"round {number}: {kills[0]}: exact after {', '.join(kills[1:])} ({took})", flush=True)
     print(f"{played} rounds exact: 0 lost, 0 doubled, 0 wrong; {dict(hurt)}")
 
 

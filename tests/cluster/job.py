@@ -15,6 +15,8 @@ from engine.leases.records import Token
 from engine.ledger.log import Record, read_records
 from engine.telemetry.status import read_status
 from tests.cluster.ray_host import RayHost
+from tests.crash.cold_job import ColdJob
+from tests.crash.files_job import FilesJob
 from tests.crash.job import SLOW, Ended, Job, finish, slow_down, wait_until
 
 CLUSTER_S = 280.0
@@ -83,6 +85,26 @@ class ClusterJob(Job):
 
         wait_until(there, CLUSTER_S, f"a node process on {node}")
         return found[node]
+
+
+@dataclass(kw_only=True)
+class ColdClusterJob(ClusterJob, ColdJob):
+    """A job on nodes whose cold is a bucket."""
+
+
+@dataclass(kw_only=True)
+class FilesOnNodes(FilesJob):
+    """A job over files on nodes."""
+
+    host: RayHost
+
+    def start_run(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """`engine run --ray ADDRESS --json`, started."""
+        return super().start_run("--ray", self.host.address, "--ray-resource", RESOURCE, *arguments, **environment)
+
+    def run(self, *arguments: str, **environment: str) -> Ended:
+        """The same to its end."""
+        return finish(self.start_run(*arguments, **environment), CLUSTER_S)
 
 
 def tree(process: psutil.Process) -> list[psutil.Process]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from types import TracebackType
@@ -18,13 +19,22 @@ from typing import Any
 
 import psutil
 
+from bench.parts.s3_server import CREDENTIALS
 from commands.cluster.local_ray import LocalRay
 
-START_S = 240.0
+START_S = 300.0
+
+
+class NoClusterError(Exception):
+    """Ray does not start here, or not in time."""
 
 
 class RayHost:
-    """The cluster, as tests use it."""
+    """The cluster, as tests use it.
+
+    Raises:
+        NoClusterError: it does not start.
+    """
 
     def __init__(self, n_nodes: int) -> None:
         launch = (
@@ -37,6 +47,7 @@ class RayHost:
             stderr=subprocess.DEVNULL,
             text=True,
             start_new_session=True,
+            env={**os.environ, **CREDENTIALS},
         )
         self._process.wait()  # the launcher; the host has its pipes, and no parent here
         self._told = self._read()
@@ -69,8 +80,10 @@ class RayHost:
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None  # a pipe
-        line = self._process.stdout.readline()
-        assert line, "the Ray cluster of the tests did not start"
+        answers, _, _ = select.select([self._process.stdout], [], [], START_S)
+        line = self._process.stdout.readline() if answers else ""
+        if not line:
+            raise NoClusterError(f"Ray did not start a node on this machine within {START_S:.0f} s")
         found: dict[str, Any] = json.loads(line)
         return found
 

@@ -10,7 +10,7 @@ import pytest
 from bench.standin import StandinFleet
 from engine.leases.records import Token
 from tests.cluster.job import CLUSTER_S, ClusterJob, are_gone, tree
-from tests.crash.job import finish, full_speed, tweets, wait_until
+from tests.crash.job import SLOW, finish, full_speed, slow_down, tweets, wait_until
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.ray]
 
@@ -195,3 +195,45 @@ def test_signals_end_the_nodes_cleanly_and_the_next_run_goes_on(
     assert ended.summary["read"] == ended.summary["embedded"] > 0
     assert again.code == 0, again.err
     job.assert_exact()
+
+
+def test_a_limit_is_kept_to_the_document_although_a_node_is_lost_midway(job: ClusterJob, fleet: StandinFleet) -> None:
+    job.insert(tweets(N))
+    job.options = SLOW
+    slow_down(fleet)
+    process = job.start_run("--limit", "900")
+    job.wait_for_commits_of_all(process)
+    job.agent("local-2").kill()
+    wait_until(lambda: bool(job.records("REVOKED")), CLUSTER_S, "the end of its token", process)
+    full_speed(fleet)
+    limited = finish(process, CLUSTER_S)
+    marked = job.database[job.collection].count_documents({"embedded": True})
+    rest = job.run()
+
+    assert limited.code == 8, limited.err
+    assert limited.summary["read"] == limited.summary["embedded"] == marked == 900
+    assert rest.code == 0, rest.err
+    assert rest.summary["embedded"] == job.n_queue - 900
+    job.assert_exact()
+
+
+def test_g2_without_marks_a_lost_nodes_documents_are_read_again_but_for_those_it_had_committed(
+    job: ClusterJob, fleet: StandinFleet
+) -> None:
+    """The next run knows from the shards alone what is done."""
+    job.insert(tweets(N))
+    job.options = SLOW
+    slow_down(fleet)
+    process = job.start_run("--no-mark")
+    job.wait_for_commits_of_all(process)
+    job.agent("local-2").kill()
+    wait_until(lambda: bool(job.records("REVOKED")), CLUSTER_S, "the end of its token", process)
+    full_speed(fleet)
+    ended = finish(process, CLUSTER_S)
+    job.database[job.collection].insert_many([{"_id": 10 * N + n, "text": f"late {n}"} for n in range(50)])
+    again = job.run("--no-mark")
+
+    assert ended.code == again.code == 0, ended.err + again.err
+    assert [record["token"] for record in job.records("REVOKED")] == [str(job.token_of("local-2"))]
+    assert again.summary["embedded"] == 50
+    job.assert_exact(marked=False)

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from tests.cluster.job import CLUSTER_S, are_gone, tree
-from tests.crash.conftest import fleet, job, shared_fleet  # noqa: F401 - fixtures
+from tests.crash.cold_job import ColdJob
+from tests.crash.conftest import cold_job, fleet, job, proxy, shared_fleet  # noqa: F401 - fixtures
 from tests.crash.job import Job, finish, tweets, wait_for_commit, wait_until
 
 needs_ray = pytest.mark.skipif(
@@ -22,21 +23,24 @@ LOCAL = ("--ray", "local:2")
 @pytest.mark.crash
 @pytest.mark.slow
 @pytest.mark.ray
-def test_g6_a_local_cluster_ends_with_its_run_and_with_a_killed_driver(job: Job) -> None:  # noqa: F811
-    job.insert(tweets(900))
-    process = job.start_run(*LOCAL, ENGINE_FAILPOINTS="supervisor/commit.after=stop")
-    wait_for_commit(job, process)
+def test_g6_a_local_cluster_ends_with_its_run_and_with_a_killed_driver(
+    cold_job: ColdJob,  # noqa: F811
+) -> None:
+    """Its nodes have the credentials of the store that the driver has."""
+    cold_job.insert(tweets(900))
+    process = cold_job.start_run(*LOCAL, ENGINE_FAILPOINTS="supervisor/commit.after=stop")
+    wait_for_commit(cold_job, process)
     below = tree(psutil.Process(process.pid))[1:]
     assert any("raylet" in " ".join(member.cmdline()) for member in below)
 
     process.send_signal(signal.SIGKILL)
     wait_until(lambda: are_gone(below), CLUSTER_S, "the end of the whole cluster")
     finish(process)
-    ended = finish(job.start_run(*LOCAL), CLUSTER_S)
+    ended = finish(cold_job.start_run(*LOCAL), CLUSTER_S)
 
     assert ended.code == 0, ended.err
     assert [node["node"] for node in ended.summary["nodes"]] == ["local-1", "local-2"]
-    job.assert_exact()
+    cold_job.assert_exact()
 
 
 def test_ray_is_not_imported_by_a_run_without_it(job: Job) -> None:  # noqa: F811
@@ -61,10 +65,7 @@ def test_ray_is_not_imported_by_a_run_without_it(job: Job) -> None:  # noqa: F81
     [
         (("--ray", "local:0"), "expected local:N"),
         (("--ray", "nowhere"), "expected auto, HOST:PORT"),
-        (("--ray", "auto", "--part", "1/2"), "--part is of a run on one machine"),
-        (("--ray", "auto", "--limit", "5"), "--limit is of a run on one machine"),
-        (("--ray", "auto", "--no-mark"), "--no-mark is of a run on one machine"),
-        (("--ray", "auto", "--cold-dir", "s3://bucket/x"), "--cold-dir with a URL is of a run on one machine"),
+        (("--ray", "auto", "--part", "1/2"), "--part is of machines without one ledger"),
         (("--ray", "auto", "--ray-resource", " "), "--ray-resource is empty"),
         (("--ray", "auto", "--serve"), "--serve starts servers on this machine alone"),
     ],

@@ -15,7 +15,7 @@ from engine.objects.patience import repeated
 _log = logging.getLogger("engine.preflight")
 START_BUDGET_S = 10.0
 """How long a start waits for a store that does not answer."""
-_FOLDER = "preflight"
+TRIALS = "preflight"
 _BYTES = b"the engine tries what it will need here\n"
 
 
@@ -32,9 +32,9 @@ def check_store(store: ObjectStore, name: str, budget_s: float) -> bool:
     Raises:
         SinkError: something is missing; the sentence says what.
     """
-    trial = f"{_FOLDER}/{name}.{secrets.token_hex(8)}"
+    trial = f"{TRIALS}/{name}.{secrets.token_hex(8)}"
     with _needs(store, "list objects"):
-        left = repeated(lambda: [found.name for found in store.list(_FOLDER)], store.where(), budget_s)
+        left = repeated(lambda: [found.name for found in store.list(TRIALS)], store.where(), budget_s)
     with _needs(store, "create an object"):
         repeated(lambda: _create(store, trial), store.where(trial), budget_s)
     left.append(trial)
@@ -52,13 +52,13 @@ def check_store(store: ObjectStore, name: str, budget_s: float) -> bool:
             if stored.size_bytes != len(_BYTES) or bytes(data) != _BYTES:
                 raise Trouble("it gave other bytes")
         with _needs(store, "list what was stored"):
-            names = repeated(lambda: [found.name for found in store.list(_FOLDER)], store.where(), budget_s)
+            names = repeated(lambda: [found.name for found in store.list(TRIALS)], store.where(), budget_s)
             if trial not in names:
                 raise Trouble("its list does not have an object that it has")
     finally:
         with _needs(store, "delete an object"):
             for each in left:
-                if each.startswith(f"{_FOLDER}/{name}."):  # what a killed start left of its own goes too
+                if each.startswith(f"{TRIALS}/{name}."):  # what a killed start left of its own goes too
                     repeated(lambda each=each: store.delete(each), store.where(each), budget_s)  # type: ignore[misc]
     by_e_tag = stored.e_tag == hashlib.md5(_BYTES, usedforsecurity=False).hexdigest()
     _log.info("cold_store where=%s compared_by=%s", store.where(), "etag (MD5)" if by_e_tag else "reading back")

@@ -26,6 +26,8 @@ class ColdSettings:
         by_e_tag: Whether its ETags are the MD5 of objects (`writers.cold.preflight`).
         budget_s: Seconds that one act may wait for the store in all its tries.
         largest_bytes: Size of the largest file that is uploaded.
+        keeps_copies: Whether the copy on hot of a shard that the store has stays until its documents are settled, for
+            those who mark them here; on a node nobody does.
     """
 
     url: ColdUrl
@@ -33,6 +35,7 @@ class ColdSettings:
     by_e_tag: bool = False
     budget_s: float = 600.0
     largest_bytes: int = 0
+    keeps_copies: bool = True
 
     def open(self) -> ObjectStore:
         """The store; imports the library."""

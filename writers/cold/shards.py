@@ -23,6 +23,9 @@ from writers.shards.store import ParquetShards
 
 _log = logging.getLogger("engine.cold")
 
+LOOK_BUDGET_S = 5.0
+"""How long a look at one object waits for a store that does not answer: somebody else's work waits for it."""
+
 
 class ColdShards(ParquetShards):
     """Shards on a store, as the engine's recovery and marking see them; a copy on hot serves while it is there."""
@@ -92,6 +95,30 @@ class ColdShards(ParquetShards):
             durable.point("cold.before_release")
             durable.unlink(path)
             durable.point("cold.after_release")
+
+    def size_there(self, file: str) -> int | None:
+        """Bytes of the object, None when the store has none of this name.
+
+        Raises:
+            SinkError: the store does not answer within a short time.
+        """
+        name = self._object(file)
+        try:
+            budget_s = min(LOOK_BUDGET_S, self._cold.budget_s)
+            return int(repeated(lambda: self._store.head(name), self._store.where(name), budget_s).size_bytes)
+        except Absent:
+            return None
+
+    def remove(self, file: str) -> None:
+        """Remove a shard that is in no ledger, and its copy on hot.
+
+        Raises:
+            SinkError: the store does not do it.
+        """
+        name = self._object(file)
+        durable.point("shard.before_remove")
+        repeated(lambda: self._store.delete(name), self._store.where(name), self._cold.budget_s)
+        durable.unlink(self._folder / file)
 
     def set_aside(self, file: str) -> str:
         """Give an object that cannot be adopted another name; returns its URL.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import EngineError
+from engine.ledger import durable
 from engine.records import ShardFacts
 from engine.telemetry.metrics import Stopwatch
 from writers.cold.settings import SHARDS, ColdSettings
@@ -125,6 +126,9 @@ class Shipping:
                         budget_s=self._cold.budget_s,
                         tell=lambda where, why: self._retries.put((where, why)),
                     )
+                if not self._cold.keeps_copies:
+                    durable.point("cold.before_release")
+                    durable.unlink(self._folder / facts.file)
                 self._done.put(Shipped(facts, ranges))
             except EngineError as error:
                 self._done.put(Shipped(facts, ranges, error))

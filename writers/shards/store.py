@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import DamageError, SinkError
+from engine.ledger import durable
 from engine.memory.ids import IdType
 from engine.records import Fingerprint, ShardFacts
 from writers.files.hashed_file import size_and_sha256
@@ -165,6 +166,26 @@ class ParquetShards:
 
     def deposit(self, facts: ShardFacts) -> None:
         """See that a sound shard is where committed ones stay: it is."""
+
+    def size_there(self, file: str) -> int | None:
+        """Bytes of a shard in the folder, None when it is not there.
+
+        Raises:
+            SinkError: the whole folder is gone, or cannot be looked into.
+        """
+        try:
+            return (self._folder / file).stat().st_size
+        except FileNotFoundError:
+            self._require_folder()
+            return None
+        except OSError as error:
+            raise SinkError(f"cannot look at {self._folder / file} ({error.strerror}): repair its device") from error
+
+    def remove(self, file: str) -> None:
+        """Remove a shard that is in no ledger; OSError when the folder does not do it."""
+        durable.point("shard.before_remove")
+        durable.unlink(self._folder / file)
+        durable.fsync_folder(self._folder)
 
     def release(self, file: str) -> None:
         """Let a copy go that was kept until its documents are settled: there is none."""

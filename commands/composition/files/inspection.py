@@ -19,7 +19,7 @@ from engine.memory.ids import IdType
 from engine.objects.url import ColdUrl, SourceUrl, StoreUrl
 from readers.batching.columns import infer_columns
 from readers.batching.paths import getter
-from readers.files.catalogue import Catalogue, catalogue, write_plan
+from readers.files.catalogue import Catalogue, SourceFile, catalogue, write_plan
 from readers.files.documents import Fields
 from readers.files.ids import RowNaming, row_of
 from readers.files.place import Place
@@ -75,6 +75,10 @@ class Files:
             ledger.append(record)
         durable.point("files.after")
 
+    def with_settled(self, settled: dict[int, list[tuple[int, int]]]) -> list[SourceFile]:
+        """All files with what is settled of each (`settled_rows`)."""
+        return [dataclasses.replace(file, settled=tuple(settled.get(file.number, ()))) for file in self.catalogue.files]
+
     def plan(self, folders: RunFolders) -> dict[str, Any]:
         """Write what the next generation's reader and writer read; `ReaderSettings.files`.
 
@@ -83,10 +87,7 @@ class Files:
             SinkError: the file cannot be written.
         """
         path = folders.hot / PLAN
-        settled = settled_rows(folders.ledger)
-        files = [
-            dataclasses.replace(file, settled=tuple(settled.get(file.number, ()))) for file in self.catalogue.files
-        ]
+        files = self.with_settled(settled_rows(folders.ledger))
         try:
             write_plan(path, files)
         except OSError as error:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.cluster.ports import Heard, News, NodesSeen, SessionLost
+from engine.cluster.ports import Cut, Heard, News, NodesSeen, SessionLost
 from engine.cluster.roster import Roster
 from engine.cluster.supervisor import ClusterSupervisor
+from engine.leases.book import Lease, LeaseBook
 from engine.ledger.log import Ledger, RunState
 from engine.ledger.quarantine import Quarantine
 from engine.ledger.runfolder import RunFolders, RunLock
@@ -19,11 +20,32 @@ from engine.memory.channels import Message
 from engine.supervision.run_plan import RunPlan
 from engine.supervision.signals import SignalInbox
 from tests.engine.supervision.world import FINGERPRINT, LEDGER, SCHEMA
+from writers.cold.settings import ColdSettings
+from writers.cold.shards import ColdShards
 from writers.shards.store import ParquetShards
 
 PREFIX = f"done-{LEDGER[:6]}-"
 PIECES = 6
 ROWS = 10
+
+
+class ScriptedQueue:
+    """`engine.cluster.ports.SharedQueue` of a few numbered pieces."""
+
+    job = None
+    witness = None
+
+    def cut(self, n_nodes: int) -> Cut:
+        """See the protocol."""
+        return [str(number) for number in range(PIECES + 1)], [ROWS] * PIECES
+
+    def before_all(self) -> list[Message]:
+        """See the protocol."""
+        return []
+
+    def before_part(self, lease: Lease, book: LeaseBook, *, is_begun: bool) -> list[Message]:
+        """See the protocol."""
+        return []
 
 
 @dataclass
@@ -32,12 +54,14 @@ class ScriptedNodes:
 
     Attributes:
         names: The nodes that there are.
+        store: Takes the shards; None when they go to the folder.
         disturb: Asked before a node answers a command to read a part: what it does instead, or None.
     """
 
     folder: Path
     names: tuple[str, ...] = ("a", "b")
     disturb: Callable[[ScriptedNodes, int, str, Message], bool] = lambda *_: False
+    store: Callable[[str, bytes], None] | None = None
     news: list[News] = field(default_factory=list)
     node_of: dict[int, str] = field(default_factory=dict)
     tokens: dict[int, str] = field(default_factory=dict)
@@ -45,6 +69,7 @@ class ScriptedNodes:
     sealed: dict[int, int] = field(default_factory=dict)
     shards: dict[int, int] = field(default_factory=dict)
     parts: dict[int, int] = field(default_factory=dict)
+    have: dict[tuple[int, str, str], int] = field(default_factory=dict)
     ended: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -93,16 +118,20 @@ class ScriptedNodes:
 
     def embed(self, session: int, command: Message) -> None:
         """A part is read and embedded; its rows are in the open shard."""
-        n_rows = ROWS * (int(command["range"]["high"]) - int(command["range"]["low"]))
+        part = session, command["range"]["low"], command["range"]["high"]
+        n_left = ROWS * (int(part[2]) - int(part[1])) - self.have.get(part, 0)
+        n_rows = n_left if command["limit"] is None else min(n_left, command["limit"])
+        self.have[part] = self.have.get(part, 0) + n_rows
         self.rows[session] += n_rows
         self.parts[session] += 1
-        part = {"number": command["number"], "found": n_rows, "sequence": self.parts[session] - 1, "skipped": 0}
+        facts = {"read": n_rows, "is_whole": n_rows == n_left, "skipped": 0}
+        told = {"number": command["number"], "found": n_rows, "sequence": self.parts[session] - 1, **facts}
         done = {"documents": self.rows[session], "found": n_rows, "parts": self.parts[session]}
         self.tell(
             session,
             self.says("client-0", "client", rows=self.rows[session], state="idle", url="http://s"),
             self.says("reader", "reader", documents=self.rows[session]),
-            self.says("reader", "part_done", **part),
+            self.says("reader", "part_done", **told),
             self.says("reader", "pass_done", **done),
         )
 
@@ -112,7 +141,10 @@ class ScriptedNodes:
         epoch, number = self.tokens[session].split("-")
         name = f"{PREFIX}e{int(epoch):04d}n{int(number):04d}-{self.shards[session]:06d}"
         data = name.encode()
-        (self.folder / f"{name}.parquet").write_bytes(data)
+        if self.store is None:
+            (self.folder / f"{name}.parquet").write_bytes(data)
+        else:
+            self.store(f"{name}.parquet", data)
         facts = {
             "shard": name,
             "file": f"{name}.parquet",
@@ -137,10 +169,14 @@ class ScriptedNodes:
 
 
 def run(
-    folder: Path, nodes: ScriptedNodes, why_not: Callable[[Message], str | None] = lambda _: None
+    folder: Path,
+    nodes: ScriptedNodes,
+    why_not: Callable[[Message], str | None] = lambda _: None,
+    cold: ColdSettings | None = None,
+    limit: int | None = None,
 ) -> dict[str, Any]:
     """A run over scripted nodes, without marks; its summary."""
-    folders = RunFolders.of(folder / "hot", folder / "cold", "db", "c", "done")
+    folders = RunFolders.of(folder / "hot", folder / "cold" if cold is None else cold.url, "db", "c", "done")
     folders.make()
     lock = RunLock(folders.lock)
     ledger = Ledger(folders.ledger, RunState())
@@ -148,7 +184,7 @@ def run(
     try:
         return ClusterSupervisor(
             roster=_ready(Roster(nodes, {}), nodes),
-            cut=lambda _: ([str(number) for number in range(PIECES + 1)], [ROWS] * PIECES),
+            queue=ScriptedQueue(),
             why_not=why_not,
             job=lambda token: {"token": str(token)},
             plan=RunPlan(
@@ -157,14 +193,16 @@ def run(
                 prefix=PREFIX,
                 rings=None,
                 stages=None,
-                limit=None,
+                limit=limit,
                 max_time_s=None,
                 max_outage_s=60.0,
             ),
             folders=folders,
             lock_fd=lock.fd,
             ledger=ledger,
-            shards=ParquetShards(folders.shards, SCHEMA, FINGERPRINT, LEDGER),
+            shards=ParquetShards(folders.shards, SCHEMA, FINGERPRINT, LEDGER)
+            if cold is None
+            else ColdShards(folders.shards, SCHEMA, FINGERPRINT, LEDGER, cold),
             marker=None,
             quarantine=quarantine,
             observers=[],

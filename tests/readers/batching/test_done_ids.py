@@ -38,6 +38,27 @@ def test_without_marks_ids_of_committed_shards_are_not_read_again(
     assert sorted(reader.ids) == [*expected, 555]
 
 
+def test_a_part_comes_with_what_others_have_committed_of_it(
+    documents: Documents, mongod: LocalMongod, tmp_path: Path
+) -> None:
+    make_queue(documents, numbered(100))
+    first, second = tmp_path / "first", tmp_path / "second"
+    build(first, IdType.INT64, [list(range(10))])
+    build(second, IdType.INT64, [list(range(50, 60))])
+    made = settings_for(documents, mongod.uri, mark=False, done_ids_file=str(first), by_ranges=True)
+    with ReaderHarness(made) as reader:
+        part = {"number": 1, "range": {"low": None, "high": None}, "counts": True}
+        reader.command(do="part", limit=20, done_ids=str(second), **part)
+        cut_short = reader.drain_until("part_done")
+        assert (cut_short["read"], cut_short["is_whole"]) == (20, 0)
+        assert len(reader.ids) == 20
+        reader.command(do="settled", sequence=1000)
+        reader.command(do="part", limit=None, **part)
+        whole = reader.drain_until("part_done", count=2)
+        assert (whole["read"], whole["is_whole"]) == (60, 1)
+    assert sorted(reader.ids) == [*range(10, 50), *range(60, 100)]
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     done=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=60),

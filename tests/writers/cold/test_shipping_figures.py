@@ -27,7 +27,7 @@ def test_an_upload_that_hangs_is_seen_while_it_does_and_counted_when_it_is_over(
         goes_on.wait(60)
 
     monkeypatch.setattr(module, "upload", upload)
-    cold: Any = SimpleNamespace(open=lambda: None, by_e_tag=True, budget_s=1.0)
+    cold: Any = SimpleNamespace(open=lambda: None, by_e_tag=True, budget_s=1.0, keeps_copies=True)
     facts: Any = SimpleNamespace(file="a.parquet", sha256="", bytes=10)
     assert set(ShardFacts.__slots__) >= {"file", "sha256", "bytes"}
 
