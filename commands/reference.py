@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
+import io
+import json
 import os
 import re
 import subprocess
@@ -11,7 +15,10 @@ from pathlib import Path
 
 from engine import __version__
 from engine.errors import Exit
-from engine.supervision.interpreter import python
+from engine.supervision.interpreter import full_name, python
+
+_TEXTS = "--texts"
+"""Tells a process of this module to print all help texts, as JSON."""
 
 _HEAD = """# Commands
 
@@ -39,32 +46,37 @@ _EXIT_MEANINGS = {
 
 @functools.cache
 def commands() -> dict[str, str]:
-    """The help text of every command."""
-    return {name: _help(name) for name in _names()}
-
-
-def _names() -> list[str]:
-    """Every command as it is called, in the order of `engine --help`; a group's commands behind its name."""
-    listed = re.findall(r"^  ([a-z]+)  ", _help("").partition("Commands:")[2], re.MULTILINE)
-    names = []
-    for name in listed:
-        inner = re.findall(r"^  ([a-z]+)  ", _help(name).partition("\nCommands:")[2], re.MULTILINE)
-        if not inner or "Example" in _help(name):  # a group that does something by itself
-            names.append(name)
-        names += [f"{name} {one}" for one in inner]
-    return names
-
-
-def _help(name: str) -> str:
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    """The help text of every command, as a terminal of 100 columns shows it; one process says them all."""
     done = subprocess.run(
-        python("cli", *name.split(), "--help"),
-        env=environment,
+        python("commands.reference", _TEXTS),
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
         capture_output=True,
         text=True,
         check=True,
     )
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    texts: dict[str, str] = json.loads(done.stdout)
+    return texts
+
+
+def _texts() -> dict[str, str]:
+    """Every command as it is called, in the order of `engine --help`; a group's commands behind its name."""
+    texts = {}
+    for name in re.findall(r"^  ([a-z]+)  ", _help("").partition("Commands:")[2], re.MULTILINE):
+        text = _help(name)
+        inner = re.findall(r"^  ([a-z]+)  ", text.partition("\nCommands:")[2], re.MULTILINE)
+        if not inner or "Example" in text:  # a group that does something by itself
+            texts[name] = text
+        texts |= {f"{name} {one}": _help(f"{name} {one}") for one in inner}
+    return texts
+
+
+def _help(name: str) -> str:
+    """What `engine NAME --help` prints, in this process. The command line is above this module: it is called by name,
+    as a shell calls it."""
+    sys.argv = ["engine", *name.split(), "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        importlib.import_module(full_name("cli")).main()
+    return "\n".join(line.rstrip() for line in said.getvalue().strip().splitlines())
 
 
 def reference() -> str:
@@ -103,6 +115,9 @@ def _roff(line: str) -> str:
 
 def main() -> None:
     """Write both pages into a folder, `docs` unless another is named."""
+    if sys.argv[1:] == [_TEXTS]:
+        print(json.dumps(_texts()))
+        return
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
     (folder / "cli.md").write_text(reference(), encoding="utf-8")
     (folder / "engine.1").write_text(manual(), encoding="utf-8")

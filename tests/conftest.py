@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +20,19 @@ from pymongo.database import Database
 
 from bench.parts.local_mongod import LocalMongod
 from bench.parts.s3_server import S3Server
+from bench.standin import fleet
+from tests.parts import prewarmed
+from tests.parts.processes import children_of
 
 # a shell that starts pytest in the background lets it ignore Ctrl-C, nohup lets it ignore SIGHUP, and what is ignored
 # here is ignored by every child that a test means to interrupt
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+# Assertions that pytest has rewritten are kept beside the tests also where the environment would have no bytecode
+# written: every worker would take five seconds to rewrite them all, each time. What tests start is as that says.
+sys.dont_write_bytecode = False
 
 # the same examples every time, however slow the machine is; `--hypothesis-profile=explore` tries others
 _NO_CLOCK = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None)
@@ -50,6 +58,15 @@ def outlives_tests(*pids: int) -> Iterator[None]:
     _session_pids.update(pids)
     yield
     _session_pids.difference_update(pids)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prewarmed_servers() -> Iterator[None]:
+    """Stand-in servers are forked from a process that has imported them already; that one ends with the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fleet._Child, "popen", prewarmed.Popen)
+        yield
+    prewarmed.close()
 
 
 @pytest.fixture(scope="session")
@@ -97,26 +114,28 @@ def leaves_nothing_behind() -> Iterator[None]:
     Workers of pytest are siblings: each looks at its own children. No file in /dev/shm is ours, so none of another
     worker's is taken for one of this test.
     """
-    me = psutil.Process()
-    children_before = {child.pid for child in me.children(recursive=True)}
+    children_before = children_of(os.getpid(), recursive=True)
     files_before = set(Path("/dev/shm").glob("engine*"))
     yield
-    expected = children_before | _session_pids | {server.pid for server in _session_servers if server.running}
+    expected = (
+        children_before
+        | prewarmed.pids()
+        | _session_pids
+        | {server.pid for server in _session_servers if server.running}
+    )
     deadline = time.monotonic() + LEAVE_S
     while True:
-        left = {child.pid: child for child in me.children(recursive=True)}
-        for pid in expected:
-            left.pop(pid, None)
+        left = children_of(os.getpid(), recursive=True) - expected
         if not left or time.monotonic() > deadline:
             break
         time.sleep(0.02)
-    assert not left, f"processes left behind: {[_describe(child) for child in left.values()]}"
+    assert not left, f"processes left behind: {[_describe(pid) for pid in left]}"
     files = set(Path("/dev/shm").glob("engine*")) - files_before
     assert not files, f"shared memory left behind: {files}"
 
 
-def _describe(process: psutil.Process) -> str:
+def _describe(pid: int) -> str:
     try:
-        return f"{process.pid} {' '.join(process.cmdline())[:200]}"
+        return f"{pid} {' '.join(psutil.Process(pid).cmdline())[:200]}"
     except psutil.Error:
-        return f"{process.pid} (ended)"
+        return f"{pid} (ended)"

@@ -6,6 +6,7 @@ import ast
 import configparser
 import functools
 import io
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from commands.reference import commands, manual, reference
 from engine.errors import Exit
+from engine.supervision.interpreter import python
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -42,7 +44,21 @@ def test_the_reference_is_what_help_says() -> None:
     assert read("docs/engine.1") == manual(), "docs/engine.1 is stale: run `make docs`"
 
 
-@pytest.mark.parametrize("name", sorted(commands()))
+def test_help_is_the_same_from_a_process_of_its_own() -> None:
+    """The pages are made in one process for all commands."""
+    done = subprocess.run(
+        python("cli", "merge", "--help"),
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert [line.rstrip() for line in done.stdout.strip().splitlines()] == commands()["merge"].splitlines()
+
+
+# the page has them all, as the first test makes sure: to ask the program here would cost every worker of pytest a start
+@pytest.mark.parametrize("name", sorted(re.findall(r"^## engine (.+)$", read("docs/cli.md"), re.MULTILINE)))
 def test_every_command_has_help_with_an_example_and_stands_in_the_readme(name: str) -> None:
     """A newcomer finds it."""
     text = commands()[name]

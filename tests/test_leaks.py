@@ -35,6 +35,7 @@ def test_that_waits_for_its_process():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_process_left_behind_fails_its_own_test_and_no_other(tmp_path: Path, workers: str) -> None:
     (tmp_path / "test_it.py").write_text(SUITE)

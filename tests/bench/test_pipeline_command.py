@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from bench.measure.pipeline import PipelineConfig, as_text, measure
 
 
+@pytest.mark.slow
 def test_the_pipeline_is_measured_stage_by_stage_with_the_plain_script_beside_it() -> None:
     """A real mongod, canned servers, the real command; small, so the figures mean nothing here."""
     figures = measure(PipelineConfig(n_documents=1100, dim=32, n_servers=2, compare=True, files=("parquet", "jsonl")))

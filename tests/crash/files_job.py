@@ -22,6 +22,7 @@ from engine.ledger.log import RunState
 from engine.ledger.quarantine import read_quarantine
 from engine.ledger.runfolder import RunFolders
 from tests.crash.job import DIM, DONE, MODEL, Ended, finish
+from tests.parts import prewarmed
 
 NAME = "articles"
 QUARANTINED = 3
@@ -108,7 +109,7 @@ class FilesJob:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a command in a session of its own."""
-        return subprocess.Popen(
+        return prewarmed.Popen(
             [sys.executable, "-m", "cli", *arguments],
             env={
                 **os.environ,

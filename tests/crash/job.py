@@ -29,6 +29,8 @@ from engine.ledger.runfolder import RunFolders
 from engine.telemetry.status import read_status
 from readers.mongo.connection import open_client, open_collection
 from readers.mongo.index import create_indexes
+from tests.parts import prewarmed
+from tests.parts.processes import children_of
 
 DONE = "embedded"
 MODEL = "sim-model"
@@ -82,7 +84,7 @@ class Job:
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a command in a session of its own."""
         folders = self.folders
-        return subprocess.Popen(
+        return prewarmed.Popen(
             [sys.executable, "-m", self.module, *arguments],
             env={
                 **os.environ,
@@ -237,12 +239,11 @@ def wait_until(
 def roles(process: subprocess.Popen[str]) -> dict[str, int]:
     """Process ids of the children by role, as far as they have started."""
     found: dict[str, int] = {}
-    with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(process.pid).children():
-            with contextlib.suppress(psutil.Error):
-                command = child.cmdline()
-                if len(command) >= 6 and "engine.supervision.worker" in command[2]:
-                    found[command[3]] = child.pid
+    for child in children_of(process.pid):
+        with contextlib.suppress(psutil.Error):
+            command = psutil.Process(child).cmdline()
+            if len(command) >= 6 and "engine.supervision.worker" in command[2]:
+                found[command[3]] = child
     return found
 
 

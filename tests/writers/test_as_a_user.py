@@ -20,6 +20,7 @@ from bench.standin import StandinConfig, StandinFleet
 from engine.errors import Exit
 from tests.conftest import outlives_tests
 from tests.crash.job import DIM, DONE, MODEL, Job
+from tests.parts import prewarmed
 from tests.writers.dataset import COLLECTION, DATABASE, DONE_FIELD, DataSet
 
 
@@ -112,7 +113,7 @@ def start(data: DataSet, *arguments: str, failpoints: str = "") -> subprocess.Po
     }
     command = [sys.executable, "-m", "cli", *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    return prewarmed.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, Exit.SIGINT), (signal.SIGTERM, Exit.SIGTERM)])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.measure import pipeline, start_time
 
 
+@pytest.mark.slow
 def test_the_pipelines_figures_are_of_every_stage_beside_a_plain_script() -> None:
     """A few documents, so only the shape and the sums are looked at."""
     figures = pipeline.measure(pipeline.PipelineConfig(n_documents=1_100, already_marked=50, dim=16, compare=True))
@@ -22,6 +25,7 @@ def test_the_pipelines_figures_are_of_every_stage_beside_a_plain_script() -> Non
         assert f"\n{name}" in text, name
 
 
+@pytest.mark.slow
 def test_a_start_is_timed_beside_documents_that_the_engine_marked_itself() -> None:
     """As many timed runs as asked for, each with new documents of its own."""
     figures = start_time.measure(start_time.StartConfig(marked=(60,), new=40, repeats=1, dim=16))

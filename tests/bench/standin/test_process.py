@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from bench.standin import Dialect, FleetError, GpuConfig, StandinConfig, StandinFleet
+from bench.standin import fleet as fleet_module
 from bench.standin.arguments import parse_arguments, parse_ports, parse_speeds, to_arguments
 from engine.errors import ConfigError
 from tests.bench.standin.client import embed, get, request_bytes
@@ -123,9 +124,13 @@ def test_every_setting_survives_the_way_through_the_command_line() -> None:
     assert parse_arguments([]) == StandinConfig()
 
 
-def test_the_api_key_of_a_fleet_is_in_no_process_list() -> None:
+def test_the_api_key_of_a_fleet_is_in_no_process_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a command line of its own."""
+    monkeypatch.setattr(fleet_module._Child, "popen", subprocess.Popen)
     with StandinFleet(StandinConfig(api_key="hush-hush")) as fleet:
-        assert "hush-hush" not in " ".join(psutil.Process(fleet.pid).cmdline())
+        command = " ".join(psutil.Process(fleet.pid).cmdline())
+        assert "bench.standin" in command
+        assert "hush-hush" not in command
         assert get(fleet.urls[0], "/info").status_code == 401
         assert get(fleet.urls[0], "/info", Authorization="Bearer hush-hush").status_code == 200
     assert "hush-hush" not in repr(StandinConfig(api_key="hush-hush"))

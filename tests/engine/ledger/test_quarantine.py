@@ -86,6 +86,7 @@ def test_a_device_that_fails_is_exit_5_and_names_the_file(tmp_path: Path, call: 
     quarantine.close()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_documents_in_quarantine(tmp_path: Path) -> None:
     """Neither in the run that puts them there nor in the next one, nor for who looks at them one by one."""
     path = tmp_path / "quarantine.jsonl"

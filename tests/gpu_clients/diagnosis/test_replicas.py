@@ -63,6 +63,7 @@ def wrong_rows_of_a_run(seed: int, shard_rows: int) -> int:
     return committed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard_rows", [50, 300, 1_000, 5_000, 85_000])
 def test_of_a_hundred_thousand_at_most_one_in_a_thousand_is_wrong_in_nineteen_of_twenty_runs(shard_rows: int) -> None:
     kept = sum(wrong_rows_of_a_run(seed, shard_rows) <= N_ROWS // 1000 for seed in range(N_RUNS))
