@@ -37,11 +37,11 @@ $(READY): setup.cfg pyproject.toml
 demo: $(READY) ## the whole job on embedded parts: MongoDB, four servers, run, merge, verify, search
 	$(BIN)/engine demo
 
-# Types are checked beside the tests, and what is said about them comes last; either of the two fails the target.
+# Types are checked beside the tests; either of the two fails the target.
 test: ruff ## lint, types, and every test on real parts
 	@types=$$(mktemp); $(BIN)/mypy >$$types 2>&1 & mypy=$$!; \
 	$(PYTEST) -m 'not servers and not recipes and not ray'; tests=$$?; \
-	wait $$mypy; code=$$?; cat $$types; rm -f $$types; exit $$((tests | code))
+	wait $$mypy; code=$$?; test $$code = 0 || cat $$types; rm -f $$types; exit $$((tests | code))
 
 test-ray: $(READY) ## nodes, actors, raylets and drivers of a Ray cluster of this machine, killed one by one and at random (ROUNDS=3, TESTS=tests/cluster)
 	$(BIN)/python -m pytest -m ray --timeout 900 $(or $(TESTS),tests/cluster)
