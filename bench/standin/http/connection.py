@@ -45,7 +45,13 @@ _CORS: Final = (
 _received = bytearray(_RECEIVE_BYTES)
 _received_view = memoryview(_received)
 
-_PHRASES: Final = {413: "Payload Too Large"}  # which Python has called otherwise in some versions
+#: Those that Python has called otherwise in some versions; these are the words of the real server's HTTP library.
+_PHRASES: Final = {
+    413: "Payload Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Entity",
+}
 STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {_PHRASES.get(status.value, status.phrase)}\r\n".encode()
     for status in HTTPStatus
