@@ -94,12 +94,12 @@ def with_one_lost(place: _Place, asked: argparse.Namespace) -> None:
     def look(status: dict[str, Any]) -> None:
         nonlocal killed_at
         rows = {node["node"]: int(node["documents"]) for node in status.get("nodes", [])}
-        if not killed_at and sum(rows.values()) > n_documents / 4 and rows.get(lost):
+        if not killed_at and sum(rows.values()) > n_documents / 2 and rows.get(lost):
             psutil.Process(place.host.raylets[lost]).kill()
             killed_at = status["at"]
         stayed.extend((status["at"], count) for node, count in rows.items() if node != lost)
 
-    options = ("--shard-rows", "256")
+    options = ("--shard-bytes", "64KiB", "--shard-seconds", "2")
     with place.job(n_documents, on_nodes=True, urls=place.fleet.urls[:1], options=options) as job:
         ended, _ = _watched(job, look)
         job.assert_exact()
