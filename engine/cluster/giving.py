@@ -53,7 +53,7 @@ class Giving:
             given.granted = self._budget.grant(node.session, lease.number, lease.documents)
             for message in self._queue.before_part(lease, book, is_begun=given.is_begun):
                 self._roster.send(node, message)
-            lifecycle.resume(generation)
+            lifecycle.resume()
             given.is_told = given.is_begun = True
             generation.command(
                 "reader",

@@ -92,9 +92,15 @@ class NodeLifecycle(Lifecycle):
         """Whether a part can be given to the reader now; while the rest of the parts before is drained it cannot."""
         return self.phase in (Phase.RUNNING, Phase.SETTLING)
 
-    def resume(self, generation: RemoteGeneration) -> None:
-        """A part is about to be given to the reader."""
+    def part_read(self, generation: RemoteGeneration) -> None:
+        """The reader has read a part: the end that it told of before was that of the parts before.
+
+        It may have crossed the part on the way, and says how many documents are to be awaited.
+        """
         generation.role("reader").facts.pop("pass_done", None)
+
+    def resume(self) -> None:
+        """A part is about to be given to the reader."""
         if self.phase is Phase.SETTLING:
             self._move(Phase.RUNNING)
 

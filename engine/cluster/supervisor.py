@@ -178,6 +178,8 @@ class ClusterSupervisor(Supervisor):
 
     def part_read(self, node: Node, message: Message) -> None:
         """The reader of a node has read a part to its end."""
+        assert node.generation is not None and node.lifecycle is not None  # it is working
+        node.lifecycle.part_read(node.generation)
         self._giving.part_read(node, message)
         self._found += message["found"]
         self._note_done(node)

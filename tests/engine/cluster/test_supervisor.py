@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.cluster.ports import Heard, News
 from engine.ledger.log import Record, read_records
 from engine.memory.channels import Message
 from tests.engine.cluster.scripted import PIECES, ROWS, ScriptedNodes, run
@@ -105,3 +106,61 @@ def test_what_a_node_that_was_lost_found_unfit_is_counted_once(tmp_path: Path) -
     assert summary["exit"] == 3
     assert summary["quarantined"] == 1
     assert summary["read"] == summary["embedded"] + 1 == PIECES * ROWS + 1
+
+
+class SlowToEmbed(ScriptedNodes):
+    """One node whose reader has come to the end of its first part just before it is given the second one, and whose
+    clients embed that only when there is nothing else to hear."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.numbers: list[int] = []
+        self.late: list[News] = []
+
+    def collect(self) -> list[News]:
+        """See the protocol."""
+        found = super().collect()
+        return found if found or not self.late else [self.late.pop(0)]
+
+    def read_ahead(self, session: int, role: str, command: Message) -> bool:
+        """The end of the first part is told once the second one is given; the end of both is told last."""
+        self.numbers.append(command["number"])
+        if len(self.numbers) > 2:
+            return False
+        if len(self.numbers) == 2:
+            first, second = (self._read(number, sequence) for sequence, number in enumerate(self.numbers))
+            self.tell(session, self._embedded(1), first, self._done(1))
+            self.late = [
+                Heard(session, [second]),
+                Heard(session, []),
+                Heard(session, [self._embedded(2), self._done(2)]),
+            ]
+            self.rows[session], self.parts[session] = 2 * ROWS, 2
+        return True
+
+    def _embedded(self, n_parts: int) -> Message:
+        return self.says("client-0", "client", rows=n_parts * ROWS, state="idle", url="http://s")
+
+    def _read(self, number: int, sequence: int) -> Message:
+        facts = {"found": ROWS, "read": ROWS, "is_whole": True, "skipped": 0, "sequence": sequence}
+        return self.says("reader", "part_done", number=number, **facts)
+
+    def _done(self, n_parts: int) -> Message:
+        return self.says("reader", "pass_done", documents=n_parts * ROWS, found=n_parts * ROWS, parts=n_parts)
+
+    def seal(self, session: int) -> str:
+        """See there; nobody is told to while rows of a part that was read are to come."""
+        assert not self.late, "the open shard was sealed although rows are to come"
+        return super().seal(session)
+
+
+def test_g1_the_end_of_an_earlier_part_is_not_taken_for_that_of_all(tmp_path: Path) -> None:
+    """A lease would be done, and a run over, while rows of it are still with the clients."""
+    nodes = SlowToEmbed(shards_of(tmp_path), names=("a",))
+    nodes.disturb = lambda _, *command: nodes.read_ahead(*command)
+
+    summary = run(tmp_path, nodes)
+
+    assert len(nodes.numbers) > 2 and not nodes.late
+    assert summary["exit"] == 0
+    assert summary["read"] == summary["embedded"] == PIECES * ROWS
