@@ -55,8 +55,11 @@ def _leave_object(name: str, text: str, cold: ColdSettings, stack: ExitStack) ->
             store.put_new(witness, text.encode())
 
     def remove() -> None:
+        """It goes, and with it the trials of nodes whose process ended in the middle of one: they bear its name."""
         with contextlib.suppress(EngineError):
-            repeated(lambda: store.delete(witness), store.where(witness), START_BUDGET_S)
+            left = repeated(lambda: [found.name for found in store.list(TRIALS)], store.where(), START_BUDGET_S)
+            for each in (each for each in left if each.startswith(witness)):
+                repeated(lambda each=each: store.delete(each), store.where(each), START_BUDGET_S)  # type: ignore[misc]
 
     stack.callback(remove)
     repeated(put, store.where(witness), cold.budget_s)
