@@ -182,14 +182,9 @@ def _within(
     settled: dict[int, list[tuple[int, int]]], low: int | None, high: int | None
 ) -> Iterator[tuple[int, int, int]]:
     """File, first and last row of what is settled between two positions."""
-    from readers.files.ids import row_of  # noqa: PLC0415 - only files need it
-    from readers.files.settled import LAST_ROW  # noqa: PLC0415
+    from readers.files.row_range import rows_by_file  # noqa: PLC0415 - only files need it
 
-    first_file, first_row = (0, 0) if low is None else row_of(low)
-    last_file, end_row = (max(settled, default=0) + 1, 0) if high is None else row_of(high)
-    for number in range(first_file, last_file + 1):
-        start = first_row if number == first_file else 0
-        end = end_row if number == last_file else LAST_ROW + 1
+    for number, start, end in rows_by_file(low, high, max(settled, default=-1) + 1):
         stretches = settled.get(number, [])
         for first, last in stretches[bisect_left(stretches, start, key=lambda stretch: stretch[1]) :]:
             if first >= end:

@@ -27,18 +27,26 @@ def take_in_range(files: Sequence[SourceFile], wanted: dict[str, Any], folder: P
         folder: Where the file lies that says what is settled, if anything is; it is removed.
     """
     settled = _settled(folder / f"{SETTLED}{wanted['lease']}")
-    low, high = wanted["low"], wanted["high"]
-    first_file, first_row = (0, 0) if low is None else row_of(low)
-    last_file, end_row = (len(files), 0) if high is None else row_of(high)
     found = []
-    for file in files[first_file : last_file + 1]:
-        start = first_row if file.number == first_file else 0
-        end = end_row if file.number == last_file else LAST_ROW + 1
-        if start >= end:
-            continue
-        stretches = [(0, start - 1), *settled.get(file.number, ()), (end, LAST_ROW)]
-        found.append(dataclasses.replace(file, settled=tuple(_joined(stretches))))
+    for number, start, end in rows_by_file(wanted["low"], wanted["high"], len(files)):
+        stretches = [(0, start - 1), *settled.get(number, ()), (end, LAST_ROW)]
+        found.append(dataclasses.replace(files[number], settled=tuple(_joined(stretches))))
     return found
+
+
+def rows_by_file(low: int | None, high: int | None, n_files: int) -> Iterator[tuple[int, int, int]]:
+    """What a range has of each file: its number, the first row, and the row behind the last one.
+
+    Args:
+        low, high: Positions, None for the beginning of the first file and the end of the last one.
+    """
+    first_file, first_row = (0, 0) if low is None else row_of(low)
+    last_file, end_row = (n_files, 0) if high is None else row_of(high)
+    for number in range(first_file, min(last_file + 1, n_files)):
+        start = first_row if number == first_file else 0
+        end = end_row if number == last_file else LAST_ROW + 1
+        if start < end:
+            yield number, start, end
 
 
 def _settled(path: Path) -> dict[int, list[tuple[int, int]]]:

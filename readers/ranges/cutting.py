@@ -11,13 +11,12 @@ from readers.mongo.connection import Documents
 from readers.mongo.estimate import queue_size
 from readers.mongo.work_queue import SIMPLE, WorkQuery
 from readers.ranges.id_range import to_text
+from readers.ranges.piece_size import piece_rows
 
 PIECE_ROWS = 20_000
 """About how many documents a piece has; a node is given a run of pieces."""
 MOST_PIECES = 64_000
 """Of a queue so long that this is not enough pieces are larger."""
-_PIECES_A_NODE = 128
-_SMALLEST_ROWS = 500
 _SAMPLES_OF_A_PIECE = 10
 _MOST_SAMPLES = 640_000
 
@@ -34,8 +33,7 @@ def cut(collection: Documents, query: WorkQuery, index: str, n_nodes: int) -> tu
     """
     size = queue_size(collection, query, index)
     n_rows = collection.estimated_document_count() if size is None else size.n_rows
-    piece_rows = min(PIECE_ROWS, max(_SMALLEST_ROWS, n_rows // (_PIECES_A_NODE * max(1, n_nodes))))
-    n_pieces = max(1, min(MOST_PIECES, n_rows // piece_rows))
+    n_pieces = max(1, min(MOST_PIECES, n_rows // min(PIECE_ROWS, piece_rows(n_rows, n_nodes))))
     found = _sampled(collection, query, n_pieces) if n_pieces > 1 else []
     bounds = dict.fromkeys(found[number * len(found) // n_pieces] for number in range(1, n_pieces) if found)
     inner: list[str | None] = list(bounds)

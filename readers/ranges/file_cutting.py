@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 from readers.files.catalogue import SourceFile
 from readers.files.ids import position_of
 from readers.files.opening import FilePath, at_once, known_format, parquet_footer, reading
+from readers.ranges.piece_size import piece_rows
 
-PIECES_A_NODE = 128
-SMALLEST_ROWS = 500
 STREAM_PIECES_A_NODE = 8
 """Into how many pieces for each node files are cut, all together, of which the rows before a piece have to be passed
 over."""
@@ -45,7 +44,7 @@ def cut(files: Sequence[SourceFile], n_rows: int, n_nodes: int) -> tuple[list[in
     there = [file for file in files if file.path is not None and file.bytes]
     sizes = {file.number: _size(file) for file in there}
     n_bytes = sum(sizes.values())
-    target = max(SMALLEST_ROWS, n_rows // (PIECES_A_NODE * max(1, n_nodes)))
+    target = piece_rows(n_rows, n_nodes)
     rows = {file.number: max(1, n_rows * sizes[file.number] // n_bytes) for file in there}
     large = [file for file in there if rows[file.number] >= 2 * target]
     groups = _groups([file for file in large if known_format(file.name).kind == "parquet"])

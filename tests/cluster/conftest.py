@@ -16,9 +16,8 @@ from bench.parts.s3_server import S3Server
 from bench.standin import StandinFleet
 from tests.cluster.job import ClusterJob, ColdClusterJob
 from tests.cluster.ray_host import NoClusterError, RayHost
-from tests.conftest import outlives_tests
-from tests.crash.conftest import SERVERS
-from tests.crash.job import MODEL
+from tests.crash.cold_job import bucket_of
+from tests.crash.conftest import fleet, proxy, shared_fleet  # noqa: F401 - fixtures
 from tests.parts.fault_proxy import FaultProxy
 
 OPTIONAL = "TEST_RAY_OPTIONAL"
@@ -40,41 +39,21 @@ def ray_host() -> Iterator[RayHost]:
         yield host
 
 
-@pytest.fixture(scope="session")
-def cluster_fleet() -> Iterator[StandinFleet]:
-    """Four servers in one process."""
-    with StandinFleet(SERVERS) as fleet, outlives_tests(fleet.pid):
-        yield fleet
-
-
-@pytest.fixture
-def fleet(cluster_fleet: StandinFleet) -> Iterator[StandinFleet]:
-    """The servers, without faults before and after."""
-    yield cluster_fleet
-    for port in cluster_fleet.ports:
-        cluster_fleet.control(port, clear_faults=True, slow_factor=1.0, model_id=MODEL)
-
-
 @pytest.fixture
 def job(
-    tmp_path: Path, mongod: LocalMongod, mongo_db: Database[dict[str, Any]], fleet: StandinFleet, ray_host: RayHost
+    tmp_path: Path,
+    mongod: LocalMongod,
+    mongo_db: Database[dict[str, Any]],
+    fleet: StandinFleet,  # noqa: F811
+    ray_host: RayHost,
 ) -> ClusterJob:
     """A job without documents on both nodes, which ask the same two servers."""
     return ClusterJob(folder=tmp_path, uri=mongod.uri, database=mongo_db, urls=fleet.urls[:2], host=ray_host)
 
 
 @pytest.fixture
-def proxy(s3: S3Server) -> Iterator[FaultProxy]:
-    """A proxy before the S3 server."""
-    with FaultProxy(s3.port) as between:
-        yield between
-
-
-@pytest.fixture
-def cold_job(job: ClusterJob, s3: S3Server, proxy: FaultProxy) -> ColdClusterJob:
+def cold_job(job: ClusterJob, s3: S3Server, proxy: FaultProxy) -> ColdClusterJob:  # noqa: F811
     """The same job with a bucket of its own behind the proxy in place of a shared folder."""
-    bucket = f"bucket-{job.database.name.replace('_', '-')}"
-    s3.make_bucket(bucket)
     return ColdClusterJob(
         folder=job.folder,
         uri=job.uri,
@@ -82,6 +61,6 @@ def cold_job(job: ClusterJob, s3: S3Server, proxy: FaultProxy) -> ColdClusterJob
         urls=job.urls,
         host=job.host,
         server=s3,
-        bucket=bucket,
+        bucket=bucket_of(job, s3),
         endpoint=proxy.endpoint,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,16 @@ class ClusterJob(Job):
 
         wait_until(there, CLUSTER_S, f"a node process on {node}")
         return found[node]
+
+    def assert_the_driver_may_be_killed(self, point: str) -> None:
+        """Kill the driver at a step: no node process outlives it, and the next run does the rest."""
+        killed = self.run(ENGINE_FAILPOINTS=f"supervisor/{point}=kill")
+        wait_until(lambda: not self.host.agents(), CLUSTER_S, "the end of the node processes")
+        again = self.run()
+
+        assert killed.code == -signal.SIGKILL
+        assert again.code == 0, again.err
+        self.assert_exact()
 
 
 @dataclass(kw_only=True)

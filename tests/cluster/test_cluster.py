@@ -126,13 +126,7 @@ def test_g2_a_node_that_stands_still_beyond_its_lease_commits_nothing_when_it_go
 def test_g6_the_driver_killed_at_each_step_is_continued_and_no_node_outlives_it(job: ClusterJob, point: str) -> None:
     job.insert(tweets(N))
 
-    killed = job.run(ENGINE_FAILPOINTS=f"supervisor/{point}=kill")
-    wait_until(lambda: not job.host.agents(), CLUSTER_S, "the end of the node processes")
-    again = job.run()
-
-    assert killed.code == -signal.SIGKILL
-    assert again.code == 0, again.err
-    job.assert_exact()
+    job.assert_the_driver_may_be_killed(point)
 
 
 def test_a_node_that_comes_midway_gets_parts_and_its_raylet_may_be_killed(job: ClusterJob, fleet: StandinFleet) -> None:

@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from engine.leases.records import Token
-from tests.cluster.job import CLUSTER_S, ColdClusterJob
-from tests.crash.job import tweets, wait_until
+from tests.cluster.job import ColdClusterJob
+from tests.crash.job import tweets
 from tests.parts.fault_proxy import Fault, FaultProxy
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.ray]
@@ -54,13 +54,7 @@ def test_g6_the_driver_killed_behind_an_upload_is_continued_from_the_store(
     """Uploaded and not committed: adopted, since its token was current to the end; committed: marked from the store."""
     cold_job.insert(tweets(N))
 
-    killed = cold_job.run(ENGINE_FAILPOINTS=f"supervisor/{point}=kill")
-    wait_until(lambda: not cold_job.host.agents(), CLUSTER_S, "the end of the node processes")
-    again = cold_job.run()
-
-    assert killed.code == -signal.SIGKILL
-    assert again.code == 0, again.err
-    cold_job.assert_exact()
+    cold_job.assert_the_driver_may_be_killed(point)
 
 
 def test_g2_an_object_of_a_token_that_has_ended_is_removed_by_the_next_start_and_never_adopted(

@@ -14,6 +14,13 @@ from tests.crash.job import DONE, SECRET, Job
 PREFIX = "some/where"
 
 
+def bucket_of(job: Job, server: S3Server) -> str:
+    """The name of a bucket of a job's own, which is made."""
+    bucket = f"bucket-{job.database.name.replace('_', '-')}"
+    server.make_bucket(bucket)
+    return bucket
+
+
 @dataclass(kw_only=True)
 class ColdJob(Job):
     """A job with `--cold-dir s3://BUCKET/some/where`.

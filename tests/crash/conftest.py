@@ -13,7 +13,7 @@ from bench.parts.local_mongod import LocalMongod
 from bench.parts.s3_server import S3Server
 from bench.standin import GpuConfig, StandinConfig, StandinFleet
 from tests.conftest import outlives_tests
-from tests.crash.cold_job import ColdJob
+from tests.crash.cold_job import ColdJob, bucket_of
 from tests.crash.job import DIM, MODEL, Job
 from tests.parts.fault_proxy import FaultProxy
 
@@ -76,14 +76,12 @@ def proxy(s3: S3Server) -> Iterator[FaultProxy]:
 @pytest.fixture
 def cold_job(job: Job, s3: S3Server, proxy: FaultProxy) -> ColdJob:
     """A job whose cold is a bucket of its own behind the proxy."""
-    bucket = f"bucket-{job.database.name.replace('_', '-')}"
-    s3.make_bucket(bucket)
     return ColdJob(
         folder=job.folder,
         uri=job.uri,
         database=job.database,
         urls=job.urls,
         server=s3,
-        bucket=bucket,
+        bucket=bucket_of(job, s3),
         endpoint=proxy.endpoint,
     )

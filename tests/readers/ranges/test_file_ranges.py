@@ -21,7 +21,8 @@ from readers.files.catalogue import SourceFile, write_plan
 from readers.files.ids import position_of, row_of
 from readers.files.row_range import SETTLED
 from readers.files.source import FilesSource
-from readers.ranges.file_cutting import SMALLEST_ROWS, cut
+from readers.ranges.file_cutting import cut
+from readers.ranges.piece_size import SMALLEST_ROWS
 
 ROWS = {"a.jsonl": 9000, "b.parquet": 9000, "c.csv.gz": 9000, "d.jsonl": 3, "e.jsonl": 0, "f.jsonl": 4}
 GONE = 6
