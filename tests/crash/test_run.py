@@ -81,7 +81,7 @@ def test_g3_files_are_named_and_described_as_the_contract_says(job: Job) -> None
         ([1, 2**40, -3], b"int64"),
         (["a", "b\u00e9", ""], b"string"),
         ([ObjectId() for _ in range(3)], b"objectid"),
-        ([1, "1", ObjectId(), 2.5, True, {"a": 1}, bson.Int64(77), bson.Binary(b"x", 4)], b"extjson"),
+        ([1, "1", ObjectId(), 2.5, True, {"a": 1}, bson.Int64(77), bson.Binary(bytes(16), 4)], b"extjson"),
     ],
 )
 def test_ids_of_any_type_and_of_mixed_types_are_carried_and_marked(job: Job, ids: list[Any], id_type: bytes) -> None:
