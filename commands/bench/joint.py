@@ -56,9 +56,9 @@ class _RealTrial:
     def search(self, worth_beating: float | None) -> Findings:
         return self.tuning.run(worth_beating).findings
 
-    def go_on(self, former: Findings) -> Findings:
-        self.tuning.adopt(former)
-        return self.tuning.run().findings
+    def go_on(self, former: Findings, budgets: float, worth_beating: float | None) -> Findings:
+        self.tuning.adopt(former, budgets)
+        return self.tuning.run(worth_beating).findings
 
 
 def find_joint_point(

@@ -122,10 +122,10 @@ def _judge(meter: Meter, load: Load, cycle: Cycle, point: Point, rules: Rules) -
     quiet = target_s is None or meter.slowest_s < QUIET_SHARE_OF_TARGET * target_s
     if rules.grows_beyond is not None and rate.low > rules.grows_beyond and quiet:
         return StopReason.GROWS
-    if rate.relative <= rules.precision and (is_sample or coverage >= 1.0):
+    if rate.relative <= rules.precision and (is_sample or coverage >= rules.cycles):
         return StopReason.SETTLED
     # more of it would sharpen the rate only against a noise that repeating the visit shows better
-    return StopReason.SETTLED if coverage >= 1.0 else None
+    return StopReason.SETTLED if coverage >= rules.cycles else None
 
 
 def _is_late(meter: Meter, load: Load, cycle: Cycle, point: Point, rate: Rate, target_s: float) -> bool:
