@@ -15,9 +15,9 @@ from bench.tuner.measure.visit import Point, ServerSplit, StopReason, Visit
 from bench.tuner.texts.corpus import N_STRATA, OVERHEAD_CHARACTERS, Cycle, Order, Request
 
 FEW_ANSWERS = 6
-
-
+"""Answers of a server with fewer than which its blocks say nothing."""
 N_BLOCKS = 8
+"""Blocks that a server's answers are cut into, for how far they scatter."""
 
 
 class ServerAnswers:
