@@ -30,6 +30,7 @@ from bench.standin.backends.vectors import text_rows
 from engine.errors import Exit
 from tests.chaos.trouble import Round, Trouble, draw_round
 from tests.crash.job import DIM, DONE, MODEL, SECRET, Ended, Job, plain
+from tests.parts import prewarmed_children
 from tests.parts.manners import KNOWN, Manners, serving
 from tests.parts.poor_disk import mounted
 
@@ -295,8 +296,10 @@ def _send(process: subprocess.Popen[str], what: str, name: str) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         elif what in ("supervisor", "term"):
             os.kill(process.pid, signal.SIGKILL if what == "supervisor" else signal.SIGTERM)
-        elif children := sorted(psutil.Process(process.pid).children(), key=lambda one: one.pid):
-            child = random.Random(name).choice(children)
+        elif children := [
+            one for one in psutil.Process(process.pid).children() if one.name() != prewarmed_children.NAME
+        ]:
+            child = random.Random(name).choice(sorted(children, key=lambda one: one.pid))
             if what == "child":
                 child.kill()
             else:

@@ -56,6 +56,10 @@ class ClusterJob(Job):
         """Where the run says that it is."""
         return str((read_status(self.folders.status) or {}).get("phase"))
 
+    def n_refusals(self) -> int:
+        """How often rows of a server that has drifted were refused, as the run says while it goes on."""
+        return int((read_status(self.folders.status) or {}).get("refusals", 0))
+
     def records(self, kind: str) -> list[Record]:
         """The ledger's records of a type."""
         if not self.folders.ledger.exists():

@@ -171,6 +171,37 @@ def test_g8_a_node_with_another_model_is_refused_by_name_and_the_others_go_on(
     job.assert_exact()
 
 
+def test_g8_a_server_of_one_node_that_begins_to_lie_costs_that_nodes_open_rows_only(
+    job: ClusterJob, fleet: StandinFleet
+) -> None:
+    """The node goes on with its other server; the other nodes go on as if nothing had been."""
+    *of_others, right, liar = range(len(fleet.ports))
+    job.urls = tuple(fleet.urls[number] for number in of_others)
+    job.options = SLOW
+    job.insert(tweets(2 * N))
+    slow_down(fleet)
+    name = job.host.add_node(ENGINE_NODE_TEI_URLS=f"{fleet.urls[right]},{fleet.urls[liar]}")
+    try:
+        process = job.start_run()
+        job.wait_for_commits_of_all(process, 3)
+        committed = job.rows()
+        fleet.control(fleet.ports[liar], clear_faults=True, faults=["switch_model:model_id=other/model"])
+        wait_until(lambda: job.n_refusals() > 0, CLUSTER_S, "the refusal", process)
+        full_speed(fleet)
+        ended = finish(process, CLUSTER_S)
+    finally:
+        job.host.remove_node(name)
+
+    assert ended.code == 0, ended.err
+    assert [record["token"] for record in job.records("REVOKED")] == [str(job.token_of(name))]
+    assert "gives wrong vectors" in job.records("REVOKED")[0]["why"]
+    by_name = {node["node"]: node for node in ended.summary["nodes"]}
+    assert by_name["local-1"]["restarts"] == by_name["local-2"]["restarts"] == 0
+    assert (ended.summary["refusals"], by_name[name]["restarts"]) == (1, 1), by_name
+    assert committed.keys() <= job.rows().keys()
+    job.assert_exact()
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_signals_end_the_nodes_cleanly_and_the_next_run_goes_on(
     job: ClusterJob, fleet: StandinFleet, times: int

@@ -43,6 +43,7 @@ def test_g6_a_local_cluster_ends_with_its_run_and_with_a_killed_driver(
     cold_job.assert_exact()
 
 
+@pytest.mark.seconds
 def test_ray_is_not_imported_by_a_run_without_it(job: Job) -> None:  # noqa: F811
     job.insert(tweets(60))
     seen = job.folder / "imported"

@@ -3,7 +3,7 @@
 Half of what a short command costs is the start of an interpreter and its imports. Here one process a session of pytest
 imports everything once, before it does anything else, and then forks: what comes out is a process of its own as ever,
 with the descriptors, environment, folder and session that were asked for, which may be signalled, killed and waited
-for. It has one parent more between itself and the test, and the command line of that one in /proc.
+for. It has one parent more between itself and the test.
 
 `Popen` starts truly whatever it does not know (another program, `pass_fds`, a variable that an interpreter reads at its
 start, Ray, which looks at the interpreter that it is in), so that it may stand wherever `subprocess.Popen` does. A test
@@ -29,11 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.supervision.interpreter import python
+from tests.parts import prewarmed_children
+from tests.parts.prewarmed_children import show_command
 
 COMMANDS = ("cli", "bench.standin.__main__")
 """What it starts: each has a `main()`."""
 IMPORTED = (
     *COMMANDS,
+    *prewarmed_children.IMPORTED,
     "commands.composition.files.inspection",
     "commands.composition.marking",
     "commands.run.http_address",
@@ -54,6 +57,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _NUMBER = struct.Struct("i")
 _MAX_REQUEST = 1 << 20
+_ROOM = 4096  # for the command lines of what it starts
 _HERE = "tests.parts.prewarmed"
 
 
@@ -64,7 +68,7 @@ class _Forkserver:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"import {_HERE} as here; here.serve({theirs.fileno()})"],
+                [sys.executable, "-c", f"import {_HERE} as here; here.serve({theirs.fileno()})", " " * _ROOM],
                 cwd=ROOT,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -80,7 +84,7 @@ class _Forkserver:
 
     def start(self, args: Any, environment: dict[str, str], folder: str, fds: list[int]) -> int:
         """Start a command with standard streams and a socket for its end; its process id."""
-        request = json.dumps([_request_of(args), environment, folder]).encode()
+        request = json.dumps([list(args), _request_of(args), environment, folder]).encode()
         with self._one_at_a_time:
             socket.send_fds(self._socket, [request], fds)
             answer = self._socket.recv(_NUMBER.size)
@@ -191,11 +195,14 @@ def serve(fd: int) -> None:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page
-    module, environment, folder = _serve_until_forked(fd)
+    command, (module, *argv), environment, folder = _serve_until_forked(fd)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    module, *sys.argv = module
+    sys.argv = argv
+    show_command(command)
+    if module == "cli":
+        prewarmed_children.stand_beside()
     sys.exit(importlib.import_module(module).main())
 
 

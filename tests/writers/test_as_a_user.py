@@ -100,7 +100,9 @@ def data(tmp_path: Path) -> Iterator[DataSet]:
     made.close()
 
 
-def start(data: DataSet, *arguments: str, failpoints: str = "") -> subprocess.Popen[str]:
+def start(
+    data: DataSet, *arguments: str, failpoints: str = "", popen: type[subprocess.Popen[str]] = prewarmed.Popen
+) -> subprocess.Popen[str]:
     """A command in a process group of its own, as a shell starts it."""
     environment = {
         **os.environ,
@@ -113,9 +115,10 @@ def start(data: DataSet, *arguments: str, failpoints: str = "") -> subprocess.Po
     }
     command = [sys.executable, "-m", "cli", *arguments]
     pipe = subprocess.PIPE
-    return prewarmed.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    return popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, Exit.SIGINT), (signal.SIGTERM, Exit.SIGTERM)])
 def test_a_merge_that_is_interrupted_says_so_in_one_line_and_leaves_nothing_half_done(
     data: DataSet, number: signal.Signals, code: Exit
@@ -136,12 +139,13 @@ def test_a_merge_that_is_interrupted_says_so_in_one_line_and_leaves_nothing_half
     assert sorted(path.name for path in data.folders.hot.iterdir()) == ["ledger"]
 
 
+@pytest.mark.seconds
 def test_a_verification_that_is_interrupted_while_it_starts_stays_quiet(data: DataSet) -> None:
     """Workers that have not yet come to ignore Ctrl-C must not fill the terminal with tracebacks."""
     (shard,) = data.folders.shards.iterdir()
     shard.unlink()
     os.mkfifo(shard)  # whoever opens it waits
-    verifying = start(data, "verify")
+    verifying = start(data, "verify", popen=subprocess.Popen)
     deadline = time.monotonic() + 60
     while not list(data.folders.hot.glob("engine-verify-*/lock")):
         assert time.monotonic() < deadline and verifying.poll() is None, verifying.communicate()

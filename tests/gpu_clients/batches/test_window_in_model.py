@@ -53,6 +53,7 @@ def test_a_window_that_holds_the_target_by_little_is_not_given_up_for_a_few_late
         assert found.lateness <= 1.01, found
 
 
+@pytest.mark.seconds
 def test_servers_of_unlike_speeds_hold_the_target_each_with_a_window_of_its_own() -> None:
     slow, *_, fast = (
         dataclasses.replace(OF["speeds 1:1:2:4"].clients(TEXTS), target_p95_s=0.5)
