@@ -145,7 +145,10 @@ def as_text(tried: SettingsTried) -> str:
         if one.chosen is not None:
             point = one.chosen.point
             figures = f"{one.per_s:9,.0f}  {point.batch_size:10}  {point.concurrency:11}  {one.chosen.p_s(0.95):8.3f}"
-            lines.append(f"{figures}  {one.setting}{'  <- best' if one is best else ''}")
+            said = "  <- best" if one is best else ""
+            if best is not None and best.searched_on and one.per_s > best.per_s:
+                said = "  (not certain to hold the target)"
+            lines.append(f"{figures}  {one.setting}{said}")
         else:
             lines.append(f"{'-':>9}  {'-':>10}  {'-':>11}  {'-':>8}  {one.setting}  ({_result(one)})")
     left = count_settings(tried.axes) - len(tried.findings.tried)

@@ -18,6 +18,7 @@ from bench.tuner.measure.visit import Point, ServerSplit, StopReason, Visit
 from bench.tuner.search.findings import Findings
 from bench.tuner.search.record import Record
 from bench.tuner.texts.corpus import Order
+from commands.bench.joint import SettingsTried, as_text
 from engine.errors import ConfigError, ServersUnavailable
 
 POINT = Point(32, 8)
@@ -194,6 +195,17 @@ def test_a_rival_that_is_searched_on_second_has_to_be_certain_to_bring_more(riva
     assert found is not None
     assert str(found.setting) == winner
     assert sum(world.budgets) <= 4.0, "of seven budgets two are searches, and one is left for the restarts"
+
+
+def test_a_setting_that_seems_to_bring_more_than_the_best_is_said_not_to_be_certain() -> None:
+    world = World(
+        lambda setting: {"x": 100.0, "y": 99.0}.get(setting.value("a"), 50.0),
+        found={"a=y": 104.0},
+        later={"a=x": 100.0},
+    )
+    axes = parse_axes("a=x,y,c,d,e,f,g")
+    lines = as_text(SettingsTried(axes, JointSearch(axes, world.run).search(), None)).splitlines()
+    assert [line.split("  ")[-1] for line in lines[1:3]] == ["<- best", "(not certain to hold the target)"]
 
 
 def test_a_point_that_does_not_hold_the_target_on_a_closer_look_is_given_up() -> None:
