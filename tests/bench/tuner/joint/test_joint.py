@@ -198,13 +198,10 @@ def test_a_rival_that_is_searched_on_second_has_to_be_certain_to_bring_more(riva
 
 
 def test_a_setting_that_seems_to_bring_more_than_the_best_is_said_not_to_be_certain() -> None:
-    world = World(
-        lambda setting: {"x": 100.0, "y": 99.0}.get(setting.value("a"), 50.0),
-        found={"a=y": 104.0},
-        later={"a=x": 100.0},
-    )
+    world = World(lambda setting: {"x": 100.0, "y": 99.0}.get(setting.value("a"), 50.0))
+    world.found, world.later = {"a=y": 104.0}, {"a=x": 100.0}
     axes = parse_axes("a=x,y,c,d,e,f,g")
-    lines = as_text(SettingsTried(axes, JointSearch(axes, world.run).search(), None)).splitlines()
+    lines = as_text(SettingsTried(axes=axes, findings=JointSearch(axes, world.run).search(), flags=None)).splitlines()
     assert [line.split("  ")[-1] for line in lines[1:3]] == ["<- best", "(not certain to hold the target)"]
 
 
