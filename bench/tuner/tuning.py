@@ -139,9 +139,9 @@ class Tuning:
         """Measure one point before the search; None when the servers do not admit it."""
         return self._search.sight(point, bucketing=bucketing, expected_per_s=expected_per_s)
 
-    def adopt(self, former: Findings) -> None:
-        """Begin where another search on the same servers has ended."""
-        self._search.adopt(former)
+    def adopt(self, former: Findings, budgets: float = 1.0) -> None:
+        """Begin where another search on the same servers has ended, with so many times the time of a search."""
+        self._search.adopt(former, budgets)
 
     def run(self, worth_beating: float | None = None) -> Outcome:
         """Search for the operating point.

@@ -56,9 +56,9 @@ class _RealTrial:
     def search(self, worth_beating: float | None) -> Findings:
         return self.tuning.run(worth_beating).findings
 
-    def go_on(self, former: Findings) -> Findings:
-        self.tuning.adopt(former)
-        return self.tuning.run().findings
+    def go_on(self, former: Findings, budgets: float, worth_beating: float | None) -> Findings:
+        self.tuning.adopt(former, budgets)
+        return self.tuning.run(worth_beating).findings
 
 
 def find_joint_point(
@@ -145,7 +145,10 @@ def as_text(tried: SettingsTried) -> str:
         if one.chosen is not None:
             point = one.chosen.point
             figures = f"{one.per_s:9,.0f}  {point.batch_size:10}  {point.concurrency:11}  {one.chosen.p_s(0.95):8.3f}"
-            lines.append(f"{figures}  {one.setting}{'  <- best' if one is best else ''}")
+            said = "  <- best" if one is best else ""
+            if best is not None and best.searched_on and one.per_s > best.per_s:
+                said = "  (not certain to hold the target)"
+            lines.append(f"{figures}  {one.setting}{said}")
         else:
             lines.append(f"{'-':>9}  {'-':>10}  {'-':>11}  {'-':>8}  {one.setting}  ({_result(one)})")
     left = count_settings(tried.axes) - len(tried.findings.tried)

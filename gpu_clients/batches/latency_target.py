@@ -28,7 +28,7 @@ AIM = 0.97
 """Share of the target that a window is chosen for; one that keeps the target itself stays."""
 LONG_RUN = 1_000
 """Answers within which the share of late ones is forgotten."""
-MANY_LATE = 0.035
+MANY_LATE = 0.038
 """Share of late answers in the long run from which on the last ones are believed at once, and no window grows."""
 FEW_LATE = 0.02
 """Share of late answers in the long run below which one request more is tried: if it is too many, `2 * MOST_LATE` or so

@@ -79,12 +79,12 @@ class _Ring:
     """Batches that never run out; after the last one the first comes again."""
 
     requests: Sequence[Sequence[int]]
-    at: int = 0
+    taken: int = 0
 
     def take(self) -> Sequence[int]:
-        taken = self.requests[self.at]
-        self.at = (self.at + 1) % len(self.requests)
-        return taken
+        request = self.requests[self.taken % len(self.requests)]
+        self.taken += 1
+        return request
 
 
 @dataclass(slots=True)
@@ -223,8 +223,15 @@ class ModelledClients:
     target_p95_s: float | None = None
     way: Way = field(default_factory=Way)
 
-    def run(self, *, warm_up_s: float, seconds: float) -> Used:
-        """Let them work, and tell what came after the warm-up."""
+    def run(self, *, warm_up_s: float, seconds: float, requests: int = 0) -> Used:
+        """Let them work, and tell what came after the warm-up.
+
+        Args:
+            warm_up_s: So long nothing counts.
+            seconds: So long they are looked at, at least; and on until all batches have been sent equally often, as
+                there is more in some than in others.
+            requests: So many they send meanwhile, at least.
+        """
         clock, ring = Clock(), _Ring(self.requests)
         clients = [self._client(index, clock, ring) for index in range(len(self.config.ports))]
         for client in clients:
@@ -235,8 +242,12 @@ class ModelledClients:
             clock.step()
         for client in clients:
             client.counts = _Counts()
-        began_s = clock.now
-        while clock.now < began_s + seconds:
+        began_s, before = clock.now, ring.taken
+        while (
+            clock.now < began_s + seconds
+            or ring.taken < before + requests
+            or (ring.taken - before) % len(self.requests)
+        ):
             clock.step()
         counts = [client.counts for client in clients]
         latencies = sorted(latency for count in counts for latency in count.latencies)
@@ -262,7 +273,7 @@ class ModelledClients:
 
 
 def best_fixed(
-    clients: ModelledClients, numbers: Sequence[int], *, warm_up_s: float, seconds: float
+    clients: ModelledClients, numbers: Sequence[int], *, warm_up_s: float, seconds: float, requests: int = 0
 ) -> tuple[int, Used] | None:
     """The fixed number of requests that brings most within the clients' target, and what; None when none holds it."""
     batch, permits = clients.batch_texts, clients.config.max_concurrent_requests
@@ -271,7 +282,9 @@ def best_fixed(
     for number in numbers:
         if number > 1 and number * batch > permits:
             continue
-        used = dataclasses.replace(clients, concurrency=number).run(warm_up_s=warm_up_s, seconds=seconds)
+        used = dataclasses.replace(clients, concurrency=number).run(
+            warm_up_s=warm_up_s, seconds=seconds, requests=requests
+        )
         if used.p95_s <= target_s and (found is None or used.tokens_per_s > found[1].tokens_per_s):
             found = number, used
     return found

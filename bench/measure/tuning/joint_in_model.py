@@ -108,9 +108,9 @@ class _ModelledTrial:
     def search(self, worth_beating: float | None) -> Findings:
         return self.runner.run(worth_beating)
 
-    def go_on(self, former: Findings) -> Findings:
-        self.runner.adopt(former)
-        return self.runner.run()
+    def go_on(self, former: Findings, budgets: float, worth_beating: float | None) -> Findings:
+        self.runner.adopt(former, budgets)
+        return self.runner.run(worth_beating)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,7 @@ def joint_on_the_model(case: JointCase, axes: tuple[Axis, ...], seed: int, secon
 def _true(case: JointCase, tried: Tried) -> tuple[float, float]:
     assert tried.chosen is not None and tried.findings is not None
     order = Order.SORTED if tried.findings.bucketing else Order.NATURAL
-    return _truth(case, tried.setting, order).at(tried.chosen.point)
+    return _truth(case, tried.setting, order).at(tried.chosen.point, case.target_p95_s)
 
 
 @functools.cache

@@ -24,6 +24,10 @@ MODEL_TARGETS = (None, 0.25, 0.4, 0.6, 1.0, 0.02)
 MODEL_SEEDS = (1, 2, 3)
 
 N_TEXTS = 4000
+N_CYCLES, N_CYCLES_NEAR_A_TARGET = 4, 24
+"""Times that the truth goes round all texts: from one time to the next the 95th percentile of a fleet that pads, or is
+unlike, differs by 7%."""
+NEAR_A_TARGET = 0.08
 _MARGIN = 0.95
 
 
@@ -86,7 +90,7 @@ class Truth:
 
     config: StandinConfig
     order: Order
-    _known: dict[Point, tuple[float, float]]
+    _known: dict[tuple[Point, int], tuple[float, float]]
     _corpus: Corpus
 
     @classmethod
@@ -94,19 +98,27 @@ class Truth:
         """Nothing is known yet."""
         return cls(config, order, {}, Corpus(texts()))
 
-    def at(self, point: Point) -> tuple[float, float]:
-        """Documents a second and 95th percentile of latency."""
-        if point not in self._known:
-            self._known[point] = truth(
+    def at(self, point: Point, target_p95_s: float | None = None) -> tuple[float, float]:
+        """Documents a second and 95th percentile of latency; for longer where that is near a target."""
+        rate, p95_s = self._of(point, N_CYCLES)
+        scatters = self.config.gpu.padded or len(set(self.config.speeds)) > 1
+        if scatters and target_p95_s is not None and abs(p95_s / target_p95_s - 1) < NEAR_A_TARGET:
+            return self._of(point, N_CYCLES_NEAR_A_TARGET)
+        return rate, p95_s
+
+    def _of(self, point: Point, n_cycles: int) -> tuple[float, float]:
+        key = (point, n_cycles)
+        if key not in self._known:
+            self._known[key] = truth(
                 self._corpus,
                 self.config,
                 point.batch_size,
                 point.concurrency,
                 order=self.order,
-                n_cycles=4,
+                n_cycles=n_cycles,
                 overhead_s=ROUND_TRIP_S,
             )
-        return self._known[point]
+        return self._known[key]
 
     def best(self, target_p95_s: float | None) -> tuple[Point, float] | None:
         """The point with the most throughput that holds the target, None when none does.
@@ -118,7 +130,7 @@ class Truth:
             low, high = 0, max(1, int(self.config.max_concurrent_requests * _MARGIN) // size)
             while low < high:
                 middle = (low + high + 1) // 2
-                holds = target_p95_s is None or self.at(Point(size, middle))[1] <= target_p95_s
+                holds = target_p95_s is None or self.at(Point(size, middle), target_p95_s)[1] <= target_p95_s
                 low, high = (middle, high) if holds else (low, middle - 1)
             if low:
                 found.append((Point(size, low), self.at(Point(size, low))[0]))
@@ -163,7 +175,7 @@ def search_on_the_model(case: Case, target_p95_s: float | None, seed: int, secon
         raise ProtocolError(f"{case.name}, target {target_p95_s}: the model's best is {best}, chosen {findings.chosen}")
     if best is None or findings.chosen is None:
         return None
-    rate, p95_s = known.at(findings.chosen.point)
+    rate, p95_s = known.at(findings.chosen.point, target_p95_s)
     return Search(
         share=rate / best[1],
         grid_share=findings.seconds / (len(grid(limits.ceilings)) * ROUNDS * seconds),

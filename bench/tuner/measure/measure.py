@@ -27,33 +27,16 @@ from engine.errors import ServersUnavailable
 from gpu_clients.errors import FailureKind
 
 STEP_S = 0.05
-
-
 JUDGEMENTS_PER_CYCLE = 24
-
-
-MIN_TURNOVERS = 2
-
-
-MIN_TURNOVERS_OF_A_SAMPLE = 4
-
-
-MIN_ANSWERS = 40
-
-
-MIN_ANSWERS_PER_SERVER = 24
-
-
+MIN_TURNOVERS, MIN_TURNOVERS_OF_A_SAMPLE = 2, 4
+"""Answers for each request in flight before a visit may end: of sorted texts, and of a sample."""
+MIN_ANSWERS, MIN_ANSWERS_PER_SERVER = 40, 24
+"""Answers of a sample before a visit may end, whichever is more."""
 MIN_COVERAGE = 0.52
 """Share of a sorted cycle before a visit may end early: half a cycle from its start holds every length."""
-
-
 MAX_ERROR_SHARE = 0.05
-
-
 QUIET_SHARE_OF_TARGET = 0.7
-
-
+"""A point is left for the next one only while its slowest request keeps so far away from the target."""
 _PATIENCE = 6
 """Times the time of a visit until a fleet that does not answer at all is given up."""
 
@@ -122,10 +105,10 @@ def _judge(meter: Meter, load: Load, cycle: Cycle, point: Point, rules: Rules) -
     quiet = target_s is None or meter.slowest_s < QUIET_SHARE_OF_TARGET * target_s
     if rules.grows_beyond is not None and rate.low > rules.grows_beyond and quiet:
         return StopReason.GROWS
-    if rate.relative <= rules.precision and (is_sample or coverage >= 1.0):
+    if rate.relative <= rules.precision and (is_sample or coverage >= rules.cycles):
         return StopReason.SETTLED
     # more of it would sharpen the rate only against a noise that repeating the visit shows better
-    return StopReason.SETTLED if coverage >= 1.0 else None
+    return StopReason.SETTLED if coverage >= rules.cycles else None
 
 
 def _is_late(meter: Meter, load: Load, cycle: Cycle, point: Point, rate: Rate, target_s: float) -> bool:

@@ -15,9 +15,9 @@ from bench.tuner.measure.visit import Point, ServerSplit, StopReason, Visit
 from bench.tuner.texts.corpus import N_STRATA, OVERHEAD_CHARACTERS, Cycle, Order, Request
 
 FEW_ANSWERS = 6
-
-
+"""Answers of a server with fewer than which its blocks say nothing."""
 N_BLOCKS = 8
+"""Blocks that a server's answers are cut into, for how far they scatter."""
 
 
 class ServerAnswers:
@@ -193,7 +193,7 @@ class Meter:
         now_s = self._load.now_s()
         measured_s = now_s - self.steady_since_s if self.steady_since_s is not None else 0.0
         n_texts = sum(answer.n_texts for answer in kept)
-        even = self._each_once(kept)
+        even = self._of_percentiles(kept)
         counted = [answer for answer in kept if answer.tokens is not None]
         by_server = [0] * self._load.n_servers
         for answer in kept:
@@ -220,18 +220,20 @@ class Meter:
             order=self._cycle.order,
         )
 
-    def _each_once(self, answers: list[Answer]) -> list[Answer]:
-        """What percentiles are taken from: of a sorted cycle that was gone round, each request once.
+    def _of_percentiles(self, kept: list[Answer]) -> list[Answer]:
+        """The answers that percentiles are taken from: of a sorted cycle as many of all as it has, or whole times that.
 
-        It begins with the longest texts. A few requests more than once around are more of the slowest, of which one
-        in twenty decides the 95th percentile.
+        It begins with the longest texts. A few more than a cycle, or a few less, are of the slowest, of which one in
+        twenty decides the 95th percentile; and where servers are unlike, so is what a stretch of each of them leaves
+        out. Any stretch of the fleet as long as the cycle is a fair one; of a shorter one each request counts once.
         """
         if self._cycle.order is not Order.SORTED:
-            return answers
-        first: dict[int, Answer] = {}
-        for answer in sorted(answers, key=lambda item: item.finished_s):
-            first.setdefault(answer.request, answer)
-        return list(first.values())
+            return kept
+        every = sorted((answer for track in self._tracks for answer in track.answers), key=lambda item: item.finished_s)
+        size = len(self._cycle.requests)
+        if len(every) >= size:
+            return every[: len(every) // size * size]
+        return list({answer.request: answer for answer in reversed(every)}.values())
 
 
 def _split(answers: list[Answer], n_texts: int) -> ServerSplit:

@@ -48,6 +48,7 @@ class Rules:
         target_p95_s: Bound on the 95th percentile of latency, or None.
         must_reach: Documents a second below which the point is of no use, or None.
         grows_beyond: Documents a second above which more in flight is worth trying, or None.
+        cycles: Times that every length of a sorted cycle has to be seen before the point is settled.
     """
 
     max_s: float
@@ -55,6 +56,7 @@ class Rules:
     target_p95_s: float | None = None
     must_reach: float | None = None
     grows_beyond: float | None = None
+    cycles: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,8 @@ class Visit:
         stop_reason: Why it ended.
         rate: Documents a second of the whole fleet, corrected for the lengths that were seen.
         coverage: How often every length was seen; 1 for a whole cycle.
-        latencies_s: Latency of every request after the warm-up, float64; of a sorted cycle each request once.
+        latencies_s: Latency of every request after the warm-up, float64; of a sorted cycle each request
+            as often as it was gone round.
         characters, servers: Characters of each of these requests, and the server that answered it.
         n_texts: Embedded after the warm-up.
         n_tokens, n_counted_characters: Tokens that the servers counted, and the characters these were; 0 when they do

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from bench.tuner.measure.visit import Point
 from bench.tuner.search.findings import INDIFFERENCE, Findings
 from bench.tuner.search.record import Record
@@ -45,7 +47,9 @@ class FinalRound:
         self._repeat(contenders)
         while self._survey.has_time():
             repeated = [record for record in self._findings.within(self._target_s) if record.repeats]
-            best_per_s = max((record.rate.per_s for record in repeated), default=0.0)
+            if not repeated:
+                break  # nothing to be above of: what lies below the contenders comes before whatever else there is
+            best_per_s = max(record.rate.per_s for record in repeated)
             above = [
                 record
                 for record in self._findings.within(self._target_s)
@@ -53,6 +57,7 @@ class FinalRound:
             ]
             if not above:
                 break
+            above.sort(key=lambda record: record.rate.per_s, reverse=True)
             contenders += above[:MAX_CONTENDERS]
             self._repeat(above[:MAX_CONTENDERS])
         return contenders
@@ -97,11 +102,16 @@ class FinalRound:
             return True
         return target_s is not None and abs(record.p_s(0.95) / target_s - 1.0) < 2 * (1 - P95_MARGIN)
 
-    def choose(self) -> None:
-        """Put the operating point, and the ceiling of a run, into the findings."""
+    def choose(self, certain: Collection[Point] | None = None) -> None:
+        """Put the operating point, and the ceiling of a run, into the findings.
+
+        Args:
+            certain: Points that hold the target for certain, which come first; None for those that hold it by a margin.
+        """
         findings, target_s = self._findings, self._target_s
         pool = [record for record in findings.records.values() if record.repeats and record.holds(target_s)]
         sure = [record for record in pool if self._holds_for_sure(record)]
+        sure = [record for record in sure if certain is None or record.point in certain] or sure
         pool = sure or pool or [record for record in findings.records.values() if record.holds(self._target_s)]
         if not pool:
             return

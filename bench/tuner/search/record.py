@@ -109,6 +109,11 @@ class Record:
             and not any(visit.stop_reason in (StopReason.REFUSED, StopReason.FAILING) for visit in self.counted)
         )
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the point works and every length was seen, so that its figures are those of all texts."""
+        return self.works and all(visit.complete for visit in self.counted)
+
     def holds(self, target_p95_s: float | None) -> bool:
         """Whether the point works and keeps the 95th percentile under the target."""
         if not self.works:

@@ -22,7 +22,7 @@ from bench.tuner.measure.visit import Point, Visit
 from bench.tuner.search.climb import Climb
 from bench.tuner.search.final import FinalRound
 from bench.tuner.search.findings import Findings, is_full
-from bench.tuner.search.polish import polish
+from bench.tuner.search.polish import Polish
 from bench.tuner.search.record import Record
 from bench.tuner.search.survey import Listener, Survey, TuneConfig
 from bench.tuner.texts.corpus import Corpus, Order
@@ -81,8 +81,13 @@ class Search:
         self.findings.records.clear()
         return record
 
-    def adopt(self, former: Findings) -> None:
-        """Begin where another search on the same servers has ended: with all that it knows, and time of its own."""
+    def adopt(self, former: Findings, budgets: float = 1.0) -> None:
+        """Begin where another search on the same servers has ended: with all that it knows, and time of its own.
+
+        Args:
+            budgets: Times the time of a search that this one may take.
+        """
+        self._survey.extend(budgets)
         mine = self.findings
         mine.records.update(former.records)
         mine.bucketing, mine.sorting_gain, mine.floor = former.bucketing, former.sorting_gain, former.floor
@@ -95,7 +100,8 @@ class Search:
 
         Args:
             worth_beating: Documents a second that another setting of the servers brings: once it is clear that this
-                one stays behind, nothing is chosen and the search ends.
+                one stays behind, nothing is chosen and the search ends. When it goes on from another search, only
+                points that are certain to hold the target are chosen then.
 
         Raises:
             ServersUnavailable: a server stopped answering, or none answers a single request with vectors.
@@ -103,10 +109,7 @@ class Search:
         """
         survey, findings = self._survey, self.findings
         if self._former is not None and self._former.chosen is not None:
-            survey.stop_exploring()
-            polish(survey, self._former.chosen)
-            FinalRound(survey).choose()
-            findings.ended = True
+            self._search_on(self._former.chosen.point, worth_beating)
             return findings
         self._decide_order()
         sizes = self._floors()
@@ -128,6 +131,17 @@ class Search:
             findings.notes.append(f"--max-seconds {self._max_seconds:g} was used up: more time may find a better point")
         findings.ended = True
         return findings
+
+    def _search_on(self, chosen: Point, worth_beating: float | None) -> None:
+        """Make sure which points around a chosen one hold the target, and choose again."""
+        survey, findings = self._survey, self.findings
+        survey.stop_exploring()
+        certain = None
+        if survey.target_p95_s is not None:
+            certain = Polish(survey, survey.target_p95_s, worth_beating or 0.0).run(chosen)
+        if certain or worth_beating is None:
+            FinalRound(survey).choose(certain)
+        findings.ended = True
 
     def _stays_behind(self, worth_beating: float) -> bool:
         """Whether full servers do clearly less than that, after a climb with the largest requests."""

@@ -110,6 +110,10 @@ class Survey:
         self._gpu_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS
         self._dense_texts: int | None = None
 
+    def extend(self, budgets: float) -> None:
+        """Take so many times the time of a search."""
+        self._budget_s *= budgets
+
     def stop_exploring(self) -> None:
         """From now on the rest of the time may be used."""
         self._exploring = False
@@ -118,12 +122,15 @@ class Survey:
         """Whether another visit may begin: a shorter one than half of what is asked for would say little."""
         return self._left_s() > _LEAST_VISIT * self._config.seconds
 
-    def visit(self, part: str, point: Point, *, before: Record | None = None, repeat: bool = False) -> Record:
+    def visit(
+        self, part: str, point: Point, *, before: Record | None = None, repeat: bool = False, cycles: int = 1
+    ) -> Record:
         """Visit a point that is not known yet; a repeat is added to what is known of it.
 
         Args:
             part: Part of the search, which decides how precise the visit has to be.
             before: The point from which a climb comes.
+            cycles: Times that a repeat goes round all texts.
         """
         record = self.findings.records.get(point)
         if record is not None and not repeat:
@@ -133,29 +140,31 @@ class Survey:
             # two in flight already meet at the end of their latencies, which only a target asks for
             lonely = 1 if self.target_p95_s is not None else 2
             order = Order.SPREAD if point.concurrency <= lonely and not repeat else Order.SORTED
-        visit = self.measure(part, point, order, self._rules(part, point, before))
+        visit = self.measure(part, point, order, self._rules(part, point, before, cycles), dense=cycles > 1)
         if record is None:
             record = self.findings.records[point] = Record(point)
         (record.repeats if repeat else record.visits).append(visit)
         return record
 
-    def measure(self, part: str, point: Point, order: Order, rules: Rules | None = None) -> Visit:
-        """Measure a point, without remembering it."""
+    def measure(
+        self, part: str, point: Point, order: Order, rules: Rules | None = None, *, dense: bool = False
+    ) -> Visit:
+        """Measure a point, without remembering it; `dense` with sorted texts that lie as densely as a visit allows."""
         if rules is None:
             rules = self._rules(part, point, None)
-        cycle = self._corpus.cycle(point.batch_size, self._cycle_texts(order), order, self.rng)
+        cycle = self._corpus.cycle(point.batch_size, self._cycle_texts(order, dense), order, self.rng)
         visit = measure(self._load, cycle, point.concurrency, rules)
         self.findings.seconds = self._load.now_s() - self._began_s
         if self._listener is not None:
             self._listener(part, visit)
         return visit
 
-    def _rules(self, part: str, point: Point, before: Record | None) -> Rules:
+    def _rules(self, part: str, point: Point, before: Record | None, cycles: int = 1) -> Rules:
         precision, target_s = _PRECISIONS[part], self.target_p95_s
         if part == "floor":
             return Rules(max_s=self._slice_s(point) / 2, precision=precision, target_p95_s=target_s)
         if part in ("order", "final"):
-            return Rules(max_s=self._slice_s(point), precision=precision)
+            return Rules(max_s=self._slice_s(point, cycles), precision=precision, cycles=cycles)
         best = self.findings.best(target_s)
         goes_on = before is not None and point.concurrency < self.limits.ceilings[point.batch_size]
         return Rules(
@@ -166,24 +175,26 @@ class Survey:
             grows_beyond=_CERTAIN_GROWTH * before.rate.per_s if before is not None and goes_on else None,
         )
 
-    def _cycle_texts(self, order: Order) -> int:
+    def _cycle_texts(self, order: Order, dense: bool) -> int:
         """Texts of a cycle: as dense as a run's window where order matters, and short enough to be gone round."""
         if order is not Order.SORTED:
             return min(self._corpus.n_texts, 2 * WINDOW_TEXTS)
         best = self.findings.best(None)
         expected_per_s = best.rate.per_s if best is not None else self.expected_per_s
         affordable = _CYCLE_SHARE_OF_A_VISIT * self._slice_s() * expected_per_s
+        if dense:
+            return int(min(max(affordable, _MIN_CYCLE_TEXTS), 2 * min(self._corpus.n_texts, WINDOW_TEXTS)))
         if self._dense_texts is None:
             characters = self._gpu_batch_tokens * self.findings.characters_per_token
             self._dense_texts = self._corpus.texts_for_density(self.n_servers * characters)
         return int(min(max(affordable, _MIN_CYCLE_TEXTS), self._dense_texts))
 
-    def _slice_s(self, point: Point | None = None) -> float:
+    def _slice_s(self, point: Point | None = None, cycles: int = 1) -> float:
         """Steady state of one visit, at most: what is asked for, or what is left after the warm-up."""
         best = self.findings.best(None)
         # by Little's law one turnover of what is in flight, which is what a warm-up takes
         warm_up_s = point.texts_in_flight * self.n_servers / best.rate.per_s if point and best else 0.0
-        return max(0.2, min(self._config.seconds, self._left_s() - warm_up_s))
+        return max(0.2, min(cycles * self._config.seconds, self._left_s() - warm_up_s))
 
     def _left_s(self) -> float:
         share = _EXPLORING_SHARE if self._exploring else 1.0

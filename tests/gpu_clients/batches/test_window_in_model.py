@@ -39,9 +39,18 @@ def test_adapting_brings_what_the_best_fixed_number_of_requests_within_the_targe
 
 def test_where_latency_grows_less_than_the_window_one_request_more_is_tried_again_and_again() -> None:
     """A GPU batch costs 50 ms whatever is in it: five requests take a third longer than two and bring twice as much."""
-    for found in compare(OF["any, deep, 3 ms"], TEXTS, tight=(5,), numbers=(2, 3, 4, 5), requests=3_000):
-        assert found.share >= 0.9, found
-        assert found.lateness <= 1.03, found
+    for found in compare(OF["any, deep, 3 ms"], TEXTS, tight=(5,), numbers=(2, 3, 4, 5), requests=2_000):
+        assert found.share >= 0.97, found
+        assert found.lateness <= 1.02, found
+
+
+@pytest.mark.parametrize("name", ["4, fast, padded, 20 ms", "any, deep, 20 ms"])
+def test_a_window_that_holds_the_target_by_little_is_not_given_up_for_a_few_late_answers(name: str) -> None:
+    """Two requests hold it by 3%, or four by 4% and five by 1%: some 4% of the answers are late then."""
+    tight = {"4, fast, padded, 20 ms": 1, "any, deep, 20 ms": 3}[name]
+    for found in compare(OF[name], TEXTS, tight=(tight,), numbers=(tight, tight + 1), requests=3_000):
+        assert found.clear_share >= 0.97, found
+        assert found.lateness <= 1.01, found
 
 
 @pytest.mark.seconds
