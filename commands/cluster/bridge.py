@@ -58,6 +58,7 @@ class Bridge:
         self._seen: dict[str, str] = {}
         self._local: Any = None
         self._ray: Any = None
+        self._is_connected = False
         threading.Thread(target=self._listen, name="driver", daemon=True).start()
 
     def run(self) -> None:
@@ -98,6 +99,7 @@ class Bridge:
         self._ray = ray
         try:
             ray.init(address=address, namespace=_NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
+            self._is_connected = True
             _leave_stops_to_the_driver()  # Ray has put a handler of its own there, which ends this process
         except Exception as error:
             said = (str(error) or repr(error)).splitlines()[0]
@@ -210,6 +212,8 @@ class Bridge:
     def _listen(self) -> None:
         while True:
             message = self._channel.receive()
+            if message == {"do": "exit"} and not self._is_connected and not self._address.startswith(_LOCAL):
+                _end_group()  # nothing is there to be ended, and Ray may wait for its head for minutes
             self._inbox.put(("driver", message))
             if message is None:
                 time.sleep(_LAST_S)  # the end may hang in a call of Ray's
