@@ -59,7 +59,7 @@ test-recipes: $(READY) ## the recipes of docs/reading.md for table formats and v
 test-stores: $(READY) ## cold storage and objects as a source over versitygw in place of moto's server (VERSITYGW=PROGRAM)
 	TEST_S3=versitygw $(PYTEST) tests/crash/test_cold.py tests/crash/test_cold_data.py tests/crash/test_objects.py tests/crash/test_other_stores.py
 
-test-matrix: $(READY) ## the quick tests on every Python that is found, with the newest and the lowest dependencies
+test-matrix: $(READY) ## all but crash tests and what takes long on every Python that is found, with the newest and the lowest dependencies
 	$(BIN)/python -m tests.matrix --jobs $(WORKERS) $(MATRIX)
 
 chaos: $(READY) ## random trouble against the real command for MINUTES=5, judged by one oracle; SEED=N repeats
@@ -69,7 +69,7 @@ troubles: $(READY) ## scripted troubles against real runs, and what a report mak
 	$(BIN)/python -m tests.bench.diagnosis $(if $(SEED),--seed $(SEED)) $(NAMES)
 
 quick: $(READY) ## the tests without crash tests and what takes long
-	$(PYTEST) -m 'not crash and not slow and not servers and not recipes and not ray'
+	$(PYTEST) -m 'not crash and not slow and not seconds and not servers and not recipes and not ray'
 
 lint: ruff ## ruff and mypy --strict
 	$(BIN)/mypy

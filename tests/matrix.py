@@ -1,4 +1,4 @@
-"""`make test-matrix`: the quick suite on every Python that is found, with the newest and the lowest dependencies.
+"""`make test-matrix`: all but the longest tests on every Python found, with the newest and the lowest dependencies.
 
     python -m tests.matrix [--pythons 3.13,3.10] [--resolutions newest,lowest] [--jobs 2] [-- PYTEST ARGUMENTS]
 
@@ -6,7 +6,7 @@ We test only what we have, so this goes and finds what others have: every interp
 of pyenv and on the PATH. `newest` installs what pip would install on a fresh machine today; `lowest` the lowest
 versions that setup.cfg allows and that exist for that interpreter as wheels. Each pair gets an environment of its own
 below `.matrix/`, which is kept, and brought up to date when setup.cfg changes. Nothing is found, nothing is tested:
-that is an error. The code is the checkout's, the suite the one of `make quick`.
+that is an error. The code is the checkout's, the suite all but what is marked `crash` or `slow`.
 """
 
 from __future__ import annotations

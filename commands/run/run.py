@@ -31,7 +31,7 @@ from engine.ray_address import RayAddress
 from engine.records import Fingerprint
 from engine.supervision.open_files import require_open_files
 from engine.supervision.run_plan import RunPlan, StagePlan
-from engine.supervision.signals import SignalInbox
+from engine.supervision.signals import SignalInbox, Terminated
 from engine.supervision.supervisor import Supervisor
 from engine.telemetry.logs import redact
 from engine.telemetry.summary import RunClock, summary
@@ -91,16 +91,28 @@ def run(
         tuned: File that the operating point came from, to warn when it was found on other servers.
         own_servers: Servers to start once it is clear that there is work for them, and to end with the run.
     """
+    result = None
     try:
-        supervisor = None
         with ExitStack() as stack:
-            prepared = _prepare(config, secrets, show_progress, http, tuned, own_servers, stack)
-            if prepared is None:
-                return _nothing_to_do(config)
-            supervisor = prepared.supervisor
-            done = supervisor.run()
-            why_idle = prepared.why_idle if not done["read"] else None
-            return RunResult(summary=done, sentence=supervisor.stop_sentence or why_idle)
+            result = _result(config, lambda: _prepare(config, secrets, show_progress, http, tuned, own_servers, stack))
+    except (KeyboardInterrupt, Terminated):
+        if result is None:
+            raise
+        # it came while servers, nodes and connections were being let go, and has made that shorter
+    return result
+
+
+def _result(config: RunConfig, prepare: Callable[[], _Prepared | None]) -> RunResult:
+    supervisor = None
+    try:
+        prepared = prepare()
+        if prepared is None:
+            return _nothing_to_do(config)
+        supervisor = prepared.supervisor
+        done = supervisor.run()
+        return RunResult(
+            summary=done, sentence=supervisor.stop_sentence or (None if done["read"] else prepared.why_idle)
+        )
     except EngineError as error:
         code = error.exit_code
         return RunResult(summary=supervisor.summary(code) if supervisor else _empty_summary(config, code), error=error)

@@ -57,6 +57,7 @@ def config(urls: tuple[str, ...], against: tuple[str, ...], texts: Path) -> comm
     )
 
 
+@pytest.mark.seconds
 def test_both_fleets_are_tuned_and_told_side_by_side(fleets: tuple[StandinFleet, StandinFleet], texts: Path) -> None:
     """Rates, latencies, and the vectors, which are the same here."""
     slow, fast = fleets

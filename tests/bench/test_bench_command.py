@@ -71,6 +71,7 @@ def config(urls: tuple[str, ...], texts: Path, *, target_p95_s: float | None = N
     )
 
 
+@pytest.mark.seconds
 def test_a_point_is_chosen_written_down_and_known_to_be_of_this_fleet(
     fleet: StandinFleet, texts: Path, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_server_of_another_model_is_refused(fleet: StandinFleet, texts: Path) 
     assert all(url in str(caught.value) for url in fleet.urls)
 
 
+@pytest.mark.seconds
 def test_a_server_that_is_down_from_the_start_is_left_out_and_named(fleet: StandinFleet, texts: Path) -> None:
     """The others are tuned; the file says on how many."""
     settings = config((fleet.urls[0], "http://127.0.0.1:1"), texts)
@@ -164,6 +166,7 @@ def test_when_no_server_answers_it_says_so(texts: Path) -> None:
     assert caught.value.exit_code is Exit.SERVERS
 
 
+@pytest.mark.seconds
 def test_a_server_that_goes_away_leaves_what_is_known_and_no_file(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit 7: what the others can do says nothing about the fleet."""
     with StandinFleet(SERVERS, processes=2) as fleet:
@@ -183,6 +186,7 @@ def test_a_server_that_goes_away_leaves_what_is_known_and_no_file(texts: Path, m
     assert "Stopped before the end, nothing is chosen" in command.as_text(result)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_midway_prints_what_is_known_and_leaves_no_file(
     fleet: StandinFleet, texts: Path, number: signal.Signals, code: int

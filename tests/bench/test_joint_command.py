@@ -65,6 +65,7 @@ def test_the_fleet_is_started_anew_for_each_setting_and_the_best_is_written_for_
     assert len(shown) == len(settings)
 
 
+@pytest.mark.seconds
 def test_an_interruption_ends_the_servers_and_exits_130(tmp_path: Path, texts: Path) -> None:
     process = bench(tmp_path, texts, "--server-flags", "max-batch-tokens=256,1024")
     assert process.stderr is not None
@@ -77,6 +78,7 @@ def test_an_interruption_ends_the_servers_and_exits_130(tmp_path: Path, texts: P
     assert not (tmp_path / "tuned.toml").exists()
 
 
+@pytest.mark.seconds
 def test_servers_of_ours_are_tuned_without_flags_too_and_end_with_the_command(tmp_path: Path, texts: Path) -> None:
     began_s = time.monotonic()
     process = bench(tmp_path, texts, "--max-seconds", "3")

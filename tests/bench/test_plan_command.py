@@ -79,6 +79,7 @@ def config(database: str, urls: tuple[str, ...], folder: Path, collection: str =
     )
 
 
+@pytest.mark.seconds
 def test_a_plan_counts_samples_measures_and_writes_nothing(
     queue: Database[dict[str, Any]], mongod: LocalMongod, fleet: StandinFleet, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ def job(tmp_path: Path, mongod: LocalMongod, mongo_db: Database[dict[str, Any]])
         yield Job(folder=tmp_path, uri=mongod.uri, database=mongo_db, urls=fleet.urls)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("options", "arguments"),
     [
@@ -65,6 +66,7 @@ def test_what_cannot_be_embedded_from_is_one_sentence_in_every_command(
         assert phrase in line
 
 
+@pytest.mark.seconds
 def test_a_document_with_no_room_for_its_mark_is_named_at_every_start_until_it_has_room(job: Job) -> None:
     """Exit 2 and not 6, all others are marked, nothing is embedded twice."""
     job.insert([{"_id": number, "text": f"tweet {number}"} for number in range(20)])
@@ -87,6 +89,7 @@ def test_a_document_with_no_room_for_its_mark_is_named_at_every_start_until_it_h
     assert job.database[job.collection].count_documents({DONE: True}) == 21
 
 
+@pytest.mark.seconds
 def test_a_run_over_nothing_but_documents_without_text_passes_over_them_at_every_start(job: Job) -> None:
     """Exit 3 each time with the same sum, `plan` counts them, `status` too."""
     job.insert([{"_id": number} for number in range(500)] + [{"_id": 1000, "text": "one"}])

@@ -62,6 +62,7 @@ def call(job: Job, file: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.seconds
 def test_a_run_says_what_the_gpus_of_its_servers_did_while_it_goes_on_and_at_its_end(
     tmp_path: Path, mongod: LocalMongod, mongo_db: Database[dict[str, Any]], fleet: StandinFleet
 ) -> None:

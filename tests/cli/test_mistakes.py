@@ -164,6 +164,7 @@ def status_into(stdout: int, folder: Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.seconds
 def test_a_reader_that_has_gone_changes_nothing(finished_run: Path) -> None:
     """`engine status | head -1`: no complaint, and the command's own exit code."""
     read_fd, write_fd = os.pipe()
@@ -176,6 +177,7 @@ def test_a_reader_that_has_gone_changes_nothing(finished_run: Path) -> None:
     assert (code, err) == (0, "")
 
 
+@pytest.mark.seconds
 def test_a_result_that_cannot_be_written_is_exit_5(finished_run: Path) -> None:
     """A script that reads the file would find nothing in it."""
     full = os.open("/dev/full", os.O_WRONLY)

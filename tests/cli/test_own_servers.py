@@ -65,6 +65,7 @@ def servers_at(port: int) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.seconds
 def test_one_command_starts_the_servers_embeds_and_ends_them(job: Job) -> None:
     ports = (free_port(), free_port())
     words = ("--serve", "--backend", "tei", "--model", "some/model", "--ports", f"{ports[0]},{ports[1]}")
@@ -79,6 +80,7 @@ def test_one_command_starts_the_servers_embeds_and_ends_them(job: Job) -> None:
     assert logs == sorted(f"{port}.log" for port in ports)
 
 
+@pytest.mark.seconds
 def test_a_serve_table_is_enough_and_servers_that_run_already_are_used(job: Job) -> None:
     """One file for `engine serve` in one terminal and `engine run` in another, and for `engine run` alone."""
     port = free_port()

@@ -51,6 +51,7 @@ def test_a_long_list_is_never_in_memory_as_a_whole(folders: RunFolders) -> None:
     assert peak < size // 3
 
 
+@pytest.mark.seconds
 def test_the_list_is_one_json_array_and_lines_for_people(folders: RunFolders, engine: Terminal) -> None:
     listed = json.loads(engine("quarantine", "list", "--json", "--reason", "backend").out)
     assert [entry["_id"] for entry in listed] == list(range(1, N_ENTRIES, 2))
@@ -61,6 +62,7 @@ def test_the_list_is_one_json_array_and_lines_for_people(folders: RunFolders, en
     assert engine("quarantine", "list", "--reason", "too_long").out == "the quarantine is empty\n"
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("step", ["write", "write#3", "fsync_file", "rename", "fsync_folder"])
 def test_a_retry_that_is_killed_has_taken_out_all_or_nothing_and_leaves_no_temporary(
     folders: RunFolders, tmp_path: Path, step: str

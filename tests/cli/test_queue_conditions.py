@@ -27,6 +27,7 @@ def job(tmp_path: Path, mongod: LocalMongod, mongo_db: Database[dict[str, Any]])
         yield found
 
 
+@pytest.mark.seconds
 def test_a_run_that_reads_nothing_says_why_and_the_option_that_it_names_embeds_everything(job: Job) -> None:
     idle = job.run()
     assert (idle.code, idle.summary["read"]) == (0, 0)
@@ -48,6 +49,7 @@ def test_a_run_that_reads_nothing_says_why_and_the_option_that_it_names_embeds_e
     assert "the last run read --retweeted false" in job.call("status").out
 
 
+@pytest.mark.seconds
 def test_a_misspelt_language_is_named_beside_those_that_there_are(job: Job) -> None:
     job.call("index", "--retweeted", "any")
     for command in (
@@ -58,12 +60,14 @@ def test_a_misspelt_language_is_named_beside_those_that_there_are(job: Job) -> N
         assert "20 are in another language than --lang enn (there is en: 20)" in command.out + command.err
 
 
+@pytest.mark.seconds
 def test_plan_says_why_the_queue_is_empty(job: Job) -> None:
     said = job.call("plan")
     assert "they say false: 20" in said.out
     assert job.call("plan", "--retweeted", "any", "--filter", '{"_id": {"$lt": 0}}').code == 2, "no index of that queue"
 
 
+@pytest.mark.seconds
 def test_a_truth_value_in_the_file_means_the_same(job: Job) -> None:
     (job.folder / "engine.toml").write_text("[run]\nretweeted = false\n")
     file = str(job.folder / "engine.toml")

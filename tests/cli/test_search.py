@@ -62,6 +62,7 @@ def _say(engine: EngineCommand, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("identity", [7, N_FIRST + 7], ids=["merged", "not merged yet"])
 def test_a_documents_own_text_finds_it_first(data_set: EngineCommand, identity: int) -> None:
     text = next(item["text"] for item in documents(N_FIRST + N_LATER, retweeted=False) if item["_id"] == identity)
@@ -74,6 +75,7 @@ def test_a_documents_own_text_finds_it_first(data_set: EngineCommand, identity: 
     assert [item["score"] for item in found] == sorted((item["score"] for item in found), reverse=True)
 
 
+@pytest.mark.seconds
 def test_a_row_is_not_its_own_neighbour(data_set: EngineCommand) -> None:
     found = json.loads(_say(data_set, "search", "--id", "7", "--k", "3", "--json"))
     assert len(found) == 3
@@ -81,6 +83,7 @@ def test_a_row_is_not_its_own_neighbour(data_set: EngineCommand) -> None:
     assert set(found[0]) == {"_id", "score"}
 
 
+@pytest.mark.seconds
 def test_a_vector_is_searched_for_as_npy_and_as_json(data_set: EngineCommand, tmp_path: Path) -> None:
     vector = np.random.default_rng(1).standard_normal(32).astype(np.float32)
     np.save(tmp_path / "v.npy", vector)
@@ -90,6 +93,7 @@ def test_a_vector_is_searched_for_as_npy_and_as_json(data_set: EngineCommand, tm
     assert _say(data_set, "search", "--vector", str(tmp_path / "v.json"), "--json") == first
 
 
+@pytest.mark.seconds
 def test_a_plain_folder_needs_no_ledger_and_no_database(data_set: EngineCommand) -> None:
     folder = str(data_set.cold / "consolidated")
     lines = _say(data_set, "search", "--id", "9", "--folder", folder, "--k", "2").splitlines()
@@ -120,6 +124,7 @@ def test_what_cannot_be_searched_for_is_a_sentence(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.seconds
 def test_a_vector_of_another_length_is_refused(data_set: EngineCommand, tmp_path: Path) -> None:
     (tmp_path / "v.json").write_text("[1, 2, 3]")
     done = _call(data_set, "search", "--vector", str(tmp_path / "v.json"))
@@ -127,6 +132,7 @@ def test_a_vector_of_another_length_is_refused(data_set: EngineCommand, tmp_path
     assert "3 numbers, those of the data set have 32" in done.stderr
 
 
+@pytest.mark.seconds
 def test_servers_of_another_model_are_refused(data_set: EngineCommand) -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0,), dim=32, model_id="another")) as other:
         done = _call(data_set, "search", "--text", "hello", "--tei-urls", other.urls[0])

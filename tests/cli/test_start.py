@@ -31,6 +31,7 @@ def test_the_command_line_imports_no_library_and_no_stage_before_a_command_is_ca
     assert not there & (LATE | OWN_LATE)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "module",
     ["commands.run.run", "writers.stage", "writers.merge.run", "writers.merge.outputs.group", "writers.verify.verify"],
@@ -48,6 +49,7 @@ def test_a_folder_as_cold_does_not_pay_for_object_stores(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("module", ["commands.run.run", "commands.status.status"])
 def test_a_command_does_not_pay_for_the_tuner(module: str) -> None:
     """A run looks into a tuned file only when it is given one; `engine status` needs nothing but the run folder."""

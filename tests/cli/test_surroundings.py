@@ -48,6 +48,7 @@ def call(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
     )
 
 
+@pytest.mark.seconds
 def test_merge_and_verify_import_nothing_from_the_folder_the_user_stands_in(tmp_path: Path, trap: Path) -> None:
     """Their workers are processes of their own."""
     source = tmp_path / "source"
@@ -75,6 +76,7 @@ def test_no_process_that_is_started_finds_the_folder_the_user_stands_in(trap: Pa
     assert "''" not in done.stdout
 
 
+@pytest.mark.seconds
 def test_every_python_process_of_the_product_is_started_by_one_function() -> None:
     """`-m` and `-c` elsewhere would put the user's folder first again. Measurements may do as they like."""
     found = set()
@@ -123,6 +125,7 @@ def test_output_that_its_encoding_cannot_hold_is_escaped(
     assert ("\\u2603" in said) or ("\u2603" in said)
 
 
+@pytest.mark.seconds
 def test_a_name_that_the_file_system_s_encoding_cannot_hold_is_a_sentence(tmp_path: Path) -> None:
     """A collection of that name has a folder of that name."""
     said = call(

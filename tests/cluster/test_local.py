@@ -69,6 +69,7 @@ def test_a_head_that_does_not_answer_is_told_of_with_rays_own_words_and_may_be_s
     assert ended.code == Exit.SIGTERM, ended.err
 
 
+@pytest.mark.seconds
 def test_ray_is_not_imported_by_a_run_without_it(job: Job) -> None:  # noqa: F811
     job.insert(tweets(60))
     seen = job.folder / "imported"

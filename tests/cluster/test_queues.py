@@ -17,6 +17,7 @@ ROWS = 20
 FILES = 3
 
 
+@pytest.mark.seconds
 @given(
     rows=st.sets(st.tuples(st.integers(0, FILES - 1), st.integers(0, ROWS - 1))),
     low=st.none() | st.tuples(st.integers(0, FILES), st.integers(0, ROWS)),

@@ -16,6 +16,7 @@ from writers.cold.settings import ColdSettings
 BUCKET = "bucket-witness"
 
 
+@pytest.mark.seconds
 def test_trials_of_nodes_that_were_killed_go_with_the_witness(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     s3.make_bucket(BUCKET)
     for name, value in CREDENTIALS.items():

@@ -17,6 +17,7 @@ from tests.conformance.rows import difference
 Read = Callable[[Reader], dict[Path, Ways]]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_every_row_comes_back_as_it_was_written(
     reader: Reader, kind: Kind, files: dict[Kind, Written], read: Read

@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 
 from bench.standin import StandinFleet
+from commands.options.secrets import RunSecrets
+from commands.run.run import run
+from engine.config import LimitsConfig, RunConfig, ServersConfig, SinkConfig, SourceConfig
+from engine.errors import Exit
 from engine.telemetry.status import read_status
 from tests.crash.job import (
     DONE,
@@ -27,6 +31,34 @@ from tests.crash.job import (
     wait_for_phase,
     wait_until,
 )
+
+
+class Interrupting:
+    """Servers of a run's own at whose end somebody presses Ctrl-C."""
+
+    def start(self, tell: object) -> None:
+        pass
+
+    def stop(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(("urls", "code"), [(2, Exit.LIMIT), (0, Exit.SERVERS)], ids=["a limit", "no server"])
+def test_ctrl_c_while_a_run_lets_its_servers_go_leaves_its_result_as_it_is(job: Job, urls: int, code: Exit) -> None:
+    """The rows are committed and marked by then, and what the run came to is known."""
+    job.insert(tweets(30))
+    config = RunConfig(
+        source=SourceConfig(database=job.database.name, collection=job.collection, done_field=DONE),
+        servers=ServersConfig(urls=job.urls[:urls] or ("http://127.0.0.1:1",), batch_size=8),
+        sink=SinkConfig(hot_dir=job.folders.hot.parent, cold_dir=job.folders.cold.parent),
+        limits=LimitsConfig(limit=20, max_outage_s=1.0),
+    )
+
+    result = run(config, RunSecrets(mongo_uri=job.uri), show_progress=False, own_servers=Interrupting())
+
+    assert result.summary["exit"] == code
+    assert result.summary["embedded"] == len(job.rows()) == (20 if urls else 0)
+    assert (result.error is None) == bool(urls)
 
 
 def test_limit_stops_with_exit_8_until_nothing_is_left(job: Job) -> None:

@@ -90,6 +90,7 @@ def test_the_examples_in_docstrings_hold() -> None:
     assert (failed, tried > 0) == (0, True)
 
 
+@pytest.mark.seconds
 def test_what_docs_library_shows_runs_merges_and_verifies(
     queue: str,
     fleet: StandinFleet,
@@ -110,6 +111,7 @@ def test_what_docs_library_shows_runs_merges_and_verifies(
     assert "shard_committed" in said.err
 
 
+@pytest.mark.seconds
 def test_a_program_that_logs_itself_keeps_its_handlers_and_gets_the_lines(
     queue: str, fleet: StandinFleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,6 +133,7 @@ def test_a_program_that_logs_itself_keeps_its_handlers_and_gets_the_lines(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.seconds
 def test_a_run_in_another_thread_leaves_the_programs_signals_alone(
     queue: str, fleet: StandinFleet, tmp_path: Path
 ) -> None:
@@ -145,6 +148,7 @@ def test_a_run_in_another_thread_leaves_the_programs_signals_alone(
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
 
+@pytest.mark.seconds
 def test_ctrl_c_stops_a_run_cleanly_and_the_same_call_continues(
     queue: str, tmp_path: Path, mongo_db: Database[dict[str, Any]]
 ) -> None:

@@ -86,6 +86,7 @@ def trap(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.seconds
 def test_the_wheel_installs_one_name(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -99,6 +100,7 @@ def test_the_wheel_installs_one_name(wheel: Path) -> None:
     assert "embedding_engine/_layers/bench/data/tweets.jsonl" in names
 
 
+@pytest.mark.seconds
 def test_the_wheel_of_the_tree_is_the_wheel_of_the_sdist(wheel: Path, sdist: Path) -> None:
     again = _build("wheel", sdist.parent / "tree", sdist.parent / "again")
     with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
@@ -107,6 +109,7 @@ def test_the_wheel_of_the_tree_is_the_wheel_of_the_sdist(wheel: Path, sdist: Pat
     assert [name for name in contents[0] if contents[0][name] != contents[1][name]] == []
 
 
+@pytest.mark.seconds
 def test_every_module_of_the_wheel_imports_nothing_under_the_source_trees_names(
     installed: dict[str, str], trap: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +122,7 @@ def test_every_module_of_the_wheel_imports_nothing_under_the_source_trees_names(
     assert done.stdout.split() == []
 
 
+@pytest.mark.seconds
 def test_a_run_a_merge_and_a_verification_from_the_wheel_pass_by_the_users_modules(
     installed: dict[str, str], trap: Path, tmp_path: Path, mongod: LocalMongod
 ) -> None:

@@ -16,6 +16,7 @@ MOST_REQUESTS_A_BATCH = 4 * (2 * ROWS - 1) + 20
 """A batch that is halved down to single texts, each piece asked for twice beside a canary each, and its first tries."""
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "first",
     [300, 350, 400, 450, *(pytest.param(first, marks=pytest.mark.slow) for first in (500, 550))],

@@ -32,6 +32,7 @@ DAMAGED = [
 ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("fault", DAMAGED)
 def test_a_damaged_answer_now_and_then_is_asked_for_again(fault: str) -> None:
     separator = "," if ":" in fault else ":"
@@ -40,6 +41,7 @@ def test_a_damaged_answer_now_and_then_is_asked_for_again(fault: str) -> None:
     assert sum(outcome.figures("client-0")["errors"].values()) > 0
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("fault", [fault for fault in DAMAGED if not fault.startswith("value")])
 def test_a_server_that_always_damages_its_answers_is_taken_out(fault: str) -> None:
     outcome = run_with_fault(fault, n=2000, ports=2)
@@ -56,6 +58,7 @@ def test_a_number_that_is_none_in_json_floats_is_refused_too(value: str) -> None
     assert sum(outcome.figures("client-0")["errors"].values()) > 0
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("row", [0, 31])
 def test_a_text_whose_vector_is_unsound_once_is_asked_for_alone_and_kept(
     row: int, monkeypatch: pytest.MonkeyPatch
@@ -70,6 +73,7 @@ def test_a_text_whose_vector_is_unsound_once_is_asked_for_alone_and_kept(
     assert not outcome.told("server_out")
 
 
+@pytest.mark.seconds
 def test_vectors_in_another_order_are_placed_by_their_index() -> None:
     outcome = run_with_fault("index:how=reorder", n=2000, ports=2)
 

@@ -32,6 +32,7 @@ REASONS = [
 ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("fault", "reason"), REASONS)
 def test_a_text_that_fails_always_is_found_and_its_neighbours_are_embedded(
     fault: str, reason: str, monkeypatch: pytest.MonkeyPatch
@@ -58,6 +59,7 @@ def test_a_text_that_fails_always_is_found_and_its_neighbours_are_embedded(
     assert sent <= needed + canaries + 20
 
 
+@pytest.mark.seconds
 def test_a_text_whose_failures_look_like_the_servers_is_found_after_a_few() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         for port in fleet.ports:
@@ -72,6 +74,7 @@ def test_a_text_whose_failures_look_like_the_servers_is_found_after_a_few() -> N
 GATEWAY_STATUSES = [302, 403, 404, 418, 451, 503]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("code", GATEWAY_STATUSES)
 def test_a_text_that_a_gateway_never_lets_pass_is_found_and_no_server_goes_out_for_it(code: int) -> None:
     """Several at the very end too, where nothing else is answered well between them."""
@@ -88,6 +91,7 @@ def test_a_text_that_a_gateway_never_lets_pass_is_found_and_no_server_goes_out_f
     assert not outcome.told("server_out")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("code", GATEWAY_STATUSES)
 def test_servers_that_refuse_the_canary_too_are_out_and_nothing_is_blamed(code: int) -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
@@ -107,6 +111,7 @@ def test_servers_that_refuse_the_canary_too_are_out_and_nothing_is_blamed(code: 
     assert not harness.outcome.quarantined
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -132,6 +137,7 @@ def test_a_text_whose_answer_is_never_one_is_found_at_the_end_of_a_run_too(fault
     )
 
 
+@pytest.mark.seconds
 def test_a_text_that_is_always_too_much_for_now_is_found_while_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpu_clients.batches.failure_policy.OVERLOADED_ALONE_S", 0.0)
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
@@ -144,6 +150,7 @@ def test_a_text_that_is_always_too_much_for_now_is_found_while_others_pass(monke
     assert not outcome.told("server_out")
 
 
+@pytest.mark.seconds
 def test_a_text_that_no_server_ever_answers_is_found_at_the_end_of_a_run() -> None:
     """Nothing else is answered beside it, so that every time the server looks as if it hung."""
     with StandinFleet(StandinConfig(backend="sim")) as fleet:
@@ -202,6 +209,7 @@ def test_a_server_whose_gpu_died_blames_no_document() -> None:
     assert outcome.figures("client-0")["rows"] == 0
 
 
+@pytest.mark.seconds
 def test_when_every_gpu_is_dead_nothing_is_blamed_and_nothing_is_lost() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         harness = Harness(fleet.urls, texts_with_poison(3000))
@@ -234,6 +242,7 @@ def test_a_text_whose_vector_is_never_sound_goes_into_quarantine(value: str) -> 
 # row 55
 
 
+@pytest.mark.seconds
 def test_a_text_that_kills_servers_is_found_and_only_it_is_blamed() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0, 0))) as fleet:
         harness = Harness(fleet.urls, texts_with_poison(3000, 1000), n_documents=60)
@@ -250,6 +259,7 @@ def test_a_text_that_kills_servers_is_found_and_only_it_is_blamed() -> None:
 # row 56
 
 
+@pytest.mark.seconds
 def test_odd_texts_come_out_with_their_own_vectors() -> None:
     odd = [
         "\x00nul in the middle\x00",

@@ -72,6 +72,7 @@ def test_the_other_servers_take_over_from_one_that_cannot_be_reached(fault: str)
     assert not outcome.told("server_out", "client-1") + outcome.told("server_out", "client-2")
 
 
+@pytest.mark.seconds
 def test_a_server_that_does_not_answer_at_start_joins_when_it_comes() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         fleet.control(fleet.ports[0], faults=["refuse:down_s=600"])
@@ -88,6 +89,7 @@ def test_a_server_that_does_not_answer_at_start_joins_when_it_comes() -> None:
     assert len(harness.outcome.told("server_back", "client-0")) == 1
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("change", [{"max_client_batch_size": 16}, {"model_id": "other"}])
 def test_a_server_that_comes_late_and_does_not_fit_stays_out_and_it_is_said_why(change: dict[str, Any]) -> None:
     config = StandinConfig(backend="sim")
@@ -107,6 +109,7 @@ def test_a_server_that_comes_late_and_does_not_fit_stays_out_and_it_is_said_why(
 # row 46
 
 
+@pytest.mark.seconds
 def test_all_servers_down_for_a_while_pauses_the_work_and_then_continues() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         harness = Harness(fleet.urls, texts(6000))
@@ -128,6 +131,7 @@ def test_all_servers_down_for_a_while_pauses_the_work_and_then_continues() -> No
 # row 47
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("retry_after", [None, "1", "21600", PAST.replace(",", "%2C").replace(":", "%3A")])
 def test_overload_is_waited_out_whatever_retry_after_says(
     retry_after: str | None, monkeypatch: pytest.MonkeyPatch
@@ -176,6 +180,7 @@ def test_a_storm_of_503_takes_a_server_out_and_retries_stay_within_their_budget(
     assert figures["retries"] <= 10 + 0.1 * figures["requests"] + 0.01 * 1000 * outcome.seconds
 
 
+@pytest.mark.seconds
 def test_a_flapping_server_does_not_make_the_breaker_thrash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpu_clients.batches.breaker.GOOD_SERVICE_S", 600.0)
     n_flaps = 4
@@ -240,6 +245,7 @@ def test_one_slow_server_does_not_hold_up_the_others() -> None:
 # row 58
 
 
+@pytest.mark.seconds
 def test_a_kept_alive_connection_that_was_closed_is_replaced_at_once_and_not_counted() -> None:
     outcome = run_with_fault("close:every=10", n=4000, ports=1)
 

@@ -141,6 +141,7 @@ def test_a_stop_while_the_server_is_out_ends_at_once() -> None:
     assert harness.outcome.told("stopped")[0]["taken_rows"] == 0
 
 
+@pytest.mark.seconds
 def test_a_client_says_something_at_least_every_second_whatever_happens() -> None:
     with StandinFleet(StandinConfig(backend="sim")) as fleet:
         harness = Harness(fleet.urls, _texts(100))
@@ -186,6 +187,7 @@ def test_without_a_share_for_hedges_a_long_run_sends_hardly_any() -> None:
     assert harness.outcome.total("hedged") <= 2 * 4
 
 
+@pytest.mark.seconds
 def test_texts_that_the_server_cut_are_flagged_and_counted() -> None:
     # the stand-in has a token for every 4 characters and 2 special ones: 64 tokens are 248 characters
     lengths = [10, 240, 248, 249, 250, 300, 1000, 5000]
@@ -220,6 +222,7 @@ def test_without_truncation_a_long_text_is_put_into_quarantine_as_too_long() -> 
     assert {number: entry["reason"] for number, entry in outcome.quarantined.items()} == {77: "too_long"}
 
 
+@pytest.mark.seconds
 def test_a_payload_limit_is_learnt_and_batches_are_divided() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0), payload_limit_bytes=20_000)) as fleet:
         texts = [f"{number} " + "y" * 1000 for number in range(640)]
@@ -229,6 +232,7 @@ def test_a_payload_limit_is_learnt_and_batches_are_divided() -> None:
     assert not outcome.told("server_out")
 
 
+@pytest.mark.seconds
 def test_a_document_larger_than_the_payload_limit_is_too_large() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0), payload_limit_bytes=20_000)) as fleet:
         texts = [f"{number} " + "y" * (30_000 if number == 9 else 10) for number in range(64)]
@@ -288,6 +292,7 @@ def test_fewer_dimensions_can_be_asked_for(dimensions: int) -> None:
     assert {len(vector) for vector in outcome.rows.values()} == {dimensions}
 
 
+@pytest.mark.seconds
 def test_clients_in_processes_of_their_own_do_the_same() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         outcome = Harness(fleet.urls, _texts(2000), processes=True).run()

@@ -65,6 +65,7 @@ def described(run: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.seconds
 def test_children_of_a_fork_are_what_children_of_a_started_command_are(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_children_of_a_fork_are_what_children_of_a_started_command_are(
     assert all(child["child"] and child["group"] for child in forked.values())
 
 
+@pytest.mark.seconds
 def test_children_of_a_fork_die_with_it_and_their_ends_are_told_to_it(job: Job) -> None:
     run = start_and_hold(job)
     children = roles(run)

@@ -134,6 +134,7 @@ def texts() -> Texts:
     return [document["text"] for document in numbered(N)]
 
 
+@pytest.mark.seconds
 def test_every_document_is_read_once_with_its_own_text(make: Callable[[Texts], Source], texts: Texts) -> None:
     reader = read_all(make(texts).settings())
     assert sorted(reader.ids) == list(range(N))

@@ -146,6 +146,7 @@ def test_a_slot_too_small_for_any_text_is_refused(documents: Documents, mongod: 
     assert "--ring-bytes" in str(error)
 
 
+@pytest.mark.seconds
 def test_a_paused_reader_publishes_nothing_until_it_is_resumed(documents: Documents, mongod: LocalMongod) -> None:
     """The supervisor holds it while marking is far behind; slots are free all the time."""
     make_queue(documents, numbered(400))

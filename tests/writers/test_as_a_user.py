@@ -118,6 +118,7 @@ def start(
     return popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, Exit.SIGINT), (signal.SIGTERM, Exit.SIGTERM)])
 def test_a_merge_that_is_interrupted_says_so_in_one_line_and_leaves_nothing_half_done(
     data: DataSet, number: signal.Signals, code: Exit
@@ -138,6 +139,7 @@ def test_a_merge_that_is_interrupted_says_so_in_one_line_and_leaves_nothing_half
     assert sorted(path.name for path in data.folders.hot.iterdir()) == ["ledger"]
 
 
+@pytest.mark.seconds
 def test_a_verification_that_is_interrupted_while_it_starts_stays_quiet(data: DataSet) -> None:
     """Workers that have not yet come to ignore Ctrl-C must not fill the terminal with tracebacks."""
     (shard,) = data.folders.shards.iterdir()

@@ -84,6 +84,7 @@ def test_vllm_is_told_in_its_own_words(tmp_path: Path) -> None:
     assert "--runner=pooling" in server["flags"]
 
 
+@pytest.mark.seconds
 def test_a_server_that_ends_is_started_again_on_its_port(tmp_path: Path) -> None:
     with ServerFleet(plan(tmp_path), first_rest_s=0.01) as fleet:
         (before,) = fleet.report()
@@ -93,6 +94,7 @@ def test_a_server_that_ends_is_started_again_on_its_port(tmp_path: Path) -> None
         assert fleet.report()[0]["restarts"] == 1
 
 
+@pytest.mark.seconds
 def test_a_keeper_that_is_killed_takes_its_server_along_and_both_come_again(tmp_path: Path) -> None:
     with ServerFleet(plan(tmp_path), first_rest_s=0.01) as fleet:
         (before,) = fleet.report()
@@ -102,6 +104,7 @@ def test_a_keeper_that_is_killed_takes_its_server_along_and_both_come_again(tmp_
         wait_for(lambda: fleet.report()[0]["state"] == "serving")
 
 
+@pytest.mark.seconds
 def test_one_that_ends_again_and_again_is_given_up_and_the_others_serve_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -129,6 +132,7 @@ def test_a_server_that_ends_before_it_is_healthy_is_quoted(tmp_path: Path, monke
         ServerFleet(plan(tmp_path)).start()
 
 
+@pytest.mark.seconds
 def test_a_server_that_is_never_healthy_is_named_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +141,7 @@ def test_a_server_that_is_never_healthy_is_named_with_its_last_words(
         ServerFleet(plan(tmp_path, start_timeout_s=2.0)).start()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_a_child_of_a_server_that_leaves_its_session_is_ended_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
@@ -154,6 +159,7 @@ def test_a_child_of_a_server_that_leaves_its_session_is_ended_with_it(
     assert gone(child)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_g6_the_servers_end_with_their_owner_whatever_ends_it(tmp_path: Path, number: signal.Signals) -> None:
     """The life-line: within two seconds, as every child of the engine."""

@@ -35,6 +35,7 @@ def test_without_failures_unlike_nodes_end_together_but_for_the_work_of_some_pie
     assert found["lost_percent"] < 5
 
 
+@pytest.mark.seconds
 def test_more_documents_mean_no_more_leases_for_as_many_pieces() -> None:
     """The ledger grows with leases; COMMIT is a matter of shards, as on one machine."""
     few, many = (

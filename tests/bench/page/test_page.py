@@ -154,6 +154,7 @@ def luminance(colour: str) -> float:
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian's package chromium)")
 @pytest.mark.parametrize("width", [400, 1600])
 def test_a_real_browser_shows_it_without_a_complaint_and_without_scrolling_sideways(

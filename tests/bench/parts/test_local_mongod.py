@@ -26,6 +26,7 @@ time.sleep(300)
 """
 
 
+@pytest.mark.seconds
 def test_data_outlive_a_kill_and_a_restart_but_not_the_stop() -> None:
     with LocalMongod() as server:
         client: pymongo.MongoClient[dict[str, int]] = pymongo.MongoClient(server.uri)
@@ -42,6 +43,7 @@ def test_data_outlive_a_kill_and_a_restart_but_not_the_stop() -> None:
         _ = server.pid
 
 
+@pytest.mark.seconds
 def test_a_folder_can_be_used_again_on_another_port(tmp_path: Path) -> None:
     for expected in (0, 1):
         server = LocalMongod(tmp_path / "db")
@@ -60,6 +62,7 @@ def test_fail_points_are_enabled(mongod: LocalMongod) -> None:
     assert answer["ok"] == 1
 
 
+@pytest.mark.seconds
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", _PARENT, str(tmp_path / "db")], stdout=subprocess.PIPE)
     assert parent.stdout is not None

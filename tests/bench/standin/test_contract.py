@@ -121,6 +121,7 @@ def body_of(record: dict[str, Any]) -> bytes | None:
     return body
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("group", ["routes", "embed", "malformed", "openai", "other", "prompts", "limits"])
 def test_answers_are_those_of_the_real_server(group: str, addresses: dict[str, tuple[str, int]]) -> None:
     """Every recorded request of a group; what ends the server has a test of its own."""

@@ -65,6 +65,7 @@ def test_with_a_lifeline_the_end_of_stdin_ends_the_server() -> None:
         assert process.wait(60) == 0
 
 
+@pytest.mark.seconds
 def test_the_servers_of_a_fleet_end_when_its_owner_is_killed() -> None:
     script = (
         "import sys, time; from bench.standin import StandinFleet; fleet = StandinFleet().start(); "

@@ -52,6 +52,7 @@ def run(command: EngineCommand, config: StandinConfig) -> tuple[int, dict[str, A
     return process.returncode, json.loads(out), complaint
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("other", [WITH_A_PROMPT, WITH_OTHER_WEIGHTS], ids=["default prompt", "weights"])
 def test_g9_servers_with_other_vectors_of_the_canary_texts_are_refused_at_a_resume(
     other: StandinConfig, mongo_db: Database[dict[str, Any]], mongod: LocalMongod, tmp_path: Path

@@ -91,6 +91,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         apply_tuned(ServersConfig(), tmp_path / "gone.toml", frozenset())
 
 
+@pytest.mark.seconds
 def test_a_run_takes_the_point_and_warns_that_the_fleet_has_changed(
     path: Path, mongo_db: Database[dict[str, Any]], mongod: LocalMongod, tmp_path: Path
 ) -> None:

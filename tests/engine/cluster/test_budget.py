@@ -56,6 +56,7 @@ def test_what_a_lost_node_has_read_and_not_committed_is_read_by_others_within_th
     assert summary["read"] == summary["embedded"] == limit
 
 
+@pytest.mark.seconds
 @given(data=st.data(), limit=st.integers(1, 300), sizes=st.lists(st.integers(0, 60), min_size=1, max_size=8))
 def test_any_order_of_reading_and_losing_reads_the_limit_or_all_there_is(
     data: st.DataObject, limit: int, sizes: list[int]

@@ -137,6 +137,7 @@ class History:
             self.world.kill_after = self.random.randint(0, 3)
 
 
+@pytest.mark.seconds
 @example(0)
 @settings(max_examples=250)
 @given(st.integers(0, 2**32))

@@ -13,6 +13,7 @@ from engine.errors import SinkError
 from engine.ledger.key_table import KeyTable, digest_of
 
 
+@pytest.mark.seconds
 def test_a_table_answers_as_a_dict_does(tmp_path: Path) -> None:
     """Present, absent and changed, while it grows many times."""
     table, model = KeyTable(tmp_path), {}
@@ -45,6 +46,7 @@ def test_digests_that_fall_into_one_place_are_kept_apart(tmp_path: Path) -> None
     table.close()
 
 
+@pytest.mark.seconds
 def test_the_file_has_no_name_and_memory_stays_as_it_is(tmp_path: Path) -> None:
     table = KeyTable(tmp_path)
     tracemalloc.start()

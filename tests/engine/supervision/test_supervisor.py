@@ -15,6 +15,7 @@ from engine.ports import IdList
 from tests.engine.supervision.world import N, Outcome, World
 
 
+@pytest.mark.seconds
 def test_a_run_embeds_everything_once_and_the_next_finds_nothing(world: World) -> None:
     """G1, G2, G7 on the quiet path, and a second start after it."""
     first = world.run()
@@ -27,6 +28,7 @@ def test_a_run_embeds_everything_once_and_the_next_finds_nothing(world: World) -
     assert set(first["cpu_us_per_document"]) == {"reader", "clients", "writer", "supervisor"}
 
 
+@pytest.mark.seconds
 def test_g5_no_shard_is_begun_before_the_last_one_is_durable(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash costs one open shard at most, however slow the device is."""
     monkeypatch.setenv("ENGINE_FAILPOINTS", "writer/writer.after_check=sleep:0.5")
@@ -81,6 +83,7 @@ def test_a_second_run_on_the_same_folder_is_refused_at_once(world: World) -> Non
     lock.release()
 
 
+@pytest.mark.seconds
 def test_g5_the_reader_is_held_while_marking_is_far_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow MongoDB bounds the rows that are committed and not marked; the run completes all the same."""
     monkeypatch.setattr("engine.ledger.commits.MAX_UNMARKED_ROWS", 150)

@@ -60,6 +60,7 @@ def test_a_writer_killed_at_each_step_of_the_commit_order(
     assert (result["exit"], result["restarts"], result["embedded"]) == (0, 1, N)
 
 
+@pytest.mark.seconds
 def test_a_child_that_always_dies_ends_the_run_after_some_restarts(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_child_that_always_dies_ends_the_run_after_some_restarts(
     world.assert_exact()
 
 
+@pytest.mark.seconds
 def test_a_batch_that_a_bug_loses_ends_the_generation_and_not_the_run(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +89,7 @@ def test_a_batch_that_a_bug_loses_ends_the_generation_and_not_the_run(
     world.assert_exact()
 
 
+@pytest.mark.seconds
 def test_a_full_disk_is_exit_5_and_the_next_run_finishes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """ENOSPC while a row group is written."""
     monkeypatch.setenv("ENGINE_FAILPOINTS", "writer/durable.write#4=ENOSPC")
@@ -100,6 +103,7 @@ def test_a_full_disk_is_exit_5_and_the_next_run_finishes(world: World, monkeypat
     world.assert_exact()
 
 
+@pytest.mark.seconds
 def test_a_device_that_fails_in_recovery_is_exit_5(world: World) -> None:
     """A leftover that cannot be deleted."""
     (world.folders.shards / f"done-{LEDGER[:6]}-e0001-000001.parquet.inprogress").write_text("left")

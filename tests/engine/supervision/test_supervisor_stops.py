@@ -18,6 +18,7 @@ from engine.telemetry.summary import RunClock
 from tests.engine.supervision.world import BATCH, N, Outcome, World
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_drains_commits_marks_and_the_next_run_finishes(world: World, number: int, code: int) -> None:
     """What was in flight is committed and marked; nothing in the ring is lost."""
@@ -35,6 +36,7 @@ def test_a_signal_drains_commits_marks_and_the_next_run_finishes(world: World, n
     world.assert_exact()
 
 
+@pytest.mark.seconds
 def test_a_second_signal_gives_up_the_open_shard_and_stays_exact(world: World) -> None:
     """Faster, still consistent."""
     world.client = {"deaf_s": 600.0}
@@ -53,6 +55,7 @@ def test_a_second_signal_gives_up_the_open_shard_and_stays_exact(world: World) -
     world.assert_exact()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("n", [N, 8 * BATCH])
 def test_max_time_stops_cleanly_with_exit_8(world: World, n: int) -> None:
     """The rest is done by the next run; also when all is read and slow servers have it before them."""
@@ -69,6 +72,7 @@ def test_max_time_stops_cleanly_with_exit_8(world: World, n: int) -> None:
     world.assert_exact()
 
 
+@pytest.mark.seconds
 def test_max_time_in_a_second_pass_says_that_the_queue_was_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that was there is embedded and marked; only that nothing has come meanwhile is not known."""
     world.reader = {"linger_in_pass": 2}
@@ -89,6 +93,7 @@ def test_max_time_in_a_second_pass_says_that_the_queue_was_read(world: World, mo
     )
 
 
+@pytest.mark.seconds
 def test_no_healthy_server_beyond_the_limit_is_exit_7_and_nothing_is_lost(world: World) -> None:
     """The clients say that their servers are out."""
     world.client = {"state": "out"}
@@ -100,6 +105,7 @@ def test_no_healthy_server_beyond_the_limit_is_exit_7_and_nothing_is_lost(world:
     world.assert_exact()
 
 
+@pytest.mark.seconds
 def test_marks_that_cannot_be_set_end_the_run_with_exit_6_and_are_set_by_the_next(world: World) -> None:
     """G4: committed, unmarked; the next start marks before it reads."""
     world.marker.error = SourceError("MongoDB does not answer")
@@ -113,6 +119,7 @@ def test_marks_that_cannot_be_set_end_the_run_with_exit_6_and_are_set_by_the_nex
     world.assert_exact()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("interruption", "code"), [(KeyboardInterrupt(), Exit.SIGINT), (Terminated(signal.SIGTERM), Exit.SIGTERM)]
 )
@@ -133,6 +140,7 @@ def test_a_signal_while_recovery_waits_for_marks_is_a_clean_stop(
     world.assert_exact()
 
 
+@pytest.mark.seconds
 def test_a_signal_while_a_crashed_generation_is_recovered_from_is_a_clean_stop(world: World) -> None:
     """No other generation starts; the next start sets the marks."""
     usual = world.marker.mark
@@ -161,6 +169,7 @@ def test_a_signal_while_a_crashed_generation_is_recovered_from_is_a_clean_stop(w
     world.assert_exact()
 
 
+@pytest.mark.seconds
 def test_a_signal_and_marks_that_fail_do_not_wait_for_each_other(world: World) -> None:
     """Ctrl-C while MongoDB goes away: shards that nobody will mark now are left to the next start."""
 

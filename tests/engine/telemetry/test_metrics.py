@@ -22,6 +22,7 @@ def histogram_of(latencies: list[float]) -> LatencyHistogram:
     return histogram
 
 
+@pytest.mark.seconds
 @given(LATENCIES, st.floats(min_value=0.0, max_value=1.0))
 def test_a_quantile_is_within_a_bucket_of_the_exact_one(latencies: list[float], share: float) -> None:
     """Less than 5% too high or too low, whatever the latencies are."""

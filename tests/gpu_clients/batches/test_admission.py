@@ -141,6 +141,7 @@ def test_a_known_gpu_batch_is_held_three_times(
     assert admission.window_texts == pytest.approx(max(64, 3 * server.gpu_texts, QUICK_S * capacity(server)), rel=0.25)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("says_so", [True, False])
 @pytest.mark.parametrize("gpu_texts", [4, 8, 16, 500])
 @pytest.mark.parametrize(("texts_per_s", "away_s"), [(20.0, 0.004), (2_000.0, 0.004), (20_000.0, 0.001)])
@@ -272,6 +273,7 @@ def test_a_margin_of_the_permits_is_left_to_others() -> None:
     assert fixed.window_requests == 15
 
 
+@pytest.mark.seconds
 def test_overload_halves_the_window_once_a_round_and_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     admission = adaptive(permits=512)
     drive(admission, SERVERS[0], monkeypatch, seconds=10.0)

@@ -44,6 +44,7 @@ def test_where_latency_grows_less_than_the_window_one_request_more_is_tried_agai
         assert found.lateness <= 1.03, found
 
 
+@pytest.mark.seconds
 def test_servers_of_unlike_speeds_hold_the_target_each_with_a_window_of_its_own() -> None:
     slow, *_, fast = (
         dataclasses.replace(OF["speeds 1:1:2:4"].clients(TEXTS), target_p95_s=0.5)

@@ -31,6 +31,7 @@ def answers() -> list[Failure]:
     return [*(classify(status, body) for status in STATUSES for body in BODIES), *NO_ANSWERS]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("others", [(), (1,), (1, 2, 3)])
 def test_whatever_becomes_of_one_text_always_it_is_found_and_every_other_is_embedded(others: tuple[int, ...]) -> None:
     texts = batch(N)

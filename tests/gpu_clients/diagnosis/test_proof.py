@@ -23,6 +23,7 @@ def quiet_harness(fleet: StandinFleet, n: int, **options: int) -> Harness:
     return Harness(fleet.urls, texts(n), settings=settings, clients=(0,), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.seconds
 def test_a_proof_is_given_while_answers_wait_for_the_writer() -> None:
     """The writer that awaits it takes nothing, so the client must not wait for the writer first."""
     with StandinFleet(StandinConfig(backend="sim", ports=(0,))) as fleet:
@@ -41,6 +42,7 @@ def test_a_proof_is_given_while_answers_wait_for_the_writer() -> None:
     assert harness.outcome.figures("client-0")["doubtful_rows"] == 0
 
 
+@pytest.mark.seconds
 def test_a_server_that_cannot_be_asked_gets_its_rows_counted_as_doubtful_and_holds_nothing() -> None:
     """Once; another proof finds nothing open."""
     with StandinFleet(StandinConfig(backend="sim", ports=(0,))) as fleet:
@@ -105,6 +107,7 @@ def test_every_server_with_open_rows_is_asked(liar: int) -> None:
     assert (drift["server"], drift["url"], drift["rows"]) == (liar, fleet.urls[liar], 32)
 
 
+@pytest.mark.seconds
 def test_a_server_under_suspicion_works_only_after_a_right_canary() -> None:
     """As after an outage, and only after one; a server that has drifted too often does not come back at all."""
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:

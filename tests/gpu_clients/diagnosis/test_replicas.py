@@ -77,6 +77,7 @@ def test_one_look_a_shard_would_not_be_enough(monkeypatch: pytest.MonkeyPatch) -
     assert kept < 0.5 * N_RUNS
 
 
+@pytest.mark.seconds
 def test_the_proof_finds_a_bad_replica_of_rows_that_a_right_one_has_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three of ten, by a real server, after the canaries of the start; they are in no shard yet: they are refused."""
     monkeypatch.setattr(proof, "LOOKS_WITHIN_S", 600.0)

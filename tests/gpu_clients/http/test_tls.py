@@ -89,6 +89,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
     return made, key
 
 
+@pytest.mark.seconds
 def test_https_is_verified_and_works_like_http(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with StandinFleet(StandinConfig(backend="sim")) as fleet, tls_front(fleet.ports[0], *certificate) as port:
         url = f"https://localhost:{port}"
@@ -106,6 +107,7 @@ def test_https_is_verified_and_works_like_http(certificate: tuple[Path, Path], m
     assert not outcome.told("server_out")
 
 
+@pytest.mark.seconds
 def test_a_file_of_authorities_vouches_for_a_server_beside_the_systems(certificate: tuple[Path, Path]) -> None:
     with StandinFleet(StandinConfig(backend="sim")) as fleet, tls_front(fleet.ports[0], *certificate) as port:
         url = f"https://localhost:{port}"

@@ -40,6 +40,7 @@ def looks(fleet: StandinFleet) -> int:
     return int(fleet.reports()[0]["faults_fired"].get("delay", 0))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("fault", ["other_model", "switch_model:model_id=other/model", "previous", "same"])
 def test_a_server_with_the_wrong_vectors_is_taken_out_and_stays_out(fault: str) -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
@@ -67,6 +68,7 @@ def test_a_server_with_the_wrong_vectors_is_taken_out_and_stays_out(fault: str) 
     assert not outcome.told("server_out", "client-1")
 
 
+@pytest.mark.seconds
 def test_answers_that_wait_for_the_writer_are_not_delivered_once_their_server_was_found_wrong() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         settings = ClientSettings(urls=fleet.urls, canary_every_s=0.01)
@@ -91,6 +93,7 @@ def test_answers_that_wait_for_the_writer_are_not_delivered_once_their_server_wa
             harness.finish()
 
 
+@pytest.mark.seconds
 def test_a_drift_that_no_canary_has_met_yet_is_found_when_a_proof_is_asked_for() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         settings = ClientSettings(urls=fleet.urls, canary_every_s=600.0)
@@ -118,6 +121,7 @@ def test_a_drift_that_no_canary_has_met_yet_is_found_when_a_proof_is_asked_for()
     assert not outcome.told("server_out", "client-1")
 
 
+@pytest.mark.seconds
 def test_a_server_with_the_wrong_vectors_gets_no_hedges() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0, 0))) as fleet:
         settings = ClientSettings(urls=fleet.urls, hedge_share=0.5, canary_every_s=600.0)
@@ -139,6 +143,7 @@ def test_a_server_with_the_wrong_vectors_gets_no_hedges() -> None:
     assert outcome.figures("client-0")["hedged"] >= 1
 
 
+@pytest.mark.seconds
 def test_one_vector_for_all_texts_never_reaches_the_writer() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         harness = Harness(fleet.urls, texts(3000))
@@ -148,6 +153,7 @@ def test_one_vector_for_all_texts_never_reaches_the_writer() -> None:
     assert outcome.figures("client-0")["rows"] == 0
 
 
+@pytest.mark.seconds
 def test_a_server_that_comes_back_with_another_model_is_not_let_in() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         harness = Harness(fleet.urls, texts(6000))
@@ -158,6 +164,7 @@ def test_a_server_that_comes_back_with_another_model_is_not_let_in() -> None:
     assert not outcome.told("server_back", "client-0")
 
 
+@pytest.mark.seconds
 def test_the_periodic_canary_of_a_sound_server_finds_nothing() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0,))) as fleet:
         settings = ClientSettings(urls=fleet.urls, canary_every_s=0.05)

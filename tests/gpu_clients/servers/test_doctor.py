@@ -241,6 +241,7 @@ def test_whether_servers_pad_is_measured(padded: bool) -> None:
         assert next(answer for answer in answers if answer is not None) is padded
 
 
+@pytest.mark.seconds
 def test_a_slow_server_is_not_kept_busy_with_that_question() -> None:
     gpu = GpuConfig(tokens_per_s=2_000.0)
     with StandinFleet(dataclasses.replace(SIM, gpu=gpu)) as fleet:

@@ -98,6 +98,7 @@ def test_where_nothing_shorter_is_left_equals_stand_side_by_side_and_all_are_giv
     assert Apart(384, 2048).order([0, 1], [10, 20]) == [0, 1]
 
 
+@pytest.mark.seconds
 def test_a_run_says_how_many_documents_may_be_touched(
     mongo_db: Database[dict[str, Any]], mongod: LocalMongod, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_balancer_before_like_replicas_is_let_in_without_a_word() -> None:
     assert not [warning for warning in found.warnings if "neighbours" in warning or "peers" in warning]
 
 
+@pytest.mark.seconds
 def test_of_ten_replicas_a_bad_one_is_found_in_nineteen_of_twenty_starts() -> None:
     """Each request goes to a replica by chance; the odds are 0.9 ** 34 to miss it, seeds are fixed."""
     found = 0
@@ -82,6 +83,7 @@ def test_that_a_vector_changes_with_its_neighbours_is_not_believed_of_two_replic
                 examine(ClientSettings(urls=(url,)))
 
 
+@pytest.mark.seconds
 def test_wrong_vectors_and_then_right_ones_are_no_recovery() -> None:
     """The server was there all the time: it is not let in again, and the run is told."""
     with StandinFleet(dataclasses.replace(SIM, ports=(0, 0))) as fleet:
@@ -103,6 +105,7 @@ def test_wrong_vectors_and_then_right_ones_are_no_recovery() -> None:
     assert not outcome.told("server_back", "client-0")
 
 
+@pytest.mark.seconds
 def test_a_server_that_was_away_after_wrong_vectors_is_let_in_when_they_are_right() -> None:
     """It was started again with the right model."""
     with StandinFleet(dataclasses.replace(SIM, ports=(0, 0))) as fleet:

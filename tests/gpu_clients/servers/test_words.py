@@ -81,6 +81,7 @@ def test_a_missing_key_says_where_to_give_one(keys: tuple[str, ...]) -> None:
     assert "m4rker" not in str(caught.value)
 
 
+@pytest.mark.seconds
 def test_a_hung_server_is_named_as_such() -> None:
     """It takes connections, so it is not down."""
     hung = dataclasses.replace(SIM, faults=("black_hole",))
@@ -122,6 +123,7 @@ def test_deadlines_and_canaries_fit_a_server_of_a_tenth_of_a_document_a_second()
     assert ServerFacts(kind="tei", model_id=MODEL).timeout_s(32, FIRST_TIMEOUT_S) == FIRST_TIMEOUT_S
 
 
+@pytest.mark.seconds
 def test_a_slow_server_is_waited_for_and_known_to_be_slow() -> None:
     """Longer than it takes to answer `/info`: the long texts of the canary are its work of seconds."""
     slow = dataclasses.replace(SIM, gpu=GpuConfig(tokens_per_s=900.0, padded=False))

@@ -114,6 +114,7 @@ def test_no_flag_of_a_hundred_thousand_chunks_of_every_kind_is_wrong() -> None:
     assert n_asked > 10_000
 
 
+@pytest.mark.seconds
 def test_a_server_with_a_real_tokenizer_is_asked_and_no_flag_is_wrong() -> None:
     texts = [text for batch in batches_of(2_000) for text in batch]
     truth = {number for number, found in enumerate(real_tokenizer().encode_batch(texts)) if len(found.ids) > LIMIT}

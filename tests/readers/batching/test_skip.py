@@ -105,6 +105,7 @@ def test_a_quarantine_of_many_portions_is_followed_while_it_grows(tmp_path: Path
     assert [key for keys in followed.new_keys() for key in keys] == list(range(5_000, 6_000))
 
 
+@pytest.mark.seconds
 def test_memory_does_not_grow_with_the_number_of_quarantined_documents(tmp_path: Path) -> None:
     keys = skip.QuarantinedKeys(tmp_path)
     keys.add(range(skip.KEPT_IN_MEMORY + 5_000))

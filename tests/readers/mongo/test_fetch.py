@@ -24,6 +24,7 @@ def test_an_index_dropped_while_reading_is_refused_too(documents: Documents, mon
         assert isinstance(reader.wait_for_error(), ConfigError)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "fault",
     [

@@ -65,6 +65,7 @@ def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> p
     return caplog
 
 
+@pytest.mark.seconds
 def test_marks_that_no_majority_confirms_say_what_is_waited_for_and_end_in_time(
     lame: LocalMongod, said: pytest.LogCaptureFixture
 ) -> None:

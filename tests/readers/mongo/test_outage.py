@@ -36,6 +36,7 @@ def documents(server: LocalMongod) -> Iterator[Documents]:
         yield found
 
 
+@pytest.mark.seconds
 def test_a_killed_database_is_waited_for_and_nothing_is_lost_or_doubled(
     server: LocalMongod, documents: Documents
 ) -> None:
@@ -49,6 +50,7 @@ def test_a_killed_database_is_waited_for_and_nothing_is_lost_or_doubled(
     assert sorted(reader.ids) == list(range(N_ROWS))
 
 
+@pytest.mark.seconds
 def test_a_primary_that_steps_down_costs_nothing(server: LocalMongod, documents: Documents) -> None:
     settings = settings_for(documents, server.uri, page_rows=50, max_outage_s=60.0)
     with ReaderHarness(settings, n_slots=4) as reader:
@@ -60,6 +62,7 @@ def test_a_primary_that_steps_down_costs_nothing(server: LocalMongod, documents:
     assert sorted(reader.ids) == list(range(N_ROWS))
 
 
+@pytest.mark.seconds
 def test_marking_outlives_a_killed_database(server: LocalMongod, documents: Documents) -> None:
     marker = Marker(server.uri, "shop", "tweets", DONE, max_outage_s=60.0)
     results: list[MarkResult] = []

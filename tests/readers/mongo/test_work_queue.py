@@ -99,6 +99,7 @@ def test_every_lang_and_classified_is_read_once_whatever_the_page_size(
     assert sorted(found) == sorted(document["_id"] for document in made)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("stretch", [1, 3, 40, 5000])
 @pytest.mark.parametrize("options", [{}, {"scan": "id"}, {"langs": ("en", "es")}])
 def test_a_sparse_queue_is_read_completely_whatever_a_query_may_look_at(
@@ -228,6 +229,7 @@ def test_a_condition_that_mongodb_does_not_take_is_refused(client: Client, docum
         require_queue_index(collection, WorkQuery.of(DONE, (), '{"a": {"$nonsense": 1}}', "queue"), ("text",))
 
 
+@pytest.mark.seconds
 def test_a_page_larger_than_an_answer_comes_in_several_pages(client: Client, documents: Documents) -> None:
     make_queue(documents, [{"_id": number, "text": "x" * (5 << 20)} for number in range(8)])
     queue = open_queue(client, documents)

@@ -115,6 +115,7 @@ def test_what_is_settled_makes_pieces_lighter_and_is_not_read_again(files: list[
     assert not (tmp_path / f"{SETTLED}7").exists()
 
 
+@pytest.mark.seconds
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_bounds_at_all_cut_without_loss(

@@ -107,6 +107,7 @@ def test_a_collation_does_not_tear_ranges_apart(client: Client, mongo_db: Databa
     assert sorted(found) == sorted(ids)
 
 
+@pytest.mark.seconds
 @SCANS
 def test_a_long_queue_is_cut_so_that_every_document_is_in_one_piece(documents: Documents, scan: str) -> None:
     """Bounds ascend; the estimates add up to the queue's size."""
@@ -140,6 +141,7 @@ def test_an_empty_queue_is_one_piece(documents: Documents) -> None:
     assert read_range(documents, query, IdRange(low=to_text(1))) == []
 
 
+@pytest.mark.seconds
 def test_ids_that_are_no_text_are_read_though_they_are_no_bounds(documents: Documents) -> None:
     """Broken UTF-8 cannot be written into a message; it lies within some range all the same."""
     make_queue(documents, [{"_id": f"id{number:04d}", "text": "x"} for number in range(3_000)])
@@ -152,6 +154,7 @@ def test_ids_that_are_no_text_are_read_though_they_are_no_bounds(documents: Docu
     assert len(read_ranges(documents, query, bounds)) == 3_300
 
 
+@pytest.mark.seconds
 def test_keys_that_python_could_not_write_begin_pairs_as_well(documents: Documents) -> None:
     """A language that is no UTF-8, regular expressions, code, binary data, and whatever else a field may hold."""
     odd = [value for value in EVERY_ID if not isinstance(value, MaxKey)]

@@ -43,6 +43,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("id_type", "vector_type", "dim", "columns"), KINDS)
 @pytest.mark.parametrize("sort", ["none", "_id"])
 @pytest.mark.usefixtures("inline")
@@ -245,6 +246,7 @@ def test_the_latest_row_of_each_id_wins_also_when_duplicates_are_many(data: Data
     assert rows_of(read_outputs(data.folders.consolidated)) == (sorted(rows) if sort == "_id" else rows)
 
 
+@pytest.mark.seconds
 def test_an_unfinished_merge_is_finished_with_its_own_settings(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     data.add_shard(range(0, 1200))
     data.add_shard(range(1200, 2400))
@@ -273,6 +275,7 @@ def test_progress_counts_up_to_all_rows_in_every_phase(data: DataSet, monkeypatc
     assert last["merge"].rows_total == 1500 and last["merge"].files == last["merge"].files_total
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("inline")
 def test_what_is_merged_can_be_merged_again(data: DataSet) -> None:
     for start in range(0, 40_000, 20_000):

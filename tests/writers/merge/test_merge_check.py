@@ -81,6 +81,7 @@ def test_another_vector_order_id_or_value_in_the_closed_file_is_found(tmp_path: 
             check(path, schema, facts)
 
 
+@pytest.mark.seconds
 def test_one_flipped_bit_in_any_page_of_the_closed_file_is_found(tmp_path: Path) -> None:
     schema = schema_of("float32")
     facts = written(tmp_path / "a", schema, np.arange(ROWS), vectors_of(range(ROWS), DIM))

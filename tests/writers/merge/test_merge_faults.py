@@ -145,6 +145,7 @@ def test_a_foreign_file_under_an_outputs_name_is_left_alone(data: DataSet) -> No
     assert merge(data.config()).rows == 10 and stray(data) == []
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("place", ["durable.write#4", "durable.fsync_file", "durable.create"])
 @pytest.mark.parametrize("sort", ["none", "_id"])
@@ -186,6 +187,7 @@ def _limited(kind: str, limit: int, source: Path, target: Path) -> subprocess.Co
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.seconds
 def test_a_file_size_limit_in_the_middle_of_an_output_ends_with_5(data: DataSet) -> None:
     """A real short write, not an injected one."""
     data.add_shard(range(0, 5000))
@@ -194,6 +196,7 @@ def test_a_file_size_limit_in_the_middle_of_an_output_ends_with_5(data: DataSet)
     assert not list((data.root / "out").glob("*.parquet")) and not list((data.root / "out").glob("*.inprogress"))
 
 
+@pytest.mark.seconds
 def test_many_small_files_need_few_file_handles(data: DataSet) -> None:
     for number in range(60):
         data.add_shard(range(number * 3, number * 3 + 3))

@@ -165,6 +165,7 @@ def test_a_file_that_is_no_parquet_file_is_damage(folder: Path) -> None:
         run(folder)
 
 
+@pytest.mark.seconds
 def test_a_file_over_which_pyarrow_ends_the_process_is_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("writers.merge.merge.Pool", Pool)
     for name in ("a", "b", "c"):

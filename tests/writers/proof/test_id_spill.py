@@ -23,6 +23,7 @@ from writers.proof.id_spill import (
 )
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("n_partitions", [1, 2, 64, 512])
 def test_equal_ids_meet_in_one_partition(tmp_path: Path, n_partitions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("writers.proof.id_spill._BUFFER_BYTES", 5000)

@@ -152,6 +152,7 @@ print("sealed")
 """
 
 
+@pytest.mark.seconds
 def test_killed_at_any_durable_call_a_shard_is_whole_under_its_name_or_has_none(tmp_path: Path) -> None:
     """G3, exhaustively: SIGKILL at every durable call; what has the final name can be adopted."""
     adopted = unfinished = 0

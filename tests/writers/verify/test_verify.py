@@ -267,6 +267,7 @@ def test_the_report_says_it_all_as_json(data: DataSet) -> None:
     assert set(said["findings"]) <= set(KINDS)
 
 
+@pytest.mark.seconds
 def test_workers_check_in_processes_of_their_own_what_one_would(data: DataSet) -> None:
     data.add_shard([5, 700])
     flip(shard(data, 1), 3000)

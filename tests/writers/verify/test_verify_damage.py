@@ -60,6 +60,7 @@ def test_a_flipped_bit_in_a_page_is_placed(data: DataSet) -> None:
     assert "row group 0, column embedding.list.element: could not verify page integrity" in example
 
 
+@pytest.mark.seconds
 def test_any_flipped_bit_is_found_without_a_ledger_or_changes_no_row(tmp_path: Path) -> None:
     """Footers have no checksum of their own: what no digest covers may only change what is not data."""
     data = DataSet(tmp_path / "data", dim=8)
@@ -178,6 +179,7 @@ def test_rows_with_unsound_vectors_are_counted(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.seconds
 def test_in_processes_files_that_end_a_worker_are_listed_beside_the_others(
     data: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_file_over_which_native_code_ends_the_process_is_named(number: signal.
     assert f"signal {number.value}" in str(caught.value)
 
 
+@pytest.mark.seconds
 def test_a_fresh_worker_does_what_is_left_when_it_is_known_how_to_go_on() -> None:
     """Three files end a worker, one after the other; the pool is whole after each."""
     faults: list[Fault] = []
@@ -147,6 +148,7 @@ def test_no_file_is_blamed_for_another_end(file: str, number: signal.Signals) ->
         list(pool.run([job], lambda _: None, lambda fault: fault.job))
 
 
+@pytest.mark.seconds
 def test_workers_die_with_their_parent() -> None:
     code = (
         "import os, sys, time\n"

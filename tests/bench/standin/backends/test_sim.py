@@ -191,6 +191,7 @@ def test_a_loop_that_needs_more_permits_than_there_are_is_refused() -> None:
         capacity([], StandinConfig())
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("padded", [True, False])
 def test_a_live_server_under_load_spends_what_the_model_says_and_no_capacity_is_lost(padded: bool) -> None:
     config = StandinConfig(

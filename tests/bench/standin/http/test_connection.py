@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import orjson
+import pytest
 
 from bench.standin import StandinConfig, StandinFleet
 from tests.bench.standin.client import bare_socket, base64_rows, embed, embed64, native_rows, read_until, request_bytes
@@ -53,6 +54,7 @@ def test_expect_100_continue_is_answered_before_the_body(url: str) -> None:
         assert read_until(sock, b"\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
 
 
+@pytest.mark.seconds
 def test_an_answer_larger_than_the_socket_buffers_arrives_whole() -> None:
     with StandinFleet(StandinConfig(dim=4096, max_client_batch_size=400)) as fleet:
         rows = base64_rows(embed64(fleet.urls[0], ["x"] * 400))

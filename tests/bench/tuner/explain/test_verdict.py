@@ -25,6 +25,7 @@ def verdict_on(name: str, target_p95_s: float | None = None) -> Verdict:
     return judge(searched(name, target_p95_s, 1).findings, measured_servers(FLEETS[name]), target_p95_s)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("name", "target", "limit"),
     [

@@ -70,6 +70,7 @@ def test_when_no_point_meets_the_target_the_nearest_is_marked() -> None:
     assert len([line for line in lines if "<- nearest" in line]) == 1
 
 
+@pytest.mark.seconds
 def test_the_json_has_all_percentiles_times_and_errors_of_every_point() -> None:
     """And survives a strict parser: no NaN, no infinity."""
     figures = json.loads(json.dumps(as_dict(outcome_on("four unlike that pad", 0.5)), allow_nan=False))

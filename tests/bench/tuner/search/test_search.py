@@ -58,6 +58,7 @@ CASES = [
 ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_the_chosen_point_has_97_percent_of_the_best_throughput_and_holds_the_target(
     name: str, target: float | None
@@ -85,6 +86,7 @@ def test_the_search_takes_a_quarter_of_the_full_grids_time(name: str, target: fl
     assert len(findings.records) < len(points)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_two_searches_choose_points_within_3_percent(name: str, target: float | None) -> None:
     """With other noise and another seed."""
@@ -178,6 +180,7 @@ def test_contenders_are_repeated_in_an_order_that_the_seed_decides() -> None:
         assert set(finals[start : start + len(contenders)]) == contenders
 
 
+@pytest.mark.seconds
 def test_servers_that_get_slower_all_the_time_do_not_make_the_early_points_win() -> None:
     """By 15% within the search; each round sees the contenders at about the same speed."""
     config = FLEETS["one"]
@@ -221,6 +224,7 @@ class _Overloaded(ModelledLoad):
         ]
 
 
+@pytest.mark.seconds
 def test_a_point_that_is_answered_429_ends_the_climb_below_it() -> None:
     """Whatever `/info` promised."""
     config = FLEETS["one"]
