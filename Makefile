@@ -44,6 +44,7 @@ test: ruff ## lint, types, and every test on real parts
 	wait $$mypy; code=$$?; test $$code = 0 || cat $$types; rm -f $$types; exit $$((tests | code))
 
 test-ray: $(READY) ## nodes, actors, raylets and drivers of a Ray cluster of this machine, killed one by one and at random (ROUNDS=3, TESTS=tests/cluster)
+	$(BIN)/python -m pip install --quiet --no-compile 'ray[default]'
 	$(BIN)/python -m pytest -m ray --timeout 900 $(or $(TESTS),tests/cluster)
 	$(if $(filter 0,$(ROUNDS)),,$(BIN)/python -m tests.cluster --rounds $(or $(ROUNDS),3))
 

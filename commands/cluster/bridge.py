@@ -58,6 +58,7 @@ class Bridge:
         self._seen: dict[str, str] = {}
         self._local: Any = None
         self._ray: Any = None
+        self._is_connected = False
         threading.Thread(target=self._listen, name="driver", daemon=True).start()
 
     def run(self) -> None:
@@ -98,6 +99,8 @@ class Bridge:
         self._ray = ray
         try:
             ray.init(address=address, namespace=_NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
+            self._is_connected = True
+            _leave_stops_to_the_driver()  # Ray has put a handler of its own there, which ends this process
         except Exception as error:
             said = (str(error) or repr(error)).splitlines()[0]
             raise ConfigError(
@@ -209,6 +212,8 @@ class Bridge:
     def _listen(self) -> None:
         while True:
             message = self._channel.receive()
+            if message == {"do": "exit"} and not self._is_connected and not self._address.startswith(_LOCAL):
+                _end_group()  # nothing is there to be ended, and Ray may wait for its head for minutes
             self._inbox.put(("driver", message))
             if message is None:
                 time.sleep(_LAST_S)  # the end may hang in a call of Ray's
@@ -234,6 +239,16 @@ def _in_words(error: BaseException) -> str:
     return f"its actor is gone ({type(error).__name__}: {text.splitlines()[0][:200]})"
 
 
+def _leave_stops_to_the_driver() -> None:
+    """Have SIGTERM do nothing here: `ray job stop` sends it to every process below a job's command.
+
+    The driver stops cleanly then, for which it needs this process. Before there is a cluster the driver has nothing to
+    finish, and ends at once. A handler that does nothing, unlike a signal that is ignored, is not handed down to Ray's
+    own processes.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+
+
 def _end_group() -> None:
     """End this process and all that it has started and that is still there."""
     os.killpg(0, signal.SIGKILL)
@@ -242,6 +257,7 @@ def _end_group() -> None:
 def main() -> None:
     """Entry point of the bridge: `channel_fd address resource`; it leads a process group of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _leave_stops_to_the_driver()
     tie_to_parent("bridge", None)
     channel = Channel.from_fd(int(sys.argv[1]))
     try:

@@ -43,6 +43,8 @@ NODES_S = 30.0
 """How long a start waits for a first node, once the cluster answers."""
 _SERVERS_S = 60.0
 """How long it waits for a first node whose servers answer."""
+_SAY_S = 20.0
+"""How often it says that the cluster does not answer yet."""
 _TICK_S = 0.25
 
 
@@ -113,9 +115,9 @@ class Driver:
             "files": self._queue.witness,
             "failpoints": os.environ.get(durable.FAILPOINTS_ENV),
         }
-        nodes = RayNodes(ray.address, ray.resource, config.folders.hot / "ray.log")
-        stack.callback(nodes.close)
-        self._roster = Roster(nodes, job)
+        self._nodes = RayNodes(ray.address, ray.resource, config.folders.hot / "ray.log")
+        stack.callback(self._nodes.close)
+        self._roster = Roster(self._nodes, job)
         self._space: VectorSpace | None = None
         self._record: Message = {}
 
@@ -135,6 +137,7 @@ class Driver:
             ServersUnavailable: no node whose servers answer.
         """
         began_s = time.monotonic()
+        said_s = began_s
         seen_s: float | None = None
         while True:
             for _ in self._roster.advance():
@@ -142,6 +145,9 @@ class Driver:
             now = time.monotonic()
             if self._roster.has_seen and seen_s is None:
                 seen_s = now
+            elif not self._roster.has_seen and now - said_s > _SAY_S:
+                said_s = now
+                self._say_what_is_waited_for(now - began_s)
             ready = self._roster.in_state(NodeState.READY)
             if self._roster.is_settled and ready:
                 return self._choose(ready, state)
@@ -155,6 +161,15 @@ class Driver:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._roster.cluster.wake_fd, selectors.EVENT_READ)
                 selector.select(_TICK_S)
+
+    def _say_what_is_waited_for(self, waited_s: float) -> None:
+        """Ray itself tries without a word, for minutes, to reach a head that does not answer or wants another token."""
+        _log.warning(
+            "waiting_for_ray address=%s seconds=%.0f last_words=%r",
+            self._ray.address,
+            waited_s,
+            self._nodes.last_words(),
+        )
 
     def _refuse_if_hopeless(self, waited_s: float) -> None:
         """Give up when no node can work, and waiting will not help, or has not helped."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,10 +37,15 @@ class LocalRay:
 
     Attributes:
         address: For `ray.init` and for further nodes.
+        jobs: Where it takes jobs, `HOST:PORT`; empty without a dashboard.
     """
 
-    def __init__(self, n_nodes: int) -> None:
-        """Start it; the first node is its head, too. Nobody may have imported Ray in this process before."""
+    def __init__(self, n_nodes: int, *, takes_jobs: bool = False) -> None:
+        """Start it; the first node is its head, too. Nobody may have imported Ray in this process before.
+
+        Args:
+            takes_jobs: Start the dashboard, for which Ray has to be installed as `ray[default]`.
+        """
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self._folder = tempfile.mkdtemp(prefix="engine-ray-", dir="/tmp")
@@ -53,10 +59,12 @@ class LocalRay:
         services.get_node = _patiently(services.get_node)
         self._n_nodes = 1
         self._cluster = Cluster()
-        self._retried(
-            lambda: self._cluster.add_node(temp_dir=self._folder, **self._arguments()), self._cluster.shutdown
-        )
+        head = {**self._arguments(), "include_dashboard": takes_jobs}
+        if takes_jobs:
+            head |= {"dashboard_host": "127.0.0.1", "dashboard_agent_listen_port": _free_port()}
+        self._retried(lambda: self._cluster.add_node(temp_dir=self._folder, **head), self._cluster.shutdown)
         self.address = str(self._cluster.address)
+        self.jobs = str(self._cluster.head_node.address_info["webui_url"] or "") if takes_jobs else ""
         for _ in range(n_nodes - 1):
             self.add_node(wait=False)
         self._cluster.wait_for_nodes(timeout=120)
@@ -104,6 +112,12 @@ class LocalRay:
         """End all of it."""
         self._cluster.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    """A port for what does not look for another one when its own is taken."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def _patiently(get_node: Callable[..., Any]) -> Callable[..., Any]:

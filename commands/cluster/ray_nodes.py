@@ -15,6 +15,7 @@ from engine.memory.channels import Channel, Message
 from engine.supervision.interpreter import python
 
 _END_S = 20.0
+_TAIL_BYTES = 4096
 
 
 class RayNodes:
@@ -34,6 +35,7 @@ class RayNodes:
             raise ConfigError("--ray needs Ray, which is not installed: pip install 'embedding-engine[ray]'")
         self._channel, theirs = Channel.pair()
         with log.open("ab") as out:
+            self._said_before = out.tell()
             self._process = subprocess.Popen(
                 python("commands.cluster.bridge", str(theirs.fd), address, resource),
                 stdin=subprocess.DEVNULL,
@@ -49,6 +51,14 @@ class RayNodes:
     def wake_fd(self) -> int:
         """See `Nodes`."""
         return self._channel.fd
+
+    def last_words(self) -> str:
+        """What Ray has said last, in one line; empty when it has said nothing."""
+        with contextlib.suppress(OSError), self._log.open("rb") as said:
+            size = said.seek(0, os.SEEK_END)
+            said.seek(max(self._said_before, size - _TAIL_BYTES))
+            return (said.read().decode(errors="replace").strip().splitlines() or [""])[-1]
+        return ""
 
     def collect(self) -> list[News]:
         """See `Nodes`.

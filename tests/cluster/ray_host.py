@@ -1,6 +1,7 @@
 """A Ray cluster of nodes on this machine that lives as long as somebody holds its standard input.
 
-    python -m tests.cluster.ray_host 2      # prints {"address": ..., "nodes": {name: pid of its raylet}}
+    python -m tests.cluster.ray_host 2      # prints {"address": ..., "jobs": "", "nodes": {name: pid of its raylet}}
+    python -m tests.cluster.ray_host 1 jobs # with a dashboard, which takes jobs
 
 A line `{"add": {variable: value}}` or `{"remove": name}` on the standard input adds or removes a node and prints the
 same again. The host stands beside the tests, not below
@@ -36,12 +37,12 @@ class RayHost:
         NoClusterError: it does not start.
     """
 
-    def __init__(self, n_nodes: int) -> None:
+    def __init__(self, n_nodes: int, *, takes_jobs: bool = False) -> None:
         launch = (
-            "import subprocess, sys; subprocess.Popen([sys.executable, '-m', 'tests.cluster.ray_host', sys.argv[1]])"
+            "import subprocess, sys; subprocess.Popen([sys.executable, '-m', 'tests.cluster.ray_host', *sys.argv[1:]])"
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-c", launch, str(n_nodes)],
+            [sys.executable, "-c", launch, str(n_nodes), *(["jobs"] if takes_jobs else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -56,6 +57,11 @@ class RayHost:
     def address(self) -> str:
         """For `--ray`."""
         return str(self._told["address"])
+
+    @property
+    def jobs(self) -> str:
+        """Where jobs are submitted, a URL."""
+        return f"http://{self._told['jobs']}"
 
     @property
     def raylets(self) -> dict[str, int]:
@@ -122,10 +128,10 @@ def main() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
-    ray = LocalRay(int(sys.argv[1]))
+    ray = LocalRay(int(sys.argv[1]), takes_jobs="jobs" in sys.argv[2:])
 
     def tell() -> None:
-        print(json.dumps({"address": ray.address, "nodes": ray.raylets()}), file=out, flush=True)
+        print(json.dumps({"address": ray.address, "jobs": ray.jobs, "nodes": ray.raylets()}), file=out, flush=True)
 
     tell()
     for line in sys.stdin:

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from bench.standin import StandinFleet
+from engine.errors import Exit
 from engine.leases.records import Token
 from tests.cluster.job import CLUSTER_S, ClusterJob, are_gone, tree
 from tests.crash.job import SLOW, finish, full_speed, slow_down, tweets, wait_until
@@ -217,6 +218,27 @@ def test_signals_end_the_nodes_cleanly_and_the_next_run_goes_on(
     again = job.run()
 
     assert ended.code == 130, ended.err
+    assert ended.summary["read"] == ended.summary["embedded"] > 0
+    assert again.code == 0, again.err
+    job.assert_exact()
+
+
+def test_sigterm_to_every_process_of_the_driver_drains_as_one_to_the_driver_alone_does(
+    job: ClusterJob, fleet: StandinFleet
+) -> None:
+    """`ray job stop` sends it so."""
+    process = job.begin_slowly(fleet, tweets(N))
+
+    for member in tree(psutil.Process(process.pid)):
+        member.terminate()
+    ended = finish(process, CLUSTER_S)
+    wait_until(lambda: not job.host.agents(), CLUSTER_S, "the end of the node processes")
+    full_speed(fleet)
+    again = job.run()
+
+    assert ended.code == Exit.SIGTERM, ended.err
+    assert "stopped by SIGTERM after a clean stop" in ended.err
+    assert not job.records("REVOKED")
     assert ended.summary["read"] == ended.summary["embedded"] > 0
     assert again.code == 0, again.err
     job.assert_exact()
