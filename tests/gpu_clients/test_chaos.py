@@ -41,7 +41,10 @@ FAULTS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_any_mixture_of_faults_leaves_every_document_accounted_for(seed: int) -> None:
+def test_any_mixture_of_faults_leaves_every_document_accounted_for(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a server is believed until it has failed in three seconds of thirty; in those of a quick machine chance may blame
+    # a text by two failures out of two
+    monkeypatch.setattr("gpu_clients.batches.lane.UNSTEADY_SECONDS", 1)
     rng = random.Random(seed)
     poisoned = set(rng.sample(range(2400), 3))
     texts = [f"text {number} {POISON if number in poisoned else 'fine'}" for number in range(2400)]
