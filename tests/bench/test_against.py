@@ -81,6 +81,7 @@ def test_both_fleets_are_tuned_and_told_side_by_side(fleets: tuple[StandinFleet,
     assert page.count("<h2") == len(set(re.findall(r'<h2 id="([^"]+)"', page)))
 
 
+@pytest.mark.seconds
 def test_a_second_fleet_that_does_not_answer_costs_no_tuning_of_the_first(
     fleets: tuple[StandinFleet, StandinFleet], texts: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_point_is_chosen_written_down_and_known_to_be_of_this_fleet(
     assert all(report["answered_429"] == 0 for report in fleet.reports())
 
 
+@pytest.mark.seconds
 def test_a_target_that_cannot_be_held_names_the_nearest_point_the_floor_and_what_is_needed(
     fleet: StandinFleet, texts: Path
 ) -> None:

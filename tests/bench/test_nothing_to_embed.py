@@ -104,6 +104,7 @@ def test_a_queue_of_documents_that_the_servers_refuse_is_no_outage(
     assert "none of its 20 documents can be embedded (20 backend): `engine run` puts" in sentence_of(figures)
 
 
+@pytest.mark.seconds
 def test_documents_in_quarantine_are_not_forecast(
     run_config: RunConfig, mongo_db: Database[dict[str, Any]], mongod: LocalMongod
 ) -> None:

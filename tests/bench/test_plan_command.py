@@ -120,6 +120,7 @@ def test_a_plan_counts_samples_measures_and_writes_nothing(
     assert queue["tweets"].find_one({"_id": 1}) == before
 
 
+@pytest.mark.seconds
 def test_a_tuned_file_spares_the_measurement_and_even_the_servers(
     queue: Database[dict[str, Any]], mongod: LocalMongod, fleet: StandinFleet, tmp_path: Path
 ) -> None:

@@ -189,6 +189,7 @@ def test_the_price_of_gpus_takes_the_list_that_serve_takes(engine: Terminal) -> 
     assert "x" in engine("status", "--gpus", "x").err
 
 
+@pytest.mark.seconds
 def test_stand_ins_are_served_as_before() -> None:
     from engine.supervision.interpreter import python
 

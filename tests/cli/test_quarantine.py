@@ -35,6 +35,7 @@ def folders(tmp_path: Path) -> RunFolders:
     return found
 
 
+@pytest.mark.seconds
 def test_a_long_list_is_never_in_memory_as_a_whole(folders: RunFolders) -> None:
     """As text, as JSON, and while some of it are taken out."""
     size = folders.quarantine.stat().st_size

@@ -62,6 +62,7 @@ def test_merge_and_verify_import_nothing_from_the_folder_the_user_stands_in(tmp_
     assert (merged.returncode, verified.returncode) == (0, 0), merged.stderr + verified.stderr
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("module", ["engine.supervision.worker", "writers.workers.pool", "bench.standin.__main__"])
 def test_no_process_that_is_started_finds_the_folder_the_user_stands_in(trap: Path, module: str) -> None:
     """What it finds is what the one who starts it has."""
@@ -207,6 +208,7 @@ def test_a_machine_without_proc_is_measured_by_other_means(monkeypatch: pytest.M
     assert occupancy.bottleneck({}, []).startswith("the writer")
 
 
+@pytest.mark.seconds
 def test_a_command_works_where_proc_is_not_mounted(run_folder: Path) -> None:
     """In a mount namespace of its own, where that may be had."""
     unshare = shutil.which("unshare")

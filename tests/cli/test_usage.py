@@ -117,6 +117,7 @@ def test_a_sentence_may_show_how_a_uri_looks(engine: Terminal) -> None:
     assert "mongodb://[user:password@]host" in engine("run", "--mongo-uri", "http://localhost").err
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_sigterm_before_the_pipeline_stands_is_exit_143(tmp_path: Path, number: signal.Signals) -> None:
     """While the start still waits for MongoDB; the lock file tells that it has begun."""

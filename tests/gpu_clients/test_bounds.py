@@ -61,6 +61,7 @@ WAYS = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("way", list(WAYS))
 def test_whatever_one_server_of_four_answers_to_everything_the_others_do_the_work(way: str) -> None:
     texts = [f"text {number}" for number in range(1_500)]

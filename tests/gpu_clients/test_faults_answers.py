@@ -50,6 +50,7 @@ def test_a_server_that_always_damages_its_answers_is_taken_out(fault: str) -> No
     assert outcome.figures("client-0")["rows"] == 0
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("value", ["nan", "inf", "1e400", "null", "string"])
 def test_a_number_that_is_none_in_json_floats_is_refused_too(value: str) -> None:
     # vectors that are not normalised make the client take /embed, which answers in JSON numbers
@@ -81,6 +82,7 @@ def test_vectors_in_another_order_are_placed_by_their_index() -> None:
     assert outcome.figures("client-0")["rows"] > 0
 
 
+@pytest.mark.seconds
 def test_a_redirect_is_not_followed() -> None:
     outcome = run_with_fault("redirect:location=http%3A//127.0.0.1%3A1/elsewhere", n=600, ports=2)
 

@@ -172,6 +172,7 @@ def test_the_reason_and_the_text_are_told_when_asked_for() -> None:
     assert outcome.quarantined[5]["detail"].startswith("HTTP 422")
 
 
+@pytest.mark.seconds
 def test_several_bad_texts_in_one_batch_are_all_found() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         for port in fleet.ports:
@@ -181,6 +182,7 @@ def test_several_bad_texts_in_one_batch_are_all_found() -> None:
     assert set(outcome.quarantined) == {64, 65, 80, 95, 200}
 
 
+@pytest.mark.seconds
 def test_a_text_that_only_one_server_refuses_is_embedded_by_another() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         fleet.control(fleet.ports[0], faults=[f"poison:code=424,contains={POISON}"])
@@ -198,6 +200,7 @@ def test_in_a_fleet_of_one_a_text_is_heard_twice() -> None:
     assert "no other server" in outcome.quarantined[70]["detail"]
 
 
+@pytest.mark.seconds
 def test_a_server_whose_gpu_died_blames_no_document() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         harness = Harness(fleet.urls, texts_with_poison(3000))
@@ -228,6 +231,7 @@ def test_when_every_gpu_is_dead_nothing_is_blamed_and_nothing_is_lost() -> None:
     harness.outcome.check_exact(MODEL)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_text_whose_vector_is_never_sound_goes_into_quarantine(value: str) -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:

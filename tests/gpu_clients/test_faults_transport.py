@@ -52,6 +52,7 @@ def run_with_fault(*faults: str, n: int = 1500, ports: int = 3, hangs: bool = Fa
 # row 45
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "fault",
     [
@@ -144,6 +145,7 @@ def test_overload_is_waited_out_whatever_retry_after_says(
     assert not outcome.told("server_out")
 
 
+@pytest.mark.seconds
 def test_a_server_that_answers_nothing_but_429_leaves_its_work_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpu_clients.batches.failure_policy.SWAMPED_S", 0.5)
     outcome = run_with_fault("status:code=429", ports=2)
@@ -152,6 +154,7 @@ def test_a_server_that_answers_nothing_but_429_leaves_its_work_to_the_others(mon
     assert outcome.figures("client-0")["rows"] == 0
 
 
+@pytest.mark.seconds
 def test_at_the_end_of_a_run_nobody_waits_for_a_server_that_answers_429(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpu_clients.batches.failure_policy.SWAMPED_S", 600.0)  # it is not given up
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
@@ -172,6 +175,7 @@ def test_at_the_end_of_a_run_nobody_waits_for_a_server_that_answers_429(monkeypa
 # row 48
 
 
+@pytest.mark.seconds
 def test_a_storm_of_503_takes_a_server_out_and_retries_stay_within_their_budget() -> None:
     outcome = run_with_fault("status:code=503")
 
@@ -206,6 +210,7 @@ def test_a_flapping_server_does_not_make_the_breaker_thrash(monkeypatch: pytest.
 # row 49
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "fault",
     [
@@ -227,6 +232,7 @@ def test_an_answer_that_never_ends_costs_a_bounded_time_and_memory(fault: str) -
 # row 57
 
 
+@pytest.mark.seconds
 def test_one_slow_server_does_not_hold_up_the_others() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0, 0))) as fleet:
         harness = Harness(fleet.urls, texts(6000))
@@ -257,6 +263,7 @@ def test_a_kept_alive_connection_that_was_closed_is_replaced_at_once_and_not_cou
 # row 59
 
 
+@pytest.mark.seconds
 def test_proxies_and_netrc_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login marker password marker\n")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -57,6 +57,7 @@ def test_a_rejected_text_takes_every_document_that_shares_it_into_quarantine() -
     assert set(outcome.quarantined) == set(range(0, 64, 5))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("dialect", [Dialect.V1_8, Dialect.V1_9])
 @pytest.mark.parametrize("truncate", [True, False])
 def test_both_dialects_are_spoken_on_both_routes(dialect: Dialect, truncate: bool) -> None:
@@ -94,6 +95,7 @@ def test_a_batch_of_which_nothing_is_left_is_told_of() -> None:
     assert [event["sequence"] for event in outcome.told("void")] == [0]
 
 
+@pytest.mark.seconds
 def test_answers_wait_while_there_is_no_empty_vector_slot() -> None:
     with StandinFleet(StandinConfig(backend="sim")) as fleet:
         harness = Harness(fleet.urls, _texts(600), n_vectors=2)
@@ -153,6 +155,7 @@ def test_a_client_says_something_at_least_every_second_whatever_happens() -> Non
             harness.finish()
 
 
+@pytest.mark.seconds
 def test_the_last_batches_of_a_slow_server_are_hedged_and_come_out_once() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0, 0))) as fleet:
         settings = ClientSettings(urls=fleet.urls, hedge_share=0.5)
@@ -173,6 +176,7 @@ def test_the_last_batches_of_a_slow_server_are_hedged_and_come_out_once() -> Non
     assert harness.outcome.figures("client-0")["taken_rows"] == harness.outcome.figures("client-0")["rows"]
 
 
+@pytest.mark.seconds
 def test_without_a_share_for_hedges_a_long_run_sends_hardly_any() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         harness = Harness(fleet.urls, _texts(3000), settings=ClientSettings(urls=fleet.urls, hedge_share=0.0))
@@ -251,6 +255,7 @@ def test_an_api_key_is_sent_and_told_to_nobody() -> None:
     assert "m4rker" not in repr(settings)
 
 
+@pytest.mark.seconds
 def test_a_key_that_is_refused_midway_takes_the_server_out() -> None:
     with StandinFleet(StandinConfig(backend="sim", ports=(0, 0))) as fleet:
         harness = Harness(fleet.urls, _texts(2000))

@@ -28,6 +28,7 @@ def is_forked(process: subprocess.Popen[str]) -> bool:
     return psutil.Process(process.pid).ppid() in prewarmed.pids()
 
 
+@pytest.mark.seconds
 @POPENS
 @pytest.mark.parametrize("words", ["--version", "run --no-such-option", "status --hot-dir ."])
 def test_a_command_says_and_ends_as_it_does_otherwise(

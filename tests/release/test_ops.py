@@ -67,6 +67,7 @@ def test_the_dockerfile_copies_all_that_the_wheel_is_made_of() -> None:
     assert packages | data | {"cli.py", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= copied
 
 
+@pytest.mark.seconds
 def test_the_compose_file_is_one() -> None:
     _of_schema("compose-spec", ROOT / "ops" / "compose.yaml")
 
@@ -230,6 +231,7 @@ def _defaults(text: str) -> str:
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
+@pytest.mark.seconds
 def test_workflows_and_forms_are_valid() -> None:
     _of_schema("github-workflows", *WORKFLOWS)
     _of_schema("github-issue-forms", *FORMS)
@@ -283,6 +285,7 @@ def test_workflows_call_targets_that_the_makefile_has() -> None:
     assert called <= targets
 
 
+@pytest.mark.seconds
 def test_the_citation_is_valid_and_of_this_version() -> None:
     path = ROOT / "CITATION.cff"
     _of_schema("citation-file-format", path)

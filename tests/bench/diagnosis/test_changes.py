@@ -23,6 +23,7 @@ def noise(seed: int, n: int, spread: float, memory: float) -> np.ndarray:
     return found
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("memory", [-0.4, 0.0, 0.4])
 @pytest.mark.parametrize("n", [20, 200, 4000])
 def test_noise_alone_has_no_change(n: int, memory: float) -> None:

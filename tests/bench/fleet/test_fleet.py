@@ -54,6 +54,7 @@ def gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.seconds
 def test_each_gpu_gets_a_server_with_flags_that_fit_and_those_that_were_given(tmp_path: Path) -> None:
     """Given flags go over ours; each process sees its own GPU alone; leaving ends them all."""
     (tmp_path / "gpus").mkdir()
@@ -70,12 +71,14 @@ def test_each_gpu_gets_a_server_with_flags_that_fit_and_those_that_were_given(tm
     assert all(gone(server["pid"]) for server in report)
 
 
+@pytest.mark.seconds
 def test_without_gpus_one_server_takes_each_port(tmp_path: Path) -> None:
     with ServerFleet(plan(tmp_path, ports=(0, 0))) as fleet:
         assert [info(url)["model_dtype"] for url in fleet.urls] == ["float32", "float32"]
         assert [server["gpu"] for server in fleet.report()] == [None, None]
 
 
+@pytest.mark.seconds
 def test_vllm_is_told_in_its_own_words(tmp_path: Path) -> None:
     with ServerFleet(plan(tmp_path, backend="vllm", model="google/embeddinggemma-300m")) as fleet:
         (server,) = fleet.report()
@@ -189,6 +192,7 @@ def main() -> None:
     time.sleep(600)
 
 
+@pytest.mark.seconds
 def test_a_container_is_ended_by_name_since_it_is_no_child_of_the_program_that_runs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +213,7 @@ def test_a_container_is_ended_by_name_since_it_is_no_child_of_the_program_that_r
     assert said.index("tei:1.9") < said.index(f"--model-id={model}")
 
 
+@pytest.mark.seconds
 def test_a_log_keeps_what_came_last_and_never_grows_beyond_its_bound(tmp_path: Path) -> None:
     """text-embeddings-inference says a line for every request."""
     log = tmp_path / "1.log"
@@ -243,6 +248,7 @@ def test_a_plan_that_cannot_work_is_refused_before_anything_starts(
         server_specs(plan(tmp_path, **fields))
 
 
+@pytest.mark.seconds
 def test_a_port_that_is_taken_and_a_gpu_that_is_not_there_are_named(tmp_path: Path) -> None:
     (tmp_path / "gpus").mkdir()
     with ServerFleet(plan(tmp_path)) as fleet, fake_gpus(tmp_path / "gpus", {}, {}):

@@ -107,6 +107,7 @@ def test_the_verdict_comes_first_and_names_the_server(recording: Recording) -> N
     assert text.index('aria-label="Verdict"') < text.index("<svg")
 
 
+@pytest.mark.seconds
 def test_costs_are_there_when_a_price_is(recording: Recording) -> None:
     with_price = page(recording, price=Price(gpu_hour=0.5, n_gpus=4))
 

@@ -19,6 +19,7 @@ def test_a_lump_fills_the_samples_before_it() -> None:
     assert found.tolist() == pytest.approx([0.5, 0.7, 1.0, 1.0, 1.0, 0.1])
 
 
+@pytest.mark.seconds
 @given(SECONDS)
 def test_nothing_is_lost_and_only_the_first_sample_may_hold_more_than_its_time(values: list[float]) -> None:
     found = spread_back(np.array(values), np.ones(len(values)))

@@ -193,6 +193,7 @@ def test_bytes_on_a_connection_are_answered_as_by_the_real_server(addresses: dic
                     pass
 
 
+@pytest.mark.seconds
 def test_ids_outside_the_vocabulary_end_the_one_server_that_they_were_sent_to() -> None:
     """A process of one server ends; beside others, its port alone is gone for a while."""
     body = {"inputs": [[4_000_000]]}

@@ -35,6 +35,7 @@ def ready_line(process: subprocess.Popen[bytes]) -> dict[str, list[int]]:
     return found
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_prints_its_ports_serves_them_and_ends_with_0_on_a_signal(stop: signal.Signals) -> None:
     with start("--ports", "0,0", "--backend", "sim") as process:
@@ -57,6 +58,7 @@ def test_a_signal_ends_a_server_with_requests_in_flight() -> None:
         assert fleet.stop() == [0]
 
 
+@pytest.mark.seconds
 def test_with_a_lifeline_the_end_of_stdin_ends_the_server() -> None:
     with start("--lifeline") as process:
         ready_line(process)
@@ -89,6 +91,7 @@ def test_a_taken_port_is_one_sentence_and_exit_code_2() -> None:
             StandinFleet(StandinConfig(ports=(taken.getsockname()[1],))).start()
 
 
+@pytest.mark.seconds
 def test_a_bad_fault_on_the_command_line_is_one_sentence_and_exit_code_2() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.standin", "--fault", "nonsense"],

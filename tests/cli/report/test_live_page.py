@@ -32,6 +32,7 @@ def test_without_a_recording_it_is_said_why_there_is_no_page(tmp_path: Path) -> 
         live_page(tmp_path / "history", "db.c.done", 15)
 
 
+@pytest.mark.seconds
 def test_g6_the_making_of_a_page_ends_with_its_run(tmp_path: Path) -> None:
     """A run that is killed leaves nobody behind who still reads: here its recording never ends, it is a pipe."""
     os.mkfifo(tmp_path / RESOLUTIONS[0])

@@ -47,6 +47,7 @@ def nodes(bucket: S3Server, folder: Path) -> ScriptedNodes:
     return ScriptedNodes(shards, store=store)
 
 
+@pytest.mark.seconds
 def test_shards_on_a_store_are_committed_under_their_tokens(
     bucket: S3Server, cold: ColdSettings, tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def test_without_gpus_neither_the_binding_nor_psutil_is_imported() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.seconds
 def test_a_run_without_a_driver_imports_nothing_for_gpus_but_the_look_at_two_files() -> None:
     """The plain path's start does not grow."""
     code = python("cli")[2].partition("from cli")[0]
@@ -108,6 +109,7 @@ def test_a_run_without_a_driver_imports_nothing_for_gpus_but_the_look_at_two_fil
     assert done.stdout.strip() == "['engine.gpus.driver']"
 
 
+@pytest.mark.seconds
 def test_each_gpu_is_matched_to_the_server_whose_process_computes_on_it(tmp_path: Path) -> None:
     """By the port's process; a server elsewhere, or one on no GPU, takes none."""
     with StandinFleet(StandinConfig(ports=(0, 0)), processes=2) as fleet:

@@ -165,6 +165,7 @@ def recover(folder: Path) -> tuple[RunState, list[Any]]:
     return ledger.state, marker.ids
 
 
+@pytest.mark.seconds
 def test_g3_g4_after_a_power_cut_at_any_call_every_shard_is_whole_and_every_commit_has_its_file(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def test_marks_of_another_run_stop_this_one(world: World) -> None:
         world.run()
 
 
+@pytest.mark.seconds
 def test_documents_deleted_meanwhile_are_counted_as_gone(world: World) -> None:
     """Their rows stay; the sum still agrees."""
     world.marker.gone = {3, 500}

@@ -35,6 +35,7 @@ def test_a_quantile_is_within_a_bucket_of_the_exact_one(latencies: list[float], 
     assert found < exact * STEP * (1 + 1e-9)
 
 
+@pytest.mark.seconds
 @given(LATENCIES)
 def test_quantiles_rise_with_their_share(latencies: list[float]) -> None:
     """p50 is never above p95."""
@@ -45,6 +46,7 @@ def test_quantiles_rise_with_their_share(latencies: list[float]) -> None:
     assert found == sorted(found, key=lambda value: value or 0.0)
 
 
+@pytest.mark.seconds
 @given(LATENCIES)
 def test_several_quantiles_in_one_pass_are_those_taken_one_by_one(latencies: list[float]) -> None:
     histogram = histogram_of(latencies)

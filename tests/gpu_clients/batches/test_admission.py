@@ -127,6 +127,7 @@ def test_the_window_reaches_the_capacity_and_keeps_few_gpu_batches_waiting(
     assert admission.window_texts <= max(5.5 * server.gpu_texts, 3 * 32, 1.3 * QUICK_S * capacity(server))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("by_tokens", [True, False])
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_known_gpu_batch_is_held_three_times(

@@ -37,6 +37,7 @@ def test_adapting_brings_what_the_best_fixed_number_of_requests_within_the_targe
         assert found.adapted.refused == 0
 
 
+@pytest.mark.seconds
 def test_where_latency_grows_less_than_the_window_one_request_more_is_tried_again_and_again() -> None:
     """A GPU batch costs 50 ms whatever is in it: five requests take a third longer than two and bring twice as much."""
     for found in compare(OF["any, deep, 3 ms"], TEXTS, tight=(5,), numbers=(2, 3, 4, 5), requests=2_000):
@@ -63,6 +64,7 @@ def test_servers_of_unlike_speeds_hold_the_target_each_with_a_window_of_its_own(
     assert fast >= 1.5 * slow
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("canary_every_s", [None, 20.0])
 def test_the_long_text_of_a_canary_does_not_take_the_window_away(canary_every_s: float | None) -> None:
     """On a model that pads, the GPU batch that holds it takes 0.4 s, and everything in flight is late by that."""
@@ -77,6 +79,7 @@ def test_the_long_text_of_a_canary_does_not_take_the_window_away(canary_every_s:
     assert found.p95_s <= 0.3
 
 
+@pytest.mark.seconds
 def test_a_fleet_that_becomes_slow_is_given_way_to_until_the_target_holds_again() -> None:
     clients = PADDED.clients(TEXTS, target_p95_s=0.3)
 

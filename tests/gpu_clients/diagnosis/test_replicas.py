@@ -70,6 +70,7 @@ def test_of_a_hundred_thousand_at_most_one_in_a_thousand_is_wrong_in_nineteen_of
     assert kept >= 0.95 * N_RUNS
 
 
+@pytest.mark.seconds
 def test_one_look_a_shard_would_not_be_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """So the simulation can fail."""
     monkeypatch.setattr(proof, "MOST_LOOKS", 1)

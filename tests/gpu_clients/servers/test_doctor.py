@@ -44,6 +44,7 @@ def other_service(status: int, content_type: str, body: bytes) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.seconds
 def test_it_learns_what_the_servers_are() -> None:
     with StandinFleet(dataclasses.replace(SIM, ports=(0, 0), max_concurrent_requests=100)) as fleet:
         found = examine(ClientSettings(urls=fleet.urls, prompt="title: none | text: "))
@@ -65,6 +66,7 @@ def test_it_learns_what_the_servers_are() -> None:
     assert [server.facts.dialect for server in found.servers if server.facts] == ["1.9", "1.9"]
 
 
+@pytest.mark.seconds
 def test_a_clients_settings_survive_their_way_as_json() -> None:
     with StandinFleet(dataclasses.replace(SIM, ports=(0, 0))) as fleet:
         settings = ClientSettings(urls=fleet.urls, api_keys=(None, "k"), target_p95_s=2.0)
@@ -74,6 +76,7 @@ def test_a_clients_settings_survive_their_way_as_json() -> None:
     assert client.dim == 768
 
 
+@pytest.mark.seconds
 def test_the_batch_size_is_lowered_to_what_the_servers_admit() -> None:
     config = dataclasses.replace(SIM, max_client_batch_size=64, max_concurrent_requests=16)
     with StandinFleet(config) as fleet:
@@ -83,6 +86,7 @@ def test_the_batch_size_is_lowered_to_what_the_servers_admit() -> None:
     assert any("HTTP 429 for ever" in warning for warning in found.warnings)
 
 
+@pytest.mark.seconds
 def test_a_concurrency_that_can_never_be_admitted_is_refused() -> None:
     refused = pytest.raises(ConfigError, match=r"--concurrency 4 .* admits 100 .* at most 3")
     with StandinFleet(dataclasses.replace(SIM, max_concurrent_requests=100)) as fleet, refused:
@@ -128,6 +132,7 @@ def test_when_no_server_answers_it_says_which_and_why() -> None:
         examine(ClientSettings(urls=("http://127.0.0.1:1", "http://127.0.0.1:1/other")))
 
 
+@pytest.mark.seconds
 def test_a_server_that_hangs_is_given_up_after_a_while() -> None:
     with StandinFleet(dataclasses.replace(SIM, ports=(0, 0), faults=("black_hole:route=*,on=1",))) as fleet:
         for timeout_s in (0.3, 3.0, 30.0):  # on a busy test machine the other one may need longer than usual
@@ -181,6 +186,7 @@ def test_a_wrong_key_is_refused_and_never_named() -> None:
         assert examine(ClientSettings(urls=fleet.urls, api_keys=("right-m4rker",))).dim == 768
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("prompt", ["title: none | text: ", "q", "\u00e9: ", " "])
 def test_a_servers_own_prompt_is_found_whatever_its_length_and_stands_in_the_fingerprint(prompt: str) -> None:
     with StandinFleet(dataclasses.replace(SIM, default_prompt=prompt)) as fleet:
@@ -209,6 +215,7 @@ def test_a_real_tokenizer_shows_a_prompt_as_it_is_written() -> None:
     assert (facts.default_prompt, facts.special_tokens) == ("title: none | text: ", 2)
 
 
+@pytest.mark.seconds
 def test_a_prompt_on_both_sides_is_refused() -> None:
     with StandinFleet(dataclasses.replace(SIM, default_prompt="title: none | text: ")) as fleet:
         with pytest.raises(ConfigError, match="second one"):
@@ -224,6 +231,7 @@ def test_old_versions_and_slow_number_types_are_warned_of() -> None:
     assert "float16" in warnings
 
 
+@pytest.mark.seconds
 def test_more_tokenizer_threads_than_this_machine_has_cores_are_warned_of() -> None:
     config = dataclasses.replace(SIM, ports=(0, 0), tokenization_workers=48)
     with StandinFleet(config) as fleet:
@@ -231,6 +239,7 @@ def test_more_tokenizer_threads_than_this_machine_has_cores_are_warned_of() -> N
     assert any("96 tokenizer threads" in warning for warning in found.warnings)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("padded", [True, False])
 def test_whether_servers_pad_is_measured(padded: bool) -> None:
     gpu = GpuConfig(tokens_per_s=40_000.0, padded=padded)

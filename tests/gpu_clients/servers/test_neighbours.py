@@ -49,6 +49,7 @@ def test_the_modelled_server_errs_as_the_real_one_does() -> None:
     assert cosines == [pytest.approx(1, abs=1e-5), pytest.approx(0.989, abs=2e-3), pytest.approx(0.957, abs=5e-3)]
 
 
+@pytest.mark.seconds
 def test_the_doctor_finds_the_shortest_length_at_which_neighbours_matter() -> None:
     with StandinFleet(LOSES_ITS_WINDOW) as fleet, StandinFleet(KEEPS_IT) as sound:
         found = examine(ClientSettings(urls=fleet.urls), long_texts=LongTexts.CLOSELY)
@@ -72,6 +73,7 @@ def texts_of_all_lengths() -> list[str]:
     return [f"{number:04d} " + long_text(int(length)) for number, length in enumerate(rng.permutation(lengths))]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("apart", [None, Apart(384, 2048)])
 def test_long_texts_kept_apart_from_their_equals_get_their_own_vectors(apart: Apart | None) -> None:
     """Sorted by length, as for other servers, many get another."""

@@ -37,6 +37,7 @@ def run(name: str, texts: list[str], **more: Any) -> tuple[Outcome, Manners, Har
         return harness.run(), manners, harness
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", list(KNOWN))
 def test_a_server_of_the_table_is_recognised_and_every_vector_is_its_own_texts(name: str) -> None:
     outcome, manners, harness = run(name, [f"text {number}" for number in range(60)])
@@ -48,6 +49,7 @@ def test_a_server_of_the_table_is_recognised_and_every_vector_is_its_own_texts(n
     assert facts.unit_length == (manners.length == 1.0)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", list(KNOWN))
 def test_a_text_beyond_the_context_is_cut_and_not_put_into_quarantine(name: str) -> None:
     """By the server where it can, else by the client: what comes out is the vector of a beginning of the text."""
@@ -75,6 +77,7 @@ def test_a_text_that_a_refusing_server_takes_is_not_flagged_as_cut() -> None:
     assert not outcome.truncated
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", [name for name in KNOWN if Manners(**KNOWN[name][0]).refuses])
 def test_a_text_beyond_the_context_is_too_long_when_cutting_is_not_wanted(name: str) -> None:
     texts = [*(f"text {number}" for number in range(15)), LONG]
@@ -84,6 +87,7 @@ def test_a_text_beyond_the_context_is_too_long_when_cutting_is_not_wanted(name: 
     assert not any("truncate_prompt_tokens" in asked for asked in manners.asked)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("most_words", [40, 100, 200])
 @pytest.mark.parametrize("name", ["vLLM", "llama.cpp", "Ollama"])
 def test_a_short_context_is_no_reason_to_refuse_a_server(name: str, most_words: int) -> None:
@@ -96,6 +100,7 @@ def test_a_short_context_is_no_reason_to_refuse_a_server(name: str, most_words: 
         assert examine(settings_for(name, url, manners)).dim == 768
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("wanted", "length"), [(True, 1.0), (False, 3.0)])
 def test_vectors_that_are_not_normalised_are_scaled_or_taken_as_they_are(wanted: bool, length: float) -> None:
     manners = Manners(length=3.0)
@@ -116,6 +121,7 @@ def test_servers_whose_vectors_have_unlike_lengths_are_one_space_only_when_they_
         examine(ClientSettings(urls=(one, two), normalize=False))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("base", ["/v1", ""])
 def test_a_server_that_lists_no_models_is_told_which_one(base: str) -> None:
     with serving(Manners(listing=None, base=base)) as url:
@@ -126,6 +132,7 @@ def test_a_server_that_lists_no_models_is_told_which_one(base: str) -> None:
             examine(ClientSettings(urls=(url,), server_kind="openai"))
 
 
+@pytest.mark.seconds
 def test_a_model_that_is_served_but_not_listed_is_taken_and_warned_of() -> None:
     with serving(Manners(serves=("hidden",))) as url:
         found = examine(ClientSettings(urls=(url,), model="hidden"))
@@ -180,6 +187,7 @@ def test_what_is_no_listing_lists_nothing(parsed: Any) -> None:
     assert read_models(parsed) == []
 
 
+@pytest.mark.seconds
 def test_an_error_in_an_answer_of_status_200_is_a_refusal_of_the_text_that_it_is_about() -> None:
     texts = [f"text {number}" for number in range(39)] + ["something flagged"]
     with serving(Manners(words_refused="flagged")) as url:
@@ -196,6 +204,7 @@ def test_vectors_without_places_that_do_not_stand_in_order_are_refused(monkeypat
         examine(ClientSettings(urls=(url,)))
 
 
+@pytest.mark.seconds
 def test_a_server_that_cuts_texts_silently_is_refused_when_cutting_is_not_wanted() -> None:
     with serving(Manners(refuses=False)) as url:
         with pytest.raises(ConfigError, match=r"cuts texts .* --no-truncate forbids"):
@@ -204,12 +213,14 @@ def test_a_server_that_cuts_texts_silently_is_refused_when_cutting_is_not_wanted
     assert any("long texts" in warning for warning in warnings)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("status", [400, 422, 500])
 def test_a_server_that_refuses_long_texts_may_serve_a_run_that_wants_none_cut(status: int) -> None:
     with serving(Manners(refuses_with=status)) as url:
         assert examine(ClientSettings(urls=(url,), truncate=False)).dim == 768
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("status", [302, 401, 403, 500])
 def test_what_a_route_answers_that_is_not_needed_does_not_matter(status: int) -> None:
     manners = Manners(info=(status, b"<html>log in</html>"))

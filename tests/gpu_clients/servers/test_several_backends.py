@@ -127,6 +127,7 @@ def test_a_server_that_was_away_after_wrong_vectors_is_let_in_when_they_are_righ
     assert not outcome.told("several_backends")
 
 
+@pytest.mark.seconds
 def test_a_replica_of_another_dimension_that_joins_while_a_run_goes_on_is_named() -> None:
     """Its vectors are in no row; the servers that are one each do the work."""
     joined: list[int] = []

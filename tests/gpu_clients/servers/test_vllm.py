@@ -89,6 +89,7 @@ def test_every_document_gets_its_own_vector_from_raw_bytes(vllms: StandinFleet, 
 FAULTS = ["count:delta=-1", "count:delta=1", "dim:to=767", "value:row=1,value=nan", "zero", "same"]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("fault", FAULTS)
 def test_bytes_are_checked_as_strictly_as_base64(vllms: StandinFleet, fault: str) -> None:
     """Number of vectors, dimension, finite, not constant, not one vector for all, each its own."""

@@ -147,6 +147,7 @@ def test_a_damaged_answer_is_refused_also_when_the_layout_is_known(kind: str, by
         decode(decoder, damaged(kind), 4, 6)
 
 
+@pytest.mark.seconds
 @settings(max_examples=300, deadline=None)
 @given(at=st.integers(min_value=0), value=st.integers(min_value=0, max_value=255))
 def test_a_byte_changed_anywhere_is_refused_or_means_the_same(at: int, value: int) -> None:

@@ -47,6 +47,7 @@ def ids_by_pages(documents: Documents, query: WorkQuery, n_rows: int = 3) -> lis
     return found
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "collation",
     [

@@ -50,6 +50,7 @@ def test_a_uri_that_cannot_be_used_is_refused_in_one_sentence(uri: str) -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.seconds
 def test_nobody_at_that_address_is_said_with_its_hosts() -> None:
     with socket.socket() as taken:  # nobody else can listen there, and nobody does
         taken.bind(("127.0.0.1", 0))
@@ -81,6 +82,7 @@ def locked_mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.seconds
 def test_a_wrong_password_is_a_matter_of_configuration(locked_mongod: str) -> None:
     error = ping_at(f"mongodb://writer:{SECRET}wrong@{locked_mongod}")
     assert isinstance(error, ConfigError)

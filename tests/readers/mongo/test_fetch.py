@@ -50,6 +50,7 @@ def test_a_database_that_fails_for_a_while_costs_nothing(
     assert sorted(reader.ids) == list(range(300))
 
 
+@pytest.mark.seconds
 def test_a_database_that_stays_away_is_waited_for_and_ends_the_run_after_the_limit(
     documents: Documents, mongod: LocalMongod
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_field_that_is_null_or_set_to_something_else_counts_as_it_should(
     assert marker.mark([1, 2, 3], ours_before=True) == MarkResult(matched=2, already=1)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "fault",
     [
@@ -168,6 +169,7 @@ def test_every_cause_is_told_when_documents_are_refused_for_several(documents: D
     assert n_marked(documents) == 1
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "fault",
     [
@@ -216,6 +218,7 @@ def test_ids_go_into_the_column_and_back(documents: Documents, marker: Marker, i
     assert n_marked(documents) == len(ids)
 
 
+@pytest.mark.seconds
 def test_large_ids_are_split_by_their_bytes(documents: Documents, marker: Marker) -> None:
     ids = [{"n": number, "pad": "x" * (1 << 20)} for number in range(20)]
     for value in ids:

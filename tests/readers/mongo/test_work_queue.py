@@ -198,6 +198,7 @@ def test_invalid_text_in_keys_does_not_stop_a_page(
     assert len({key_of(value) for value in found}) == 3
 
 
+@pytest.mark.seconds
 def test_only_the_wanted_languages_are_read(client: Client, documents: Documents) -> None:
     made = every_combination()
     make_queue(documents, made)

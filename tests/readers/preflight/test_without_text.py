@@ -71,6 +71,7 @@ def a_first_run(documents: Documents, mongod: LocalMongod, log: Path, id_type: s
         return reader.ids
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("id_type", IDS)
 @pytest.mark.parametrize("scan", ["queue", "id"])
 def test_a_run_does_not_read_again_what_has_no_text_and_is_in_quarantine(

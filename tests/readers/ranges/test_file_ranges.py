@@ -75,6 +75,7 @@ def read(source: FilesSource, low: int | None, high: int | None, lease: int = 1)
 ALL = [(number, row) for number, n_rows in enumerate(ROWS.values()) for row in range(n_rows)]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("n_nodes", [1, 3])
 @pytest.mark.parametrize("n_rows", [len(ALL), len(ALL) // 3, 4 * len(ALL)])
 def test_g1_g2_the_pieces_of_a_cut_hold_every_row_once_however_wrong_the_estimate_is(

@@ -48,6 +48,7 @@ def documents(client: Client, mongo_db: Database[dict[str, Any]]) -> Documents:
     return open_collection(client, mongo_db.name, "tweets")
 
 
+@pytest.mark.seconds
 @SCANS
 def test_one_document_of_each_id_type_is_in_one_range_whatever_the_bounds_are(documents: Documents, scan: str) -> None:
     """Every id is a bound; a document whose `_id` is MaxKey is left to the pass over the whole queue."""
@@ -69,6 +70,7 @@ def test_a_range_begins_with_its_low_bound_and_ends_before_its_high_one(document
     assert read_range(documents, query, IdRange(low=to_text(2.5), high=to_text(3))) == []
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("options", [{}, {"scan": "id"}, {"langs": ("en", "es")}])
 def test_every_lang_and_classified_is_in_one_range(documents: Documents, options: dict[str, Any]) -> None:
     """The queue's index is followed within a range, pair by pair."""

@@ -301,6 +301,7 @@ def test_large_foreign_files_pass_in_portions(folder: Path, monkeypatch: pytest.
     check_rows(merged(folder), list(range(700)))
 
 
+@pytest.mark.seconds
 def test_many_small_files_make_few_files_in_the_order_of_their_names(folder: Path) -> None:
     for number in range(300):
         pq.write_table(table_of(range(number * 2, number * 2 + 2)), folder / f"{number:06d}.parquet")

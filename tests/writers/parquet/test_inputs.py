@@ -67,6 +67,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.mark.seconds
 def test_of_a_large_file_only_the_ends_and_the_ids_are_read(tmp_path: Path, matcher: Matcher, read: list[int]) -> None:
     path = tmp_path / "file"
     write(path, list(range(20_000)), row_group=30_000)

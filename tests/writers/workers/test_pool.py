@@ -70,6 +70,7 @@ def jobs(task: Callable[[Message, Report], Message], n_jobs: int) -> list[Messag
     return [{"task": f"{TASKS}:{task.__name__}", "value": number} for number in range(n_jobs)]
 
 
+@pytest.mark.seconds
 def test_every_job_has_its_result_and_every_report_arrives() -> None:
     reported: list[int] = []
     with Pool("test", 2) as pool:
@@ -81,6 +82,7 @@ def test_every_job_has_its_result_and_every_report_arrives() -> None:
     assert os.getpid() not in {result["pid"] for result in results.values()}
 
 
+@pytest.mark.seconds
 def test_all_of_arrow_shares_one_heap_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
     with Pool("test", 1) as pool:
@@ -89,12 +91,14 @@ def test_all_of_arrow_shares_one_heap_in_a_worker(monkeypatch: pytest.MonkeyPatc
     assert set(most.values()) <= {0}
 
 
+@pytest.mark.seconds
 def test_an_error_keeps_its_kind_and_its_words() -> None:
     with Pool("test", 2) as pool, pytest.raises(DamageError, match="the file is damaged") as caught:
         list(pool.run(jobs(damaged, 3), lambda _: None))
     assert caught.value.exit_code is Exit.VERIFICATION
 
 
+@pytest.mark.seconds
 def test_a_bug_in_a_task_shows_where_it_is() -> None:
     with Pool("test", 1) as pool, pytest.raises(WorkerDied, match=r"KeyError\('a bug'\)") as caught:
         list(pool.run(jobs(broken, 1), lambda _: None))
@@ -102,11 +106,13 @@ def test_a_bug_in_a_task_shows_where_it_is() -> None:
     assert "in broken" in str(caught.value.__cause__), "what --debug shows"
 
 
+@pytest.mark.seconds
 def test_a_killed_worker_is_noticed() -> None:
     with Pool("test", 2) as pool, pytest.raises(WorkerDied, match=r"signal 9 .likely out of memory"):
         list(pool.run(jobs(die, 1), lambda _: None))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS])
 def test_a_file_over_which_native_code_ends_the_process_is_named(number: signal.Signals) -> None:
     job = {**jobs(abort, 1)[0], "file": "bad file.parquet", "signal": number}
@@ -135,6 +141,7 @@ def test_a_fresh_worker_does_what_is_left_when_it_is_known_how_to_go_on() -> Non
     assert len(ended) == 3 and not ended & set(after) and {fault.signal for fault in faults} == {signal.SIGABRT}
 
 
+@pytest.mark.seconds
 def test_a_worker_that_ended_over_a_file_ends_the_work_when_nobody_can_go_on() -> None:
     job = {**jobs(abort, 1)[0], "file": "bad file.parquet", "signal": signal.SIGABRT}
     with Pool("test", 2) as pool, pytest.raises(DamageError, match=r"^bad file\.parquet cannot be read"):

@@ -68,6 +68,7 @@ def test_a_text_has_the_same_vector_alone_in_a_batch_and_on_another_port(fleet: 
         assert np.allclose(alone[0], batch[number], atol=1e-5)
 
 
+@pytest.mark.seconds
 def test_ports_work_at_the_same_time_and_count_for_themselves(fleet: StandinFleet) -> None:
     texts = tweets(64)
     batches = [texts[at : at + 8] for at in range(0, 64, 8)]

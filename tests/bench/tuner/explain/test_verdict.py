@@ -96,11 +96,13 @@ def test_what_is_promised_of_more_tokenizers_is_not_more_than_what_comes() -> No
     assert advice.gain == pytest.approx(gain, abs=0.1)
 
 
+@pytest.mark.seconds
 def test_unlike_servers_get_no_advice_that_holds_for_like_ones_only() -> None:
     """A mean over servers of different speed says nothing about a GPU batch of any of them."""
     assert not [a for a in verdict_on("four unlike").advice if a.flag == "--max-batch-tokens"]
 
 
+@pytest.mark.seconds
 def test_the_verdict_names_knee_choice_headroom_and_floor() -> None:
     """In words."""
     text = "\n".join(verdict_on("one", 0.5).sentences)

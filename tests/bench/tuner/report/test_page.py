@@ -86,6 +86,7 @@ def test_an_axis_is_marked_at_round_values(axis: Axis, expected: list[float]) ->
     assert all(0 <= axis.place(value) <= 1 for value in [*axis.marks(), axis.low, axis.high, -1.0, 1e9])
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian's package chromium)")
 @pytest.mark.parametrize("width", [400, 1600])
 def test_a_real_browser_shows_it_without_a_complaint_and_without_scrolling_sideways(

@@ -122,6 +122,7 @@ def test_it_starts_with_one_request_in_flight_and_doubles() -> None:
     assert climbed == [2, 4, 8, 15]
 
 
+@pytest.mark.seconds
 def test_it_never_has_more_texts_in_flight_than_the_servers_admit() -> None:
     """Not even while going from one point to the next."""
     config = FLEETS["few permits"]
@@ -193,6 +194,7 @@ def test_servers_that_get_slower_all_the_time_do_not_make_the_early_points_win()
     assert docs_per_s >= 0.97 * best_feasible("one", Order.NATURAL, None)
 
 
+@pytest.mark.seconds
 def test_the_time_is_kept_and_what_is_known_by_then_is_chosen_from() -> None:
     """Too little of it is said."""
     findings = search(FLEETS["one that pads"], max_seconds=40.0).findings
