@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,14 +36,14 @@ class LocalRay:
 
     Attributes:
         address: For `ray.init` and for further nodes.
-        jobs: Where it takes jobs, `HOST:PORT`; empty without a dashboard.
+        jobs: Where its dashboard takes jobs, `HOST:PORT`; empty without one.
     """
 
-    def __init__(self, n_nodes: int, *, takes_jobs: bool = False) -> None:
+    def __init__(self, n_nodes: int, **of_the_head: Any) -> None:
         """Start it; the first node is its head, too. Nobody may have imported Ray in this process before.
 
         Args:
-            takes_jobs: Start the dashboard, for which Ray has to be installed as `ray[default]`.
+            of_the_head: Parameters of Ray for the head alone, beside those of every node or in their place.
         """
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -59,12 +58,10 @@ class LocalRay:
         services.get_node = _patiently(services.get_node)
         self._n_nodes = 1
         self._cluster = Cluster()
-        head = {**self._arguments(), "include_dashboard": takes_jobs}
-        if takes_jobs:
-            head |= {"dashboard_host": "127.0.0.1", "dashboard_agent_listen_port": _free_port()}
+        head = {**self._arguments(), **of_the_head}
         self._retried(lambda: self._cluster.add_node(temp_dir=self._folder, **head), self._cluster.shutdown)
         self.address = str(self._cluster.address)
-        self.jobs = str(self._cluster.head_node.address_info["webui_url"] or "") if takes_jobs else ""
+        self.jobs = str(self._cluster.head_node.address_info.get("webui_url") or "")
         for _ in range(n_nodes - 1):
             self.add_node(wait=False)
         self._cluster.wait_for_nodes(timeout=120)
@@ -112,12 +109,6 @@ class LocalRay:
         """End all of it."""
         self._cluster.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    """A port for what does not look for another one when its own is taken."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _patiently(get_node: Callable[..., Any]) -> Callable[..., Any]:

@@ -103,6 +103,7 @@ def run(
 
 
 def _result(config: RunConfig, prepare: Callable[[], _Prepared | None]) -> RunResult:
+    """What a run comes to, also one that cannot start or go on; what it uses is still held when this returns."""
     supervisor = None
     try:
         prepared = prepare()

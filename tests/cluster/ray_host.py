@@ -22,6 +22,7 @@ import psutil
 
 from bench.parts.s3_server import CREDENTIALS
 from commands.cluster.local_ray import LocalRay
+from tests.parts.listening_program import free_port
 
 START_S = 300.0
 
@@ -128,7 +129,14 @@ def main() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
-    ray = LocalRay(int(sys.argv[1]), takes_jobs="jobs" in sys.argv[2:])
+    dashboard: dict[str, Any] = {}
+    if "jobs" in sys.argv[2:]:  # its agent does not look for another port when its usual one is taken
+        dashboard = {
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "dashboard_agent_listen_port": free_port(),
+        }
+    ray = LocalRay(int(sys.argv[1]), **dashboard)
 
     def tell() -> None:
         print(json.dumps({"address": ray.address, "jobs": ray.jobs, "nodes": ray.raylets()}), file=out, flush=True)

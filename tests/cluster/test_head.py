@@ -1,7 +1,8 @@
-"""The head of a Ray cluster is lost, and with it all of the cluster, while the driver lives."""
+"""The head of a Ray cluster is lost, and with it all of the cluster, while the driver lives; or it never answers."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,21 @@ def test_g6_the_head_killed_ends_the_run_with_a_sentence_and_another_cluster_con
     assert 0 < ended.summary["embedded"] < job.n_queue
     assert again.code == 0, again.err
     job.assert_exact()
+
+
+def test_a_head_that_does_not_answer_is_told_of_with_rays_own_words_and_may_be_stopped(job: ClusterJob) -> None:
+    """Ray itself tries for minutes and says nothing but to its log."""
+    job.insert(tweets(60))
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        process = job.start("run", "--json", "--ray", f"127.0.0.1:{nobody.getsockname()[1]}", *job.options)
+        assert process.stderr is not None  # a pipe
+        heard = []
+        while not heard or (heard[-1] and "waiting_for_ray" not in heard[-1]):
+            heard.append(process.stderr.readline())
+        below = tree(psutil.Process(process.pid))[1:]
+        process.terminate()
+        ended = finish(process, CLUSTER_S)
+
+    assert "address=127.0.0.1:" in heard[-1] and "last_words=" in heard[-1], heard
+    assert below and are_gone(below)
+    assert ended.code == Exit.SIGTERM, ended.err

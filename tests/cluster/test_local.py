@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import signal
-import socket
 
 import psutil
 import pytest
 
-from engine.errors import Exit
 from tests.cluster.job import CLUSTER_S, are_gone, tree
 from tests.crash.cold_job import ColdJob
 from tests.crash.conftest import cold_job, fleet, job, proxy, shared_fleet  # noqa: F401 - fixtures
@@ -43,30 +41,6 @@ def test_g6_a_local_cluster_ends_with_its_run_and_with_a_killed_driver(
     assert ended.code == 0, ended.err
     assert [node["node"] for node in ended.summary["nodes"]] == ["local-1", "local-2"]
     cold_job.assert_exact()
-
-
-@needs_ray
-@pytest.mark.crash
-@pytest.mark.slow
-@pytest.mark.ray
-def test_a_head_that_does_not_answer_is_told_of_with_rays_own_words_and_may_be_stopped(
-    job: Job,  # noqa: F811
-) -> None:
-    """Ray itself tries for minutes and says nothing but to its log."""
-    job.insert(tweets(60))
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        process = job.start_run("--ray", f"127.0.0.1:{nobody.getsockname()[1]}")
-        assert process.stderr is not None  # a pipe
-        heard = []
-        while not heard or (heard[-1] and "waiting_for_ray" not in heard[-1]):
-            heard.append(process.stderr.readline())
-        below = tree(psutil.Process(process.pid))[1:]
-        process.terminate()
-        ended = finish(process, CLUSTER_S)
-
-    assert "address=127.0.0.1:" in heard[-1] and "last_words=" in heard[-1], heard
-    assert below and are_gone(below)
-    assert ended.code == Exit.SIGTERM, ended.err
 
 
 @pytest.mark.seconds

@@ -30,7 +30,7 @@ from typing import Any
 
 from engine.supervision.interpreter import python
 from tests.parts import prewarmed_children
-from tests.parts.prewarmed_children import show_command
+from tests.parts.prewarmed_children import read_at_start, show_command
 
 COMMANDS = ("cli", "bench.standin.__main__")
 """What it starts: each has a `main()`."""
@@ -50,8 +50,6 @@ IMPORTED = (
     "writers.verify.verify",
 )
 """Everything that most of them import. What is not here is imported by the process that needs it, as ever."""
-AT_START = ("PYTHON", "LD_", "OPENBLAS_", "OMP_", "MALLOC_", "ARROW_", "GLIBC_")
-"""Variables that are read before a program begins, or when a library is imported."""
 EXECUTABLE = sys.executable  # a test may name another one
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,13 +72,13 @@ class _Forkserver:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._variables = _read_at_start(os.environ)
+        self._variables = read_at_start(os.environ)
         self._one_at_a_time = threading.Lock()
         self.pid = self._process.pid
 
     def knows(self, args: Any, environment: dict[str, str]) -> bool:
         """Whether a command is one of `COMMANDS` in an environment that makes no difference to its imports."""
-        return _request_of(args) is not None and _read_at_start(environment) == self._variables
+        return _request_of(args) is not None and read_at_start(environment) == self._variables
 
     def start(self, args: Any, environment: dict[str, str], folder: str, fds: list[int]) -> int:
         """Start a command with standard streams and a socket for its end; its process id."""
@@ -183,10 +181,6 @@ def _request_of(args: Any) -> list[str] | None:
         if list(args[1:3]) == python(module)[1:]:
             return [module, "-c", *args[3:]]
     return None
-
-
-def _read_at_start(environment: Any) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(AT_START)}
 
 
 def serve(fd: int) -> None:

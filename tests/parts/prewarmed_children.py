@@ -22,6 +22,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,12 @@ IMPORTED = (
     "readers.stage",
     "writers.stage",
 )
-AT_START = ("PYTHON", "LD_", "OPENBLAS_", "OMP_", "MALLOC_", "GLIBC_")
+AT_START = ("PYTHON", "LD_", "OPENBLAS_", "OMP_", "MALLOC_", "ARROW_", "GLIBC_")
 """Variables that are read before a program begins, or when a library is imported."""
 NAME = "test-forks"
+
+_FOR_THE_COMMAND = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals to its whole group that are no business of the process that forks."""
 
 _CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 _CLONE_PARENT = 0x8000
@@ -62,7 +66,7 @@ def stand_beside() -> None:
         _serve(theirs)
     theirs.close()
     Popen.beside = ours
-    Popen.variables = _read_at_start()
+    Popen.variables = read_at_start(os.environ)
     subprocess.Popen = Popen  # type: ignore[misc]
 
 
@@ -83,7 +87,7 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
             -1,
         ]
         module = _BY_COMMAND.get(tuple(args[1:3])) if usual and args[0] == sys.executable else None
-        if module is not None and len(pass_fds) < _MAX_FDS and _read_at_start() == self.variables:
+        if module is not None and len(pass_fds) < _MAX_FDS and read_at_start(os.environ) == self.variables:
             request = {
                 "command": [str(word) for word in args],
                 "module": module,
@@ -121,16 +125,17 @@ def show_command(command: list[str]) -> None:
         ctypes.memmove(start, (text[: room - 1]).ljust(room, b"\0"), room)
 
 
-def _read_at_start() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith(AT_START)}
+def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment in which processes have to agree for one to be a fork of the other."""
+    return {name: value for name, value in environment.items() if name.startswith(AT_START)}
 
 
 def _serve(requests: socket.socket) -> None:
     """Fork for every request until the command has gone."""
     libc = ctypes.PyDLL(None)  # keeps the interpreter's lock
     libc.prctl(_PR_SET_NAME, NAME.encode())
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)  # they are for the command
+    for number in _FOR_THE_COMMAND:
+        signal.signal(number, signal.SIG_IGN)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):  # whoever reads what the command says waits for its end, not for this one's
         os.dup2(nothing, stream)
@@ -166,7 +171,7 @@ def _be(request: dict[str, Any], fds: list[int]) -> None:
         _take_files(fds, request["numbers"])
         resource.setrlimit(resource.RLIMIT_NOFILE, request["files"])
         ignored = set(request["ignored"])
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        for number in _FOR_THE_COMMAND:
             usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, signal.SIG_IGN if number in ignored else usual)
         signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
